@@ -1,0 +1,261 @@
+"""The default corpus: the Python documentation that is already on this machine.
+
+Three sources, in this order:
+
+- the language reference behind `help("topics")`, which Python ships as `pydoc_data.topics`;
+- docstrings in the source files of the standard library, NumPy and PyTorch, read with `ast`, so
+  that nothing is imported for them;
+- docstrings of what is written in C and has no source file, read from the imported modules.
+
+A document is one symbol: its qualified name and signature, a blank line, its docstring. The corpus
+depends on the installed versions; its SHA-256 is kept with everything that is made from it.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import os
+import sys
+import sysconfig
+import types
+import warnings
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+from neural_networks.corpora import Corpus, CorpusError
+
+SKIPPED_FOLDERS = frozenset(
+    "__pycache__ _vendor ensurepip idle_test idlelib lib2to3 lib-dynload pydoc_data "
+    "site-packages test testing tests turtledemo".split()
+)
+MIN_CHARACTERS = 40  # shorter docstrings ("See the base class.") are mostly repetition
+# A module with more text than this always goes to training: torch's C functions are one module,
+# and by itself it would be most of the validation text.
+MAX_VALIDATION_MODULE_BYTES = 60_000
+# Above this share of longer lines seen before, a document is a near-duplicate.
+MAX_KNOWN_LINES = 0.5
+
+_HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: a type made by a class statement, not in C
+
+
+class DocumentedSymbol(NamedTuple):
+    """One function, class, module or topic with its documentation."""
+
+    module: str
+    name: str  # qualified, such as "collections.Counter.update"
+    signature: str  # such as "(self, iterable=None, /, **kwds)", or "" where it is not known
+    docstring: str
+
+    @property
+    def text(self) -> str:
+        """The document: name and signature, a blank line, the docstring."""
+        return f"{self.name}{self.signature}\n\n{self.docstring}\n"
+
+
+def gather_python_docs(validation_fraction: float = 0.05) -> Corpus:
+    """Build the corpus `python_docs` from this installation.
+
+    Modules go to training or validation whole, by the hash of their name, so that similar
+    docstrings of one module do not straddle the split. A document that mostly repeats lines of an
+    earlier one (numpy.ma.mean and numpy.mean, say) is dropped; training documents come first, so
+    that no held-out document is nearly the same as one the model has read.
+
+    Args:
+        validation_fraction: share of modules held out.
+
+    Raises:
+        CorpusError: neither topics nor docstrings could be found (Python run with -OO, say).
+    """
+    symbols = gather_symbols()
+    sizes: dict[str, int] = {}
+    for symbol in symbols:
+        sizes[symbol.module] = sizes.get(symbol.module, 0) + len(symbol.text)
+    held_out = {
+        module
+        for module, size in sizes.items()
+        if size <= MAX_VALIDATION_MODULE_BYTES and _unit_hash(module) < validation_fraction
+    }
+    known_lines: set[str] = set()
+    train = _without_near_duplicates((s for s in symbols if s.module not in held_out), known_lines)
+    validation = _without_near_duplicates((s for s in symbols if s.module in held_out), known_lines)
+    if not train or not validation:
+        raise CorpusError("no docstrings were found on this machine; is Python running with -OO?")
+    return Corpus("python_docs", train, validation)
+
+
+def gather_symbols() -> list[DocumentedSymbol]:
+    """Every documented symbol of this installation, each docstring once, in a fixed order."""
+    from pydoc_data.topics import topics
+
+    found: list[DocumentedSymbol] = []
+    for topic in sorted(topics):
+        found.append(DocumentedSymbol(f"topics.{topic}", f"help({topic!r})", "", topics[topic]))
+
+    files = list(_source_files())
+    with ProcessPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+        for symbols in pool.map(_symbols_of_file, files, chunksize=32):
+            found += symbols
+    found += _symbols_without_source()
+
+    seen: set[str] = set()
+    unique = []
+    for symbol in found:
+        docstring = _clean(symbol.docstring)
+        key = " ".join(docstring.split())
+        if len(docstring) >= MIN_CHARACTERS and key not in seen:
+            seen.add(key)
+            unique.append(symbol._replace(docstring=docstring))
+    return unique
+
+
+def _clean(docstring: str) -> str:
+    lines = inspect.cleandoc(docstring).splitlines()
+    text = "\n".join(line.rstrip() for line in lines)
+    return "".join(c for c in text if c == "\n" or c.isprintable()).strip()
+
+
+def _unit_hash(name: str) -> float:
+    """A number in [0, 1) that depends on the name alone, the same on every machine."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
+
+
+def _long_lines(text: str) -> Iterator[str]:
+    return (line.strip() for line in text.splitlines() if len(line.strip()) >= 30)
+
+
+def _without_near_duplicates(symbols: Iterable[DocumentedSymbol], known_lines: set[str]) -> tuple[str, ...]:
+    """Texts whose longer lines are mostly new; `known_lines` grows by what is kept."""
+    kept = []
+    for symbol in symbols:
+        lines = list(_long_lines(symbol.docstring))
+        known = sum(line in known_lines for line in lines)
+        if known <= MAX_KNOWN_LINES * len(lines):
+            known_lines.update(lines)
+            kept.append(symbol.text)
+    return tuple(kept)
+
+
+# --- docstrings in source files --------------------------------------------------------------
+
+
+def _source_files() -> Iterator[tuple[str, str]]:
+    """(module name, path) of every source file, sorted within each package."""
+    roots = [("", Path(sysconfig.get_path("stdlib")))]
+    for package in ("numpy", "torch"):
+        spec = importlib.util.find_spec(package)
+        if spec is not None and spec.origin is not None:
+            roots.append((package, Path(spec.origin).parent))
+    for package, root in roots:
+        for folder, subfolders, names in os.walk(root):
+            subfolders[:] = sorted(set(subfolders) - SKIPPED_FOLDERS)
+            inner = Path(folder).relative_to(root).parts
+            for name in sorted(names):
+                if name.endswith(".py"):
+                    stem = () if name == "__init__.py" else (name[:-3],)
+                    module = ".".join(part for part in (package, *inner, *stem) if part)
+                    yield module, os.path.join(folder, name)
+
+
+def _symbols_of_file(module_and_path: tuple[str, str]) -> list[DocumentedSymbol]:
+    module, path = module_and_path
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # invalid escapes in other people's source
+            tree = ast.parse(Path(path).read_bytes())
+    except (SyntaxError, ValueError):  # a template, or source for another Python
+        return []
+    found: list[DocumentedSymbol] = []
+
+    def visit(node: ast.AST, name: str) -> None:
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+            docstring = ast.get_docstring(node)
+            if docstring:
+                found.append(DocumentedSymbol(module, name, _signature(node), docstring))
+            for child in node.body:
+                if isinstance(child, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+                    visit(child, f"{name}.{child.name}")
+
+    visit(tree, module)
+    return found
+
+
+def _signature(node: ast.AST) -> str:
+    if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+        returns = f" -> {ast.unparse(node.returns)}" if node.returns else ""
+        return f"({ast.unparse(node.args)}){returns}"
+    if isinstance(node, ast.ClassDef) and node.bases:
+        return f"({', '.join(ast.unparse(base) for base in node.bases)})"
+    return ""
+
+
+# --- docstrings of what is written in C ------------------------------------------------------
+
+
+def _symbols_without_source() -> Iterator[DocumentedSymbol]:
+    modules = [name for name in sorted(sys.stdlib_module_names) if _is_safe_extension(name)]
+    for name in ["builtins", *modules, "numpy", "torch"]:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                yield from _walk_module(importlib.import_module(name), root=name, visited=set())
+        except ImportError:  # an extension this platform was built without
+            continue
+
+
+def _is_safe_extension(name: str) -> bool:
+    if name.startswith(("_test", "_xx", "xx")) or name in {"_tkinter", "builtins"}:
+        return False
+    if name in sys.builtin_module_names:
+        return True
+    try:
+        spec = importlib.util.find_spec(name)
+    except (ImportError, ValueError):
+        return False
+    return spec is not None and bool(spec.origin) and not str(spec.origin).endswith((".py", "frozen"))
+
+
+def _walk_module(module: types.ModuleType, root: str, visited: set[int]) -> Iterator[DocumentedSymbol]:
+    visited.add(id(module))
+    members = vars(module)
+    for key in sorted(members):
+        value = members[key]
+        if key.startswith("_"):
+            continue
+        if inspect.ismodule(value):
+            if value.__name__.startswith(f"{root}.") and id(value) not in visited:
+                yield from _walk_module(value, root, visited)
+        elif inspect.isclass(value):
+            yield from _walk_class(value, f"{module.__name__}.{key}")
+        elif _is_documented_c_object(value):
+            yield DocumentedSymbol(module.__name__, f"{module.__name__}.{key}", _text_signature(value), value.__doc__)
+
+
+def _walk_class(cls: type, name: str) -> Iterator[DocumentedSymbol]:
+    if _is_documented_c_object(cls):
+        yield DocumentedSymbol(name, name, "", cls.__doc__ or "")
+    for base in cls.__mro__[:-1]:  # without object
+        for key in sorted(vars(base)):
+            member = vars(base)[key]
+            if not key.startswith("_") and _is_documented_c_object(member):
+                yield DocumentedSymbol(name, f"{name}.{key}", _text_signature(member), member.__doc__)
+
+
+def _is_documented_c_object(value: object) -> bool:
+    # Asked of the type first: some modules hold lazy objects that run code on any attribute access.
+    # Python functions were read from source; Python classes come twice, and the first copy stays.
+    kind = type(value)
+    if kind is types.FunctionType or kind.__flags__ & _HEAP_TYPE:
+        return False
+    documented = callable(value) or isinstance(value, types.GetSetDescriptorType)
+    return documented and isinstance(getattr(value, "__doc__", None), str)
+
+
+def _text_signature(value: object) -> str:
+    signature = getattr(value, "__text_signature__", None)
+    return signature.replace("$", "") if isinstance(signature, str) else ""
