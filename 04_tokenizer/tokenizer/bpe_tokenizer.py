@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal
 
 import regex
 
-from tokenizer.interface import Tokenizer, TokenizerError
+from tokenizer.interface import Tokenizer, TokenizerError, split_special
 from tokenizer.patterns import GPT2_PATTERN
 
 Pair = tuple[int, int]
@@ -83,20 +83,9 @@ class BPETokenizer(Tokenizer):
         Raises:
             TokenizerError: `allowed_special` names a token that does not exist.
         """
-        allowed = set(self._special_ids) if allowed_special == "all" else set(allowed_special)
-        if not allowed <= self._special_ids.keys():
-            unknown = sorted(allowed - self._special_ids.keys())
-            raise TokenizerError(f"unknown special tokens {unknown}; there are {sorted(self._special_ids)}")
-        if not allowed:
-            return self._encode_ordinary(text)
-        # Longest first, so that of two special tokens that begin alike the longer one is found.
-        alternatives = "|".join(regex.escape(token) for token in sorted(allowed, key=len, reverse=True))
         ids: list[int] = []
-        for piece in regex.split(f"({alternatives})", text):
-            if piece in allowed:
-                ids.append(self._special_ids[piece])
-            else:
-                ids += self._encode_ordinary(piece)
+        for piece, special_id in split_special(text, self._special_ids, allowed_special):
+            ids += self._encode_ordinary(piece) if special_id is None else [special_id]
         return ids
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:

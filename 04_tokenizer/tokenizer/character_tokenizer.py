@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from typing import Any, ClassVar, Literal
 
-from tokenizer.interface import Tokenizer, TokenizerError
+from tokenizer.interface import Tokenizer, TokenizerError, split_special
 
 
 class CharacterTokenizer(Tokenizer):
@@ -19,60 +19,72 @@ class CharacterTokenizer(Tokenizer):
 
     Args:
         characters: the vocabulary, without repetition.
+        special_tokens: texts that get an id of their own, after the characters.
     """
 
     type_name: ClassVar[str] = "character"
 
-    def __init__(self, characters: Iterable[str]):
+    def __init__(self, characters: Iterable[str], special_tokens: Iterable[str] = ()):
         self.characters = list(characters)
+        specials = list(special_tokens)
         self._ids = {character: index for index, character in enumerate(self.characters)}
         if len(self._ids) != len(self.characters) or any(len(character) != 1 for character in self.characters):
             raise TokenizerError("a character vocabulary needs single characters, each once")
+        if len(set(specials)) != len(specials) or "" in specials:
+            raise TokenizerError(f"special tokens must be distinct and not empty, got {specials}")
+        self._special_ids = {text: len(self.characters) + index for index, text in enumerate(specials)}
+        self._texts = self.characters + specials
 
     @classmethod
-    def train(cls, documents: Iterable[str]) -> CharacterTokenizer:
+    def train(cls, documents: Iterable[str], special_tokens: Iterable[str] = ()) -> CharacterTokenizer:
         """Take every character that occurs in the documents."""
-        return cls(sorted(set().union(*documents)))
+        return cls(sorted(set().union(*documents)), special_tokens)
 
     @property
     def vocab_size(self) -> int:
-        """Number of characters."""
-        return len(self.characters)
+        """Number of characters and special tokens."""
+        return len(self._texts)
 
     @property
     def special_tokens(self) -> dict[str, int]:
-        """None: every id is a character."""
-        return {}
+        """Text and id of each special token."""
+        return dict(self._special_ids)
 
     def encode(self, text: str, allowed_special: Literal["all"] | Collection[str] = ()) -> list[int]:
         """One id a character.
 
         Raises:
-            TokenizerError: a character that the vocabulary lacks.
+            TokenizerError: a character that the vocabulary lacks, or an unknown special token.
         """
+        ids: list[int] = []
+        for piece, special_id in split_special(text, self._special_ids, allowed_special):
+            ids += self._encode_ordinary(piece) if special_id is None else [special_id]
+        return ids
+
+    def _encode_ordinary(self, text: str) -> list[int]:
         try:
             return [self._ids[character] for character in text]
         except KeyError as error:
             character = error.args[0]
             raise TokenizerError(
                 f"the character {character!r} (U+{ord(character):04X}) is not among the "
-                f"{self.vocab_size} that this tokenizer was trained on"
+                f"{len(self.characters)} that this tokenizer was trained on"
             ) from None
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """The characters as UTF-8."""
-        characters = []
+        texts = []
         for index in ids:
             if not 0 <= index < self.vocab_size:
                 raise TokenizerError(f"id {index} is outside the vocabulary of {self.vocab_size}")
-            characters.append(self.characters[index])
-        return "".join(characters).encode("utf-8", errors="surrogatepass")
+            texts.append(self._texts[index])
+        return "".join(texts).encode("utf-8", errors="surrogatepass")
 
     def to_json(self) -> dict[str, Any]:
-        """The characters as one string."""
-        return {"characters": "".join(self.characters)}
+        """The characters as one string, and the special tokens."""
+        return {"characters": "".join(self.characters), "special_tokens": list(self._special_ids)}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> CharacterTokenizer:
         """Inverse of `to_json`."""
-        return cls(data["characters"])
+        return cls(data["characters"], data["special_tokens"])

@@ -9,9 +9,11 @@ import hashlib
 import json
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
+
+import regex
 
 END_OF_TEXT = "<|endoftext|>"  # stands before every document of a data set, as in GPT-2
 
@@ -92,6 +94,28 @@ class Tokenizer(ABC):
 
     def _serialise(self) -> str:
         return json.dumps({"type": self.type_name, **self.to_json()}, ensure_ascii=False, indent=0) + "\n"
+
+
+def split_special(
+    text: str, special_ids: Mapping[str, int], allowed: Literal["all"] | Collection[str]
+) -> Iterator[tuple[str, int | None]]:
+    """Cut text at the special tokens that are allowed: (ordinary text, None) or (special, its id).
+
+    Raises:
+        TokenizerError: `allowed` names a token that does not exist.
+    """
+    names = set(special_ids) if allowed == "all" else set(allowed)
+    if not names <= special_ids.keys():
+        unknown = sorted(names - special_ids.keys())
+        raise TokenizerError(f"unknown special tokens {unknown}; there are {sorted(special_ids)}")
+    if not names:
+        yield text, None
+        return
+    # Longest first, so that of two special tokens that begin alike the longer one is found.
+    alternatives = "|".join(regex.escape(name) for name in sorted(names, key=len, reverse=True))
+    for index, piece in enumerate(regex.split(f"({alternatives})", text)):
+        if piece:
+            yield piece, special_ids[piece] if index % 2 else None
 
 
 def load_tokenizer(path: Path | str) -> Tokenizer:

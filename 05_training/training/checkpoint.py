@@ -1,0 +1,240 @@
+"""Checkpoints that are whole or absent, and cannot run code.
+
+A checkpoint is a folder `step_00000400` with weights and training state in safetensors, the
+configuration in YAML, the tokenizer in JSON, and a manifest with the SHA-256 of every file. It is
+written under a temporary name, forced to disk, then renamed: a crash leaves the old checkpoints and
+a temporary folder, never a half-written one that looks complete. Nothing in it is pickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from tokenizer.interface import Tokenizer, TokenizerError, load_tokenizer
+from torch import Tensor
+from transformer.config import GPTConfig
+from transformer.gpt_model import GPTModel
+
+STEP_FOLDER = re.compile(r"step_(\d{8})")
+MANIFEST = "manifest.json"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is missing, damaged or not for this model."""
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """What inference needs of a checkpoint."""
+
+    model: GPTModel
+    tokenizer: Tokenizer
+    folder: Path
+
+
+def save_checkpoint(
+    run_folder: Path,
+    step: int,
+    model: GPTModel,
+    tokenizer: Tokenizer,
+    config: dict[str, Any],
+    state: dict[str, Any],
+    state_tensors: dict[str, Tensor],
+    keep: int,
+) -> Path:
+    """Write the checkpoint of a step, then remove the oldest beyond `keep`.
+
+    Args:
+        run_folder: folder of the run; the checkpoint is a folder in it.
+        step: optimizer steps taken.
+        model: whose weights to save.
+        tokenizer: its tokenizer.
+        config: the run's configuration, in YAML types, with a `model` section.
+        state: what resuming needs, in JSON types.
+        state_tensors: what resuming needs as tensors.
+        keep: checkpoints to leave.
+
+    Raises:
+        CheckpointError: the disk is full or not writable. Older checkpoints are untouched.
+    """
+    folder = run_folder / f"step_{step:08d}"
+    temporary = run_folder / f".{folder.name}.{os.getpid()}.tmp"
+    try:
+        temporary.mkdir(parents=True, exist_ok=True)
+        save_file(_weights(model), temporary / "model.safetensors")
+        save_file({k: v.detach().cpu().contiguous() for k, v in state_tensors.items()}, temporary / "state.safetensors")
+        (temporary / "state.json").write_text(json.dumps(state), encoding="utf-8")
+        (temporary / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+        tokenizer.save(temporary / "tokenizer.json")
+        manifest = {file.name: _sha256(file) for file in sorted(temporary.iterdir())}
+        (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+        for file in temporary.iterdir():
+            _sync(file)
+        _sync(temporary)
+        if folder.exists():  # the same step again, after a resume: replace it
+            shutil.rmtree(folder)
+        os.replace(temporary, folder)
+        _sync(run_folder)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise CheckpointError(f"the checkpoint of step {step} could not be written to {run_folder}: {error}") from None
+    for old in list_checkpoints(run_folder)[:-keep]:
+        shutil.rmtree(old, ignore_errors=True)
+    return folder
+
+
+def list_checkpoints(run_folder: Path) -> list[Path]:
+    """Checkpoint folders of a run, oldest first."""
+    if not run_folder.is_dir():
+        return []
+    return sorted(path for path in run_folder.iterdir() if path.is_dir() and STEP_FOLDER.fullmatch(path.name))
+
+
+def verify_checkpoint(folder: Path) -> None:
+    """Check every file against the manifest.
+
+    Raises:
+        CheckpointError: a file is missing, was cut short or changed, or there is no manifest.
+    """
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        expected = dict(manifest.items())
+    except FileNotFoundError:
+        raise CheckpointError(f"{folder} is not a checkpoint: it has no {MANIFEST}") from None
+    except (ValueError, AttributeError, OSError) as error:
+        raise CheckpointError(f"{folder / MANIFEST} is damaged: {error}") from None
+    required = {"model.safetensors", "config.yaml", "tokenizer.json"}
+    for name in sorted(required | expected.keys()):
+        path = folder / name
+        if Path(name).name != name or not path.is_file():
+            raise CheckpointError(f"{folder} is incomplete: {name} is missing")
+        if _sha256(path) != expected.get(name):
+            raise CheckpointError(f"{path} is damaged or was changed: its SHA-256 is not the one in {MANIFEST}")
+
+
+def find_checkpoint(path: Path | str) -> Path:
+    """The checkpoint that a user means: a checkpoint folder, or the newest valid one of a run.
+
+    Raises:
+        CheckpointError: there is none, or the named one is damaged. Where only the newest of a run
+            is damaged, the one before it is returned and a warning printed.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise CheckpointError(f"there is no checkpoint at {path}; train one first: make train")
+    if (path / MANIFEST).exists() or STEP_FOLDER.fullmatch(path.name):
+        verify_checkpoint(path)
+        return path
+    problems = []
+    for folder in reversed(list_checkpoints(path)):
+        try:
+            verify_checkpoint(folder)
+        except CheckpointError as error:
+            problems.append(str(error))
+            continue
+        for problem in problems:
+            print(f"warning: {problem}; using {folder.name} instead")
+        return folder
+    if problems:
+        raise CheckpointError(problems[0])
+    raise CheckpointError(f"there is no checkpoint in {path}; train one first: make train")
+
+
+def newest_run(checkpoints: Path | str = "checkpoints") -> Path:
+    """The run whose newest checkpoint is the most recent one.
+
+    Raises:
+        CheckpointError: nothing was trained yet.
+    """
+    root = Path(checkpoints)
+    candidates = [found[-1] for run in root.iterdir() if (found := list_checkpoints(run))] if root.is_dir() else []
+    if not candidates:
+        raise CheckpointError(f"there is no checkpoint in {root}; train one first: make train")
+    return max(candidates, key=lambda folder: (folder / MANIFEST).stat().st_mtime).parent
+
+
+def load_model(path: Path | str, device: torch.device | str = "cpu") -> LoadedModel:
+    """Load the model and its tokenizer for inference.
+
+    Args:
+        path: a run's folder or a checkpoint's.
+        device: where to put the weights.
+
+    Raises:
+        CheckpointError: missing, damaged or inconsistent.
+    """
+    folder = find_checkpoint(path)
+    try:
+        section = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))["model"]
+        model = GPTModel(GPTConfig(**section))
+        tokenizer = load_tokenizer(folder / "tokenizer.json")
+    except (yaml.YAMLError, KeyError, TypeError, ValueError, TokenizerError) as error:
+        raise CheckpointError(f"{folder} cannot be used: {error}") from None
+    if tokenizer.vocab_size > model.token_embedding.num_embeddings:
+        raise CheckpointError(
+            f"{folder}: the tokenizer has {tokenizer.vocab_size} ids, the model {model.token_embedding.num_embeddings}"
+        )
+    load_weights(model, folder)
+    return LoadedModel(model.to(device).eval(), tokenizer, folder)
+
+
+def load_weights(model: GPTModel, folder: Path) -> None:
+    """Fill a model with the weights of a checkpoint.
+
+    Raises:
+        CheckpointError: the weights are not those of this model.
+    """
+    try:
+        weights = load_file(folder / "model.safetensors")
+        if model.config.tie_embeddings:
+            weights["head.weight"] = weights["token_embedding.weight"]
+        model.load_state_dict(weights)
+    except (SafetensorError, RuntimeError, KeyError, OSError) as error:
+        raise CheckpointError(f"{folder / 'model.safetensors'} does not fit the model: {error}") from None
+
+
+def load_state(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What `save_checkpoint` was given as `state` and `state_tensors`."""
+    try:
+        state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+        return state, load_file(folder / "state.safetensors")
+    except (OSError, ValueError, SafetensorError) as error:
+        raise CheckpointError(f"{folder} cannot be resumed from: {error}") from None
+
+
+def _weights(model: GPTModel) -> dict[str, Tensor]:
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    if model.config.tie_embeddings:
+        del weights["head.weight"]  # the same numbers as the token embedding
+    return weights
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _sync(path: Path) -> None:
+    """Force a file or folder to disk, so that a power cut after the rename finds it whole."""
+    if path.is_dir() and os.name == "nt":
+        return  # Windows cannot open a folder; its rename is journaled
+    # Windows refuses to flush a handle that was opened for reading only.
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,56 @@
+"""`train.py` as a command: arguments in, one clear line out when something is wrong."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from jsonargparse import ArgumentParser
+from rich.console import Console
+
+from training.config import RunConfig
+from training.run import run_training
+from training.trainer import TrainingError
+
+
+def parse_config(arguments: Sequence[str] | None = None) -> RunConfig:
+    """Read a `RunConfig` from YAML files and the command line.
+
+    Exits with status 2 and a message for an unknown key or an impossible value.
+    """
+    parser = ArgumentParser(
+        prog="train.py",
+        description="Train a language model. Any field below can be set in the --config file or here; here wins.",
+    )
+    parser.add_argument("--config", action="config", help="YAML file with any of the fields below.")
+    parser.add_class_arguments(RunConfig)
+    parsed = parser.parse_args(arguments)
+    try:
+        fields = parser.instantiate_classes(parsed).as_dict()
+        fields.pop("config", None)
+        return RunConfig(**fields)
+    except (ValueError, TypeError) as error:
+        parser.error(str(error).strip().splitlines()[-1].strip())
+
+
+def report_user_errors(command: Callable[[], int]) -> int:
+    """Run a command; a mistake of the user's becomes one line and a status of 1, not a traceback."""
+    try:
+        return command()
+    except BrokenPipeError:  # the reader of our output, such as `head`, has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except (ValueError, TrainingError, OSError) as error:
+        # Every error that this project raises for a user's mistake is a ValueError with one line.
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse, train, and return the exit status."""
+    config = parse_config(arguments)
+    return report_user_errors(lambda: run_training(config, Console()))
