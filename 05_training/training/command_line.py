@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 from jsonargparse import ArgumentParser
 from rich.console import Console
@@ -14,12 +15,20 @@ from training.run import run_training
 from training.trainer import TrainingError
 
 
+class _OneLineErrorParser(ArgumentParser):
+    """Says what is wrong in one line, where the default prints every option first."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        line = " ".join(message.split()).replace("typing.", "")
+        self.exit(2, f"error: {line}\nFor all options: python 05_training/train.py --help\n")
+
+
 def parse_config(arguments: Sequence[str] | None = None) -> RunConfig:
     """Read a `RunConfig` from YAML files and the command line.
 
     Exits with status 2 and a message for an unknown key or an impossible value.
     """
-    parser = ArgumentParser(
+    parser = _OneLineErrorParser(
         prog="train.py",
         description="Train a language model. Any field below can be set in the --config file or here; here wins.",
     )

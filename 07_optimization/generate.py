@@ -1,0 +1,10 @@
+"""Generate text from a checkpoint, streamed to the terminal.
+
+    python 07_optimization/generate.py --checkpoint checkpoints/small_gpt --prompt "Return the"
+    python 07_optimization/generate.py --checkpoint checkpoints/small_gpt          # interactive
+"""
+
+from optimization.command_line import main
+
+if __name__ == "__main__":
+    raise SystemExit(main())

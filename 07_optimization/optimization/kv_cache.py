@@ -1,0 +1,71 @@
+"""A contiguous key-value cache: what has been computed for earlier tokens is kept, not recomputed.
+
+Without it, token n costs a forward pass over n tokens, and a text of n tokens costs about n² / 2 of
+them. With it every token passes through the model once. The price is memory: for each token, two
+vectors (key and value) of kv_heads · head_dim numbers in every layer.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from transformer.config import GPTConfig
+
+
+class CacheFullError(ValueError):
+    """More tokens than the cache has room for."""
+
+
+class ContiguousKVCache:
+    """One preallocated block a layer, filled from the front. Implements `attention`'s `KeyValueStore`.
+
+    Args:
+        config: the model, whose `context_length` is the cache's capacity.
+        batch_size: sequences, all of the same length.
+        dtype: of keys and values.
+        device: where the model is.
+    """
+
+    def __init__(
+        self,
+        config: GPTConfig,
+        batch_size: int = 1,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ):
+        shape = (config.num_layers, batch_size, config.kv_heads, config.context_length, config.head_dim)
+        self._keys = torch.empty(shape, dtype=dtype, device=device)
+        self._values = torch.empty(shape, dtype=dtype, device=device)
+        self.capacity = config.context_length
+        self.length = 0
+
+    def update(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Write new keys and values behind the stored ones; return views of all of them.
+
+        Args:
+            layer: index of the layer.
+            keys: (batch, kv_heads, time, head_dim).
+            values: the shape of `keys`.
+
+        Raises:
+            CacheFullError: they do not fit.
+        """
+        stop = self.length + keys.shape[-2]
+        if stop > self.capacity:
+            raise CacheFullError(f"{stop} tokens do not fit a cache of {self.capacity}")
+        self._keys[layer, :, :, self.length : stop] = keys
+        self._values[layer, :, :, self.length : stop] = values
+        return self._keys[layer, :, :, :stop], self._values[layer, :, :, :stop]
+
+    def advance(self, num_tokens: int) -> None:
+        """Count the tokens of a finished forward pass."""
+        self.length += num_tokens
+
+    def clear(self) -> None:
+        """Forget everything; the memory stays for the next sequence."""
+        self.length = 0
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory held."""
+        return 2 * self._keys.numel() * self._keys.element_size()
