@@ -1,7 +1,7 @@
 """Generate text from a checkpoint, streamed to the terminal.
 
-    python 07_optimization/generate.py --checkpoint checkpoints/small_gpt --prompt "Return the"
-    python 07_optimization/generate.py --checkpoint checkpoints/small_gpt          # interactive
+python 07_optimization/generate.py --checkpoint checkpoints/small_gpt --prompt "Return the"
+python 07_optimization/generate.py --checkpoint checkpoints/small_gpt          # interactive
 """
 
 from optimization.command_line import main

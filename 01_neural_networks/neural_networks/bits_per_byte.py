@@ -16,7 +16,7 @@ from __future__ import annotations
 import gzip
 import lzma
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 # One byte that cannot occur in the documents: it tells a compressor where a document ends, as the
 # end-of-text token tells a model. Both pay for the boundary, and neither counts it as text.
@@ -82,7 +82,7 @@ def gzip_bits_per_byte(documents: Sequence[str]) -> float:
     return _compressed_bits_per_byte(documents, (), lambda data: len(gzip.compress(data, 9)))
 
 
-def _compressed_bits_per_byte(documents: Sequence[str], context: Sequence[str], size) -> float:
+def _compressed_bits_per_byte(documents: Sequence[str], context: Sequence[str], size: Callable[[bytes], int]) -> float:
     num_bytes = sum(len(document.encode("utf-8")) for document in documents)
     if num_bytes == 0:
         raise ValueError("there is no text to compress: the documents are empty")

@@ -30,10 +30,9 @@ from typing import NamedTuple
 
 from neural_networks.corpora import Corpus, CorpusError
 
-SKIPPED_FOLDERS = frozenset(
-    "__pycache__ _vendor ensurepip idle_test idlelib lib2to3 lib-dynload pydoc_data "
-    "site-packages test testing tests turtledemo".split()
-)
+SKIPPED_FOLDERS = {"__pycache__", "_vendor", "ensurepip", "idle_test", "idlelib", "lib2to3", "lib-dynload"} | {
+    *("pydoc_data", "site-packages", "test", "testing", "tests", "turtledemo")
+}
 MIN_CHARACTERS = 40  # shorter docstrings ("See the base class.") are mostly repetition
 # A module with more text than this always goes to training: torch's C functions are one module,
 # and by itself it would be most of the validation text.
@@ -159,7 +158,7 @@ def _source_files() -> Iterator[tuple[str, str]]:
                 if name.endswith(".py"):
                     stem = () if name == "__init__.py" else (name[:-3],)
                     module = ".".join(part for part in (package, *inner, *stem) if part)
-                    yield module, os.path.join(folder, name)
+                    yield module, str(Path(folder, name))
 
 
 def _symbols_of_file(module_and_path: tuple[str, str]) -> list[DocumentedSymbol]:

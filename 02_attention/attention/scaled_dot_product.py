@@ -78,6 +78,4 @@ def attention_fused(queries: Tensor, keys: Tensor, values: Tensor, dropout: floa
     # Footgun: is_causal aligns the first query with the first key, which is wrong with a cache.
     # A single query sees every key and needs no mask; a chunk of them needs the shifted one.
     mask = None if num_queries == 1 else causal_mask(num_queries, num_keys, queries.device)
-    return F.scaled_dot_product_attention(
-        queries, keys, values, attn_mask=mask, dropout_p=dropout, enable_gqa=grouped
-    )
+    return F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, dropout_p=dropout, enable_gqa=grouped)

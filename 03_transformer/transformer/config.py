@@ -63,8 +63,7 @@ class GPTConfig:
             )
         if self.num_kv_heads is not None and self.num_heads % self.num_kv_heads:
             raise ValueError(
-                "model.num_kv_heads must divide model.num_heads: "
-                f"{self.num_heads} / {self.num_kv_heads} is not whole"
+                f"model.num_kv_heads must divide model.num_heads: {self.num_heads} / {self.num_kv_heads} is not whole"
             )
         if self.positions == "rope" and self.head_dim % 2:
             raise ValueError(f"rotary positions need an even head size; d_model / num_heads is {self.head_dim}")

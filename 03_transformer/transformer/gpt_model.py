@@ -8,9 +8,9 @@ SwiGLU, rotary positions, no biases) it is Llama.
 from __future__ import annotations
 
 import torch
-from attention.multi_head_attention import KeyValueStore
 from torch import Tensor, nn
 
+from attention.multi_head_attention import KeyValueStore
 from transformer.config import GPTConfig
 from transformer.layers import build_norm
 from transformer.positional_encoding import RotaryEmbedding
@@ -69,9 +69,7 @@ class GPTModel(nn.Module):
         start = store.length if store is not None else 0
         time = token_ids.shape[1]
         if start + time > self.config.context_length:
-            raise ValueError(
-                f"{start + time} tokens do not fit the context length of {self.config.context_length}"
-            )
+            raise ValueError(f"{start + time} tokens do not fit the context length of {self.config.context_length}")
         x = self.token_embedding(token_ids)  # (batch, time, d_model)
         if self.position_embedding is not None:
             x = x + self.position_embedding.weight[start : start + time]
@@ -97,12 +95,13 @@ class GPTModel(nn.Module):
         Each block adds two outputs to the stream. Scaling them by 1 / sqrt(2 · layers) keeps its
         variance the same whatever the depth (Radford et al., 2019, section 2.3).
         """
+        std = 0.02
         for module in self.modules():
             if isinstance(module, (nn.Linear, nn.Embedding)):
-                nn.init.normal_(module.weight, std=0.02)
+                nn.init.normal_(module.weight, std=std)
             if isinstance(module, nn.Linear) and module.bias is not None:
                 nn.init.zeros_(module.bias)
-        residual_std = 0.0 if self.config.zero_init_residual else 0.02 / (2 * self.config.num_layers) ** 0.5
-        for block in self.blocks:
-            nn.init.normal_(block.attention.output.weight, std=residual_std)
-            nn.init.normal_(block.feed_forward.down.weight, std=residual_std)
+        residual_std = 0.0 if self.config.zero_init_residual else std / (2 * self.config.num_layers) ** 0.5
+        for name, parameter in self.named_parameters():
+            if name.endswith(("attention.output.weight", "feed_forward.down.weight")):
+                nn.init.normal_(parameter, std=residual_std)

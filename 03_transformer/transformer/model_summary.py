@@ -1,6 +1,6 @@
 """What a model costs before it is built: parameters, floating-point operations, memory.
 
-    python -m transformer.model_summary --d_model 768 --num_layers 12 --num_heads 12 --vocab_size 50257
+python -m transformer.model_summary --d_model 768 --num_layers 12 --num_heads 12 --vocab_size 50257
 """
 
 from __future__ import annotations

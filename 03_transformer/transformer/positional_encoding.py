@@ -25,6 +25,9 @@ class RotaryEmbedding(nn.Module):
         theta: base of the geometric series of speeds.
     """
 
+    cos: Tensor
+    signed_sin: Tensor
+
     def __init__(self, head_dim: int, context_length: int, theta: float = 10_000.0):
         super().__init__()
         if head_dim % 2:

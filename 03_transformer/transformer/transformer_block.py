@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from attention.multi_head_attention import KeyValueStore, MultiHeadAttention, PositionFunction
 from torch import Tensor, nn
 
+from attention.multi_head_attention import KeyValueStore, MultiHeadAttention, PositionFunction
 from transformer.config import GPTConfig
 from transformer.feed_forward import build_feed_forward
 from transformer.layers import build_norm

@@ -10,6 +10,7 @@ GPT-2, so that any text can be encoded and nothing is ever unknown.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from itertools import pairwise
 from typing import Any, ClassVar, Literal
 
 import regex
@@ -41,9 +42,7 @@ class BPETokenizer(Tokenizer):
 
     type_name: ClassVar[str] = "bpe"
 
-    def __init__(
-        self, merges: Iterable[Pair], special_tokens: Iterable[str] = (), pattern: str = GPT2_PATTERN
-    ):
+    def __init__(self, merges: Iterable[Pair], special_tokens: Iterable[str] = (), pattern: str = GPT2_PATTERN):
         self.merges = [(int(left), int(right)) for left, right in merges]
         self.pattern = pattern
         self._pre_tokens = regex.compile(pattern)
@@ -115,7 +114,7 @@ class BPETokenizer(Tokenizer):
         merged_id, never = self._merged_id, len(self._token_bytes)
         while len(ids) > 1:
             # New ids are handed out in the order of learning, so the smallest one comes first.
-            best = min(merged_id.get(pair, never) for pair in zip(ids, ids[1:], strict=False))
+            best = min(merged_id.get(pair, never) for pair in pairwise(ids))
             if best == never:
                 break
             ids = replace_pair(ids, self.merges[best - 256], best)

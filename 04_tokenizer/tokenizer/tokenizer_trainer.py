@@ -17,6 +17,7 @@ from __future__ import annotations
 import heapq
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
+from itertools import pairwise
 
 import regex
 
@@ -82,7 +83,7 @@ def learn_merges(
     pair_counts: dict[Pair, int] = defaultdict(int)
     words_with: dict[Pair, set[int]] = defaultdict(set)
     for index, word in enumerate(words):
-        for pair in zip(word, word[1:], strict=False):
+        for pair in pairwise(word):
             pair_counts[pair] += frequency[index]
             words_with[pair].add(index)
 
@@ -110,9 +111,9 @@ def learn_merges(
             before = words[index]
             after = replace_pair(before, pair, new_id)
             times = frequency[index]
-            for old in zip(before, before[1:], strict=False):
+            for old in pairwise(before):
                 pair_counts[old] -= times
-            for new in zip(after, after[1:], strict=False):
+            for new in pairwise(after):
                 pair_counts[new] += times
                 if new_id in new:  # only pairs with the new token are new to this word
                     words_with[new].add(index)

@@ -21,8 +21,9 @@ import torch
 import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from tokenizer.interface import Tokenizer, TokenizerError, load_tokenizer
 from torch import Tensor
+
+from tokenizer.interface import Tokenizer, TokenizerError, load_tokenizer
 from transformer.config import GPTConfig
 from transformer.gpt_model import GPTModel
 

@@ -20,14 +20,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from neural_networks.bits_per_byte import xz_bits_per_byte
-from neural_networks.corpora import Corpus, load_corpus
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from neural_networks.bits_per_byte import xz_bits_per_byte
+from neural_networks.corpora import Corpus, load_corpus
 from tokenizer.character_tokenizer import CharacterTokenizer
 from tokenizer.interface import END_OF_TEXT, Tokenizer, load_tokenizer
 from tokenizer.tokenizer_trainer import train_bpe
-
 from training.config import DataConfig, TokenizerConfig
 
 FORMAT_VERSION = 1  # raise it when the files or the way they are made change

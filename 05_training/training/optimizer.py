@@ -11,6 +11,8 @@ alone: pulling a norm's scale or a rare token's embedding to zero helps nobody.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -19,11 +21,12 @@ from training.config import OptimizerConfig
 
 def build_optimizers(model: nn.Module, config: OptimizerConfig) -> list[torch.optim.Optimizer]:
     """One optimizer, or two for Muon. Every group remembers its peak rate as `peak_lr`."""
-    matrices, others = [], []
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         inside_block = name.startswith("blocks.") and parameter.ndim == 2
         (matrices if inside_block else others).append(parameter)
-    groups = [{"params": others, "weight_decay": 0.0}]
+    groups: list[dict[str, Any]] = [{"params": others, "weight_decay": 0.0}]
     if config.name == "adamw":
         groups.append({"params": matrices, "weight_decay": config.weight_decay})
     fused = next(model.parameters()).device.type in ("cpu", "cuda")  # one pass over all the state

@@ -10,14 +10,11 @@ from typing import Any
 
 import torch
 import yaml
-from neural_networks.bits_per_byte import bits_per_byte, perplexity
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
-from transformer.gpt_model import GPTModel
-from transformer.model_summary import training_flops_per_token, training_state_bytes
-from transformer.sampling import SamplingParameters, generate
 
+from neural_networks.bits_per_byte import bits_per_byte, perplexity
 from training.checkpoint import CheckpointError, find_checkpoint, list_checkpoints
 from training.config import RunConfig
 from training.data_loader import open_tokens
@@ -26,6 +23,9 @@ from training.placement import Placement, choose_placement
 from training.tracking import Tracker
 from training.trainer import Trainer
 from training.validation import total_loss
+from transformer.gpt_model import GPTModel
+from transformer.model_summary import training_flops_per_token, training_state_bytes
+from transformer.sampling import SamplingParameters, generate
 
 # A resumed run may differ from the saved one in these without being another run.
 FREE_TO_CHANGE = {"output_dir", "device", "precision", "resume", "data.dataset_dir"} | {
@@ -78,7 +78,8 @@ def _with_vocabulary(config: RunConfig, dataset: PreparedDataset) -> RunConfig:
     wanted = config.model.vocab_size
     if wanted is not None and wanted < vocab_size:
         raise ValueError(
-            f"model.vocab_size is {wanted}, but the tokenizer has {vocab_size} ids; leave it out to take the tokenizer's"
+            f"model.vocab_size is {wanted}, but the tokenizer has {vocab_size} ids; "
+            "leave it out to take the tokenizer's"
         )
     return dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=wanted or vocab_size))
 
@@ -115,9 +116,7 @@ def _checkpoint_to_resume(config: RunConfig, console: Console) -> Path | None:
 def _changed_fields(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     before, after = _flatten(old), _flatten(new)
     names = sorted((before.keys() | after.keys()) - FREE_TO_CHANGE)
-    return [
-        f"{name}: {before.get(name)} → {after.get(name)}" for name in names if before.get(name) != after.get(name)
-    ]
+    return [f"{name}: {before.get(name)} → {after.get(name)}" for name in names if before.get(name) != after.get(name)]
 
 
 def _flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -18,10 +18,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from tokenizer.interface import Tokenizer
 from torch import nn
-from transformer.gpt_model import GPTModel
 
+from tokenizer.interface import Tokenizer
 from training.checkpoint import CheckpointError, load_state, load_weights, save_checkpoint
 from training.config import RunConfig
 from training.data_loader import WindowLoader
@@ -31,6 +30,7 @@ from training.placement import Placement, capture_rng, restore_rng
 from training.schedule import learning_rate_factor
 from training.tracking import Tracker
 from training.validation import total_loss
+from transformer.gpt_model import GPTModel
 
 
 class TrainingError(RuntimeError):
@@ -237,5 +237,5 @@ def _stop_on_signal() -> Iterator[Callable[[], bool]]:
     try:
         yield lambda: requested
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        for caught, handler in previous.items():
+            signal.signal(caught, handler)

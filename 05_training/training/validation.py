@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 import torch.nn.functional as F
-from transformer.gpt_model import GPTModel
 
 from training.placement import Placement
+from transformer.gpt_model import GPTModel
 
 TOKENS_PER_BATCH = 8192
 

@@ -6,12 +6,11 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from optimization.engine import Engine, GenerationStats, PromptError
 from tokenizer.interface import TokenizerError
 from training.checkpoint import newest_run
 from training.command_line import report_user_errors
 from transformer.sampling import SamplingParameters
-
-from optimization.engine import Engine, GenerationStats, PromptError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -35,9 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    parameters = SamplingParameters(
-        options.max_tokens, options.temperature, options.top_k, options.top_p, options.seed
-    )
+    parameters = SamplingParameters(options.max_tokens, options.temperature, options.top_k, options.top_p, options.seed)
     engine = Engine.from_checkpoint(options.checkpoint or newest_run(), options.device)
     if options.prompt is not None:
         _stream(engine, options.prompt, parameters)

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+
+from optimization.kv_cache import ContiguousKVCache
 from tokenizer.interface import Tokenizer
 from training.checkpoint import load_model
 from training.placement import Placement, choose_placement
 from transformer.gpt_model import GPTModel
 from transformer.sampling import SamplingParameters, sample_next_token, shift_context
-
-from optimization.kv_cache import ContiguousKVCache
 
 FinishReason = Literal["stop", "length"]
 

@@ -11,11 +11,11 @@ import anyio
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+
+from deployment.schemas import ErrorResponse, GenerateRequest, GenerateResponse, HealthResponse
 from optimization.engine import Engine, GenerationStats, PromptError
 from tokenizer.interface import TokenizerError
 from transformer.sampling import SamplingParameters
-
-from deployment.schemas import ErrorResponse, GenerateRequest, GenerateResponse, HealthResponse
 
 
 def create_app(engine: Engine, model_name: str) -> FastAPI:
@@ -57,9 +57,7 @@ def create_app(engine: Engine, model_name: str) -> FastAPI:
             prompt_ids = engine.encode_prompt(body.prompt)
         except (PromptError, TokenizerError) as error:
             return JSONResponse({"detail": str(error)}, status_code=400)
-        text, stats = await _generate_in_thread(
-            engine, prompt_ids, body.sampling_parameters(), request.is_disconnected
-        )
+        text, stats = await _generate_in_thread(engine, prompt_ids, body.sampling_parameters(), request.is_disconnected)
         return GenerateResponse(
             generated_text=text,
             finish_reason=stats.finish_reason or "stop",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
 from transformer.sampling import SamplingParameters
 
 MAX_PROMPT_CHARACTERS = 100_000

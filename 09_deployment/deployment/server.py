@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import uvicorn
+
+from deployment.app import create_app
 from optimization.engine import Engine
 from training.checkpoint import newest_run
 from training.command_line import report_user_errors
-
-from deployment.app import create_app
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

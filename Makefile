@@ -1,0 +1,49 @@
+# make train · make test · make serve · make bench. Each sets up .venv first if need be.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+CONFIG ?= configs/small_gpt.yaml
+CHECKPOINT ?=
+ARGS ?=
+
+.PHONY: help setup train serve generate test lint bench bench-quick clean
+
+help: ## Show what there is
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
+
+setup: $(VENV)/.installed ## Create .venv and install the tested versions
+
+$(VENV)/.installed: requirements.txt pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 10) else "error: Python 3.10 or newer is needed, this is " + sys.version.split()[0] + "; choose one with: make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -r requirements.txt
+	@touch $@
+
+train: setup ## Train on the documentation of this machine (CONFIG=…, ARGS="--optimizer.lr 1e-3")
+	$(BIN)/python 05_training/train.py --config $(CONFIG) $(ARGS)
+
+generate: setup ## Talk to the newest checkpoint in the terminal (CHECKPOINT=…)
+	$(BIN)/python 07_optimization/generate.py $(if $(CHECKPOINT),--checkpoint $(CHECKPOINT)) $(ARGS)
+
+serve: setup ## Serve the newest checkpoint on 127.0.0.1:8000 (CHECKPOINT=…)
+	$(BIN)/python 09_deployment/api/main.py $(if $(CHECKPOINT),--checkpoint $(CHECKPOINT)) $(ARGS)
+
+lint: setup ## Style, import contract, types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/mypy
+
+test: lint ## Everything that must pass
+	$(BIN)/python -m pytest $(ARGS)
+
+bench: setup ## Speed beside the peers; JSON and Markdown in benchmarks/results
+	$(BIN)/python benchmarks/run.py $(ARGS)
+
+bench-quick: setup ## The same on less data, in about a minute
+	$(BIN)/python benchmarks/run.py --quick $(ARGS)
+
+clean: ## Remove what tools made; data sets and checkpoints stay
+	rm -rf .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis docs/_build
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
