@@ -1,0 +1,108 @@
+"""Small data and small models that the tests share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+ROOT = Path(__file__).parents[1]
+# Files that are not part of the repository; tests that need them say so and are skipped without.
+SHARED_DATA = ROOT.parent / "shared" / "data"
+
+SENTENCES = [
+    "Return the number of items in the container.",
+    "Raise ValueError if the index is out of range.",
+    "The argument must be a string, a bytes-like object or a real number.",
+    "Split the string at the last occurrence of sep, and return a 3-tuple.",
+    "If the list is empty, return None; otherwise return its first element.",
+]
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    if not SHARED_DATA.is_dir():
+        pytest.skip(f"needs reference files in {SHARED_DATA}, which are not part of the repository")
+    return SHARED_DATA
+
+
+@pytest.fixture(autouse=True)
+def _fixed_seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A corpus of a few kilobytes with something to learn."""
+    path = tmp_path_factory.mktemp("corpus") / "sentences.txt"
+    lines = [SENTENCES[(3 * i + i // 7) % 5] + f" See section {i % 9}." for i in range(400)]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def tiny_settings(tmp_path: Path, text_file: Path) -> dict:
+    """Settings of a run that takes a few seconds."""
+    return {
+        "output_dir": str(tmp_path / "run"),
+        "device": "cpu",
+        "precision": "float32",
+        "data": {"corpus": str(text_file), "validation_fraction": 0.1, "dataset_dir": str(tmp_path / "datasets")},
+        "tokenizer": {"kind": "bpe", "vocab_size": 320},
+        "model": {"context_length": 32, "num_layers": 2, "num_heads": 2, "d_model": 32, "dropout": 0.1},
+        "optimizer": {"lr": 5e-3},
+        "schedule": {"warmup_steps": 2},
+        "training": {
+            "max_steps": 12,
+            "batch_size": 4,
+            "eval_interval": 5,
+            "eval_tokens": 256,
+            "checkpoint_interval": 4,
+            "keep_checkpoints": 3,
+            "sample_prompts": ["Return"],
+        },
+    }
+
+
+@pytest.fixture
+def write_config(tmp_path: Path):
+    """Write settings as a YAML file and return its path."""
+
+    def write(settings: dict, name: str = "config.yaml") -> str:
+        path = tmp_path / name
+        path.write_text(yaml.safe_dump(settings), encoding="utf-8")
+        return str(path)
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def trained_run(tmp_path_factory: pytest.TempPathFactory, text_file: Path) -> Path:
+    """A run trained through the command, for tests of what comes after training."""
+    from training.command_line import main
+
+    folder = tmp_path_factory.mktemp("trained")
+    arguments = [
+        f"--output_dir={folder / 'run'}",
+        "--device=cpu",
+        f"--data.corpus={text_file}",
+        f"--data.dataset_dir={folder / 'datasets'}",
+        "--tokenizer.vocab_size=320",
+        "--model.context_length=32",
+        "--model.num_layers=2",
+        "--model.num_heads=2",
+        "--model.d_model=64",
+        "--training.max_steps=60",
+        "--training.batch_size=8",
+        "--schedule.warmup_steps=5",
+        "--optimizer.lr=0.005",
+    ]
+    assert main(arguments) == 0
+    return folder / "run"
