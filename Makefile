@@ -36,7 +36,7 @@ lint: setup ## Style, import contract, types
 	$(BIN)/mypy
 
 test: lint ## Everything that must pass
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto $(ARGS)
 
 bench: setup ## Speed beside the peers; JSON and Markdown in benchmarks/results
 	$(BIN)/python benchmarks/run.py $(ARGS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+
 from harness import Comparison, Contender, compare
 from optimization.engine import Engine
 from tokenizer.bpe_tokenizer import BPETokenizer

@@ -89,7 +89,9 @@ def describe_machine() -> dict[str, object]:
     cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
-        names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        names = [
+            line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")
+        ]
         cpu = names[0] if names else cpu
     return {
         "cpu": cpu,
@@ -112,7 +114,13 @@ def to_markdown(comparisons: list[Comparison], machine: dict[str, object]) -> st
         "Ratio: our speed over theirs; above 1, ours is faster. Spread: (slowest - fastest) / median.",
     ]
     for comparison in comparisons:
-        lines += ["", f"## {comparison.title}", "", f"| | {comparison.unit} | spread | ratio |", "| --- | ---: | ---: | ---: |"]
+        lines += [
+            "",
+            f"## {comparison.title}",
+            "",
+            f"| | {comparison.unit} | spread | ratio |",
+            "| --- | ---: | ---: | ---: |",
+        ]
         for m in comparison.measurements:
             spread = (max(m.seconds) - min(m.seconds)) / statistics.median(m.seconds)
             lines.append(f"| {m.name} | {m.throughput:,.2f} | {spread:.0%} | {m.ratio:.2f} |")

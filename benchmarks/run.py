@@ -1,7 +1,7 @@
 """Run the comparisons and write benchmarks/results/results.json and results.md.
 
-    python benchmarks/run.py            # everything
-    python benchmarks/run.py --quick    # less data, about a minute
+python benchmarks/run.py            # everything
+python benchmarks/run.py --quick    # less data, about a minute
 """
 
 from __future__ import annotations
@@ -9,10 +9,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from rich.console import Console
+
 import decoding_speed
 import tokenizer_speed
 from harness import write_report
-from rich.console import Console
 
 COMPARISONS = {"tokenizer": tokenizer_speed.run, "decoding": decoding_speed.run}
 

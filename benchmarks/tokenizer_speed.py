@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import tiktoken
 import tokenizers
+
 from harness import Comparison, Contender, compare
 from neural_networks.corpora import load_corpus
 from tokenizer.bpe_tokenizer import BPETokenizer

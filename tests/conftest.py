@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,10 @@ SENTENCES = [
     "Split the string at the last occurrence of sep, and return a 3-tuple.",
     "If the list is empty, return None; otherwise return its first element.",
 ]
+
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)  # the workers are the parallelism; more threads would fight over cores
 
 
 @pytest.fixture(scope="session")

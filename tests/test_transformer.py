@@ -66,11 +66,11 @@ def test_forward_flops_are_those_that_pytorch_counts(style):
     model = small_model(style, d_model=64, context_length=32)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(torch.zeros(1, 32, dtype=torch.long))
-    # PyTorch counts attention over all pairs of positions; half of them are masked. On a CPU the
-    # fused kernel may go uncounted, so both bounds are given.
-    with_attention = forward_flops_per_token(model.config) * 32
-    attention = 3 * 4 * 64 * 16 * 32
-    assert with_attention - attention <= counter.get_total_flops() <= with_attention + attention
+    # PyTorch counts every pair of positions, masked or not: twice ours. Its fused kernel for CPUs is
+    # not counted at all.
+    total = forward_flops_per_token(model.config) * 32
+    attention = 3 * 4 * 64 * 16 * 32  # layers, score and sum, d_model, half the context, tokens
+    assert counter.get_total_flops() in (total - attention, total + attention)
 
 
 def test_norms_equal_pytorchs():
@@ -152,7 +152,7 @@ def test_top_p_keeps_the_smallest_set_that_reaches_p(p, logits):
     kept = keep_top_p(tensor, p).isfinite()
     mass = probabilities[kept].sum().item()
     assert mass >= p - 1e-9
-    assert kept[probabilities.argmax()]
+    assert probabilities[kept].max() == probabilities.max()
     if p < 1.0:  # without its least likely member the set would not do
         assert mass - probabilities[kept].min().item() < p + 1e-9
 

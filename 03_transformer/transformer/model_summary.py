@@ -5,6 +5,7 @@ python -m transformer.model_summary --d_model 768 --num_layers 12 --num_heads 12
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 from transformer.config import GPTConfig
@@ -56,14 +57,14 @@ def forward_flops_per_token(config: GPTConfig, context: int | None = None) -> in
 
     Every weight of a matrix is used once (2 operations). Attention adds a score and a weighted sum
     over the visible keys: 4 · d_model for each, on average half the context because of causality.
-    Norms, activations and the embedding look-up are left out, as is usual (Chowdhery et al., 2022,
+    Norms, activations, biases and the embedding look-up are left out, as is usual (Chowdhery et al., 2022,
     appendix B).
 
     Args:
         config: the model.
         context: tokens attended over; the model's context length where it is None.
     """
-    counts = count_parameters(config)
+    counts = count_parameters(dataclasses.replace(config, bias=False))  # a bias is added, not multiplied
     vocab = config.vocab_size or 0
     matrices = counts.attention + counts.feed_forward + vocab * config.d_model
     keys = (context or config.context_length) / 2

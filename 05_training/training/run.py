@@ -21,7 +21,7 @@ from training.data_loader import open_tokens
 from training.data_preparation import PreparedDataset, prepare_dataset
 from training.placement import Placement, choose_placement
 from training.tracking import Tracker
-from training.trainer import Trainer
+from training.trainer import Trainer, seconds_per_step
 from training.validation import total_loss
 from transformer.gpt_model import GPTModel
 from transformer.model_summary import training_flops_per_token, training_state_bytes
@@ -136,7 +136,7 @@ def _print_plan(
     config: RunConfig, trainer: Trainer, dataset: PreparedDataset, placement: Placement, console: Console
 ) -> None:
     with console.status("Timing a step …"):
-        seconds = trainer.seconds_per_step()
+        seconds = seconds_per_step(trainer)
     steps_left = config.training.max_steps - trainer.step
     tokens_left = steps_left * config.tokens_per_step
     meta, model = dataset.meta, config.model

@@ -8,6 +8,7 @@ that continues as if nothing had happened.
 
 from __future__ import annotations
 
+import copy
 import math
 import signal
 import time
@@ -109,23 +110,6 @@ class Trainer:
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.item()
         return total
-
-    def seconds_per_step(self, trials: int = 2) -> float:
-        """Time forward and backward passes, leaving weights, data order and randomness as they were.
-
-        The first pass warms up and is not counted.
-        """
-        rng, drawn = capture_rng(self.placement.device), self.loader.drawn
-        times = []
-        for _ in range(trials + 1):
-            start = time.perf_counter()
-            self._accumulate_gradients()
-            times.append(time.perf_counter() - start)
-        for optimizer in self.optimizers:
-            optimizer.zero_grad(set_to_none=True)
-        self.loader.drawn = drawn
-        restore_rng(rng, self.placement.device)
-        return min(times[1:])
 
     # --- the run -----------------------------------------------------------------------------
 
@@ -239,3 +223,29 @@ def _stop_on_signal() -> Iterator[Callable[[], bool]]:
     finally:
         for caught, handler in previous.items():
             signal.signal(caught, handler)
+
+
+def seconds_per_step(trainer: Trainer, trials: int = 2) -> float:
+    """Time whole steps on a copy of the model; the trainer, its data and randomness stay as they are.
+
+    Args:
+        trainer: about to start.
+        trials: steps to time, after one to warm up; the fastest counts.
+    """
+    rng = capture_rng(trainer.placement.device)
+    rehearsal = Trainer(
+        trainer.config,
+        trainer.settings,
+        copy.deepcopy(trainer.model),
+        trainer.tokenizer,
+        trainer.loader.tokens,
+        trainer.validation_tokens,
+        trainer.placement,
+    )
+    times = []
+    for _ in range(trials + 1):
+        start = time.perf_counter()
+        rehearsal.take_step()
+        times.append(time.perf_counter() - start)
+    restore_rng(rng, trainer.placement.device)
+    return min(times[1:])
