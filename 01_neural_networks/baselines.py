@@ -1,7 +1,7 @@
 """What compressors make of a corpus: the figures that a model has to beat.
 
-    python 01_neural_networks/baselines.py
-    python 01_neural_networks/baselines.py path/to/text_or_folder
+python 01_neural_networks/baselines.py
+python 01_neural_networks/baselines.py path/to/text_or_folder
 """
 
 import argparse

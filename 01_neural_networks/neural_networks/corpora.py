@@ -78,7 +78,7 @@ def load_corpus(name: str, validation_fraction: float = 0.1, cache_dir: Path | s
 
         return gather_python_docs(validation_fraction)
     if name == "tiny_shakespeare":
-        text = _read_text(_fetch_tiny_shakespeare(Path(cache_dir)))
+        text = read_text(_fetch_tiny_shakespeare(Path(cache_dir)))
         return _split(name, [text], validation_fraction)
     path = Path(name).expanduser()
     if not path.exists():
@@ -123,11 +123,16 @@ def _read_documents(path: Path) -> list[str]:
             raise CorpusError(f"the folder {path} holds no text files ({', '.join(sorted(TEXT_SUFFIXES))})")
     documents: list[str] = []
     for file in files:
-        documents += _read_jsonl(file) if file.suffix.lower() == ".jsonl" else [_read_text(file)]
+        documents += _read_jsonl(file) if file.suffix.lower() == ".jsonl" else [read_text(file)]
     return documents
 
 
-def _read_text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """A UTF-8 file, byte for byte, without its byte order mark.
+
+    Raises:
+        CorpusError: it is empty, not UTF-8 or not readable.
+    """
     try:
         # Bytes first: text mode would turn \r\n into \n, and the byte count with it.
         text = path.read_bytes().decode("utf-8-sig")
@@ -145,7 +150,7 @@ def _read_text(path: Path) -> str:
 
 def _read_jsonl(path: Path) -> list[str]:
     documents = []
-    for number, line in enumerate(_read_text(path).splitlines(), start=1):
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
         if not line.strip():
             continue
         try:

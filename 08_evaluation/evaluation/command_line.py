@@ -1,0 +1,39 @@
+"""`evaluate.py` as a command."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from evaluation.sliding_window import measure_text
+from neural_networks.bits_per_byte import xz_bits_per_byte
+from neural_networks.corpora import read_text
+from training.checkpoint import load_model, newest_run
+from training.command_line import report_user_errors
+from training.placement import choose_placement
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse, measure, and return the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="evaluate.py", description="Bits per byte and perplexity of a model on a text file."
+    )
+    parser.add_argument("--checkpoint", help="folder of a run or of one checkpoint; default: the newest run")
+    parser.add_argument("--text", type=Path, required=True, help="a UTF-8 text file the model was not trained on")
+    parser.add_argument("--stride", type=int, help="tokens counted a window; smaller is slower and gives more context")
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto")
+    options = parser.parse_args(arguments)
+    return report_user_errors(lambda: _run(options))
+
+
+def _run(options: argparse.Namespace) -> int:
+    text = read_text(options.text)
+    placement = choose_placement(options.device, "float32")
+    loaded = load_model(options.checkpoint or newest_run(), placement.device)
+    loss = measure_text(loaded.model, loaded.tokenizer, text, placement, options.stride)
+    print(f"{options.text}: {loss.num_bytes:,} bytes, {loss.predicted_tokens:,} tokens")
+    print(f"  {loaded.folder}")
+    print(f"    bits per byte  {loss.bits_per_byte:.3f}   (xz -9: {xz_bits_per_byte([text]):.3f})")
+    print(f"    perplexity     {loss.perplexity:.2f} a token")
+    return 0

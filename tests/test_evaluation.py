@@ -1,0 +1,68 @@
+"""Stage 8: the loss of a text by sliding windows."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from evaluation.command_line import main
+from evaluation.sliding_window import EvaluationError, measure_text
+from tokenizer.bpe_tokenizer import BPETokenizer
+from tokenizer.character_tokenizer import CharacterTokenizer
+from training.placement import Placement
+from transformer.config import GPTConfig
+from transformer.gpt_model import GPTModel
+
+CPU = Placement(torch.device("cpu"), torch.float32)
+TEXT = "Return the number of items, and then return it once more."
+
+
+@pytest.fixture
+def model() -> GPTModel:
+    model = GPTModel(GPTConfig(vocab_size=257, context_length=12, num_layers=2, num_heads=2, d_model=16)).eval()
+    for parameter in model.parameters():  # far from uniform, so that context matters
+        torch.nn.init.normal_(parameter, std=0.5)
+    return model
+
+
+def test_stride_one_is_the_one_token_at_a_time_value(model: GPTModel):
+    tokenizer = BPETokenizer([], ["<|endoftext|>"])
+    ids = [256, *tokenizer.encode(TEXT)]
+    expected = 0.0
+    for position in range(1, len(ids)):
+        window = torch.tensor([ids[max(0, position - 12) : position]])
+        with torch.no_grad():
+            expected -= model(window)[0, -1].log_softmax(-1)[ids[position]].item()
+    loss = measure_text(model, tokenizer, TEXT, CPU, stride=1)
+    assert loss.total_nats == pytest.approx(expected, rel=1e-5)
+    assert loss.predicted_tokens == len(TEXT)
+    assert loss.bits_per_byte == pytest.approx(expected / math.log(2) / len(TEXT), rel=1e-5)
+
+
+@pytest.mark.parametrize("stride", [1, 5, 6, 12, None])
+def test_every_token_is_counted_once_whatever_the_stride(model: GPTModel, stride: int | None):
+    with torch.no_grad():
+        model.token_embedding.weight.zero_()  # tied: uniform predictions
+    loss = measure_text(model, BPETokenizer([], ["<|endoftext|>"]), TEXT, CPU, stride)
+    assert loss.total_nats == pytest.approx(len(TEXT) * math.log(257), rel=1e-6)
+    assert loss.perplexity == pytest.approx(257, rel=1e-6)
+
+
+def test_impossible_measurements_are_refused(model: GPTModel):
+    with pytest.raises(EvaluationError, match="between 1 and the context length of 12, got 13"):
+        measure_text(model, BPETokenizer([], ["<|endoftext|>"]), TEXT, CPU, stride=13)
+    with pytest.raises(EvaluationError, match="too short"):
+        measure_text(model, CharacterTokenizer("a"), "a", CPU)
+
+
+def test_the_command_measures_a_file(trained_run: Path, tmp_path: Path, capsys):
+    text = tmp_path / "text.txt"
+    text.write_text("Return the number of items in the container. " * 20)
+    assert main(["--checkpoint", str(trained_run), "--text", str(text)]) == 0
+    assert "bits per byte" in capsys.readouterr().out
+    text.write_bytes(b"\xff")
+    assert main(["--checkpoint", str(trained_run), "--text", str(text)]) == 1
+    assert "not UTF-8" in capsys.readouterr().err
