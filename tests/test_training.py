@@ -39,7 +39,7 @@ from training.optimizer import build_optimizers, set_learning_rate
 from training.placement import DeviceError, Placement, choose_placement
 from training.schedule import learning_rate_factor
 from training.tracking import read_metrics
-from training.validation import total_loss
+from training.validation import sampled_loss, total_loss
 from transformer.config import GPTConfig
 from transformer.gpt_model import GPTModel
 
@@ -91,6 +91,15 @@ def test_validation_predicts_every_token_but_the_first_once():
                 model(window[None])[0], ids[start + 1 : start + 1 + len(window)], reduction="sum"
             )
     assert total_loss(model, tokens, CPU) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_a_look_at_the_validation_loss_is_spread_over_the_file_and_exact_when_it_covers_it():
+    model = GPTModel(GPTConfig(vocab_size=97, context_length=8, num_layers=1, num_heads=2, d_model=16)).eval()
+    tokens = np.random.default_rng(0).integers(0, 97, 81).astype(np.uint16)
+    assert sampled_loss(model, tokens, 10_000, CPU) == pytest.approx(total_loss(model, tokens, CPU) / 80, rel=1e-5)
+    changed = tokens.copy()
+    changed[-5:] = (changed[-5:] + 1) % 97
+    assert sampled_loss(model, changed, 16, CPU) != sampled_loss(model, tokens, 16, CPU)
 
 
 # --- data ---------------------------------------------------------------------------------------
@@ -286,7 +295,9 @@ def test_changed_settings_do_not_continue_a_run_but_name_the_field(tiny_settings
     assert {path.name for path in list_checkpoints(aside)} == before
 
 
-def test_an_edited_corpus_is_prepared_anew(tiny_settings, write_config, tmp_path: Path):
+def test_an_edited_corpus_is_prepared_anew_and_does_not_continue_a_run(
+    tiny_settings, write_config, tmp_path: Path, capsys
+):
     text = tmp_path / "mine.txt"
     text.write_text("some text of mine. " * 300)
     tiny_settings["data"]["corpus"] = str(text)
@@ -296,6 +307,8 @@ def test_an_edited_corpus_is_prepared_anew(tiny_settings, write_config, tmp_path
     assert main(["--config", config, "--output_dir", str(tmp_path / "second")]) == 0
     folders = list((tmp_path / "datasets").iterdir())
     assert len(folders) == 2
+    assert main(["--config", config]) == 1  # the first run was on the text as it was
+    assert "prepared.corpus_sha256" in capsys.readouterr().err
     assert all(folder.name.startswith("mine-bpe320-") for folder in folders)
 
 

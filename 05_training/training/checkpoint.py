@@ -71,6 +71,8 @@ def save_checkpoint(
     """
     folder = run_folder / f"step_{step:08d}"
     temporary = run_folder / f".{folder.name}.{os.getpid()}.tmp"
+    for abandoned in run_folder.glob(".step_*.tmp"):  # of a process that was killed while writing
+        shutil.rmtree(abandoned, ignore_errors=True)
     try:
         temporary.mkdir(parents=True, exist_ok=True)
         save_file(_weights(model), temporary / "model.safetensors")

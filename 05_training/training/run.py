@@ -44,7 +44,8 @@ def run_training(config: RunConfig, console: Console) -> int:
     placement = choose_placement(config.device, config.precision)
     dataset = prepare_dataset(config.data, config.tokenizer, console)
     config = _with_vocabulary(config, dataset)
-    checkpoint = _checkpoint_to_resume(config, console)
+    settings = _to_settings(config, dataset)
+    checkpoint = _checkpoint_to_resume(config, settings, console)
 
     meta = dataset.meta
     arguments = (meta.dtype, meta.vocab_size, config.model.context_length)
@@ -52,7 +53,6 @@ def run_training(config: RunConfig, console: Console) -> int:
     validation_tokens = open_tokens(dataset.validation_file, *arguments)
     torch.manual_seed(config.seed)
     model = GPTModel(config.model).to(placement.device)
-    settings = _to_settings(config)
     trainer = Trainer(config, settings, model, dataset.tokenizer, train_tokens, validation_tokens, placement)
     if checkpoint is not None:
         trainer.resume(checkpoint)
@@ -84,8 +84,13 @@ def _with_vocabulary(config: RunConfig, dataset: PreparedDataset) -> RunConfig:
     return dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=wanted or vocab_size))
 
 
-def _to_settings(config: RunConfig) -> dict[str, Any]:
+def _to_settings(config: RunConfig, dataset: PreparedDataset) -> dict[str, Any]:
     settings = dataclasses.asdict(config)
+    # What the names above stood for when the run began: a file may have been edited since.
+    settings["prepared"] = {
+        "corpus_sha256": dataset.meta.corpus_sha256,
+        "tokenizer_sha256": dataset.meta.tokenizer_sha256,
+    }
     settings["training"]["sample_prompts"] = list(config.training.sample_prompts)
     return settings
 
@@ -93,7 +98,7 @@ def _to_settings(config: RunConfig) -> dict[str, Any]:
 # --- resuming ------------------------------------------------------------------------------------
 
 
-def _checkpoint_to_resume(config: RunConfig, console: Console) -> Path | None:
+def _checkpoint_to_resume(config: RunConfig, settings: dict[str, Any], console: Console) -> Path | None:
     run_folder = Path(config.output_dir)
     if not list_checkpoints(run_folder):
         return None
@@ -103,7 +108,7 @@ def _checkpoint_to_resume(config: RunConfig, console: Console) -> Path | None:
         console.print(f"The earlier run was set aside as {aside}")
         return None
     checkpoint = find_checkpoint(run_folder)
-    changed = _changed_fields(yaml.safe_load((checkpoint / "config.yaml").read_text("utf-8")), _to_settings(config))
+    changed = _changed_fields(yaml.safe_load((checkpoint / "config.yaml").read_text("utf-8")), settings)
     if changed:
         raise CheckpointError(
             f"{run_folder} holds a run with other settings ({', '.join(changed)}); "
@@ -203,7 +208,8 @@ def _report(trainer: Trainer, tracker: Tracker, dataset: PreparedDataset, consol
         nats = total_loss(trainer.model, trainer.validation_tokens, trainer.placement)
     loss = nats / (meta.validation_tokens - 1)
     bits = bits_per_byte(nats, meta.validation_bytes)
-    tracker.log(trainer.step, validation_loss=loss, validation_bits_per_byte=bits)
+    if not any("validation_bits_per_byte" in record for record in tracker.records):  # measured again, not anew
+        tracker.log(trainer.step, validation_loss=loss, validation_bits_per_byte=bits)
     references = {"xz -9": meta.xz_bits_per_byte, "xz -9 after the training text": meta.xz_with_train_bits_per_byte}
     curve = tracker.draw_curve(meta.validation_bytes / meta.validation_tokens, references)
 

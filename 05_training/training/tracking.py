@@ -60,10 +60,11 @@ class Tracker:
 
         to_bits = 1.0 / (math.log(2) * bytes_per_token)
         figure, axes = plt.subplots(figsize=(8, 4.5), dpi=120)
-        for name, label, style in (("train_loss", "training", "-"), ("validation_loss", "validation", "o-")):
-            points = [(record["step"], record[name] * to_bits) for record in self.records if name in record]
-            if points:
-                axes.plot(*zip(*points, strict=True), style, label=label, linewidth=1.2, markersize=4)
+        steps, losses = self._series("train_loss", to_bits)
+        if steps:
+            axes.plot(steps, losses, color="C0", alpha=0.25, linewidth=0.8)
+            axes.plot(steps, _smooth(losses), color="C0", label="training (smoothed)")
+        axes.plot(*self._series("validation_loss", to_bits), "o-", color="C1", markersize=4, label="validation")
         for index, (label, value) in enumerate(references.items()):
             axes.axhline(value, linestyle="--", linewidth=1, color=f"C{index + 2}", label=f"{label} ({value:.2f})")
         axes.set(xlabel="step", ylabel="bits per byte", title="Loss")
@@ -75,10 +76,23 @@ class Tracker:
         plt.close(figure)
         return path
 
+    def _series(self, name: str, factor: float) -> tuple[list[int], list[float]]:
+        points = [(record["step"], record[name] * factor) for record in self.records if name in record]
+        return [step for step, _ in points], [value for _, value in points]
+
     def close(self) -> None:
         """Flush everything to disk."""
         self._file.close()
         self._writer.close()
+
+
+def _smooth(values: list[float], decay: float = 0.95) -> list[float]:
+    """Exponential moving average, corrected for starting at nothing as Adam's moments are."""
+    smoothed, average, weight = [], 0.0, 0.0
+    for value in values:
+        average, weight = decay * average + (1 - decay) * value, decay * weight + (1 - decay)
+        smoothed.append(average / weight)
+    return smoothed
 
 
 def read_metrics(run_folder: Path) -> list[dict[str, Any]]:

@@ -30,7 +30,7 @@ from training.optimizer import build_optimizers, set_learning_rate
 from training.placement import Placement, capture_rng, restore_rng
 from training.schedule import learning_rate_factor
 from training.tracking import Tracker
-from training.validation import total_loss
+from training.validation import sampled_loss
 from transformer.gpt_model import GPTModel
 
 
@@ -134,7 +134,7 @@ class Trainer:
                 tracker.log(self.step, train_loss=loss)
                 on_step(self.step, loss)
                 if self.step % training.eval_interval == 0 and self.step < training.max_steps:
-                    held_out = self.validation_loss(training.eval_tokens)
+                    held_out = sampled_loss(self.model, self.validation_tokens, training.eval_tokens, self.placement)
                     tracker.log(self.step, validation_loss=held_out)
                     on_event(f"step {self.step:>6}  training loss {loss:.3f}  validation loss {held_out:.3f}")
                 stopping = stop_requested()
@@ -148,11 +148,6 @@ class Trainer:
                 if stopping:
                     return self.step == training.max_steps
         return True
-
-    def validation_loss(self, max_tokens: int) -> float:
-        """Mean loss over the first `max_tokens` of the validation tokens, in nats a token."""
-        tokens = self.validation_tokens[: max_tokens + 1]
-        return total_loss(self.model, tokens, self.placement) / (len(tokens) - 1)
 
     # --- checkpoints -------------------------------------------------------------------------
 
