@@ -121,7 +121,8 @@ def test_the_interactive_command_outlives_a_bad_prompt(trained_run: Path, capsys
     ("arguments", "message"),
     [
         (["--checkpoint", "no/such/run", "--prompt", "x"], "there is no checkpoint at"),
-        (["--prompt", "x", "--max_tokens", "0"], "max_tokens must be at least 1, got 0"),
+        (["--prompt", "x", "--max_tokens", "0"], "max_tokens must be between 1 and 1,000,000, got 0"),
+        (["--prompt", "x", "--max_tokens", "999999999"], "got 999,999,999"),
         (["--prompt", "x" * 500], "shorten the prompt"),
     ],
 )

@@ -11,6 +11,9 @@ from torch import Tensor
 from transformer.gpt_model import GPTModel
 
 
+MAX_TOKENS = 1_000_000  # of one generation: more is a typing error
+
+
 @dataclass(frozen=True)
 class SamplingParameters:
     """How to choose tokens.
@@ -30,8 +33,8 @@ class SamplingParameters:
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        if self.max_tokens < 1:
-            raise ValueError(f"max_tokens must be at least 1, got {self.max_tokens}")
+        if not 1 <= self.max_tokens <= MAX_TOKENS:
+            raise ValueError(f"max_tokens must be between 1 and {MAX_TOKENS:,}, got {self.max_tokens:,}")
         if not 0.0 <= self.temperature <= 100.0:  # also false for nan
             raise ValueError(f"temperature must be between 0 and 100, got {self.temperature}")
         if self.top_k < 0:
