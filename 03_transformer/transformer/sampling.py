@@ -10,7 +10,6 @@ from torch import Tensor
 
 from transformer.gpt_model import GPTModel
 
-
 MAX_TOKENS = 1_000_000  # of one generation: more is a typing error
 
 
