@@ -103,20 +103,27 @@ def test_an_unknown_corpus_says_what_there_is():
         load_corpus("pyhton_docs")
 
 
-def test_tiny_shakespeare_offline_says_where_to_put_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise OSError("no network in this test")
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+@pytest.mark.usefixtures("offline")
+def test_tiny_shakespeare_offline_says_where_to_put_the_file(tmp_path: Path):
     with pytest.raises(CorpusError, match=r"put the file by hand at .*tinyshakespeare\.txt"):
         load_corpus("tiny_shakespeare", cache_dir=tmp_path)
 
 
+@pytest.mark.usefixtures("offline")
 def test_tiny_shakespeare_is_taken_from_the_cache_and_split_as_nanogpt_does(shared_data: Path, tmp_path: Path):
     content = (shared_data / "tinyshakespeare.txt").read_bytes()
     (tmp_path / "tinyshakespeare.txt").write_bytes(content)
     corpus = load_corpus("tiny_shakespeare", 0.1, tmp_path)
     assert (corpus.train_bytes, corpus.validation_bytes) == (1_003_854, 111_540)
     (tmp_path / "tinyshakespeare.txt").write_bytes(content + b"tampered")
-    assert len(TINY_SHAKESPEARE_SHA256) == 64
+    with pytest.raises(CorpusError, match=f"SHA-256 {TINY_SHAKESPEARE_SHA256[:12]}"):
+        load_corpus("tiny_shakespeare", 0.1, tmp_path)
