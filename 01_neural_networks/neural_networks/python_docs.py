@@ -18,7 +18,10 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import json
 import os
+import re
+import subprocess
 import sys
 import sysconfig
 import types
@@ -33,6 +36,7 @@ from neural_networks.corpora import Corpus, CorpusError
 SKIPPED_FOLDERS = {"__pycache__", "_vendor", "ensurepip", "idle_test", "idlelib", "lib2to3", "lib-dynload"} | {
     *("pydoc_data", "site-packages", "test", "testing", "tests", "turtledemo")
 }
+MEMORY_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 MIN_CHARACTERS = 40  # shorter docstrings ("See the base class.") are mostly repetition
 # A module with more text than this always goes to training: torch's C functions are one module,
 # and by itself it would be most of the validation text.
@@ -116,6 +120,7 @@ def gather_symbols() -> list[DocumentedSymbol]:
 def _clean(docstring: str) -> str:
     lines = inspect.cleandoc(docstring).splitlines()
     text = "\n".join(line.rstrip() for line in lines)
+    text = MEMORY_ADDRESS.sub("", text)  # a default value printed with one differs in every process
     return "".join(c for c in text if c == "\n" or c.isprintable()).strip()
 
 
@@ -196,7 +201,22 @@ def _signature(node: ast.AST) -> str:
 # --- docstrings of what is written in C ------------------------------------------------------
 
 
-def _symbols_without_source() -> Iterator[DocumentedSymbol]:
+def _symbols_without_source() -> list[DocumentedSymbol]:
+    # In a process of its own: what `torch` and `numpy` hold as submodules depends on what the
+    # running program has imported, and the corpus must not.
+    program = "from neural_networks import python_docs; python_docs._print_symbols_without_source()"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, encoding="utf-8", check=False)
+    if result.returncode:
+        raise CorpusError(f"the docstrings of C functions could not be read: {result.stderr.strip()[-300:]}")
+    return [DocumentedSymbol(*fields) for fields in json.loads(result.stdout)]
+
+
+def _print_symbols_without_source() -> None:
+    sys.stdout.reconfigure(encoding="utf-8")  # type: ignore[union-attr]
+    json.dump(list(_walk_imported_modules()), sys.stdout)
+
+
+def _walk_imported_modules() -> Iterator[DocumentedSymbol]:
     modules = [name for name in sorted(sys.stdlib_module_names) if _is_safe_extension(name)]
     for name in ["builtins", *modules, "numpy", "torch"]:
         try:
