@@ -1,0 +1,338 @@
+"""Reverse-mode automatic differentiation on NumPy arrays.
+
+A `Tensor` remembers which operation made it from which inputs. That is a graph; walking it backwards
+from a loss L, each operation turns the gradient of its output into gradients of its inputs by the
+chain rule (Linnainmaa, 1970; Rumelhart, Hinton and Williams, 1986):
+
+    dL/dx = sum over the uses of x of (dL/dy) · (dy/dx)
+
+The whole engine is `Tensor.backward`. Everything else in this file is one operation each, with the
+formula of its gradient beside it; `operations` has the functions that a network needs on top.
+
+    python -m neural_networks.backpropagation      # a neuron, forwards and backwards, with numbers
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Union
+
+import numpy as np
+
+from neural_networks.broadcasting import Array, Axes, restore_axes, unbroadcast
+
+ArrayLike = Union["Tensor", Array, float, int, Sequence[Any]]
+# Takes the gradient of an output, gives those of the inputs; None where an input needs none.
+Backward = Callable[[Array], Sequence[Array | None]]
+
+_recording = True
+
+
+@contextlib.contextmanager
+def no_grad() -> Iterator[None]:
+    """Compute without remembering how, as in evaluation: no graph is built."""
+    global _recording
+    before, _recording = _recording, False
+    try:
+        yield
+    finally:
+        _recording = before
+
+
+class Tensor:
+    """A NumPy array that knows how it was made.
+
+    >>> x = Tensor(3.0, requires_grad=True)
+    >>> y = x * x + 2 * x
+    >>> y.backward()
+    >>> float(x.grad)  # dy/dx = 2x + 2
+    8.0
+
+    Args:
+        data: the numbers; floats keep their precision. Integers become float64 where a gradient is
+            wanted, as in NumPy's own arithmetic of integers with floats.
+        requires_grad: whether `backward` should fill in `grad`.
+    """
+
+    __array_ufunc__ = None  # so that NumPy leaves `array * tensor` to the tensor
+
+    def __init__(self, data: ArrayLike, requires_grad: bool = False):
+        array = data.data if isinstance(data, Tensor) else np.asarray(data)
+        if requires_grad and not np.issubdtype(array.dtype, np.floating):
+            array = array.astype(np.float64)
+        self.data: Array = array
+        self.requires_grad = requires_grad
+        self.grad: Array | None = None
+        self.operation = "leaf"
+        self._inputs: tuple[Tensor, ...] = ()
+        self._backward: Backward | None = None
+        self._keeps_grad = False
+
+    @staticmethod
+    def from_operation(data: ArrayLike, inputs: tuple[Tensor, ...], backward: Backward, operation: str) -> Tensor:
+        """The output of an operation: how every operation, here and elsewhere, adds a node.
+
+        Args:
+            data: the result.
+            inputs: what it was computed from.
+            backward: gradient of the result → gradients of the inputs, in order. It must not change
+                the array that it is given: other operations may hold the same one.
+            operation: name, for drawings.
+        """
+        out = Tensor(data)
+        if _recording and any(tensor.requires_grad for tensor in inputs):
+            out.requires_grad = True
+            out.operation, out._inputs, out._backward = operation, inputs, backward
+        return out
+
+    # --- the engine --------------------------------------------------------------------------
+
+    def backward(self, gradient: ArrayLike | None = None, retain_graph: bool = False) -> None:
+        """Fill in `grad` of every leaf that this tensor depends on and that requires one.
+
+        Gradients are added to what is there, so that a loss may be built in pieces; set `grad` to
+        None before the next step.
+
+        Args:
+            gradient: dL/d(this), of this tensor's shape; may be left out for a single number.
+            retain_graph: keep the graph for another call. By default it is freed node by node, and
+                a second call is an error, as in PyTorch. (PyTorch lets a second call pass where no
+                operation had to save an array; here it is always refused.)
+
+        Raises:
+            RuntimeError: nothing here requires a gradient, the graph was freed by an earlier call,
+                or the tensor has several numbers and no gradient was given. No `grad` has changed.
+        """
+        if not self.requires_grad:
+            raise RuntimeError("backward() on a tensor that does not require a gradient")
+        if gradient is None and self.data.size != 1:
+            raise RuntimeError(
+                f"backward() needs a gradient for a tensor of shape {self.shape}: only a single number has an "
+                "obvious one, 1"
+            )
+        given = gradient.data if isinstance(gradient, Tensor) else gradient
+        start = np.ones_like(self.data) if given is None else np.asarray(given, dtype=self.data.dtype)
+        if start.shape != self.shape:
+            raise RuntimeError(f"the gradient has shape {start.shape}, the tensor {self.shape}")
+        order = self.topological_order()
+        if any(node._backward is _freed for node in order):
+            _freed(start)
+
+        gradients: dict[int, Array] = {id(self): start}
+        for node in reversed(order):  # every use of a node comes before the node itself
+            grad = gradients.pop(id(node), None)
+            if grad is not None and (node._backward is None or node._keeps_grad):
+                if node.grad is None:
+                    node.grad = np.array(grad)  # a copy: `grad` may be a view, or shared
+                else:
+                    node.grad += grad
+            if node._backward is None:
+                continue
+            if grad is not None:
+                for tensor, contribution in zip(node._inputs, node._backward(grad), strict=True):
+                    if tensor.requires_grad and contribution is not None:
+                        contribution = contribution.astype(tensor.data.dtype, copy=False)
+                        known = gradients.get(id(tensor))
+                        gradients[id(tensor)] = contribution if known is None else known + contribution
+            if not retain_graph:
+                node._backward, node._inputs = _freed, ()
+
+    def topological_order(self) -> list[Tensor]:
+        """Every tensor that this one depends on and that needs a gradient, inputs before outputs.
+
+        With a stack of its own in place of recursion: a graph may be deeper than Python's limit.
+        """
+        order: list[Tensor] = []
+        visited: set[int] = set()
+        stack: list[tuple[Tensor, bool]] = [(self, False)]
+        while stack:
+            node, inputs_done = stack.pop()
+            if inputs_done:
+                order.append(node)
+            elif id(node) not in visited:
+                visited.add(id(node))
+                stack.append((node, True))
+                stack.extend((tensor, False) for tensor in node._inputs if tensor.requires_grad)
+        return order
+
+    def keep_grad(self) -> Tensor:
+        """Have `backward` fill in `grad` here too, though this is no leaf. Returns the tensor itself."""
+        self._keeps_grad = True
+        return self
+
+    def detach(self) -> Tensor:
+        """The same numbers, with no memory of how they were made."""
+        return Tensor(self.data)
+
+    # --- arithmetic --------------------------------------------------------------------------
+
+    def __add__(self, other: ArrayLike) -> Tensor:
+        a, b = self, as_tensor(other, self)
+        return Tensor.from_operation(
+            a.data + b.data, (a, b), lambda g: (unbroadcast(g, a.shape), unbroadcast(g, b.shape)), "+"
+        )
+
+    def __sub__(self, other: ArrayLike) -> Tensor:
+        a, b = self, as_tensor(other, self)
+        return Tensor.from_operation(
+            a.data - b.data, (a, b), lambda g: (unbroadcast(g, a.shape), unbroadcast(-g, b.shape)), "-"
+        )
+
+    def __mul__(self, other: ArrayLike) -> Tensor:
+        a, b = self, as_tensor(other, self)
+        return Tensor.from_operation(
+            a.data * b.data,
+            (a, b),
+            lambda g: (
+                unbroadcast(g * b.data, a.shape) if a.requires_grad else None,
+                unbroadcast(g * a.data, b.shape) if b.requires_grad else None,
+            ),
+            "×",
+        )
+
+    def __truediv__(self, other: ArrayLike) -> Tensor:
+        a, b = self, as_tensor(other, self)
+        out = a.data / b.data
+        return Tensor.from_operation(
+            out,
+            (a, b),
+            lambda g: (
+                unbroadcast(g / b.data, a.shape) if a.requires_grad else None,
+                unbroadcast(-g * out / b.data, b.shape) if b.requires_grad else None,  # d(a/b)/db = -a/b²
+            ),
+            "÷",
+        )
+
+    def __pow__(self, exponent: float) -> Tensor:
+        """Power with a constant exponent: d(xⁿ)/dx = n xⁿ⁻¹."""
+        if isinstance(exponent, Tensor):
+            raise TypeError("the exponent must be a number; for a tensor in the exponent: exp(exponent * log(base))")
+        x = self.data
+        derivative = (lambda: np.zeros_like(x)) if exponent == 0 else (lambda: exponent * x ** (exponent - 1))
+        return Tensor.from_operation(x**exponent, (self,), lambda g: (g * derivative(),), f"^{exponent}")
+
+    def __neg__(self) -> Tensor:
+        return Tensor.from_operation(-self.data, (self,), lambda g: (-g,), "neg")
+
+    def __rsub__(self, other: ArrayLike) -> Tensor:
+        return as_tensor(other, self) - self
+
+    def __rtruediv__(self, other: ArrayLike) -> Tensor:
+        return as_tensor(other, self) / self
+
+    __radd__ = __add__
+    __rmul__ = __mul__
+
+    def __matmul__(self, other: ArrayLike) -> Tensor:
+        """Matrix product, over any leading batch dimensions.
+
+        For Y = A B: dL/dA = dL/dY Bᵀ and dL/dB = Aᵀ dL/dY. Each has the one shape that makes the
+        product possible, which is also the way to remember them.
+        """
+        a, b = self, as_tensor(other, self)
+        if a.data.ndim < 2 or b.data.ndim < 2:
+            raise ValueError(f"a matrix product needs matrices, got shapes {a.shape} and {b.shape}")
+
+        def backward(g: Array) -> tuple[Array | None, Array | None]:
+            grad_a = unbroadcast(g @ b.data.swapaxes(-1, -2), a.shape) if a.requires_grad else None
+            grad_b = None
+            if b.requires_grad and b.data.ndim == 2:  # one product in place of one a batch entry and their sum
+                grad_b = a.data.reshape(-1, a.shape[-1]).T @ g.reshape(-1, g.shape[-1])
+            elif b.requires_grad:
+                grad_b = unbroadcast(a.data.swapaxes(-1, -2) @ g, b.shape)
+            return grad_a, grad_b
+
+        return Tensor.from_operation(a.data @ b.data, (a, b), backward, "@")
+
+    def __rmatmul__(self, other: ArrayLike) -> Tensor:
+        return as_tensor(other, self) @ self
+
+    # --- shape -------------------------------------------------------------------------------
+
+    def __getitem__(self, index: Any) -> Tensor:
+        """Slices, masks and integer arrays: a gather, whose gradient is a scatter.
+
+        An element that was picked twice gets both gradients: `np.add.at` adds where plain
+        assignment would keep the last.
+        """
+
+        def backward(g: Array) -> tuple[Array]:
+            gradient = np.zeros_like(self.data)
+            np.add.at(gradient, index, g)
+            return (gradient,)
+
+        return Tensor.from_operation(self.data[index], (self,), backward, "index")
+
+    def reshape(self, *shape: int) -> Tensor:
+        """The same numbers in another shape."""
+        return Tensor.from_operation(self.data.reshape(*shape), (self,), lambda g: (g.reshape(self.shape),), "reshape")
+
+    def transpose(self, *axes: int) -> Tensor:
+        """Axes in another order, negative ones counted from the end; with none given, in reverse."""
+        order = [axis % self.data.ndim for axis in axes] or list(reversed(range(self.data.ndim)))
+        back = np.argsort(order)
+        return Tensor.from_operation(self.data.transpose(order), (self,), lambda g: (g.transpose(back),), "transpose")
+
+    # --- reductions --------------------------------------------------------------------------
+
+    def sum(self, axis: Axes = None, keepdims: bool = False) -> Tensor:
+        """Sum over axes. Every summand has derivative 1, so the gradient is copied to all of them."""
+        return Tensor.from_operation(
+            self.data.sum(axis=axis, keepdims=keepdims),
+            (self,),
+            lambda g: (np.broadcast_to(restore_axes(g, self.shape, axis), self.shape),),
+            "sum",
+        )
+
+    def mean(self, axis: Axes = None, keepdims: bool = False) -> Tensor:
+        """Mean over axes."""
+        total = self.sum(axis, keepdims)
+        return total * (total.data.size / self.data.size)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the numbers."""
+        return self.data.shape
+
+    def item(self) -> float:
+        """The number in a tensor of one."""
+        return float(self.data.item())
+
+    def __repr__(self) -> str:
+        return f"Tensor({np.array2string(self.data, threshold=20)}, operation={self.operation!r})"
+
+
+def as_tensor(value: ArrayLike, like: Tensor) -> Tensor:
+    """A constant in the precision of another tensor, if that is a float; a tensor stays what it is."""
+    if isinstance(value, Tensor):
+        return value
+    return Tensor(np.asarray(value, dtype=like.data.dtype if np.issubdtype(like.data.dtype, np.floating) else None))
+
+
+def _freed(gradient: Array) -> Sequence[Array | None]:
+    raise RuntimeError(
+        "backward() a second time through the same graph: the first call freed it; compute the loss anew, "
+        "or pass retain_graph=True to the first call"
+    )
+
+
+def main() -> None:
+    """Print every value and every gradient of one neuron with a squared error."""
+    # The example of the lesson: a neuron that is too high by 3.
+    x, w, b = Tensor(2.0), Tensor(3.0, requires_grad=True), Tensor(1.0, requires_grad=True)
+    product = (x * w).keep_grad()
+    y = (product + b).keep_grad()
+    error = (y - 4.0).keep_grad()
+    loss = (error * error).keep_grad()
+    loss.backward()
+    print("L = (w·x + b - 4)²  with x = 2\n\n            value   dL/d(it)")
+    for name, tensor in [("w", w), ("b", b), ("w·x", product), ("w·x + b", y), ("error", error), ("L", loss)]:
+        print(f"{name:<10}{tensor.data:7.2f}{tensor.grad:11.2f}")
+    epsilon = 1e-6
+    slope = (((3 + epsilon) * 2 + 1 - 4) ** 2 - ((3 - epsilon) * 2 + 1 - 4) ** 2) / (2 * epsilon)
+    print(f"\nBy finite differences, dL/dw = {slope:.4f}")
+
+
+if __name__ == "__main__":
+    main()
