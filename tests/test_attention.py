@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from attention.masks import causal_mask
 from attention.multi_head_attention import MultiHeadAttention
-from attention.scaled_dot_product import attention_fused, attention_reference, causal_mask
+from attention.scaled_dot_product import attention_fused, attention_reference
 
 
 @settings(max_examples=40, deadline=None)
@@ -55,7 +56,7 @@ def test_multi_head_attention_equals_pytorchs_module():
 
 
 def test_qk_norm_makes_scores_independent_of_the_size_of_queries():
-    attention = MultiHeadAttention(16, 2, qk_norm=True)
+    attention = MultiHeadAttention(16, 2, query_norm=torch.nn.RMSNorm(8), key_norm=torch.nn.RMSNorm(8))
     x = torch.randn(1, 6, 16)
     before = attention(x)
     with torch.no_grad():

@@ -13,16 +13,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformer.config import GPTConfig
 from transformer.gpt_model import GPTModel
 from transformer.layers import LayerNorm, RMSNorm
+from transformer.logits_processors import keep_top_k, keep_top_p
 from transformer.model_summary import count_parameters, forward_flops_per_token
 from transformer.positional_encoding import RotaryEmbedding
-from transformer.sampling import (
-    SamplingParameters,
-    generate,
-    keep_top_k,
-    keep_top_p,
-    sample_next_token,
-    shift_context,
-)
+from transformer.sampling import SamplingParameters, generate, sample_next_token, shift_context
 
 GPT2_STYLE = {"norm": "layernorm", "feed_forward": "gelu_tanh", "positions": "learned", "bias": True}
 LLAMA_STYLE = {"norm": "rmsnorm", "feed_forward": "swiglu", "positions": "rope", "num_kv_heads": 2}
@@ -83,10 +77,11 @@ def test_rotary_scores_depend_on_the_distance_alone():
     rotary = RotaryEmbedding(head_dim=16, context_length=64)
     q, k = torch.randn(16), torch.randn(16)
 
+    def turn(vector: torch.Tensor, position: int) -> torch.Tensor:
+        return rotary(slice(position, position + 1))(vector.view(1, 1, 1, 16)).flatten()
+
     def score(query_position: int, key_position: int) -> torch.Tensor:
-        return (
-            rotary(q.view(1, 1, 1, 16), query_position).flatten() @ rotary(k.view(1, 1, 1, 16), key_position).flatten()
-        )
+        return turn(q, query_position) @ turn(k, key_position)
 
     torch.testing.assert_close(score(10, 3), score(57, 50), atol=1e-5, rtol=1e-5)
     assert not torch.isclose(score(10, 3), score(10, 4))
@@ -98,7 +93,7 @@ def test_rotary_equals_multiplication_by_a_complex_number():
     pairs = torch.complex(x[..., :4], x[..., 4:])
     angles = torch.arange(7, 12)[:, None] * 100.0 ** (-torch.arange(4) / 4)
     turned = pairs * torch.polar(torch.ones_like(angles), angles)
-    torch.testing.assert_close(rotary(x, start=7), torch.cat([turned.real, turned.imag], -1), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(rotary(slice(7, 12))(x), torch.cat([turned.real, turned.imag], -1), atol=1e-5, rtol=1e-5)
 
 
 def test_more_tokens_than_the_context_are_refused():
@@ -114,7 +109,7 @@ def test_a_tied_head_is_the_embedding():
 def test_zero_init_makes_every_block_the_identity():
     model = small_model(OWN_STYLE, zero_init_residual=True)
     x = torch.randn(1, 4, 32)
-    assert all(torch.equal(block(x, model.rotary), x) for block in model.blocks)
+    assert all(torch.equal(block(x, model.rotary(slice(0, 4))), x) for block in model.blocks)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Multi-head attention, with grouped key-value heads, positions and a cache passed in from outside.
+"""Multi-head attention: several small attentions side by side, each looking for something of its own.
 
 One class covers three designs by the number of key-value heads:
 
@@ -9,17 +9,31 @@ One class covers three designs by the number of key-value heads:
 Fewer key-value heads leave the computation nearly the same and shrink the cache that decoding
 reads for every token.
 
-What this module does not know: how positions are encoded (it calls what it is given) and how the
-cache is stored (it talks to the `KeyValueStore` protocol, which stage 7 implements).
+What this module does not know is passed in from outside: how positions are encoded, how queries and
+keys are normalised, and where earlier keys and values are kept (the `KeyValueStore` protocol, which
+stage 7 implements).
+
+python -m attention.multi_head_attention
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
+import torch
 from torch import Tensor, nn
 
-from attention.scaled_dot_product import attention_fused
+from attention.masks import causal_mask
+from attention.scaled_dot_product import attention_fused, attention_reference
+
+# Encodes positions into queries or keys, such as RoPE: (batch, heads, time, head_dim) → the same shape.
+RotateHeads = Callable[[Tensor], Tensor]
+# Encodes positions into scores, such as ALiBi: (num_queries, num_keys) → broadcastable to
+# (batch, heads, num_queries, num_keys).
+ScoreBias = Callable[[int, int], Tensor]
+# Is shown what a layer attends to: (layer, weights of shape (batch, heads, num_queries, num_keys)).
+WeightsObserver = Callable[[int, Tensor], None]
 
 
 class KeyValueStore(Protocol):
@@ -40,41 +54,26 @@ class KeyValueStore(Protocol):
         ...
 
 
-class PositionFunction(Protocol):
-    """Encodes positions into queries or keys, such as RoPE."""
-
-    def __call__(self, heads: Tensor, start: int) -> Tensor:
-        """(batch, heads, time, head_dim) at positions start, start + 1, … → the same shape."""
-        ...
-
-
-class HeadRMSNorm(nn.Module):
-    """RMS normalisation of each head's vector, with no learned scale.
-
-    Applied to queries and keys it bounds every score by sqrt(head_dim) (Henry et al., 2020:
-    "Query-Key Normalization for Transformers"), which allows higher learning rates.
-    """
-
-    def __init__(self, head_dim: int, eps: float = 1e-6):
-        super().__init__()
-        self.shape, self.eps = (head_dim,), eps
-
-    def forward(self, heads: Tensor) -> Tensor:
-        """(..., head_dim) → the same shape with a root mean square of 1."""
-        return nn.functional.rms_norm(heads, self.shape, eps=self.eps)
-
-
 class MultiHeadAttention(nn.Module):
     """Causal self-attention.
 
     Args:
         d_model: width of the input and output.
-        num_heads: query heads; must divide `d_model`.
-        num_kv_heads: key-value heads; must divide `num_heads`.
+        num_heads: query heads.
+        num_kv_heads: key-value heads, which must divide `num_heads`; None for as many.
+        head_dim: size of a head's vectors; None for d_model / num_heads.
         bias: whether the four projections add a bias.
         dropout: probability of dropping an attention weight while training.
-        qk_norm: normalise queries and keys before positions are encoded.
+        query_norm: applied to each head's queries before positions are; see `transformer.layers.RMSNorm`.
+            Normalised queries and keys have bounded scores, which allows higher learning rates
+            (Henry et al., 2020: "Query-Key Normalization for Transformers").
+        key_norm: the same for keys.
+        window: how many positions a query sees, its own included; None for all before it.
+        sinks: first positions that stay visible whatever the window.
         layer: index of this layer, its name in the key-value store.
+
+    Raises:
+        ValueError: heads that do not divide.
     """
 
     def __init__(
@@ -82,36 +81,49 @@ class MultiHeadAttention(nn.Module):
         d_model: int,
         num_heads: int,
         num_kv_heads: int | None = None,
+        head_dim: int | None = None,
         *,
         bias: bool = False,
         dropout: float = 0.0,
-        qk_norm: bool = False,
+        query_norm: nn.Module | None = None,
+        key_norm: nn.Module | None = None,
+        window: int | None = None,
+        sinks: int = 0,
         layer: int = 0,
     ):
         super().__init__()
         num_kv_heads = num_kv_heads or num_heads
-        if d_model % num_heads:
+        if head_dim is None and d_model % num_heads:
             raise ValueError(f"num_heads must divide d_model: {d_model} / {num_heads} is not whole")
         if num_heads % num_kv_heads:
             raise ValueError(f"num_kv_heads must divide num_heads: {num_heads} / {num_kv_heads} is not whole")
         self.num_heads, self.num_kv_heads = num_heads, num_kv_heads
-        self.head_dim = d_model // num_heads
-        self.dropout, self.layer = dropout, layer
+        self.head_dim = head_dim or d_model // num_heads
+        self.dropout, self.window, self.sinks, self.layer = dropout, window, sinks, layer
         self.query = nn.Linear(d_model, num_heads * self.head_dim, bias=bias)
         self.key = nn.Linear(d_model, num_kv_heads * self.head_dim, bias=bias)
         self.value = nn.Linear(d_model, num_kv_heads * self.head_dim, bias=bias)
         self.output = nn.Linear(num_heads * self.head_dim, d_model, bias=bias)
-        self.qk_norm = HeadRMSNorm(self.head_dim) if qk_norm else None
+        self.query_norm, self.key_norm = query_norm, key_norm
+        self.observer: WeightsObserver | None = None
 
     def forward(
-        self, x: Tensor, positions: PositionFunction | None = None, store: KeyValueStore | None = None
+        self,
+        x: Tensor,
+        rotate: RotateHeads | None = None,
+        store: KeyValueStore | None = None,
+        allowed: Tensor | None = None,
+        score_bias: ScoreBias | None = None,
     ) -> Tensor:
         """Let every position read from itself and the positions before it.
 
         Args:
             x: (batch, time, d_model).
-            positions: encodes positions into queries and keys; None where the embedding did.
+            rotate: encodes positions into queries and keys; None where the embedding did.
             store: earlier keys and values to attend to as well; None while training.
+            allowed: the whole mask, causality and window included, broadcastable to
+                (batch, heads, time, keys); None is causal within the layer's window.
+            score_bias: encodes positions into the scores.
 
         Returns:
             (batch, time, d_model).
@@ -120,16 +132,42 @@ class MultiHeadAttention(nn.Module):
         q = self._split_heads(self.query(x), self.num_heads)  # (batch, heads, time, head_dim)
         k = self._split_heads(self.key(x), self.num_kv_heads)  # (batch, kv_heads, time, head_dim)
         v = self._split_heads(self.value(x), self.num_kv_heads)
-        if self.qk_norm is not None:
-            q, k = self.qk_norm(q), self.qk_norm(k)
-        if positions is not None:
-            start = store.length if store is not None else 0
-            q, k = positions(q, start), positions(k, start)
+        if self.query_norm is not None:
+            q = self.query_norm(q)
+        if self.key_norm is not None:
+            k = self.key_norm(k)
+        if rotate is not None:
+            q, k = rotate(q), rotate(k)
         if store is not None:
             k, v = store.update(self.layer, k, v)  # (batch, kv_heads, cached + time, head_dim)
-        heads = attention_fused(q, k, v, dropout=self.dropout if self.training else 0.0)
+        num_keys = k.shape[-2]
+        if allowed is None and self.window is not None and self.window < num_keys:
+            allowed = causal_mask(time, num_keys, self.window, self.sinks, x.device)
+        bias = score_bias(time, num_keys) if score_bias is not None else None
+        if self.observer is None:
+            heads = attention_fused(q, k, v, allowed, bias, self.dropout if self.training else 0.0)
+        else:
+            visible = causal_mask(time, num_keys, device=x.device) if allowed is None else allowed
+            heads, weights = attention_reference(q, k, v, visible, bias)
+            self.observer(self.layer, weights)
         return self.output(heads.transpose(1, 2).reshape(batch, time, -1))
 
     def _split_heads(self, x: Tensor, num_heads: int) -> Tensor:
         batch, time, _ = x.shape
         return x.view(batch, time, num_heads, self.head_dim).transpose(1, 2)
+
+
+def main() -> None:
+    """Compare MHA, GQA and MQA by parameters and by what decoding has to remember."""
+    d_model, num_heads, context = 768, 12, 1024
+    print(f"{num_heads} query heads, d_model {d_model}, {context:,} tokens remembered in float16\n")
+    print("kv_heads        parameters   keys and values of one layer")
+    for num_kv_heads, name in ((12, "MHA"), (4, "GQA"), (1, "MQA")):
+        attention = MultiHeadAttention(d_model, num_heads, num_kv_heads)
+        parameters = sum(parameter.numel() for parameter in attention.parameters())
+        remembered = 2 * context * num_kv_heads * attention.head_dim * torch.float16.itemsize
+        print(f"{num_kv_heads:>8}  {name}  {parameters:>12,}   {remembered / 2**10:,.0f} KiB")
+
+
+if __name__ == "__main__":
+    main()

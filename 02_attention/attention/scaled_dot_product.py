@@ -1,4 +1,4 @@
-"""Scaled dot-product attention, told twice: the equation written out, and the fused kernel.
+"""Scaled dot-product attention, told three times: loops, matrices, the fused kernel.
 
     Attention(Q, K, V) = softmax(Q Kᵀ / sqrt(d)) V          (Vaswani et al., 2017, equation 1)
 
@@ -6,64 +6,106 @@ A query asks, every key answers with a score, and the output is the average of t
 by the softmax of the scores. Without the division by sqrt(d), scores of random vectors would grow
 with sqrt(d) and the softmax would saturate.
 
-`attention_reference` keeps the whole (queries × keys) matrix, so that one can look at it.
-`attention_fused` gives the same numbers and never stores it; models train and decode with that.
+`attention_loops` says it one number at a time. `attention_reference` is the equation in matrices and
+keeps the whole (queries × keys) matrix of weights, so that one can look at it. `attention_fused` gives
+the same numbers and never stores that matrix; models train and decode with it. `flash_attention` shows
+how that is possible.
+
+python -m attention.scaled_dot_product
 """
 
 from __future__ import annotations
 
 import math
+import time
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from attention.masks import causal_mask
 
-def causal_mask(num_queries: int, num_keys: int, device: torch.device | None = None) -> Tensor:
-    """Which keys each query may see: its own position and those before it.
+Matrix = Sequence[Sequence[float]]
 
-    The last query is at the last key's position. With `num_keys > num_queries` the first keys come
-    from a cache, and every query sees all of them.
+
+def attention_loops(queries: Matrix, keys: Matrix, values: Matrix, causal: bool = True) -> list[list[float]]:
+    """Attention of one head in plain Python.
+
+    Args:
+        queries: one row of head_dim numbers a query, at the last positions of the keys.
+        keys: one row of head_dim numbers a key.
+        values: one row of numbers a key.
+        causal: whether a query is blind to later keys.
 
     Returns:
-        Boolean (num_queries, num_keys), True where attention is allowed.
+        One row a query: its weighted average of the values.
 
-    >>> causal_mask(2, 4).int().tolist()
-    [[1, 1, 1, 0], [1, 1, 1, 1]]
+    >>> output = attention_loops([[1.0, 0.0]], [[1.0, 0.0], [0.0, 1.0]], [[10.0], [20.0]], causal=False)
+    >>> round(output[0][0], 2)
+    13.3
     """
-    allowed = torch.ones(num_queries, num_keys, dtype=torch.bool, device=device)
-    return allowed.tril(diagonal=num_keys - num_queries)
+    outputs = []
+    cached = len(keys) - len(queries)
+    for i, query in enumerate(queries):
+        visible = cached + i + 1 if causal else len(keys)
+        scores = [sum(q * k for q, k in zip(query, key, strict=True)) / math.sqrt(len(query)) for key in keys[:visible]]
+        largest = max(scores)  # subtracted below so that exp cannot overflow; the quotient is the same
+        exponentials = [math.exp(score - largest) for score in scores]
+        total = sum(exponentials)
+        output = [0.0] * len(values[0])
+        for exponential, value in zip(exponentials, values[:visible], strict=True):
+            for j, number in enumerate(value):
+                output[j] += exponential / total * number
+        outputs.append(output)
+    return outputs
 
 
 def attention_reference(
-    queries: Tensor, keys: Tensor, values: Tensor, allowed: Tensor | None = None
+    queries: Tensor, keys: Tensor, values: Tensor, allowed: Tensor | None = None, bias: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Attention as the equation says it, with the weights returned.
 
     Args:
-        queries: (..., num_queries, head_dim).
-        keys: (..., num_keys, head_dim).
-        values: (..., num_keys, value_dim).
-        allowed: boolean, broadcastable to (..., num_queries, num_keys); False hides a key.
-            A query that sees no key gets weights of nan, as in PyTorch.
+        queries: (..., heads, num_queries, head_dim).
+        keys: (..., kv_heads, num_keys, head_dim); each serves heads / kv_heads neighbouring query heads.
+        values: (..., kv_heads, num_keys, value_dim).
+        allowed: boolean, broadcastable to (..., heads, num_queries, num_keys); False hides a key.
+            A query that sees no key gets weights of nan.
+        bias: added to the scores, broadcastable to them.
 
     Returns:
-        The output (..., num_queries, value_dim) and the weights (..., num_queries, num_keys).
+        The output (..., heads, num_queries, value_dim) and the weights (..., heads, num_queries, num_keys).
     """
+    if queries.ndim > 2 and queries.shape[-3] != keys.shape[-3]:
+        group = queries.shape[-3] // keys.shape[-3]
+        keys, values = keys.repeat_interleave(group, dim=-3), values.repeat_interleave(group, dim=-3)
     scores = queries @ keys.transpose(-2, -1) / math.sqrt(queries.shape[-1])
+    if bias is not None:
+        scores = scores + bias
     if allowed is not None:
         scores = scores.masked_fill(~allowed, -torch.inf)  # exp(-inf) = 0: no weight at all
     weights = scores.softmax(dim=-1)
     return weights @ values, weights
 
 
-def attention_fused(queries: Tensor, keys: Tensor, values: Tensor, dropout: float = 0.0) -> Tensor:
+def attention_fused(
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    allowed: Tensor | None = None,
+    bias: Tensor | None = None,
+    dropout: float = 0.0,
+) -> Tensor:
     """Causal attention by PyTorch's fused kernel, grouped heads included.
 
     Args:
         queries: (batch, heads, num_queries, head_dim), at the last positions of the keys.
         keys: (batch, kv_heads, num_keys, head_dim); heads is a multiple of kv_heads.
         values: the shape of `keys`.
+        allowed: boolean, broadcastable to (batch, heads, num_queries, num_keys), causality included;
+            None is plain causal attention, for which the kernel needs no mask and skips half the work.
+        bias: added to the scores, broadcastable to them.
         dropout: probability of dropping an attention weight, during training only.
 
     Returns:
@@ -71,11 +113,43 @@ def attention_fused(queries: Tensor, keys: Tensor, values: Tensor, dropout: floa
     """
     num_queries, num_keys = queries.shape[-2], keys.shape[-2]
     grouped = queries.shape[1] != keys.shape[1]
-    if num_queries == num_keys:
+    if allowed is None and bias is None and num_queries == num_keys:
         return F.scaled_dot_product_attention(
             queries, keys, values, dropout_p=dropout, is_causal=True, enable_gqa=grouped
         )
     # Footgun: is_causal aligns the first query with the first key, which is wrong with a cache.
     # A single query sees every key and needs no mask; a chunk of them needs the shifted one.
-    mask = None if num_queries == 1 else causal_mask(num_queries, num_keys, queries.device)
+    if allowed is None and num_queries > 1:
+        allowed = causal_mask(num_queries, num_keys, device=queries.device)
+    mask = allowed
+    if bias is not None:
+        mask = bias if allowed is None else torch.where(allowed, bias, -torch.inf)
+        mask = mask.to(queries.dtype)
     return F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, dropout_p=dropout, enable_gqa=grouped)
+
+
+def main() -> None:
+    """Run the three on the same numbers and time them."""
+    torch.manual_seed(0)
+    length, head_dim = 256, 64
+    q, k, v = (torch.randn(1, 1, length, head_dim) for _ in range(3))
+    rows = [x[0, 0].tolist() for x in (q, k, v)]
+    allowed = causal_mask(length, length)
+    ways = {
+        "loops": lambda: torch.tensor(attention_loops(rows[0], rows[1], rows[2])),
+        "matrices": lambda: attention_reference(q, k, v, allowed)[0][0, 0],
+        "fused": lambda: attention_fused(q, k, v)[0, 0],
+    }
+    print(f"causal attention of one head, {length} positions × {head_dim}\n")
+    print("            seconds   largest difference from the loops")
+    expected = ways["loops"]()
+    for name, way in ways.items():
+        way()
+        start = time.perf_counter()
+        output = way()
+        seconds = time.perf_counter() - start
+        print(f"{name:10} {seconds:9.6f}   {(output - expected).abs().max().item():.1e}")
+
+
+if __name__ == "__main__":
+    main()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from transformer.feed_forward import default_d_ff
+from transformer.rope_scaling import RopeScaling
 
 
 @dataclass(frozen=True)
@@ -16,18 +18,26 @@ class GPTConfig:
         vocab_size: number of token ids; null takes the tokenizer's when training.
         context_length: the most tokens the model sees at once.
         num_layers: transformer blocks.
-        num_heads: query heads of attention; must divide `d_model`.
+        num_heads: query heads of attention; must divide `d_model` unless `head_dim` is given.
         num_kv_heads: key-value heads; null for as many as `num_heads`.
+        head_dim: size of a head's vectors; null for d_model / num_heads.
         d_model: width of the residual stream.
         d_ff: inner width of the feed-forward; null for 4 · d_model (8/3 of it for swiglu).
         norm: `layernorm` (GPT-2) or `rmsnorm` (Llama).
         norm_eps: added under the square root of the norm.
-        feed_forward: `gelu`, `gelu_tanh` (GPT-2), `relu2` or `swiglu` (Llama).
-        positions: `learned` (GPT-2) or `rope` (Llama).
+        norm_position: `pre`, before each part of a block (GPT-2, Llama), or `post`, after the
+            residual sum (Vaswani et al., 2017).
+        feed_forward: `relu`, `gelu`, `gelu_tanh` (GPT-2), `relu2` or `swiglu` (Llama).
+        positions: `learned` (GPT-2), `rope` (Llama), `sinusoidal`, `alibi` or `none`.
         rope_theta: base of the rotary speeds.
+        rope_scaling: stretches rotary positions over a longer context than the trained one.
+        sliding_window: how many tokens a token sees, itself included; null for all before it.
+        attention_sinks: first tokens that stay visible whatever the window.
         qk_norm: normalise queries and keys.
+        qk_norm_weight: learn a scale for each dimension of that norm (Qwen3).
         bias: biases in projections and layer norms (GPT-2 has them, Llama does not).
         tie_embeddings: the output head is the token embedding itself.
+        logit_softcap: bound logits smoothly to ± this by softcap · tanh(logits / softcap); null for none.
         zero_init_residual: start each block's output projections at zero, so that the untrained
             model passes its input through; otherwise they start small, as in GPT-2.
         dropout: probability of dropping an activation while training.
@@ -38,26 +48,33 @@ class GPTConfig:
     num_layers: int = 4
     num_heads: int = 4
     num_kv_heads: int | None = None
+    head_dim: int | None = None
     d_model: int = 256
     d_ff: int | None = None
     norm: Literal["layernorm", "rmsnorm"] = "rmsnorm"
     norm_eps: float = 1e-5
-    feed_forward: Literal["gelu", "gelu_tanh", "relu2", "swiglu"] = "swiglu"
-    positions: Literal["learned", "rope"] = "rope"
+    norm_position: Literal["pre", "post"] = "pre"
+    feed_forward: Literal["relu", "gelu", "gelu_tanh", "relu2", "swiglu"] = "swiglu"
+    positions: Literal["learned", "rope", "sinusoidal", "alibi", "none"] = "rope"
     rope_theta: float = 10_000.0
+    rope_scaling: RopeScaling | None = None
+    sliding_window: int | None = None
+    attention_sinks: int = 0
     qk_norm: bool = False
+    qk_norm_weight: bool = False
     bias: bool = False
     tie_embeddings: bool = True
+    logit_softcap: float | None = None
     zero_init_residual: bool = False
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        sizes = ("vocab_size", "context_length", "num_layers", "num_heads", "num_kv_heads", "d_model", "d_ff")
-        for name in sizes:
+        sizes = ("vocab_size", "context_length", "num_layers", "num_heads", "num_kv_heads", "head_dim", "d_model")
+        for name in (*sizes, "d_ff", "sliding_window"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"model.{name} must be at least 1, got {value}")
-        if self.d_model % self.num_heads:
+        if self.head_dim is None and self.d_model % self.num_heads:
             raise ValueError(
                 f"model.num_heads must divide model.d_model: {self.d_model} / {self.num_heads} is not whole"
             )
@@ -65,17 +82,46 @@ class GPTConfig:
             raise ValueError(
                 f"model.num_kv_heads must divide model.num_heads: {self.num_heads} / {self.num_kv_heads} is not whole"
             )
-        if self.positions == "rope" and self.head_dim % 2:
-            raise ValueError(f"rotary positions need an even head size; d_model / num_heads is {self.head_dim}")
+        if self.positions == "rope" and self.head_size % 2:
+            raise ValueError(f"rotary positions need an even head size, got {self.head_size}")
+        if self.positions == "sinusoidal" and self.d_model % 2:
+            raise ValueError(f"sinusoidal positions need an even model.d_model, got {self.d_model}")
+        if self.rope_scaling is not None and self.positions != "rope":
+            raise ValueError(f"model.rope_scaling needs positions 'rope', got {self.positions!r}")
         if not 0.0 <= self.dropout < 1.0:
             raise ValueError(f"model.dropout must be at least 0 and below 1, got {self.dropout}")
         if self.norm_eps <= 0 or self.rope_theta <= 0:
             raise ValueError("model.norm_eps and model.rope_theta must be above 0")
+        if self.logit_softcap is not None and self.logit_softcap <= 0:
+            raise ValueError(f"model.logit_softcap must be above 0, got {self.logit_softcap}")
+        if self.attention_sinks < 0 or (self.attention_sinks and self.sliding_window is None):
+            raise ValueError("model.attention_sinks must not be negative, and needs model.sliding_window")
+        if self.qk_norm_weight and not self.qk_norm:
+            raise ValueError("model.qk_norm_weight needs model.qk_norm")
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> GPTConfig:
+        """The configuration that `to_dict` was called on.
+
+        Raises:
+            ValueError: an unknown field, or an impossible value.
+        """
+        known = {field.name for field in dataclasses.fields(cls)}
+        if unknown := sorted(values.keys() - known):
+            raise ValueError(f"unknown model settings: {', '.join(unknown)}")
+        values = dict(values)
+        if isinstance(values.get("rope_scaling"), dict):
+            values["rope_scaling"] = RopeScaling(**values["rope_scaling"])
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields in JSON types."""
+        return dataclasses.asdict(self)
 
     @property
-    def head_dim(self) -> int:
+    def head_size(self) -> int:
         """Size of one head's query, key and value."""
-        return self.d_model // self.num_heads
+        return self.head_dim or self.d_model // self.num_heads
 
     @property
     def kv_heads(self) -> int:

@@ -1,9 +1,40 @@
-"""The feed-forward part of a block: each position on its own, up to a wider space and back."""
+"""The feed-forward part of a block: each position on its own, up to a wider space and back.
+
+python -m transformer.feed_forward
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from transformer.layers import Linear
+
+
+def relu2(x: Tensor) -> Tensor:
+    """relu(x)² (So et al., 2021: "Primer"): sparse like ReLU, with a slope that starts at zero."""
+    return F.relu(x).square()
+
+
+def gelu(x: Tensor) -> Tensor:
+    """x · Φ(x), Φ being the normal distribution function (Hendrycks & Gimpel, 2016)."""
+    return F.gelu(x)
+
+
+def gelu_tanh(x: Tensor) -> Tensor:
+    """x / 2 · (1 + tanh(sqrt(2 / π) (x + 0.044715 x³))): the approximation that GPT-2 was trained with."""
+    return F.gelu(x, approximate="tanh")
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": F.relu,
+    "gelu": gelu,
+    "gelu_tanh": gelu_tanh,
+    "relu2": relu2,
+}
 
 
 class FeedForward(nn.Module):
@@ -12,31 +43,28 @@ class FeedForward(nn.Module):
     Args:
         d_model: width of the input and output.
         d_ff: width in between, usually 4 · d_model.
-        activation: `gelu` (Hendrycks & Gimpel, 2016), `gelu_tanh` (its approximation, which GPT-2
-            was trained with) or `relu2` (relu(x)², So et al., 2021: "Primer").
+        activation: a name of `ACTIVATIONS`.
         bias: whether the projections add a bias.
+
+    Raises:
+        ValueError: an unknown activation.
     """
 
     def __init__(self, d_model: int, d_ff: int, activation: str = "gelu", bias: bool = True):
         super().__init__()
-        if activation not in ("gelu", "gelu_tanh", "relu2"):
-            raise ValueError(f"unknown activation {activation!r}; the choices are gelu, gelu_tanh and relu2")
-        self.activation = activation
-        self.up = nn.Linear(d_model, d_ff, bias=bias)
-        self.down = nn.Linear(d_ff, d_model, bias=bias)
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"unknown activation {activation!r}; the choices are {', '.join(ACTIVATIONS)}")
+        self.activation = ACTIVATIONS[activation]
+        self.up = Linear(d_model, d_ff, bias=bias)
+        self.down = Linear(d_ff, d_model, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., d_model) → (..., d_model)."""
-        hidden = self.up(x)
-        if self.activation == "relu2":
-            hidden = F.relu(hidden).square()
-        else:
-            hidden = F.gelu(hidden, approximate="tanh" if self.activation == "gelu_tanh" else "none")
-        return self.down(hidden)
+        return self.down(self.activation(self.up(x)))
 
 
 class SwiGLU(nn.Module):
-    """down(silu(gate(x)) · up(x)) (Shazeer, 2020: "GLU Variants Improve Transformer").
+    """down(silu(gate(x)) · up(x)), silu(x) = x · sigmoid(x) (Shazeer, 2020: "GLU Variants Improve Transformer").
 
     It has three matrices where `FeedForward` has two, so d_ff = 8/3 · d_model has the parameters of
     a plain layer at 4 · d_model.
@@ -44,9 +72,9 @@ class SwiGLU(nn.Module):
 
     def __init__(self, d_model: int, d_ff: int, bias: bool = False):
         super().__init__()
-        self.gate = nn.Linear(d_model, d_ff, bias=bias)
-        self.up = nn.Linear(d_model, d_ff, bias=bias)
-        self.down = nn.Linear(d_ff, d_model, bias=bias)
+        self.gate = Linear(d_model, d_ff, bias=bias)
+        self.up = Linear(d_model, d_ff, bias=bias)
+        self.down = Linear(d_ff, d_model, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., d_model) → (..., d_model)."""
@@ -59,7 +87,19 @@ def default_d_ff(kind: str, d_model: int) -> int:
 
 
 def build_feed_forward(kind: str, d_model: int, d_ff: int, bias: bool) -> nn.Module:
-    """The feed-forward that a configuration names: `gelu`, `gelu_tanh`, `relu2` or `swiglu`."""
+    """The feed-forward that a configuration names: `swiglu`, or a `FeedForward` by its activation."""
     if kind == "swiglu":
         return SwiGLU(d_model, d_ff, bias)
     return FeedForward(d_model, d_ff, kind, bias)
+
+
+def main() -> None:
+    """Print the activations at a few points."""
+    points = torch.tensor([-4.0, -2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0, 4.0])
+    print("x         " + "".join(f"{x:8.2f}" for x in points.tolist()))
+    for name, activation in {**ACTIVATIONS, "silu": F.silu}.items():
+        print(f"{name:10}" + "".join(f"{y:8.4f}" for y in activation(points).tolist()))
+
+
+if __name__ == "__main__":
+    main()

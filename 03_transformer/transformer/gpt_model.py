@@ -2,23 +2,28 @@
 
 Token ids → embeddings → blocks → norm → one logit for every token of the vocabulary. With the parts
 of GPT-2 (layer norm, GELU, learned positions, biases) it is GPT-2; with those of Llama (RMSNorm,
-SwiGLU, rotary positions, no biases) it is Llama.
+SwiGLU, rotary positions, no biases) it is Llama; with QK-norm besides it is Qwen3.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from attention.multi_head_attention import KeyValueStore
 from transformer.config import GPTConfig
-from transformer.layers import build_norm
-from transformer.positional_encoding import RotaryEmbedding
+from transformer.layers import Dropout, Embedding, Linear, build_norm, truncated_normal_
+from transformer.positional_encoding import AlibiBias, RotaryEmbedding, sinusoidal_table
 from transformer.transformer_block import TransformerBlock
 
 
 class GPTModel(nn.Module):
     """The language model.
+
+    `checkpoint_blocks` may be set to True before training: each block then keeps its input alone and
+    computes the rest again in the backward pass, for a third more arithmetic and a fraction of the
+    memory (Chen et al., 2016: "Training Deep Nets with Sublinear Memory Cost").
 
     Args:
         config: its parts and sizes; `vocab_size` must be set.
@@ -32,28 +37,50 @@ class GPTModel(nn.Module):
         if config.vocab_size is None:
             raise ValueError("model.vocab_size is not set: it is the number of ids of the tokenizer")
         self.config = config
-        self.token_embedding = nn.Embedding(config.vocab_size, config.d_model)
+        self.checkpoint_blocks = False
+        self.token_embedding = Embedding(config.vocab_size, config.d_model)
         self.position_embedding: nn.Embedding | None = None
         self.rotary: RotaryEmbedding | None = None
+        self.alibi: AlibiBias | None = None
         if config.positions == "learned":
-            self.position_embedding = nn.Embedding(config.context_length, config.d_model)
-        else:
-            self.rotary = RotaryEmbedding(config.head_dim, config.context_length, config.rope_theta)
-        self.dropout = nn.Dropout(config.dropout)
+            self.position_embedding = Embedding(config.context_length, config.d_model)
+        elif config.positions == "rope":
+            self.rotary = build_rotary(config)
+        elif config.positions == "alibi":
+            self.alibi = AlibiBias(config.num_heads)
+        sinusoids = (
+            sinusoidal_table(config.context_length, config.d_model) if config.positions == "sinusoidal" else None
+        )
+        self.sinusoids: Tensor | None
+        self.register_buffer("sinusoids", sinusoids, persistent=False)
+        self.dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(TransformerBlock(config, layer) for layer in range(config.num_layers))
-        self.final_norm = build_norm(config.norm, config.d_model, config.norm_eps, config.bias)
-        self.head = nn.Linear(config.d_model, config.vocab_size, bias=False)
+        self.final_norm: nn.Module = nn.Identity()  # a post-norm block ends with a norm of its own
+        if config.norm_position == "pre":
+            self.final_norm = build_norm(config.norm, config.d_model, config.norm_eps, config.bias)
+        self.head = Linear(config.d_model, config.vocab_size, bias=False)
         if config.tie_embeddings:
             self.head.weight = self.token_embedding.weight
         self._initialise()
 
-    def forward(self, token_ids: Tensor, store: KeyValueStore | None = None, last_only: bool = False) -> Tensor:
+    def forward(
+        self,
+        token_ids: Tensor,
+        store: KeyValueStore | None = None,
+        last_only: bool = False,
+        positions: Tensor | None = None,
+        allowed: Tensor | None = None,
+    ) -> Tensor:
         """Logits of the next token at every position.
 
         Args:
             token_ids: (batch, time) int64, each below `vocab_size`.
             store: keys and values of earlier tokens; the given ones are taken to follow them.
             last_only: compute logits for the last position alone, as decoding needs.
+            positions: (batch, time) position of each token in its text, for sequences that do not all
+                begin in the first column; None counts from the stored tokens on.
+            allowed: boolean (batch, 1, time, keys), the whole mask with causality and window; None is
+                causal. See `attention.masks`.
 
         Returns:
             (batch, time, vocab_size), or (batch, 1, vocab_size) with `last_only`.
@@ -61,21 +88,44 @@ class GPTModel(nn.Module):
         Raises:
             ValueError: more tokens than `context_length`, stored ones included.
         """
-        hidden = self.hidden_states(token_ids, store)
-        return self.head(hidden[:, -1:] if last_only else hidden)
+        hidden = self.hidden_states(token_ids, store, positions, allowed)
+        return self.logits(hidden[:, -1:] if last_only else hidden)
 
-    def hidden_states(self, token_ids: Tensor, store: KeyValueStore | None = None) -> Tensor:
+    def logits(self, hidden: Tensor) -> Tensor:
+        """What `hidden_states` gives → logits, capped if the model does that."""
+        logits: Tensor = self.head(hidden)
+        cap = self.config.logit_softcap
+        return logits if cap is None else cap * (logits / cap).tanh()
+
+    def hidden_states(
+        self,
+        token_ids: Tensor,
+        store: KeyValueStore | None = None,
+        positions: Tensor | None = None,
+        allowed: Tensor | None = None,
+    ) -> Tensor:
         """What the head reads: (batch, time) int64 → (batch, time, d_model). See `forward`."""
-        start = store.length if store is not None else 0
         time = token_ids.shape[1]
-        if start + time > self.config.context_length:
-            raise ValueError(f"{start + time} tokens do not fit the context length of {self.config.context_length}")
+        where: Tensor | slice
+        if positions is None:
+            start = store.length if store is not None else 0
+            if start + time > self.config.context_length:
+                raise ValueError(f"{start + time} tokens do not fit the context length of {self.config.context_length}")
+            where = slice(start, start + time)
+        else:
+            where = positions.clamp(min=0)  # padding stands before position 0
         x = self.token_embedding(token_ids)  # (batch, time, d_model)
         if self.position_embedding is not None:
-            x = x + self.position_embedding.weight[start : start + time]
+            x = x + self.position_embedding.weight[where]
+        if self.sinusoids is not None:
+            x = x + self.sinusoids[where]
         x = self.dropout(x)
+        rotate = self.rotary(where) if self.rotary is not None else None
         for block in self.blocks:
-            x = block(x, self.rotary, store)
+            if self.checkpoint_blocks and self.training:
+                x = checkpoint(block, x, rotate, None, allowed, self.alibi, use_reentrant=False)
+            else:
+                x = block(x, rotate, store, allowed, self.alibi)
         if store is not None:
             store.advance(time)
         return self.final_norm(x)
@@ -90,18 +140,21 @@ class GPTModel(nn.Module):
         return sum(parameter.numel() for parameter in self.parameters())
 
     def _initialise(self) -> None:
-        """Normal(0, 0.02) as in GPT-2; projections back into the residual stream smaller, or zero.
+        """Standard deviation 0.02 as in GPT-2; projections back into the residual stream smaller, or zero.
 
         Each block adds two outputs to the stream. Scaling them by 1 / sqrt(2 · layers) keeps its
         variance the same whatever the depth (Radford et al., 2019, section 2.3).
         """
         std = 0.02
-        for module in self.modules():
+        residual_std = 0.0 if self.config.zero_init_residual else std / (2 * self.config.num_layers) ** 0.5
+        for name, module in self.named_modules():
             if isinstance(module, (nn.Linear, nn.Embedding)):
-                nn.init.normal_(module.weight, std=std)
+                into_residual = name.endswith(("attention.output", "feed_forward.down"))
+                truncated_normal_(module.weight, residual_std if into_residual else std)
             if isinstance(module, nn.Linear) and module.bias is not None:
                 nn.init.zeros_(module.bias)
-        residual_std = 0.0 if self.config.zero_init_residual else std / (2 * self.config.num_layers) ** 0.5
-        for name, parameter in self.named_parameters():
-            if name.endswith(("attention.output.weight", "feed_forward.down.weight")):
-                nn.init.normal_(parameter, std=residual_std)
+
+
+def build_rotary(config: GPTConfig) -> RotaryEmbedding:
+    """The rotary positions of a configuration."""
+    return RotaryEmbedding(config.head_size, config.context_length, config.rope_theta, config.rope_scaling)

@@ -1,10 +1,54 @@
-"""Normalisation: what keeps activations at a steady size from layer to layer."""
+"""The small layers: linear maps, embeddings, normalisation, dropout.
+
+`Linear` and `Embedding` are PyTorch's with the initialisation of modern language models; being
+subclasses, they are found by whatever looks for PyTorch's (LoRA, quantization, optimizers).
+"""
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+
+def truncated_normal_(weight: Tensor, std: float) -> Tensor:
+    """Fill in place from a normal distribution, cut off at 3 standard deviations.
+
+    A plain normal draws beyond that once in 370 numbers. In a matrix of millions those outliers are
+    thousands of weights that training first has to shrink. A standard deviation of 0 gives zeros.
+    """
+    if std == 0.0:
+        return nn.init.zeros_(weight)
+    return nn.init.trunc_normal_(weight, std=std, a=-3 * std, b=3 * std)
+
+
+class Linear(nn.Linear):
+    """y = x Wᵀ + b, with W of shape (out_features, in_features).
+
+    W starts with variance 2 / (in + out), which keeps the size of activations forward and of gradients
+    backward about the same (Glorot & Bengio, 2010); b starts at zero.
+
+    >>> Linear(3, 2, bias=False)(torch.ones(5, 3)).shape
+    torch.Size([5, 2])
+    """
+
+    def reset_parameters(self) -> None:
+        """Draw the weights anew."""
+        truncated_normal_(self.weight, (2 / (self.in_features + self.out_features)) ** 0.5)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+
+class Embedding(nn.Embedding):
+    """Row i of a table for id i. It equals a linear map of a one-hot vector, without the zeros.
+
+    >>> Embedding(10, 4)(torch.tensor([[1, 2, 1]])).shape
+    torch.Size([1, 3, 4])
+    """
+
+    def reset_parameters(self) -> None:
+        """Draw the table anew, with a standard deviation of 0.02 as in GPT-2."""
+        truncated_normal_(self.weight, 0.02)
 
 
 class LayerNorm(nn.Module):
@@ -33,16 +77,36 @@ class RMSNorm(nn.Module):
     Args:
         d_model: size of the last axis.
         eps: added to the mean square.
+        weight: whether to learn a scale for each dimension.
     """
 
-    def __init__(self, d_model: int, eps: float = 1e-5):
+    def __init__(self, d_model: int, eps: float = 1e-5, weight: bool = True):
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(d_model))
-        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(d_model)) if weight else None
+        self.shape, self.eps = (d_model,), eps
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., d_model) → (..., d_model)."""
-        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+        return F.rms_norm(x, self.shape, self.weight, self.eps)
+
+
+class Dropout(nn.Module):
+    """While training, x · mask / (1 - p), the mask being 0 with probability p and 1 otherwise.
+
+    Dividing by 1 - p keeps the expected value, so that nothing has to change when the model is
+    evaluated (Srivastava et al., 2014).
+
+    Args:
+        p: probability of dropping a number, at least 0 and below 1.
+    """
+
+    def __init__(self, p: float):
+        super().__init__()
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape → the same shape."""
+        return F.dropout(x, self.p, self.training) if self.p else x
 
 
 def build_norm(kind: str, d_model: int, eps: float, bias: bool) -> nn.Module:

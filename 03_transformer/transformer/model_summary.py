@@ -36,7 +36,7 @@ def count_parameters(config: GPTConfig) -> ParameterCount:
     if config.vocab_size is None:
         raise ValueError("model.vocab_size is not set: without it the embedding has no size")
     d, layers, bias = config.d_model, config.num_layers, int(config.bias)
-    kv_width = config.kv_heads * config.head_dim
+    kv_width = config.kv_heads * config.head_size
     attention = 2 * d * d + 2 * d * kv_width + bias * (2 * d + 2 * kv_width)
     inner = config.feed_forward_width
     matrices_in = 2 if config.feed_forward == "swiglu" else 1

@@ -1,20 +1,62 @@
 """Positions: attention alone cannot tell "dog bites man" from "man bites dog".
 
+- Sinusoidal: fixed waves added to the token embedding (Vaswani et al., 2017).
 - Learned: a table of vectors, one a position, added to the token embedding (GPT-2). It ends at the
   context length. It is an ordinary embedding and lives in the model.
 - Rotary (RoPE; Su et al., 2021): each pair of dimensions of a query or key is turned by an angle
   proportional to its position. The dot product of two turned vectors depends on the difference of
   their positions alone.
+- ALiBi (Press et al., 2021): a score is lowered in proportion to the distance, at a different rate
+  in each head. It was made to be used beyond the trained length.
+
+python -m transformer.positional_encoding
 """
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
+from transformer.rope_scaling import RopeScaling, rotary_speeds
+
+
+def sinusoidal_table(context_length: int, d_model: int) -> Tensor:
+    """PE[p, 2i] = sin(p / 10000^(2i / d_model)), PE[p, 2i + 1] = cos of the same.
+
+    Args:
+        context_length: positions.
+        d_model: width, even.
+
+    Returns:
+        (context_length, d_model) float32.
+    """
+    speeds, _ = rotary_speeds(d_model, 10_000.0)
+    angles = torch.arange(context_length, dtype=torch.float32)[:, None] * speeds  # (time, d_model / 2)
+    return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)
+
+
+class Rotation:
+    """Turns queries or keys by the angles of given positions; made by `RotaryEmbedding`.
+
+    Args:
+        cos: (time, head_dim), or (batch, 1, time, head_dim) for positions of each sequence.
+        signed_sin: the same shape; see `RotaryEmbedding`.
+    """
+
+    def __init__(self, cos: Tensor, signed_sin: Tensor):
+        self.cos, self.signed_sin = cos, signed_sin
+
+    def __call__(self, heads: Tensor) -> Tensor:
+        """(batch, heads, time, head_dim) → the same shape."""
+        cos, sin = self.cos.to(heads.dtype), self.signed_sin.to(heads.dtype)
+        # Rolling by half swaps the two members of every pair.
+        return heads * cos + heads.roll(heads.shape[-1] // 2, dims=-1) * sin
+
 
 class RotaryEmbedding(nn.Module):
-    """Rotates queries and keys by their positions.
+    """The angles of all positions, from which `Rotation`s are made.
 
     Dimension i is paired with dimension i + head_dim / 2, as in Llama's Hugging Face weights, and
     the pair turns by position · theta^(-2i / head_dim): fast for small i, slowly for large i.
@@ -23,30 +65,102 @@ class RotaryEmbedding(nn.Module):
         head_dim: size of a head's vector; must be even.
         context_length: positions to prepare.
         theta: base of the geometric series of speeds.
+        scaling: stretches the speeds over a longer context.
+
+    Raises:
+        ValueError: an odd head size.
     """
 
     cos: Tensor
     signed_sin: Tensor
 
-    def __init__(self, head_dim: int, context_length: int, theta: float = 10_000.0):
+    def __init__(self, head_dim: int, context_length: int, theta: float = 10_000.0, scaling: RopeScaling | None = None):
         super().__init__()
         if head_dim % 2:
             raise ValueError(f"rotary positions pair up dimensions: head_dim must be even, got {head_dim}")
-        speeds = theta ** (-torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
+        speeds, amplitude = rotary_speeds(head_dim, theta, scaling)
         angles = torch.arange(context_length, dtype=torch.float32)[:, None] * speeds  # (time, head_dim / 2)
         angles = torch.cat([angles, angles], dim=-1)  # (time, head_dim)
         # Not persistent: they are computed, not learned, so they do not belong in a checkpoint.
-        self.register_buffer("cos", angles.cos(), persistent=False)
+        self.register_buffer("cos", angles.cos() * amplitude, persistent=False)
         # The sign of rotate_half is folded in: x·cos + rotate_half(x)·sin = x·cos + swap(x)·sin
         sign = torch.cat([-torch.ones(head_dim // 2), torch.ones(head_dim // 2)])
-        self.register_buffer("signed_sin", angles.sin() * sign, persistent=False)
+        self.register_buffer("signed_sin", angles.sin() * sign * amplitude, persistent=False)
 
-    def forward(self, heads: Tensor, start: int = 0) -> Tensor:
-        """Rotate (batch, heads, time, head_dim), the first of time being at position `start`."""
-        stop = start + heads.shape[-2]
-        if stop > self.cos.shape[0]:
-            raise ValueError(f"position {stop - 1} is outside the context of {self.cos.shape[0]}")
-        cos = self.cos[start:stop].to(heads.dtype)
-        sin = self.signed_sin[start:stop].to(heads.dtype)
-        # Rolling by half swaps the two members of every pair.
-        return heads * cos + heads.roll(heads.shape[-1] // 2, dims=-1) * sin
+    def forward(self, positions: Tensor | slice) -> Rotation:
+        """The rotation for given positions; each position must be below `context_length`.
+
+        Args:
+            positions: a slice where all sequences have the same; otherwise (batch, time) integers, of
+                which negative ones (padding) turn by the angle of position 0.
+        """
+        if isinstance(positions, slice):
+            return Rotation(self.cos[positions], self.signed_sin[positions])
+        positions = positions.clamp(min=0)
+        return Rotation(self.cos[positions][:, None], self.signed_sin[positions][:, None])
+
+
+def alibi_slopes(num_heads: int) -> Tensor:
+    """How much each head's score falls with each position of distance.
+
+    For a power of two they are 2^(-8 / heads), 2^(-16 / heads), …, 2^-8. For other numbers the slopes of
+    the next lower power of two are used, and the gaps filled from the next higher one, as in the
+    authors' code.
+
+    Returns:
+        (num_heads,) float32.
+    """
+    lower = 2 ** math.floor(math.log2(num_heads))
+    slopes = [2.0 ** (-8 * (head + 1) / lower) for head in range(lower)]
+    slopes += [2.0 ** (-4 * (2 * extra + 1) / lower) for extra in range(num_heads - lower)]
+    return torch.tensor(slopes)
+
+
+class AlibiBias(nn.Module):
+    """Adds -slope · distance to the scores.
+
+    Args:
+        num_heads: query heads.
+    """
+
+    slopes: Tensor
+
+    def __init__(self, num_heads: int):
+        super().__init__()
+        self.register_buffer("slopes", alibi_slopes(num_heads), persistent=False)
+
+    def forward(self, num_queries: int, num_keys: int) -> Tensor:
+        """(heads, 1, num_keys): the same for every query.
+
+        A softmax does not change when a number is added to all scores of a query. So in place of the
+        distance to each query it does to give the distance to the last key, which also makes the bias
+        independent of how sequences are padded.
+        """
+        distance = torch.arange(num_keys - 1, -1, -1, device=self.slopes.device)
+        return -self.slopes[:, None, None] * distance
+
+
+def main() -> None:
+    """Show how the score of a query and a key depends on their distance, for each method."""
+    torch.manual_seed(0)
+    head_dim, distances = 64, [0, 1, 2, 4, 8, 16, 32, 64, 128]
+    vector = torch.randn(head_dim)
+    rotary = RotaryEmbedding(head_dim, 256)
+    heads = vector.expand(1, 1, 256, head_dim)
+    turned = rotary(slice(0, 256))(heads)[0, 0]
+    table = sinusoidal_table(256, head_dim)
+    slopes = alibi_slopes(8)
+    print("score of a query at position 200 with an equal key so many positions before\n")
+    print("distance     " + "".join(f"{distance:>8}" for distance in distances))
+    rows = {
+        "sinusoidal": [(table[200] @ table[200 - d]).item() for d in distances],
+        "rotary": [(turned[200] @ turned[200 - d]).item() for d in distances],
+        "alibi, head 0": [-slopes[0].item() * d for d in distances],
+        "alibi, head 7": [-slopes[7].item() * d for d in distances],
+    }
+    for name, scores in rows.items():
+        print(f"{name:13}" + "".join(f"{score:8.2f}" for score in scores))
+
+
+if __name__ == "__main__":
+    main()

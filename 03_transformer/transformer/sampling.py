@@ -1,14 +1,24 @@
-"""From logits to the next token: greedy, temperature, top-k, top-p."""
+"""From logits to text: how the next token is chosen, and the plainest loop that does it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from attention.masks import left_padded_positions, left_padding_mask
 from transformer.gpt_model import GPTModel
+from transformer.logits_processors import (
+    add_logit_bias,
+    keep_min_p,
+    keep_top_k,
+    keep_top_p,
+    keep_typical,
+    penalise_occurrences,
+    penalise_repetition,
+)
 
 MAX_TOKENS = 1_000_000  # of one generation: more is a typing error
 
@@ -23,6 +33,13 @@ class SamplingParameters:
         top_k: keep only the k most likely tokens; 0 keeps all.
         top_p: keep the most likely tokens that together reach this probability; 1 keeps all.
         seed: seed of the draw; null draws differently every time.
+        min_p: keep tokens at least this many times as likely as the most likely one; 0 keeps all.
+        typical_p: keep the most typical tokens that together reach this probability; 1 keeps all.
+        repetition_penalty: above 1 makes tokens of the prompt and the text less likely.
+        presence_penalty: subtracted from the logit of every token that was generated.
+        frequency_penalty: subtracted once for each time that a token was generated.
+        logit_bias: added to the logits of some ids.
+        stop: strings that end the text; they are not part of it.
     """
 
     max_tokens: int = 200
@@ -30,6 +47,13 @@ class SamplingParameters:
     top_k: int = 0
     top_p: float = 0.95
     seed: int | None = None
+    min_p: float = 0.0
+    typical_p: float = 1.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: dict[int, float] = field(default_factory=dict)
+    stop: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not 1 <= self.max_tokens <= MAX_TOKENS:
@@ -38,10 +62,22 @@ class SamplingParameters:
             raise ValueError(f"temperature must be between 0 and 100, got {self.temperature}")
         if self.top_k < 0:
             raise ValueError(f"top_k must be 0 (off) or more, got {self.top_k}")
-        if not 0.0 < self.top_p <= 1.0:
-            raise ValueError(f"top_p must be above 0 and at most 1, got {self.top_p}")
+        for name in ("top_p", "typical_p"):
+            if not 0.0 < getattr(self, name) <= 1.0:
+                raise ValueError(f"{name} must be above 0 and at most 1, got {getattr(self, name)}")
+        if not 0.0 <= self.min_p <= 1.0:
+            raise ValueError(f"min_p must be between 0 and 1, got {self.min_p}")
+        if not 0.0 < self.repetition_penalty <= 100.0:
+            raise ValueError(f"repetition_penalty must be above 0 and at most 100, got {self.repetition_penalty}")
+        for name in ("presence_penalty", "frequency_penalty"):
+            if not -100.0 <= getattr(self, name) <= 100.0:
+                raise ValueError(f"{name} must be between -100 and 100, got {getattr(self, name)}")
         if self.seed is not None and not 0 <= self.seed < 2**63:
             raise ValueError(f"seed must be between 0 and 2^63 - 1, got {self.seed}")
+        if any(bias != bias or bias == float("inf") for bias in self.logit_bias.values()):
+            raise ValueError("logit_bias values must be numbers below infinity")
+        if any(not string for string in self.stop):
+            raise ValueError("stop must not contain an empty string: it would stop before the first character")
 
     def generator(self) -> torch.Generator:
         """A source of randomness started from the seed.
@@ -56,47 +92,51 @@ class SamplingParameters:
         return generator
 
 
-def keep_top_k(logits: Tensor, k: int) -> Tensor:
-    """Set all but the k largest logits to -inf (Fan et al., 2018). Ties with the k-th stay.
+def process_logits(
+    logits: Tensor, parameters: SamplingParameters, prompt: Sequence[int] = (), generated: Sequence[int] = ()
+) -> Tensor:
+    """Apply everything that the parameters ask for, in the order of Hugging Face's `generate`.
 
     Args:
-        logits: (..., vocab).
-        k: how many to keep; 0 or more than the vocabulary keeps all.
+        logits: (vocab,) float.
+        parameters: bias and penalties first, then temperature, then what is kept. Temperature 0 leaves
+            the logits after the penalties as they are.
+        prompt: ids of the prompt, for the repetition penalty.
+        generated: ids generated so far, for the penalties.
+
+    Returns:
+        (vocab,); its softmax is the distribution that is drawn from.
     """
-    if k == 0 or k >= logits.shape[-1]:
+    logits = add_logit_bias(logits, parameters.logit_bias)
+    if parameters.repetition_penalty != 1.0:
+        logits = penalise_repetition(logits, [*prompt, *generated], parameters.repetition_penalty)
+    logits = penalise_occurrences(logits, generated, parameters.presence_penalty, parameters.frequency_penalty)
+    if parameters.temperature == 0.0:
         return logits
-    kth = logits.topk(k, dim=-1).values[..., -1:]
-    return logits.masked_fill(logits < kth, -torch.inf)
+    logits = keep_top_k(logits / parameters.temperature, parameters.top_k)
+    logits = keep_min_p(keep_top_p(logits, parameters.top_p), parameters.min_p)
+    return keep_typical(logits, parameters.typical_p)
 
 
-def keep_top_p(logits: Tensor, p: float) -> Tensor:
-    """Keep the smallest set of most likely tokens whose probability reaches p (Holtzman et al., 2020).
-
-    Args:
-        logits: (..., vocab).
-        p: above 0; the most likely token always stays.
-    """
-    if p >= 1.0:
-        return logits
-    ordered, indices = logits.sort(dim=-1, descending=True)
-    probabilities = ordered.softmax(dim=-1)
-    before = probabilities.cumsum(dim=-1) - probabilities  # probability of the more likely tokens
-    dropped = (before >= p).scatter(-1, indices, before >= p)
-    return logits.masked_fill(dropped, -torch.inf)
-
-
-def sample_next_token(logits: Tensor, parameters: SamplingParameters, generator: torch.Generator) -> int:
+def sample_next_token(
+    logits: Tensor,
+    parameters: SamplingParameters,
+    generator: torch.Generator,
+    prompt: Sequence[int] = (),
+    generated: Sequence[int] = (),
+) -> int:
     """Choose one token.
 
     Args:
         logits: (vocab,) of any float type, on any device.
-        parameters: temperature first, then top-k, then top-p, as is customary.
+        parameters: how to choose.
         generator: on the CPU; see `SamplingParameters.generator`.
+        prompt: see `process_logits`.
+        generated: see `process_logits`.
     """
-    logits = logits.float().cpu()
+    logits = process_logits(logits.float().cpu(), parameters, prompt, generated)
     if parameters.temperature == 0.0:
         return int(logits.argmax())
-    logits = keep_top_p(keep_top_k(logits / parameters.temperature, parameters.top_k), parameters.top_p)
     return int(torch.multinomial(logits.softmax(dim=-1), 1, generator=generator))
 
 
@@ -110,8 +150,9 @@ def shift_context(window: list[int], context_length: int) -> list[int]:
     return window if len(window) < context_length else window[-(context_length // 2) or -1 :]
 
 
-@torch.inference_mode()
-def generate(model: GPTModel, prompt_ids: list[int], parameters: SamplingParameters) -> Iterator[int]:
+def generate(
+    model: GPTModel, prompt_ids: list[int], parameters: SamplingParameters, end_ids: Collection[int] = ()
+) -> Iterator[int]:
     """Generate token ids with the plain forward pass, computing every position anew for each token.
 
     The simplest decoder that is right, and the reference for the cached one of stage 7. Text may
@@ -121,14 +162,63 @@ def generate(model: GPTModel, prompt_ids: list[int], parameters: SamplingParamet
         model: in evaluation mode.
         prompt_ids: at least one id, at most `context_length`.
         parameters: how to choose, and how many.
+        end_ids: ids that end the text; they are not yielded.
 
     Yields:
         One id at a time.
     """
-    window = list(prompt_ids)
+    window, generated = list(prompt_ids), list[int]()
     generator = parameters.generator()
-    for _ in range(parameters.max_tokens):
-        logits = model(torch.tensor([window], device=model.device), last_only=True)
-        token = sample_next_token(logits[0, -1], parameters, generator)
+    while len(generated) < parameters.max_tokens:
+        with torch.inference_mode():
+            logits = model(torch.tensor([window], device=model.device), last_only=True)
+        token = sample_next_token(logits[0, -1], parameters, generator, prompt_ids, generated)
+        if token in end_ids:
+            return
         yield token
+        generated.append(token)
         window = [*shift_context(window, model.config.context_length), token]
+
+
+def generate_batch(
+    model: GPTModel,
+    prompts: Sequence[list[int]],
+    parameters: SamplingParameters | Sequence[SamplingParameters],
+    end_ids: Collection[int] = (),
+) -> list[list[int]]:
+    """Generate for several prompts at once, padding the shorter ones on the left.
+
+    Each gets the tokens that `generate` would give it alone.
+
+    Args:
+        model: in evaluation mode.
+        prompts: each at least one id, at most `context_length`.
+        parameters: one for all, or one for each.
+        end_ids: ids that end a text; they are not returned.
+
+    Returns:
+        The generated ids of each prompt.
+    """
+    each = [parameters] * len(prompts) if isinstance(parameters, SamplingParameters) else list(parameters)
+    generators = [p.generator() for p in each]
+    windows, outputs = [list(prompt) for prompt in prompts], [list[int]() for _ in prompts]
+    running = list(range(len(prompts)))
+    while running:
+        lengths = torch.tensor([len(windows[i]) for i in running])
+        time = int(lengths.max())
+        padded = torch.tensor([[0] * (time - len(windows[i])) + windows[i] for i in running], device=model.device)
+        positions = left_padded_positions(lengths, time).to(model.device)
+        allowed = left_padding_mask(positions, time, model.config.sliding_window, model.config.attention_sinks)
+        with torch.inference_mode():
+            logits = model(padded, last_only=True, positions=positions, allowed=allowed)[:, -1]
+        still_running = []
+        for row, i in zip(logits, running, strict=True):
+            token = sample_next_token(row, each[i], generators[i], prompts[i], outputs[i])
+            if token in end_ids:
+                continue
+            outputs[i].append(token)
+            windows[i] = [*shift_context(windows[i], model.config.context_length), token]
+            if len(outputs[i]) < each[i].max_tokens:
+                still_running.append(i)
+        running = still_running
+    return outputs

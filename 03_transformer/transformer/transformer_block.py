@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from attention.multi_head_attention import KeyValueStore, MultiHeadAttention, PositionFunction
+from attention.multi_head_attention import KeyValueStore, MultiHeadAttention, RotateHeads, ScoreBias
 from transformer.config import GPTConfig
 from transformer.feed_forward import build_feed_forward
-from transformer.layers import build_norm
+from transformer.layers import Dropout, RMSNorm, build_norm
 
 
 class TransformerBlock(nn.Module):
-    """x + attention(norm(x)), then x + feed_forward(norm(x)).
+    """Attention, then feed-forward, each added to the residual stream.
 
-    Norms come before each part (pre-norm: Xiong et al., 2020), so that the residual stream runs
-    from the embedding to the head untouched and gradients reach every layer at full size.
+    Pre-norm: x + attention(norm(x)), then x + feed_forward(norm(x)). The residual stream runs from the
+    embedding to the head untouched, and gradients reach every layer at full size (Xiong et al., 2020).
+
+    Post-norm: norm(x + attention(x)), then norm(x + feed_forward(x)), as in the first transformer. Each
+    norm rescales the stream, and deep models need a long warm-up to train at all.
 
     Args:
         config: the model's configuration.
@@ -23,25 +26,42 @@ class TransformerBlock(nn.Module):
 
     def __init__(self, config: GPTConfig, layer: int):
         super().__init__()
+        self.pre_norm = config.norm_position == "pre"
         self.attention_norm = build_norm(config.norm, config.d_model, config.norm_eps, config.bias)
+        query_norm, key_norm = (
+            RMSNorm(config.head_size, config.norm_eps, config.qk_norm_weight) if config.qk_norm else None
+            for _ in range(2)
+        )
         self.attention = MultiHeadAttention(
             config.d_model,
             config.num_heads,
             config.num_kv_heads,
+            config.head_dim,
             bias=config.bias,
             dropout=config.dropout,
-            qk_norm=config.qk_norm,
+            query_norm=query_norm,
+            key_norm=key_norm,
+            window=config.sliding_window,
+            sinks=config.attention_sinks,
             layer=layer,
         )
         self.feed_forward_norm = build_norm(config.norm, config.d_model, config.norm_eps, config.bias)
         self.feed_forward = build_feed_forward(
             config.feed_forward, config.d_model, config.feed_forward_width, config.bias
         )
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(
-        self, x: Tensor, positions: PositionFunction | None = None, store: KeyValueStore | None = None
+        self,
+        x: Tensor,
+        rotate: RotateHeads | None = None,
+        store: KeyValueStore | None = None,
+        allowed: Tensor | None = None,
+        score_bias: ScoreBias | None = None,
     ) -> Tensor:
-        """(batch, time, d_model) → (batch, time, d_model)."""
-        x = x + self.dropout(self.attention(self.attention_norm(x), positions, store))
-        return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
+        """(batch, time, d_model) → (batch, time, d_model); the other arguments are attention's."""
+        if self.pre_norm:
+            x = x + self.dropout(self.attention(self.attention_norm(x), rotate, store, allowed, score_bias))
+            return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
+        x = self.attention_norm(x + self.dropout(self.attention(x, rotate, store, allowed, score_bias)))
+        return self.feed_forward_norm(x + self.dropout(self.feed_forward(x)))

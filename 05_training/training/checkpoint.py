@@ -180,7 +180,7 @@ def load_model(path: Path | str, device: torch.device | str = "cpu") -> LoadedMo
     folder = find_checkpoint(path)
     try:
         section = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))["model"]
-        model = GPTModel(GPTConfig(**section))
+        model = GPTModel(GPTConfig.from_dict(section))
         tokenizer = load_tokenizer(folder / "tokenizer.json")
     except (yaml.YAMLError, KeyError, TypeError, ValueError, TokenizerError) as error:
         raise CheckpointError(f"{folder} cannot be used: {error}") from None

@@ -23,7 +23,7 @@ CHUNK_TOKENS = 512
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, softcap: float | None) -> Tensor:
         num_tokens = hidden.shape[0]
         # autograd.Function sees through autocast, so the cast that F.linear would make is made here.
         device = hidden.device.type
@@ -36,6 +36,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
             chunk = slice(start, start + CHUNK_TOKENS)
             target = targets[chunk, None]  # (chunk, 1)
             logits = (hidden_low[chunk] @ weight_low.T).float()  # (chunk, vocab)
+            slope = None
+            if softcap is not None:
+                bounded = (logits / softcap).tanh()
+                logits, slope = softcap * bounded, 1 - bounded.square()
             logits -= logits.amax(dim=-1, keepdim=True)  # exp cannot overflow
             at_target = logits.gather(1, target)
             exponentials = logits.exp_()
@@ -44,6 +48,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
             # In place: softmax / tokens, then minus 1 / tokens at the target.
             grad_logits = exponentials.div_(sums * num_tokens)
             grad_logits.scatter_add_(1, target, torch.full_like(at_target, -1.0 / num_tokens))
+            if slope is not None:
+                grad_logits *= slope
             grad_low = grad_logits.to(dtype)
             grad_hidden[chunk] = grad_low @ weight_low
             grad_weight += grad_low.T @ hidden_low[chunk]
@@ -51,23 +57,24 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return total / num_tokens
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, None, None]:
         grad_hidden, grad_weight = ctx.saved_tensors
-        return grad_hidden * grad_outputs[0], grad_weight * grad_outputs[0], None
+        return grad_hidden * grad_outputs[0], grad_weight * grad_outputs[0], None, None
 
 
-def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, softcap: float | None = None) -> Tensor:
     """Mean of -ln softmax(hidden @ weight.T)[target] over tokens.
 
     Args:
         hidden: (..., d_model), what the model's head reads.
         weight: (vocab, d_model), the head.
         targets: (...) int64.
+        softcap: bounds the logits by softcap · tanh(logits / softcap); None for no bound.
 
     Returns:
         A scalar float32, in nats a token.
     """
-    loss: Tensor = _LinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
-        hidden.flatten(0, -2), weight, targets.flatten()
+    loss: Tensor = _LinearCrossEntropy.apply(
+        hidden.flatten(0, -2), weight, targets.flatten(), softcap
     )
     return loss

@@ -106,8 +106,9 @@ class Trainer:
             inputs, targets = inputs.to(self.placement.device), targets.to(self.placement.device)
             with self.placement.autocast():
                 hidden = self.model.hidden_states(inputs)
-                loss = linear_cross_entropy(hidden, self.model.head.weight, targets) / training.accumulation_steps
-            loss.backward()  # type: ignore[no-untyped-call]
+                loss = linear_cross_entropy(hidden, self.model.head.weight, targets, self.model.config.logit_softcap)
+                loss = loss / training.accumulation_steps
+            loss.backward()
             total += loss.item()
         return total
 

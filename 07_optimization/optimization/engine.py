@@ -22,6 +22,7 @@ from training.checkpoint import load_model
 from training.placement import Placement, choose_placement
 from transformer.gpt_model import GPTModel
 from transformer.sampling import SamplingParameters, sample_next_token, shift_context
+from transformer.stop_sequences import StopSequences
 
 FinishReason = Literal["stop", "length"]
 
@@ -40,7 +41,7 @@ class GenerationStats:
         first_token_seconds: from the call to the first token.
         total_seconds: from the call to the last token so far.
         context_shifts: how often the context was full and its older half was dropped.
-        finish_reason: `stop` at the end-of-text token, `length` at `max_tokens`, None before.
+        finish_reason: `stop` at the end-of-text token or a stop string, `length` at `max_tokens`, None before.
     """
 
     prompt_tokens: int = 0
@@ -124,13 +125,13 @@ class Engine:
         start = time.perf_counter()
         generator = parameters.generator()
         cache = ContiguousKVCache(self.model.config, device=self.placement.device)
-        window, new_ids = list(prompt_ids), list(prompt_ids)
+        window, new_ids, generated = list(prompt_ids), list(prompt_ids), list[int]()
         while stats.generated_tokens < parameters.max_tokens:
             # The lock is held for one forward pass, not while the caller does something with the token.
             with self._lock, torch.inference_mode():
                 token_ids = torch.tensor([new_ids], device=self.placement.device)
                 logits = self.model(token_ids, cache, last_only=True)[0, -1]
-                token = sample_next_token(logits, parameters, generator)
+                token = sample_next_token(logits, parameters, generator, prompt_ids, generated)
             stats.total_seconds = time.perf_counter() - start
             if stats.generated_tokens == 0:
                 stats.first_token_seconds = stats.total_seconds
@@ -139,6 +140,7 @@ class Engine:
                 return
             stats.generated_tokens += 1
             yield token
+            generated.append(token)
             kept = shift_context(window, self.context_length)
             if len(kept) < len(window):  # positions have moved: compute the kept part anew
                 stats.context_shifts += 1
@@ -162,8 +164,13 @@ class Engine:
     def _stream(self, ids: list[int], parameters: SamplingParameters, stats: GenerationStats | None) -> Iterator[str]:
         # A character may be spread over several tokens; the decoder holds its first bytes back.
         decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        stop = StopSequences(parameters.stop)
+        stats = stats if stats is not None else GenerationStats()
         for token in self.generate_ids(ids, parameters, stats):
-            if piece := decoder.decode(self.tokenizer.decode_bytes([token])):
+            if piece := stop.push(decoder.decode(self.tokenizer.decode_bytes([token]))):
                 yield piece
-        if piece := decoder.decode(b"", final=True):
+            if stop.stopped:
+                stats.finish_reason = "stop"
+                return
+        if piece := stop.push(decoder.decode(b"", final=True)) + stop.flush():
             yield piece

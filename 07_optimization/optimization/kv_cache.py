@@ -34,7 +34,7 @@ class ContiguousKVCache:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ):
-        shape = (config.num_layers, batch_size, config.kv_heads, config.context_length, config.head_dim)
+        shape = (config.num_layers, batch_size, config.kv_heads, config.context_length, config.head_size)
         self._keys = torch.empty(shape, dtype=dtype, device=device)
         self._values = torch.empty(shape, dtype=dtype, device=device)
         self.capacity = config.context_length

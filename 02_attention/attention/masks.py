@@ -1,0 +1,181 @@
+"""Masks: which keys each query may see.
+
+A mask here is boolean and True where attention is allowed. Masks combine with `&`. With a batch they
+have the shape (batch, 1, queries, keys), the 1 standing for every head.
+
+    causal              sliding window 2      documents 0 0 1 1
+    1 . . .             1 . . .               1 . . .
+    1 1 . .             1 1 . .               1 1 . .
+    1 1 1 .             . 1 1 .               . . 1 .
+    1 1 1 1             . . 1 1               . . 1 1
+
+python -m attention.masks
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def visible_keys(query_positions: Tensor, key_positions: Tensor, window: int | None = None, sinks: int = 0) -> Tensor:
+    """The rule that every mask for causal models follows, by position in the text.
+
+    Args:
+        query_positions: (..., queries) integers.
+        key_positions: (..., keys) integers.
+        window: how many positions a query sees, its own included; None for all before it
+            (Beltagy et al., 2020: "Longformer").
+        sinks: the first positions of the text that stay visible whatever the window. A softmax must
+            put its weight somewhere, and trained models put what they do not need on the first tokens;
+            without them a window breaks a model that was trained without one (Xiao et al., 2023:
+            "Efficient Streaming Language Models with Attention Sinks").
+
+    Returns:
+        Boolean (..., queries, keys).
+
+    Raises:
+        ValueError: a window below 1 or fewer than 0 sinks.
+    """
+    if window is not None and window < 1:
+        raise ValueError(f"a window must hold at least the token itself: it must be 1 or more, got {window}")
+    if sinks < 0:
+        raise ValueError(f"the number of sinks must not be negative, got {sinks}")
+    distance = query_positions[..., :, None] - key_positions[..., None, :]  # (..., queries, keys)
+    allowed = distance >= 0
+    if window is not None:
+        allowed &= (distance < window) | (key_positions < sinks)[..., None, :]
+    return allowed
+
+
+def causal_mask(
+    num_queries: int,
+    num_keys: int,
+    window: int | None = None,
+    sinks: int = 0,
+    device: torch.device | None = None,
+) -> Tensor:
+    """Each query sees its own position and those before it.
+
+    The last query is at the last key's position. With `num_keys > num_queries` the first keys come
+    from a cache, and every query sees all of them (as far as the window reaches).
+
+    Args:
+        num_queries: queries, at the last positions.
+        num_keys: keys.
+        window: see `visible_keys`.
+        sinks: see `visible_keys`.
+        device: where to build it.
+
+    Returns:
+        Boolean (num_queries, num_keys).
+
+    >>> causal_mask(2, 4).int().tolist()
+    [[1, 1, 1, 0], [1, 1, 1, 1]]
+    >>> causal_mask(2, 4, window=2, sinks=1).int().tolist()
+    [[1, 1, 1, 0], [1, 0, 1, 1]]
+    """
+    keys = torch.arange(num_keys, device=device)
+    return visible_keys(keys[num_keys - num_queries :], keys, window, sinks)
+
+
+def left_padded_positions(lengths: Tensor, time: int) -> Tensor:
+    """Positions in the text for sequences that are padded on the left to one length.
+
+    Generation pads on the left so that the newest token of every sequence stands in the last column.
+
+    Args:
+        lengths: (batch,) tokens of each sequence.
+        time: columns, at least the longest length.
+
+    Returns:
+        (batch, time) integers, negative where there is padding.
+
+    >>> left_padded_positions(torch.tensor([3, 1]), 3).tolist()
+    [[0, 1, 2], [-2, -1, 0]]
+    """
+    columns = torch.arange(time, device=lengths.device)
+    return columns[None, :] - (time - lengths)[:, None]
+
+
+def left_padding_mask(positions: Tensor, num_queries: int, window: int | None = None, sinks: int = 0) -> Tensor:
+    """Causal, and blind to padding.
+
+    Padding sees itself: a row with no visible key has no softmax, and its nan would travel through
+    the next layer's values into every other row (0 · nan = nan).
+
+    Args:
+        positions: (batch, keys), negative for padding; see `left_padded_positions`.
+        num_queries: the last columns, which ask.
+        window: see `visible_keys`.
+        sinks: see `visible_keys`.
+
+    Returns:
+        Boolean (batch, 1, num_queries, keys).
+    """
+    num_keys = positions.shape[-1]
+    queries = positions[:, num_keys - num_queries :]
+    allowed = visible_keys(queries, positions, window, sinks) & (positions >= 0)[:, None, :]
+    itself = torch.eye(num_keys, dtype=torch.bool, device=positions.device)[num_keys - num_queries :]
+    return (allowed | itself)[:, None]
+
+
+def document_ids(token_ids: Tensor, end_of_text_id: int) -> Tensor:
+    """Number the documents of a packed window; an end-of-text token begins a new one.
+
+    Args:
+        token_ids: (batch, time).
+        end_of_text_id: stands before each document.
+
+    Returns:
+        (batch, time) integers.
+
+    >>> document_ids(torch.tensor([[5, 6, 0, 7, 8]]), end_of_text_id=0).tolist()
+    [[0, 0, 1, 1, 1]]
+    """
+    return (token_ids == end_of_text_id).cumsum(dim=-1)
+
+
+def document_mask(documents: Tensor, window: int | None = None, sinks: int = 0) -> Tensor:
+    """Causal, and within one document: what was packed into one window stays apart.
+
+    Args:
+        documents: (batch, time) number of each token's document.
+        window: see `visible_keys`.
+        sinks: see `visible_keys`.
+
+    Returns:
+        Boolean (batch, 1, time, time).
+    """
+    same = documents[:, :, None] == documents[:, None, :]
+    return (same & causal_mask(documents.shape[-1], documents.shape[-1], window, sinks, documents.device))[:, None]
+
+
+def draw_mask(allowed: Tensor) -> str:
+    """A mask as text, one line a query: ■ where attention is allowed.
+
+    >>> print(draw_mask(causal_mask(2, 3)))
+    ■ ■ ·
+    ■ ■ ■
+    """
+    return "\n".join(" ".join("■" if cell else "·" for cell in row) for row in allowed.tolist())
+
+
+def main() -> None:
+    """Draw one mask of each kind."""
+    documents = torch.tensor([[0, 0, 0, 1, 1, 2, 2, 2]])
+    padded = left_padded_positions(torch.tensor([5]), 8)
+    drawings = {
+        "causal": causal_mask(8, 8),
+        "causal, 3 new queries behind a cache of 5": causal_mask(3, 8),
+        "sliding window of 3": causal_mask(8, 8, window=3),
+        "sliding window of 3 and 1 sink": causal_mask(8, 8, window=3, sinks=1),
+        "three documents in one window": document_mask(documents)[0, 0],
+        "5 tokens padded on the left to 8": left_padding_mask(padded, 8)[0, 0],
+    }
+    for title, mask in drawings.items():
+        print(f"{title}\n{draw_mask(mask)}\n")
+
+
+if __name__ == "__main__":
+    main()

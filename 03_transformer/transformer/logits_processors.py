@@ -1,0 +1,122 @@
+"""What can be done to logits before a token is drawn: each function is one idea.
+
+All take logits (..., vocab) and return new ones; a token that may not be drawn has logit -inf.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+
+def add_logit_bias(logits: Tensor, bias: Mapping[int, float]) -> Tensor:
+    """Add a number to the logits of some tokens; -inf forbids a token.
+
+    Raises:
+        ValueError: an id outside the vocabulary.
+    """
+    if not bias:
+        return logits
+    vocab_size = logits.shape[-1]
+    for token in bias:
+        if not 0 <= token < vocab_size:
+            raise ValueError(f"logit_bias names id {token}; the vocabulary has ids 0 to {vocab_size - 1}")
+    logits = logits.clone()
+    logits[..., list(bias)] += torch.tensor(list(bias.values()), dtype=logits.dtype, device=logits.device)
+    return logits
+
+
+def penalise_repetition(logits: Tensor, seen: Sequence[int], penalty: float) -> Tensor:
+    """Make tokens that occurred less likely: positive logits are divided, negative ones multiplied.
+
+    Args:
+        logits: (vocab,).
+        seen: ids of the prompt and of what was generated.
+        penalty: 1 changes nothing (Keskar et al., 2019: "CTRL").
+    """
+    if penalty == 1.0 or not seen:
+        return logits
+    ids = torch.tensor(sorted(set(seen)), device=logits.device)
+    scores = logits[ids]
+    return logits.scatter(0, ids, torch.where(scores < 0, scores * penalty, scores / penalty))
+
+
+def penalise_occurrences(logits: Tensor, generated: Sequence[int], presence: float, frequency: float) -> Tensor:
+    """Subtract `presence` from tokens that were generated, and `frequency` once for each occurrence.
+
+    Args:
+        logits: (vocab,).
+        generated: ids generated so far, without the prompt, as OpenAI's API defines it.
+        presence: off at 0.
+        frequency: off at 0.
+    """
+    if not generated or presence == frequency == 0.0:
+        return logits
+    counts = torch.bincount(torch.tensor(generated, device=logits.device), minlength=logits.shape[-1])
+    return logits - presence * (counts > 0) - frequency * counts
+
+
+def keep_top_k(logits: Tensor, k: int) -> Tensor:
+    """Keep the k largest logits (Fan et al., 2018). Ties with the k-th stay.
+
+    Args:
+        logits: (..., vocab).
+        k: how many to keep; 0 or more than the vocabulary keeps all.
+    """
+    if k == 0 or k >= logits.shape[-1]:
+        return logits
+    kth = logits.topk(k, dim=-1).values[..., -1:]
+    return logits.masked_fill(logits < kth, -torch.inf)
+
+
+def keep_top_p(logits: Tensor, p: float) -> Tensor:
+    """Keep the smallest set of most likely tokens whose probability reaches p (Holtzman et al., 2020).
+
+    Args:
+        logits: (..., vocab).
+        p: above 0; the most likely token always stays; 1 keeps all.
+    """
+    if p >= 1.0:
+        return logits
+    ordered, indices = logits.sort(dim=-1, descending=True)
+    probabilities = ordered.softmax(dim=-1)
+    before = probabilities.cumsum(dim=-1) - probabilities  # probability of the more likely tokens
+    dropped = (before >= p).scatter(-1, indices, before >= p)
+    return logits.masked_fill(dropped, -torch.inf)
+
+
+def keep_min_p(logits: Tensor, p: float) -> Tensor:
+    """Keep tokens at least p times as likely as the most likely one (Nguyen et al., 2024: "Min-p Sampling").
+
+    Args:
+        logits: (..., vocab).
+        p: between 0, which keeps all, and 1.
+    """
+    if p == 0.0:
+        return logits
+    probabilities = logits.softmax(dim=-1)
+    return logits.masked_fill(probabilities < p * probabilities.amax(dim=-1, keepdim=True), -torch.inf)
+
+
+def keep_typical(logits: Tensor, mass: float) -> Tensor:
+    """Keep tokens whose surprise -ln p is nearest to the expected one, up to a probability mass.
+
+    Text that people write is rarely the likeliest at every word (Meister et al., 2022: "Locally Typical
+    Sampling"). So the most likely token may be dropped.
+
+    Args:
+        logits: (..., vocab).
+        mass: above 0; 1 keeps all.
+    """
+    if mass >= 1.0:
+        return logits
+    log_probabilities = logits.log_softmax(dim=-1)
+    probabilities = log_probabilities.exp()
+    entropy = -(probabilities * log_probabilities).nansum(dim=-1, keepdim=True)  # 0 · -inf counts as 0
+    distance = (-log_probabilities - entropy).abs()
+    ordered, indices = distance.sort(dim=-1, stable=True)
+    cumulative = probabilities.gather(-1, indices).cumsum(dim=-1)
+    last = (cumulative < mass).sum(dim=-1, keepdim=True).clamp(max=logits.shape[-1] - 1)
+    return logits.masked_fill(distance > ordered.gather(-1, last), -torch.inf)
