@@ -1,14 +1,23 @@
 """What a model costs before it is built: parameters, floating-point operations, memory.
 
-python -m transformer.model_summary --d_model 768 --num_layers 12 --num_heads 12 --vocab_size 50257
+python -m transformer.model_summary --preset gpt2_124m
+python -m transformer.model_summary --config configs/small_gpt.yaml
+python -m transformer.model_summary --num_layers 12 --d_model 512 --num_heads 8 --vocab_size 32000
 """
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from transformer.config import GPTConfig
+from transformer.model_memory import Precision, inference_memory, training_memory
+from transformer.presets import PRESETS, preset
 
 
 @dataclass(frozen=True)
@@ -36,18 +45,19 @@ def count_parameters(config: GPTConfig) -> ParameterCount:
     if config.vocab_size is None:
         raise ValueError("model.vocab_size is not set: without it the embedding has no size")
     d, layers, bias = config.d_model, config.num_layers, int(config.bias)
-    kv_width = config.kv_heads * config.head_size
-    attention = 2 * d * d + 2 * d * kv_width + bias * (2 * d + 2 * kv_width)
+    width, kv_width = config.num_heads * config.head_size, config.kv_heads * config.head_size
+    attention = 2 * d * width + 2 * d * kv_width + bias * (width + 2 * kv_width + d)
     inner = config.feed_forward_width
     matrices_in = 2 if config.feed_forward == "swiglu" else 1
     feed_forward = (matrices_in + 1) * d * inner + bias * (matrices_in * inner + d)
     per_norm = d * (2 if config.norm == "layernorm" and config.bias else 1)
+    block_norms = layers * (2 * per_norm + (2 * config.head_size if config.qk_norm_weight else 0))
     position_table = config.context_length * d if config.positions == "learned" else 0
     return ParameterCount(
         embeddings=config.vocab_size * d + position_table,
         attention=layers * attention,
         feed_forward=layers * feed_forward,
-        norms=(2 * layers + 1) * per_norm,
+        norms=block_norms + (per_norm if config.norm_position == "pre" else 0),
         head=0 if config.tie_embeddings else config.vocab_size * d,
     )
 
@@ -56,9 +66,9 @@ def forward_flops_per_token(config: GPTConfig, context: int | None = None) -> in
     """Floating-point operations of one token's forward pass, a multiply-add counting two.
 
     Every weight of a matrix is used once (2 operations). Attention adds a score and a weighted sum
-    over the visible keys: 4 · d_model for each, on average half the context because of causality.
-    Norms, activations, biases and the embedding look-up are left out, as is usual (Chowdhery et al., 2022,
-    appendix B).
+    over the visible keys: 4 · heads · head_dim for each, on average half the context because of
+    causality. Norms, activations, biases and the embedding look-up are left out, as is usual (Chowdhery et
+    al., 2022, appendix B).
 
     Args:
         config: the model.
@@ -67,8 +77,10 @@ def forward_flops_per_token(config: GPTConfig, context: int | None = None) -> in
     counts = count_parameters(dataclasses.replace(config, bias=False))  # a bias is added, not multiplied
     vocab = config.vocab_size or 0
     matrices = counts.attention + counts.feed_forward + vocab * config.d_model
-    keys = (context or config.context_length) / 2
-    return int(2 * matrices + config.num_layers * 4 * config.d_model * keys)
+    time = context or config.context_length
+    window = min(time, (config.sliding_window or time) + config.attention_sinks)
+    keys = window - window**2 / (2 * time)  # the mean of min(position, window) over the positions
+    return int(2 * matrices + config.num_layers * 4 * config.num_heads * config.head_size * keys)
 
 
 def training_flops_per_token(config: GPTConfig) -> int:
@@ -76,30 +88,116 @@ def training_flops_per_token(config: GPTConfig) -> int:
     return 3 * forward_flops_per_token(config)
 
 
-def training_state_bytes(config: GPTConfig) -> int:
-    """Bytes of float32 weights, gradients and AdamW's two moments. Activations come on top."""
-    return 4 * 4 * count_parameters(config).total
+def print_summary(config: GPTConfig, batch_size: int) -> None:
+    """Print the tables of a configuration.
 
-
-def main() -> None:
-    """Print a table for a configuration given on the command line."""
-    from jsonargparse import auto_cli
+    Args:
+        config: with `vocab_size` set.
+        batch_size: sequences, for the memory.
+    """
     from rich.console import Console
     from rich.table import Table
 
-    config = auto_cli(GPTConfig)
     counts = count_parameters(config)
-    table = Table("part", "parameters", "share", title="GPTModel")
+    parameters = Table("part", "parameters", "share", title="Parameters")
     for part in ("embeddings", "attention", "feed_forward", "norms", "head"):
         count = getattr(counts, part)
-        table.add_row(part, f"{count:,}", f"{count / counts.total:.1%}")
-    table.add_row("total", f"{counts.total:,}", "100%")
+        parameters.add_row(part, f"{count:,}", f"{count / counts.total:.1%}")
+    parameters.add_row("total", f"{counts.total:,}", "100%")
+
+    training = Table(
+        "precision", "weights", "gradients", "AdamW", "activations", "total", "total, checkpointed",
+        title=f"Training memory in MiB, batch {batch_size} × {config.context_length} tokens",
+    )  # fmt: skip
+    inference = Table(
+        "precision", "weights", "keys and values", "total", "limit at 100 GB/s",
+        title=f"Inference memory in MiB, {batch_size} × {config.context_length} tokens",
+    )  # fmt: skip
+    computed: tuple[Precision, ...] = ("float32", "bfloat16")
+    for precision in computed:
+        need = training_memory(config, counts.total, batch_size, precision)
+        checkpointed = training_memory(config, counts.total, batch_size, precision, checkpoint_blocks=True)
+        training.add_row(
+            precision,
+            *(_mib(x) for x in (need.weights, need.gradients, need.optimizer, need.activations, need.total)),
+            _mib(checkpointed.total),
+        )
+    kept: tuple[Precision, ...] = ("float32", "bfloat16", "int8")
+    for precision in kept:
+        held = inference_memory(config, counts.total, batch_size, precision)
+        # Each token of a single stream reads every weight once: bandwidth is the limit.
+        speed = f"{100e9 / held.weights:,.0f} tokens/s"
+        inference.add_row(precision, _mib(held.weights), _mib(held.cache), _mib(held.total), speed)
+
     console = Console()
-    console.print(table)
-    console.print(f"forward      {forward_flops_per_token(config) / 1e6:,.1f} MFLOP a token")
-    console.print(f"training     {training_flops_per_token(config) / 1e6:,.1f} MFLOP a token")
-    console.print(f"AdamW state  {training_state_bytes(config) / 2**20:,.0f} MiB in float32, activations aside")
+    for table in (parameters, training, inference):
+        for column in table.columns[1:]:
+            column.justify = "right"
+        console.print(table)
+    forward, step = forward_flops_per_token(config), training_flops_per_token(config)
+    console.print(f"forward   {forward / 1e6:,.1f} MFLOP a token at full context", highlight=False)
+    console.print(f"training  {step / 1e6:,.1f} MFLOP a token", highlight=False)
+
+
+def _mib(num_bytes: int) -> str:
+    return f"{num_bytes / 2**20:,.1f}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the tables of a configuration given on the command line.
+
+    Returns:
+        The exit status.
+    """
+    from jsonargparse import ArgumentParser
+
+    # What a preset or file says becomes the defaults of the options, so that options override it.
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--preset")
+    first.add_argument("--config", type=Path)
+    chosen, rest = first.parse_known_args(arguments)
+    parser = ArgumentParser(
+        prog="python -m transformer.model_summary",
+        description="Parameters, operations and memory of a model, before it is built.",
+    )
+    parser.add_argument("--preset", choices=tuple(PRESETS), help="begin with this model")
+    parser.add_argument("--config", help="begin with the `model` section of this YAML file")
+    parser.add_argument("--batch_size", type=int, default=8, help="sequences, for the memory")
+    parser.add_class_arguments(GPTConfig)
+    try:
+        base: dict[str, Any] = {}
+        if chosen.preset:
+            base = preset(chosen.preset).to_dict()
+        if chosen.config:
+            base.update(_model_section(chosen.config))
+        parser.set_defaults(base)
+        values = parser.instantiate(parser.parse_args(rest)).as_dict()
+        batch_size = values.pop("batch_size")
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        del values["preset"], values["config"]
+        print_summary(GPTConfig(**values), batch_size)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _model_section(path: Path) -> dict[str, Any]:
+    """The `model` section of a configuration file, its vocabulary taken from the tokenizer where it has none."""
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from None
+    if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
+        raise ValueError(f"{path} has no `model` section")
+    section = dict(content["model"])
+    if section.get("vocab_size") is None and isinstance(content.get("tokenizer"), dict):
+        section["vocab_size"] = content["tokenizer"].get("vocab_size")
+    return section
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

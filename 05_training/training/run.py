@@ -24,7 +24,8 @@ from training.tracking import Tracker
 from training.trainer import Trainer, seconds_per_step
 from training.validation import total_loss
 from transformer.gpt_model import GPTModel
-from transformer.model_summary import training_flops_per_token, training_state_bytes
+from transformer.model_memory import training_memory
+from transformer.model_summary import count_parameters, training_flops_per_token
 from transformer.sampling import SamplingParameters, generate
 
 # A resumed run may differ from the saved one in these without being another run.
@@ -168,10 +169,11 @@ def _print_plan(
     table.add_row(
         "compute", f"{training_flops_per_token(model) / 1e6:,.0f} MFLOP a token, {flops / 1e9:,.0f} GFLOP/s reached"
     )
+    need = training_memory(model, count_parameters(model).total, config.training.batch_size)
     table.add_row(
         "memory",
-        f"{placement.memory_in_use() / 2**30:.2f} GiB in use, "
-        f"{training_state_bytes(model) / 2**30:.2f} GiB of it weights, gradients and optimizer state",
+        f"{placement.memory_in_use() / 2**30:.2f} GiB in use; weights, gradients and optimizer state need "
+        f"{(need.total - need.activations) / 2**30:.2f} GiB, activations {need.activations / 2**30:.2f} GiB",
     )
     console.print(table)
 

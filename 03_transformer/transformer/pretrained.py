@@ -1,0 +1,297 @@
+"""Read and write models in the Hugging Face format: real GPT-2, Llama and Qwen3 weights.
+
+    model = load_pretrained("path/to/folder")        # or a hub name: "openai-community/gpt2"
+    save_pretrained(model, "another/folder")         # transformers, vLLM and llama.cpp's converter read it
+
+A folder holds `config.json` and the weights, in one safetensors file or in shards with an index.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from transformer.config import GPTConfig
+from transformer.gpt_model import GPTModel, build_rotary
+from transformer.pretrained_family import Family, PretrainedError, Stored
+from transformer.pretrained_gpt2 import GPT2
+from transformer.pretrained_llama import LLAMA, QWEN3
+
+FAMILIES = (GPT2, LLAMA, QWEN3)
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+
+
+def load_pretrained(
+    source: str | Path,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    context_length: int | None = None,
+) -> GPTModel:
+    """Load a model.
+
+    Args:
+        source: a folder, or a name on the Hugging Face hub (which needs the package huggingface_hub).
+        dtype: of the weights in memory.
+        device: where to put them.
+        context_length: a shorter context than the model's, to save memory; None for the model's own.
+
+    Returns:
+        The model, in evaluation mode.
+
+    Raises:
+        PretrainedError: not a folder of a supported family, incomplete, or damaged.
+    """
+    folder = find_folder(source)
+    family, config = read_config(folder)
+    if context_length is not None:
+        if not 1 <= context_length <= config.context_length:
+            raise PretrainedError(
+                f"context_length must be between 1 and the model's {config.context_length}, got {context_length}"
+            )
+        if config.positions == "rope":  # a learned table keeps its length: it is a weight
+            config = GPTConfig.from_dict({**config.to_dict(), "context_length": context_length})
+    with torch.device("meta"):  # shapes without memory: the weights come from the files
+        model = GPTModel(config)
+    with ExitStack() as stack:
+        weights = dict(_read_tensors(folder, family, config, stack, dtype))
+        _check_shapes(model, weights, folder)
+        model.load_state_dict(weights, assign=True, strict=False)
+    if config.tie_embeddings:
+        model.head.weight = model.token_embedding.weight
+    if config.positions == "rope":
+        model.rotary = build_rotary(config)  # computed, not loaded
+    return model.to(device).eval()
+
+
+def save_pretrained(
+    model: GPTModel, folder: str | Path, dtype: torch.dtype | None = None, max_shard_bytes: int = 5 * 10**9
+) -> Path:
+    """Write a model.
+
+    Args:
+        model: with parts that a Hugging Face class has.
+        folder: where to write; files of the same names are replaced.
+        dtype: of the stored weights; None for the model's.
+        max_shard_bytes: larger models are split into several files.
+
+    Returns:
+        The folder.
+
+    Raises:
+        PretrainedError: no class has the model's parts, or the disk refuses.
+    """
+    folder, config = Path(folder), model.config
+    family = family_of_model(config)
+    dtype = dtype or model.token_embedding.weight.dtype
+    stored = _stored_tensors(model, family, dtype)
+    written = {
+        "architectures": [family.architecture],
+        "model_type": family.model_type,
+        **family.write_config(config),
+        "torch_dtype": str(dtype).removeprefix("torch."),
+    }
+    temporary = folder / f".writing.{os.getpid()}.tmp"
+    try:
+        temporary.mkdir(parents=True)
+        names = _write_shards(stored, temporary, max_shard_bytes)
+        (temporary / "config.json").write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
+        for stale in (*folder.glob("model*.safetensors"), folder / INDEX):
+            stale.unlink(missing_ok=True)
+        for name in (*names, "config.json"):
+            os.replace(temporary / name, folder / name)
+    except (OSError, SafetensorError) as error:
+        raise PretrainedError(f"the model could not be written to {folder}: {error}") from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return folder
+
+
+def read_config(folder: Path) -> tuple[Family, GPTConfig]:
+    """The family and configuration that a folder's `config.json` describes.
+
+    Raises:
+        PretrainedError: there is none, or it is not supported.
+    """
+    try:
+        hf = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        family = family_of_file(hf)
+        config = family.read_config(hf)
+        if config.vocab_size is None:
+            raise ValueError("vocab_size is null")
+        return family, config
+    except FileNotFoundError:
+        raise PretrainedError(f"{folder} is not a Hugging Face model: it has no config.json") from None
+    except KeyError as error:
+        raise PretrainedError(f"{folder / 'config.json'} lacks {error}") from None
+    except (ValueError, TypeError, AttributeError, OSError) as error:
+        raise PretrainedError(f"{folder / 'config.json'}: {error}") from None
+
+
+def family_of_file(hf: dict[str, Any]) -> Family:
+    """The family that a `config.json` belongs to.
+
+    Raises:
+        PretrainedError: none of these.
+    """
+    architectures = hf.get("architectures") or []
+    for family in FAMILIES:
+        if family.architecture in architectures or (not architectures and hf.get("model_type") == family.model_type):
+            return family
+    found = ", ".join(architectures) or hf.get("model_type") or "nothing"
+    supported = ", ".join(family.architecture for family in FAMILIES)
+    raise PretrainedError(f"config.json describes {found}; supported are {supported}")
+
+
+def family_of_model(config: GPTConfig) -> Family:
+    """The family that can hold a model.
+
+    Raises:
+        PretrainedError: none can; says which parts stand in the way of each.
+    """
+    problems = []
+    for family in FAMILIES:
+        obstacles = family.obstacles(config)
+        if not obstacles:
+            return family
+        problems.append(f"{family.architecture} has no {', no '.join(obstacles)}")
+    raise PretrainedError("no Hugging Face class has these parts: " + "; ".join(problems))
+
+
+def find_folder(source: str | Path) -> Path:
+    """The folder itself, or a download from the hub into its cache.
+
+    Raises:
+        PretrainedError: neither a folder nor a name that the hub knows.
+    """
+    path = Path(source)
+    if path.is_dir():
+        return path
+    name = str(source)
+    if path.exists() or name.count("/") > 1 or name.startswith((".", "/", "~")) or "\\" in name:
+        raise PretrainedError(f"{source} is not a folder")
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError:
+        raise PretrainedError(
+            f"there is no folder {source}; to download {source} from the Hugging Face hub: pip install huggingface_hub"
+        ) from None
+    patterns = ["*.json", "*.safetensors", "merges.txt", "vocab.txt"]
+    try:
+        return Path(snapshot_download(name, allow_patterns=patterns))
+    except Exception as error:  # of the network, the hub or the name: their classes differ between versions
+        reason = str(error).strip().splitlines()[0]
+        raise PretrainedError(f"there is no folder {source}, and the hub did not give it: {reason}") from None
+
+
+# --- reading ----------------------------------------------------------------------------------
+
+
+def _read_tensors(
+    folder: Path, family: Family, config: GPTConfig, stack: ExitStack, dtype: torch.dtype
+) -> Iterator[tuple[str, Tensor]]:
+    """Our tensors by our names, one at a time."""
+    read, names = _open_tensors(folder, stack)
+    wanted = family.tensors(config)
+    used = set()
+    for ours, stored in wanted.items():
+        name = stored.name
+        if name not in names:  # files of the bare model lack the prefix of the class with a head
+            name = name.split(".", 1)[1]
+        if name not in names:
+            raise PretrainedError(f"{folder} lacks the tensor {stored.name}")
+        used.add(name)
+        tensor = read(name)
+        if stored.transposed:
+            tensor = tensor.T
+        if stored.third is not None:
+            tensor = tensor.chunk(3)[stored.third]
+        yield ours, tensor.to(dtype).contiguous()
+    left = [name for name in sorted(names - used) if not name.endswith(family.ignored)]
+    if config.tie_embeddings:
+        left = [name for name in left if name != "lm_head.weight"]  # the token embedding again
+    if left:
+        raise PretrainedError(f"{folder} has tensors that {family.architecture} does not: {', '.join(left[:5])}")
+
+
+def _open_tensors(folder: Path, stack: ExitStack) -> tuple[Callable[[str], Tensor], set[str]]:
+    """A function that reads one tensor, and the names there are."""
+    try:
+        if (folder / INDEX).exists():
+            files = set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values())
+        elif (folder / SINGLE).exists():
+            files = {SINGLE}
+        else:
+            raise PretrainedError(f"{folder} has no {SINGLE} and no {INDEX}; other formats of weights are not read")
+        where: dict[str, Any] = {}
+        for file in sorted(files):
+            if Path(file).name != file or not (folder / file).is_file():
+                raise PretrainedError(f"{folder} is incomplete: {file} is missing")
+            opened = stack.enter_context(safe_open(folder / file, framework="pt"))
+            where.update(dict.fromkeys(opened.keys(), opened))
+    except (SafetensorError, KeyError, AttributeError, OSError, json.JSONDecodeError) as error:
+        raise PretrainedError(f"the weights in {folder} are damaged: {error}") from None
+    return (lambda name: where[name].get_tensor(name)), set(where)
+
+
+def _check_shapes(model: GPTModel, weights: dict[str, Tensor], folder: Path) -> None:
+    for name, expected in model.state_dict().items():
+        if name == "head.weight" and model.config.tie_embeddings:
+            continue
+        if weights[name].shape != expected.shape:
+            raise PretrainedError(
+                f"{folder}: {name} has shape {tuple(weights[name].shape)}, config.json says {tuple(expected.shape)}"
+            )
+
+
+# --- writing ----------------------------------------------------------------------------------
+
+
+def _stored_tensors(model: GPTModel, family: Family, dtype: torch.dtype) -> dict[str, Tensor]:
+    ours = model.state_dict()
+    parts: dict[str, list[tuple[Stored, Tensor]]] = {}
+    for name, stored in family.tensors(model.config).items():
+        # A norm of queries or keys without a scale is one with a scale of 1.
+        tensor = ours[name] if name in ours else torch.ones(model.config.head_size)
+        parts.setdefault(stored.name, []).append((stored, tensor.detach().to("cpu", dtype)))
+    out = {}
+    for name, pieces in parts.items():
+        pieces.sort(key=lambda piece: piece[0].third or 0)
+        tensor = torch.cat([piece for _, piece in pieces]) if len(pieces) > 1 else pieces[0][1]
+        out[name] = (tensor.T if pieces[0][0].transposed else tensor).contiguous()
+    return out
+
+
+def _write_shards(tensors: dict[str, Tensor], folder: Path, max_bytes: int) -> list[str]:
+    """Write one file, or several and their index; return the names."""
+    shards: list[dict[str, Tensor]] = [{}]
+    size = 0
+    for name, tensor in tensors.items():
+        if shards[-1] and size + tensor.nbytes > max_bytes:
+            shards.append({})
+            size = 0
+        shards[-1][name] = tensor
+        size += tensor.nbytes
+    metadata = {"format": "pt"}  # transformers refuses files without it
+    if len(shards) == 1:
+        save_file(tensors, folder / SINGLE, metadata=metadata)
+        return [SINGLE]
+    names = [f"model-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(1, len(shards) + 1)]
+    for name, shard in zip(names, shards, strict=True):
+        save_file(shard, folder / name, metadata=metadata)
+    index = {
+        "metadata": {"total_size": sum(tensor.nbytes for tensor in tensors.values())},
+        "weight_map": {key: name for name, shard in zip(names, shards, strict=True) for key in shard},
+    }
+    (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    return [*names, INDEX]
