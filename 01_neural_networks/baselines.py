@@ -1,4 +1,4 @@
-"""What compressors make of a corpus: the figures that a model has to beat.
+"""What compressors and counting make of a corpus: the figures that a neural network has to beat.
 
 python 01_neural_networks/baselines.py
 python 01_neural_networks/baselines.py path/to/text_or_folder
@@ -6,26 +6,38 @@ python 01_neural_networks/baselines.py path/to/text_or_folder
 
 import argparse
 
-from neural_networks.bits_per_byte import gzip_bits_per_byte, xz_bits_per_byte
-from neural_networks.corpora import CorpusError, load_corpus
+from rich.console import Console
+
+from neural_networks.bits_per_byte import xz_bits_per_byte
+from neural_networks.byte_models import byte_stream, measure
+from neural_networks.command_line import compressor_rows, load, one_line_errors, print_ladder
+from neural_networks.kneser_ney import MAX_ORDER, KneserNeyModel
+from neural_networks.ngram import BigramModel, UnigramModel
 
 
 def main() -> None:
     """Load the corpus and print the table."""
-    parser = argparse.ArgumentParser(description="Bits per byte of gzip and xz on the held-out part of a corpus.")
+    parser = argparse.ArgumentParser(
+        description="Bits per byte of gzip, xz and counting models on the held-out part of a corpus."
+    )
     parser.add_argument("corpus", nargs="?", default="python_docs", help="python_docs, tiny_shakespeare or a path")
     parser.add_argument("--validation_fraction", type=float, default=0.05)
     options = parser.parse_args()
-    try:
-        corpus = load_corpus(options.corpus, options.validation_fraction)
-    except CorpusError as error:
-        raise SystemExit(f"error: {error}") from None
-    print(f"{corpus.name}: {corpus.train_bytes:,} bytes to train on, {corpus.validation_bytes:,} held out")
-    print("bits per byte of the held-out text")
-    print(f"  uniform guess               {8:.3f}")
-    print(f"  gzip -9                     {gzip_bits_per_byte(corpus.validation):.3f}")
-    print(f"  xz -9                       {xz_bits_per_byte(corpus.validation):.3f}")
-    print(f"  xz -9 after the other text  {xz_bits_per_byte(corpus.validation, corpus.train):.3f}")
+    console = Console()
+    with one_line_errors():
+        corpus = load(options, console)
+        with console.status("Compressing and counting …"):
+            stream = byte_stream(corpus.train)
+            models = {
+                "unigram": UnigramModel(stream),
+                "bigram": BigramModel(stream),
+                "Kneser-Ney, order 5": KneserNeyModel(stream, 5),
+                f"Kneser-Ney, order {MAX_ORDER}": KneserNeyModel(stream, MAX_ORDER),
+            }
+            rows = {"uniform guess": 8.0} | {name: measure(model, corpus.validation) for name, model in models.items()}
+            rows |= compressor_rows(corpus)
+            rows["xz -9 after the training text"] = xz_bits_per_byte(corpus.validation, corpus.train)
+        print_ladder(console, rows)
 
 
 if __name__ == "__main__":

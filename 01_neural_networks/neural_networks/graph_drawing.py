@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from neural_networks.backpropagation import Tensor
+from neural_networks.figures import save_figure
 
 Names = Mapping[str, Tensor]
 
@@ -157,10 +158,7 @@ def draw_graph(output: Tensor, path: Path | str, names: Names = {}) -> Path:  # 
         arrow = {"arrowstyle": "-|>", "color": "0.45", "linewidth": 1.1, "shrinkA": 1, "shrinkB": 1}
         ends = {"patchA": boxes[a].get_bbox_patch(), "patchB": boxes[b].get_bbox_patch()}
         axes.annotate("", xy=places[b], xytext=places[a], arrowprops=arrow | ends)
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
-    return path
+    return save_figure(figure, path)
 
 
 def main() -> None:

@@ -1,0 +1,100 @@
+"""What every model of this stage is: something that gives the next byte a probability.
+
+The documents of a corpus become one stream of bytes with the byte 0 in front of each,
+
+    0 d o c u m e n t 0 d o c u m e n t 0 …
+
+as the end-of-text token stands in front of each document in stage 5 and as `xz` is given them for
+the baseline. The model must predict every byte behind the first, boundaries included; their cost is
+counted, and the bits per byte divide by the bytes of text alone. What stands before the stream is
+taken to be more zeros. A context may reach back over a boundary: the model sees the 0 there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from neural_networks.bits_per_byte import DOCUMENT_SEPARATOR, bits_per_byte
+from neural_networks.broadcasting import Array
+
+NUM_BYTES = 256
+
+
+class ByteModel(Protocol):
+    """A model of the next byte, given those before it."""
+
+    def total_nats(self, stream: Array) -> float:
+        """Sum of -ln p over stream[1:], each byte predicted from those before it."""
+        ...
+
+    def next_byte_probabilities(self, stream: Array) -> Array:
+        """(256,) probabilities of the byte that follows a stream of at least one byte."""
+        ...
+
+
+def byte_stream(documents: Sequence[str]) -> Array:
+    """Documents as one stream of bytes, with a 0 in front of each.
+
+    >>> byte_stream(["ab", "c"])
+    array([ 0, 97, 98,  0, 99], dtype=uint8)
+    """
+    data = DOCUMENT_SEPARATOR + DOCUMENT_SEPARATOR.join(document.encode("utf-8") for document in documents)
+    return np.frombuffer(data, dtype=np.uint8)
+
+
+def context_windows(stream: Array, context: int) -> Array:
+    """What each byte behind the first is predicted from, and that byte itself.
+
+    Args:
+        stream: (length,) bytes.
+        context: how many bytes to predict from.
+
+    Returns:
+        (length - 1, context + 1): in each row the context, oldest byte first, then the byte to
+        predict. A view of one padded copy of the stream, read-only.
+
+    >>> context_windows(byte_stream(["abc"]), 2)
+    array([[ 0,  0, 97],
+           [ 0, 97, 98],
+           [97, 98, 99]], dtype=uint8)
+    """
+    padded = np.concatenate([np.zeros(context - 1, dtype=np.uint8), stream])
+    return np.lib.stride_tricks.sliding_window_view(padded, context + 1)
+
+
+def last_bytes(stream: Array, count: int) -> Array:
+    """(count,) the end of a stream, with zeros before it where it is shorter."""
+    end = stream[max(0, len(stream) - count) :]
+    return np.concatenate([np.zeros(count - len(end), dtype=np.uint8), end])
+
+
+def measure(model: ByteModel, documents: Sequence[str]) -> float:
+    """Bits per byte of a model on documents.
+
+    Raises:
+        ValueError: there is no text.
+    """
+    num_bytes = sum(len(document.encode("utf-8")) for document in documents)
+    return bits_per_byte(model.total_nats(byte_stream(documents)), num_bytes)
+
+
+def sample(model: ByteModel, prompt: str, length: int, rng: np.random.Generator) -> Iterator[int]:
+    """Write on, byte by byte: each is drawn with the probability that the model gives it.
+
+    Args:
+        model: any of this stage.
+        prompt: beginning of a document; may be empty.
+        length: bytes to draw at most; a boundary ends the document, and is not among them.
+        rng: draws.
+    """
+    stream = byte_stream([prompt])
+    for _ in range(length):
+        probabilities = model.next_byte_probabilities(stream).astype(np.float64)
+        drawn = int(rng.choice(NUM_BYTES, p=probabilities / probabilities.sum()))
+        if drawn == DOCUMENT_SEPARATOR[0]:
+            return
+        yield drawn
+        stream = np.append(stream[-64:], np.uint8(drawn))  # no model here looks further back

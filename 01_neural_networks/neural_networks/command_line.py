@@ -1,0 +1,116 @@
+"""What the scripts of this stage share: arguments, one-line errors, the table at the end."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from neural_networks.bits_per_byte import gzip_bits_per_byte, xz_bits_per_byte
+from neural_networks.byte_models import ByteModel, sample
+from neural_networks.corpora import Corpus, load_corpus
+
+
+def corpus_arguments(description: str) -> argparse.ArgumentParser:
+    """A parser with the arguments that every script of this stage takes.
+
+    Args:
+        description: what `--help` says first; line breaks are kept.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=_Help)
+    parser.add_argument("--corpus", default="python_docs", help="python_docs, tiny_shakespeare, or a file or folder")
+    parser.add_argument("--validation_fraction", type=float, default=0.05, help="share of the text that is held out")
+    parser.add_argument("--seed", type=int, default=0, help="one seed, one result, on one machine")
+    parser.add_argument("--prompt", default="", help="how the generated sample begins")
+    parser.add_argument("--output_dir", type=Path, default=Path("outputs"), help="folder for the plot")
+    return parser
+
+
+class _Help(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
+    pass
+
+
+@contextlib.contextmanager
+def one_line_errors() -> Iterator[None]:
+    """A mistake of the user's ends the script with one line and status 1, without a traceback."""
+    try:
+        yield
+    except (ValueError, OSError) as error:  # every error of this package that a user can cause is a ValueError
+        raise SystemExit(f"error: {error}") from None
+    except KeyboardInterrupt:
+        raise SystemExit("interrupted") from None
+
+
+def at_least_one(name: str, value: int) -> int:
+    """The value, if there can be that many.
+
+    Raises:
+        ValueError: it is below 1.
+    """
+    if value < 1:
+        raise ValueError(f"--{name} must be at least 1, got {value}")
+    return value
+
+
+def learning_rate(value: float) -> float:
+    """The value, if one can learn at that rate.
+
+    Raises:
+        ValueError: it is not a positive number.
+    """
+    if not (value > 0 and math.isfinite(value)):
+        raise ValueError(f"--lr must be a number above 0, got {value}")
+    return value
+
+
+def load(options: argparse.Namespace, console: Console) -> Corpus:
+    """Load the corpus that the options name, and say how large it is."""
+    with console.status(f"Reading {options.corpus} …"):
+        corpus = load_corpus(options.corpus, options.validation_fraction)
+    console.print(
+        f"{corpus.name}: {corpus.train_bytes:,} bytes to train on, {corpus.validation_bytes:,} held out",
+        highlight=False,
+    )
+    return corpus
+
+
+def progress_bar(console: Console) -> Progress:
+    """A bar with steps, time gone, time left, and what the task's field `note` says."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=console,
+    )
+
+
+def compressor_rows(corpus: Corpus) -> dict[str, float]:
+    """Bits per byte of gzip and xz on the held-out text."""
+    return {"gzip -9": gzip_bits_per_byte(corpus.validation), "xz -9": xz_bits_per_byte(corpus.validation)}
+
+
+def print_ladder(console: Console, rows: Mapping[str, float]) -> None:
+    """A table of bits per byte, the worst first."""
+    table = Table("", "bits per byte", title="Held-out text", title_justify="left")
+    table.columns[1].justify = "right"
+    for name, bits in sorted(rows.items(), key=lambda row: -row[1]):
+        table.add_row(name, f"{bits:.3f}")
+    console.print(table)
+
+
+def print_sample(console: Console, model: ByteModel, prompt: str, seed: int, length: int = 400) -> None:
+    """Let a model write a document."""
+    drawn = bytes(sample(model, prompt, length, np.random.default_rng(seed)))
+    console.rule("A document of its own", align="left")
+    console.print(prompt + drawn.decode("utf-8", errors="replace"), markup=False, highlight=False)
+    console.rule()

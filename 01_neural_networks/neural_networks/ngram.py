@@ -1,0 +1,79 @@
+"""Language models by counting: the unigram and the bigram.
+
+The unigram gives each byte its share of the training text. The bigram looks at the byte before:
+
+    p(b | a) = (count(a b) + s) / (count(a) + 256 s)
+
+With s = 0 that is the maximum likelihood estimate: no other table gives the training text a higher
+probability. It also gives a pair that the training text lacks the probability 0, and a single such
+pair in the held-out text then costs infinitely many bits. Adding s = 1 to every count is Laplace's
+rule; it is crude, and `kneser_ney` does better.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from neural_networks.broadcasting import Array
+from neural_networks.byte_models import NUM_BYTES
+
+
+def _nats(counts_in_text: Array, probabilities: Array) -> float:
+    """Sum of -ln p, each as often as it occurs; what does not occur costs nothing, though p be 0."""
+    occurs = counts_in_text > 0
+    with np.errstate(divide="ignore"):  # ln 0 is -inf, and an infinite cost is the truth
+        return -float(counts_in_text[occurs] @ np.log(probabilities[occurs]))
+
+
+def pair_counts(stream: Array) -> Array:
+    """(256, 256): how often each byte (row) is followed by each byte (column).
+
+    >>> pair_counts(np.frombuffer(b"abab", dtype=np.uint8))[97, 98]
+    np.int64(2)
+    """
+    pairs = stream[:-1].astype(np.int64) * NUM_BYTES + stream[1:]
+    return np.bincount(pairs, minlength=NUM_BYTES**2).reshape(NUM_BYTES, NUM_BYTES)
+
+
+class UnigramModel:
+    """Every byte with its share of the training text, whatever came before.
+
+    Args:
+        stream: training text.
+        smoothing: added to every count; 0 for the maximum likelihood estimate.
+    """
+
+    def __init__(self, stream: Array, smoothing: float = 1.0):
+        counts = np.bincount(stream[1:], minlength=NUM_BYTES) + smoothing
+        self.probabilities = counts / counts.sum()
+
+    def total_nats(self, stream: Array) -> float:
+        """Sum of -ln p over stream[1:]."""
+        return _nats(np.bincount(stream[1:], minlength=NUM_BYTES), self.probabilities)
+
+    def next_byte_probabilities(self, stream: Array) -> Array:
+        """(256,), the same after every stream."""
+        return self.probabilities
+
+
+class BigramModel:
+    """Every byte with its share of what followed the byte before it.
+
+    Args:
+        stream: training text.
+        smoothing: added to the count of every pair; 0 for the maximum likelihood estimate, under
+            which the rows of bytes that never occurred are not probabilities but NaN.
+    """
+
+    def __init__(self, stream: Array, smoothing: float = 1.0):
+        counts = pair_counts(stream) + smoothing
+        with np.errstate(invalid="ignore"):
+            self.probabilities = counts / counts.sum(axis=1, keepdims=True)  # (256 before, 256 next)
+
+    def total_nats(self, stream: Array) -> float:
+        """Sum of -ln p over stream[1:]."""
+        return _nats(pair_counts(stream), self.probabilities)
+
+    def next_byte_probabilities(self, stream: Array) -> Array:
+        """(256,): the row of the last byte."""
+        return self.probabilities[stream[-1]]
