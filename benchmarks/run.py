@@ -12,10 +12,11 @@ from pathlib import Path
 from rich.console import Console
 
 import decoding_speed
+import mlp_speed
 import tokenizer_speed
 from harness import write_report
 
-COMPARISONS = {"tokenizer": tokenizer_speed.run, "decoding": decoding_speed.run}
+COMPARISONS = {"mlp": mlp_speed.run, "tokenizer": tokenizer_speed.run, "decoding": decoding_speed.run}
 
 
 def main() -> None:
