@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from evaluation.attention_command import main as visualize
 from evaluation.command_line import main
 from evaluation.sliding_window import EvaluationError, measure_text
 from tokenizer.bpe_tokenizer import BPETokenizer
@@ -66,3 +67,13 @@ def test_the_command_measures_a_file(trained_run: Path, tmp_path: Path, capsys):
     text.write_bytes(b"\xff")
     assert main(["--checkpoint", str(trained_run), "--text", str(text)]) == 1
     assert "not UTF-8" in capsys.readouterr().err
+
+
+def test_the_attention_of_a_checkpoint_is_drawn(trained_run: Path, tmp_path: Path, capsys):
+    arguments = ["--checkpoint", str(trained_run), "--output", str(tmp_path / "out"), "--text"]
+    assert visualize([*arguments, "--prompt", "Return the"]) == 0
+    assert "layer 1, head 1" in capsys.readouterr().out
+    assert (tmp_path / "out" / "attention.png").stat().st_size > 5000
+    assert "ATTENTION_DATA" not in (tmp_path / "out" / "attention.html").read_text(encoding="utf-8")
+    assert visualize([*arguments, "--prompt", "x" * 500]) == 1
+    assert "between 1 and 32 can be drawn" in capsys.readouterr().err

@@ -91,7 +91,9 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., d_model) → (..., d_model)."""
-        return F.rms_norm(x, self.shape, self.weight, self.eps)
+        # In the precision of x: under autocast the weight is float32, and PyTorch fuses equal types only.
+        weight = None if self.weight is None else self.weight.to(x.dtype)
+        return F.rms_norm(x, self.shape, weight, self.eps)
 
 
 class Dropout(nn.Module):
