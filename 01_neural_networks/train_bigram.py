@@ -90,14 +90,15 @@ def draw(path: Path, curves: dict[str, Curve], references: dict[str, float], pro
     """The learning curve beside the learned table, for the bytes of printable ASCII."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(14, 6), dpi=120, layout="constrained")
+    figure = Figure(figsize=(18, 9), dpi=110, layout="constrained")
     left, right = figure.subplots(1, 2)
     draw_curves(left, curves, references, "step")
     left.set_title("Gradient descent approaches the counts")
     shown = range(32, 127)
     image = right.imshow(np.sqrt(probabilities[32:127, 32:127]), cmap="magma_r", vmin=0, vmax=1)
-    right.set_xticks(range(len(shown)), [chr(byte) for byte in shown], fontsize=5, family="monospace")
-    right.set_yticks(range(len(shown)), [chr(byte) for byte in shown], fontsize=5, family="monospace")
+    right.set_xticks(range(len(shown)), [chr(byte) for byte in shown], fontsize=6, family="monospace")
+    right.set_yticks(range(len(shown)), [chr(byte) for byte in shown], fontsize=6, family="monospace")
+    right.tick_params(length=0, pad=1)
     right.set(xlabel="next byte", ylabel="byte before", title="p(next | before); the colour is the square root")
     figure.colorbar(image, ax=right, shrink=0.8)
     return save_figure(figure, path)

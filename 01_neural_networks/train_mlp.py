@@ -34,6 +34,7 @@ from neural_networks.optimizers import SGD, Adam, Momentum
 OPTIMIZERS = {"adam": Adam, "momentum": Momentum, "sgd": SGD}
 LOOKS = 20  # at the held-out text, on the way
 LOOK_BYTES = 20_000
+DIVERGED = 1000.0  # nats a byte: nothing comes back from there
 
 
 def main() -> None:
@@ -68,14 +69,18 @@ def main() -> None:
 
         losses, looks = np.empty(steps), ([0], [model.total_nats(look) / (len(look) - 1) / math.log(2)])
         start = time.perf_counter()
-        with progress_bar(console) as progress:
+        # A diverging run overflows; the check below says so in one line.
+        with progress_bar(console) as progress, np.errstate(over="ignore", invalid="ignore"):
             task = progress.add_task("Training", total=steps, note="")
             for step in range(steps):
                 optimizer.lr = lr * (1 - step / steps)
                 losses[step] = model.loss_and_gradients(windows[rng.integers(0, len(windows), batch_size)])
                 optimizer.step([model.gradients])
-                if not math.isfinite(losses[step]):
-                    raise MLPError(f"the loss is {losses[step]} at step {step + 1}; try a smaller --lr than {lr}")
+                if not math.isfinite(losses[step]) or losses[step] > DIVERGED:
+                    raise MLPError(
+                        f"training diverged: a loss of {losses[step]:.0f} nats a byte at step {step + 1:,}, where a "
+                        f"uniform guess costs {math.log(256):.1f}; try a smaller --lr than {lr}"
+                    )
                 if (step + 1) % max(1, steps // LOOKS) == 0:
                     looks[0].append(step + 1)
                     looks[1].append(model.total_nats(look) / (len(look) - 1) / math.log(2))

@@ -228,6 +228,18 @@ def test_a_script_trains_reports_and_draws(
     assert files[0].read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_run_that_diverges_says_so(root: Path, tmp_path: Path, text_file: Path):
+    sizes = ["--hidden", "8", "--steps", "200"]
+    result = run_script(
+        root, tmp_path, "train_mlp.py", "--corpus", str(text_file), *sizes, "--optimizer", "sgd", "--lr", "1e6"
+    )
+    assert result.returncode == 1
+    assert "training diverged" in result.stderr
+    assert "try a smaller --lr than 1000000.0" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert "Warning" not in result.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
