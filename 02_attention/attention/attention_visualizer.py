@@ -99,12 +99,12 @@ def draw_heatmaps(weights: Tensor, tokens: Sequence[str], path: Path | str, titl
 
     layers, heads, time, _ = weights.shape
     columns = heads + (layers > 1)  # the rollout is a column of its own
-    cell = 1.1 + 0.13 * min(time, 24)
+    cell = 1.1 + 0.11 * min(time, 32)
     figure, axes = plt.subplots(
         layers, columns, figsize=(cell * columns + 0.8, cell * layers + 0.6), squeeze=False, layout="constrained"
     )
     labels = [visible_token(token).replace("$", r"\$") for token in tokens]  # matplotlib reads $…$ as mathematics
-    few = time <= 24  # more labels than that would overlap
+    few = time <= 32  # more labels than that would overlap
     for layer in range(layers):
         for column in range(columns):
             axis = axes[layer][column]
