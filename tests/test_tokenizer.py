@@ -17,7 +17,9 @@ from tokenizer.bpe_tokenizer import BPETokenizer
 from tokenizer.character_tokenizer import CharacterTokenizer
 from tokenizer.interface import END_OF_TEXT, TokenizerError, load_tokenizer
 from tokenizer.patterns import GPT2_PATTERN
-from tokenizer.tokenizer_trainer import count_pre_tokens, learn_merges, train_bpe
+from tokenizer.merge_learner import learn_merges
+from tokenizer.pre_token_counts import count_pre_tokens
+from tokenizer.tokenizer_trainer import train_bpe
 
 TEXT = Path(__file__).read_text(encoding="utf-8") * 2 + "naïve café — 東京 🙂👩‍👩‍👧 don't  stop\n\n\t end   "
 

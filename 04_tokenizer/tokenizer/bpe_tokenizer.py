@@ -4,70 +4,81 @@ Byte pair encoding (Gage, 1994; Sennrich et al., 2016) starts from single symbol
 most frequent pair by a new symbol, again and again. Here the symbols are the 256 bytes, as in
 GPT-2, so that any text can be encoded and nothing is ever unknown.
 
-`tokenizer_trainer` learns the merges; this module applies them.
+`tokenizer_trainer` learns the merges; this module applies them. A short text goes pre-token by
+pre-token, a long one through the arrays of `bulk_encoder`; the ids are the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
-from itertools import pairwise
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, ClassVar, Literal
 
-import regex
+import numpy as np
+from numpy.typing import NDArray
 
-from tokenizer.interface import Tokenizer, TokenizerError, split_special
-from tokenizer.patterns import GPT2_PATTERN
+from tokenizer.bulk_encoder import BulkEncoder
+from tokenizer.interface import Tokenizer, TokenizerError, check_special_tokens, split_special
+from tokenizer.merging import Merger, Pair
+from tokenizer.patterns import GPT2_PATTERN, PreTokenizer, replace_surrogates, to_utf8
+from tokenizer.pre_token_table import PIECE_LENGTH
 
-Pair = tuple[int, int]
+BULK_LENGTH = 4000  # characters, from which on arrays are faster
 # Pre-tokens repeat (Zipf's law), so their ids are remembered; the bound keeps memory constant.
 CACHE_SIZE = 1 << 18
 LONGEST_CACHED = 64  # characters; longer pre-tokens hardly ever come twice
 
 
 class BPETokenizer(Tokenizer):
-    """Ids 0–255 are the bytes, then one id a merge in the order learned, then the special tokens.
+    """Tokens are the 256 bytes, then one a merge in the order learned, then the special tokens.
 
     >>> tokenizer = BPETokenizer(merges=[(104, 105), (32, 256)])  # "h" + "i", " " + "hi"
     >>> tokenizer.encode("hi hi!")
     [256, 257, 33]
 
     Args:
-        merges: pairs of ids, earlier ones having priority; each may use the ids made before it.
+        merges: pairs of token numbers, earlier ones having priority; each may use the tokens made before it.
         special_tokens: texts that get an id of their own, in order.
         pattern: cuts text into pre-tokens.
+        ids: the id of each token in that order, where it is not 0, 1, 2, …: GPT-2 for one numbers the
+            bytes in another order. Numbers may be left out.
 
     Raises:
-        TokenizerError: a merge uses an id that does not exist yet, or specials are repeated or empty.
+        TokenizerError: a merge uses a token that does not exist yet or is listed twice, specials or ids
+            repeat, or the pattern is no regular expression.
     """
 
     type_name: ClassVar[str] = "bpe"
 
-    def __init__(self, merges: Iterable[Pair], special_tokens: Iterable[str] = (), pattern: str = GPT2_PATTERN):
+    def __init__(
+        self,
+        merges: Iterable[Pair],
+        special_tokens: Iterable[str] = (),
+        pattern: str = GPT2_PATTERN,
+        ids: Sequence[int] | None = None,
+    ):
         self.merges = [(int(left), int(right)) for left, right in merges]
         self.pattern = pattern
-        self._pre_tokens = regex.compile(pattern)
-        self._merged_id: dict[Pair, int] = {}
-        self._token_bytes = [bytes([byte]) for byte in range(256)]
-        for left, right in self.merges:
-            new_id = len(self._token_bytes)
-            if not (0 <= left < new_id and 0 <= right < new_id):
-                raise TokenizerError(f"merge {new_id - 256} joins ({left}, {right}), but only ids below {new_id} exist")
-            if (left, right) in self._merged_id:
-                raise TokenizerError(f"the merge ({left}, {right}) is listed twice")
-            self._merged_id[left, right] = new_id
-            self._token_bytes.append(self._token_bytes[left] + self._token_bytes[right])
+        token_bytes = _spell_tokens(self.merges)
+        specials = check_special_tokens(special_tokens)
+        tokens = len(token_bytes) + len(specials)
+        self.ids = list(range(tokens)) if ids is None else [int(index) for index in ids]
+        if len(self.ids) != tokens or len(set(self.ids)) != tokens or min(self.ids) < 0:
+            raise TokenizerError(f"{tokens} tokens need as many ids, all different and none below 0")
+        if max(self.ids) >= 1 << 32:
+            raise TokenizerError(f"an id must be below 2³², got {max(self.ids)}")
 
-        specials = list(special_tokens)
-        if len(set(specials)) != len(specials) or "" in specials:
-            raise TokenizerError(f"special tokens must be distinct and not empty, got {specials}")
-        self._special_ids = {text: len(self._token_bytes) + index for index, text in enumerate(specials)}
-        self._token_bytes += [text.encode("utf-8") for text in specials]
+        special_ids = self.ids[len(token_bytes) :]
+        self._special_ids = dict(zip(specials, special_ids, strict=True))
+        self._bytes_of_id = dict(zip(self.ids, [*token_bytes, *map(to_utf8, specials)], strict=True))
+        self._pre_tokenizer = PreTokenizer(pattern)
+        self._merger = Merger(self.merges)
+        self._bulk = BulkEncoder(self._pre_tokenizer, self._merger, np.array(self.ids, dtype=np.uint32))
         self._cache: dict[str, list[int]] = {}
 
     @property
     def vocab_size(self) -> int:
-        """256 bytes, the merges and the special tokens."""
-        return len(self._token_bytes)
+        """One more than the largest id: 256 bytes, the merges and the special tokens, where no id is left out."""
+        return max(self.ids) + 1
 
     @property
     def special_tokens(self) -> dict[str, int]:
@@ -82,26 +93,55 @@ class BPETokenizer(Tokenizer):
         Raises:
             TokenizerError: `allowed_special` names a token that does not exist.
         """
+        if len(text) >= BULK_LENGTH:
+            return self.encode_to_array(text, allowed_special).tolist()
         ids: list[int] = []
         for piece, special_id in split_special(text, self._special_ids, allowed_special):
-            ids += self._encode_ordinary(piece) if special_id is None else [special_id]
+            ids += self._encode_short(piece) if special_id is None else [special_id]
         return ids
+
+    def encode_batch(
+        self, texts: Iterable[str], allowed_special: Literal["all"] | Collection[str] = ()
+    ) -> list[list[int]]:
+        """Encode many texts; faster than one by one. See `Tokenizer.encode_batch`."""
+        array, ends = self._encode_many(texts, allowed_special)
+        ids, limits = array.tolist(), [0, *ends.tolist()]
+        return [ids[start:end] for start, end in zip(limits, limits[1:], strict=False)]
+
+    def encode_to_array(
+        self, text: str, allowed_special: Literal["all"] | Collection[str] = ()
+    ) -> NDArray[np.uint32]:
+        """Encode a text of any length into an array. See `Tokenizer.encode_to_array`."""
+        return self._encode_many([text], allowed_special)[0]
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """The exact bytes of the ids. See `Tokenizer.decode_bytes`."""
-        parts = []
-        for index in ids:
-            if not 0 <= index < len(self._token_bytes):
-                raise TokenizerError(f"id {index} is outside the vocabulary of {self.vocab_size}")
-            parts.append(self._token_bytes[index])
-        return b"".join(parts)
+        try:
+            return b"".join(map(self._bytes_of_id.__getitem__, ids))
+        except KeyError as error:
+            raise TokenizerError(f"id {error.args[0]} is outside the vocabulary of {self.vocab_size}") from None
 
-    def _encode_ordinary(self, text: str) -> list[int]:
+    def last_safe_cut(self, text: str, start: int, end: int) -> int:
+        """See `Tokenizer.last_safe_cut`; -1 for every text if the pattern is not one of `patterns`."""
+        return self._pre_tokenizer.last_safe_cut(text, start, end)
+
+    def token_path(self, pre_token: str) -> list[list[bytes]]:
+        """The merging of one pre-token, step by step: its bytes, then the tokens after each merge.
+
+        >>> BPETokenizer([(104, 105), (32, 256)]).token_path(" hi")
+        [[b' ', b'h', b'i'], [b' ', b'hi'], [b' hi']]
+        """
+        spelled = _spell_tokens(self.merges)
+        return [[spelled[token] for token in step] for step in self._merger.steps(to_utf8(pre_token))]
+
+    def _encode_short(self, text: str) -> list[int]:
+        if not text.isascii():
+            text = replace_surrogates(text)
         cache, ids = self._cache, []
-        for pre_token in self._pre_tokens.findall(text):
+        for pre_token in self._pre_tokenizer.split(text):
             known = cache.get(pre_token)
             if known is None:
-                known = self._merge(list(to_utf8(pre_token)))
+                known = [self.ids[token] for token in self._merger.merge(pre_token.encode("utf-8"))]
                 if len(pre_token) <= LONGEST_CACHED:
                     if len(cache) >= CACHE_SIZE:
                         cache.clear()
@@ -109,49 +149,57 @@ class BPETokenizer(Tokenizer):
             ids += known
         return ids
 
-    def _merge(self, ids: list[int]) -> list[int]:
-        """Apply merges to one pre-token, always the earliest learned one that is possible."""
-        merged_id, never = self._merged_id, len(self._token_bytes)
-        while len(ids) > 1:
-            # New ids are handed out in the order of learning, so the smallest one comes first.
-            best = min(merged_id.get(pair, never) for pair in pairwise(ids))
-            if best == never:
-                break
-            ids = replace_pair(ids, self.merges[best - 256], best)
-        return ids
+    def _encode_many(
+        self, texts: Iterable[str], allowed_special: Literal["all"] | Collection[str]
+    ) -> tuple[NDArray[np.uint32], NDArray[np.intp]]:
+        """The ids of all texts, and for each text the position behind its last."""
+        pieces: list[str] = []
+        special_ids: list[int] = []
+        pieces_before_special: list[int] = []
+        pieces_before_end: list[int] = []  # of each text
+        specials_before_end: list[int] = []
+        for text in texts:
+            for part, special_id in split_special(text, self._special_ids, allowed_special):
+                if special_id is None:
+                    pieces += self._pre_tokenizer.pieces(part, PIECE_LENGTH)
+                else:
+                    special_ids.append(special_id)
+                    pieces_before_special.append(len(pieces))
+            pieces_before_end.append(len(pieces))
+            specials_before_end.append(len(special_ids))
+        ids, ends = self._bulk.encode(pieces)
+        ends = np.append(0, ends)
+        if special_ids:
+            ids = np.insert(ids, ends[pieces_before_special], special_ids)
+        return ids, ends[pieces_before_end] + np.array(specials_before_end, dtype=np.intp)
 
     def to_json(self) -> dict[str, Any]:
-        """Pattern, special tokens and merges."""
-        return {"pattern": self.pattern, "special_tokens": list(self._special_ids), "merges": self.merges}
+        """Pattern, special tokens, merges, and the ids where they are not in order."""
+        content = {"pattern": self.pattern, "special_tokens": list(self._special_ids), "merges": self.merges}
+        return content if self.ids == list(range(len(self.ids))) else {**content, "ids": self.ids}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> BPETokenizer:
         """Inverse of `to_json`."""
-        return cls(data["merges"], data["special_tokens"], data["pattern"])
+        return cls(data["merges"], data["special_tokens"], data["pattern"], data.get("ids"))
+
+    def __reduce__(self) -> tuple[Callable[[dict[str, Any]], BPETokenizer], tuple[dict[str, Any]]]:
+        # For other processes: what defines the tokenizer, without what it remembers.
+        return BPETokenizer.from_json, (self.to_json(),)
 
 
-def to_utf8(text: str) -> bytes:
-    """UTF-8 bytes; a lone surrogate becomes U+FFFD, as Rust tokenizers have it."""
-    try:
-        return text.encode("utf-8")
-    except UnicodeEncodeError:
-        return text.encode("utf-16", errors="surrogatepass").decode("utf-16", errors="replace").encode("utf-8")
+def _spell_tokens(merges: Sequence[Pair]) -> list[bytes]:
+    """The bytes of each token: the 256 single ones, then those of each merge.
 
-
-def replace_pair(ids: list[int], pair: Pair, new_id: int) -> list[int]:
-    """Replace every occurrence of a pair, from left to right.
-
-    >>> replace_pair([1, 1, 1, 2], (1, 1), 9)
-    [9, 1, 2]
+    Raises:
+        TokenizerError: a merge uses a token that does not exist yet, or is listed twice.
     """
-    left, right = pair
-    replaced: list[int] = []
-    index, last = 0, len(ids) - 1
-    while index <= last:
-        if index < last and ids[index] == left and ids[index + 1] == right:
-            replaced.append(new_id)
-            index += 2
-        else:
-            replaced.append(ids[index])
-            index += 1
-    return replaced
+    token_bytes = [bytes([byte]) for byte in range(256)]
+    for index, (left, right) in enumerate(merges):
+        if not (0 <= left < 256 + index and 0 <= right < 256 + index):
+            raise TokenizerError(f"merge {index} joins ({left}, {right}), but only tokens below {256 + index} exist")
+        token_bytes.append(token_bytes[left] + token_bytes[right])
+    if len(set(merges)) != len(merges):
+        twice = next(pair for index, pair in enumerate(merges) if pair in merges[:index])
+        raise TokenizerError(f"the merge {twice} is listed twice")
+    return token_bytes

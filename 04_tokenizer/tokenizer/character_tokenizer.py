@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from typing import Any, ClassVar, Literal
 
-from tokenizer.interface import Tokenizer, TokenizerError, split_special
+from tokenizer.interface import Tokenizer, TokenizerError, check_special_tokens, split_special
 
 
 class CharacterTokenizer(Tokenizer):
@@ -26,12 +26,10 @@ class CharacterTokenizer(Tokenizer):
 
     def __init__(self, characters: Iterable[str], special_tokens: Iterable[str] = ()):
         self.characters = list(characters)
-        specials = list(special_tokens)
+        specials = check_special_tokens(special_tokens)
         self._ids = {character: index for index, character in enumerate(self.characters)}
         if len(self._ids) != len(self.characters) or any(len(character) != 1 for character in self.characters):
             raise TokenizerError("a character vocabulary needs single characters, each once")
-        if len(set(specials)) != len(specials) or "" in specials:
-            raise TokenizerError(f"special tokens must be distinct and not empty, got {specials}")
         self._special_ids = {text: len(self.characters) + index for index, text in enumerate(specials)}
         self._texts = self.characters + specials
 
@@ -79,6 +77,10 @@ class CharacterTokenizer(Tokenizer):
                 raise TokenizerError(f"id {index} is outside the vocabulary of {self.vocab_size}")
             texts.append(self._texts[index])
         return "".join(texts).encode("utf-8", errors="surrogatepass")
+
+    def last_safe_cut(self, text: str, start: int, end: int) -> int:
+        """Anywhere. See `Tokenizer.last_safe_cut`."""
+        return min(end, len(text)) if end > start else -1
 
     def to_json(self) -> dict[str, Any]:
         """The characters as one string, and the special tokens."""

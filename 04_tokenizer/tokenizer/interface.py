@@ -13,13 +13,16 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import regex
+from numpy.typing import NDArray
+
+from tokenizer.errors import TokenizerError
+from tokenizer.streaming import join_safely
+
+__all__ = ["END_OF_TEXT", "Tokenizer", "TokenizerError", "check_special_tokens", "load_tokenizer", "split_special"]
 
 END_OF_TEXT = "<|endoftext|>"  # stands before every document of a data set, as in GPT-2
-
-
-class TokenizerError(ValueError):
-    """A text, id or file that a tokenizer cannot take, said in one line."""
 
 
 class Tokenizer(ABC):
@@ -49,6 +52,38 @@ class Tokenizer(ABC):
             text: any string.
             allowed_special: special tokens whose text becomes their id; the others are encoded as
                 the ordinary characters they are made of.
+        """
+
+    def encode_batch(
+        self, texts: Iterable[str], allowed_special: Literal["all"] | Collection[str] = ()
+    ) -> list[list[int]]:
+        """Encode texts one after the other, none seeing the others."""
+        return [self.encode(text, allowed_special) for text in texts]
+
+    def encode_to_array(
+        self, text: str, allowed_special: Literal["all"] | Collection[str] = ()
+    ) -> NDArray[np.uint32]:
+        """Like `encode`, into an array: a list of a million ids takes ten times the memory."""
+        return np.array(self.encode(text, allowed_special), dtype=np.uint32)
+
+    def encode_iterable(
+        self, texts: Iterable[str], allowed_special: Literal["all"] | Collection[str] = ()
+    ) -> Iterator[int]:
+        """The ids of `"".join(texts)`, one by one, in memory that does not grow with the text.
+
+        Args:
+            texts: parts of one text in order, such as the lines of an open file.
+            allowed_special: as in `encode`; a special token may lie across two parts.
+        """
+        specials = allowed_names(self.special_tokens, allowed_special)
+        for chunk in join_safely(texts, self.last_safe_cut, specials):
+            yield from self.encode(chunk, allowed_special)
+
+    @abstractmethod
+    def last_safe_cut(self, text: str, start: int, end: int) -> int:
+        """The last position in (start, end] where the two parts of the text give the ids of the whole.
+
+        Special tokens are left out of account. -1 where there is no such position.
         """
 
     @abstractmethod
@@ -96,10 +131,22 @@ class Tokenizer(ABC):
         return json.dumps({"type": self.type_name, **self.to_json()}, ensure_ascii=False, indent=0) + "\n"
 
 
-def split_special(
-    text: str, special_ids: Mapping[str, int], allowed: Literal["all"] | Collection[str]
-) -> Iterator[tuple[str, int | None]]:
-    """Cut text at the special tokens that are allowed: (ordinary text, None) or (special, its id).
+def check_special_tokens(special_tokens: Iterable[str]) -> list[str]:
+    """The special tokens as a list.
+
+    Raises:
+        TokenizerError: one is empty or comes twice.
+    """
+    if isinstance(special_tokens, str):
+        raise TokenizerError(f"special tokens are a list of texts, got the single text {special_tokens!r}")
+    specials = list(special_tokens)
+    if len(set(specials)) != len(specials) or "" in specials:
+        raise TokenizerError(f"special tokens must be distinct and not empty, got {specials}")
+    return specials
+
+
+def allowed_names(special_ids: Mapping[str, int], allowed: Literal["all"] | Collection[str]) -> set[str]:
+    """The texts of the special tokens that are allowed.
 
     Raises:
         TokenizerError: `allowed` names a token that does not exist.
@@ -108,6 +155,18 @@ def split_special(
     if not names <= special_ids.keys():
         unknown = sorted(names - special_ids.keys())
         raise TokenizerError(f"unknown special tokens {unknown}; there are {sorted(special_ids)}")
+    return names
+
+
+def split_special(
+    text: str, special_ids: Mapping[str, int], allowed: Literal["all"] | Collection[str]
+) -> Iterator[tuple[str, int | None]]:
+    """Cut text at the special tokens that are allowed: (ordinary text, None) or (special, its id).
+
+    Raises:
+        TokenizerError: `allowed` names a token that does not exist.
+    """
+    names = allowed_names(special_ids, allowed)
     if not names:
         yield text, None
         return
@@ -125,7 +184,9 @@ def load_tokenizer(path: Path | str) -> Tokenizer:
         TokenizerError: the file is missing, damaged or not one of ours.
     """
     from tokenizer.bpe_tokenizer import BPETokenizer
+    from tokenizer.byte_tokenizer import ByteTokenizer
     from tokenizer.character_tokenizer import CharacterTokenizer
+    from tokenizer.wordpiece_tokenizer import WordPieceTokenizer
 
     path = Path(path)
     try:
@@ -134,7 +195,8 @@ def load_tokenizer(path: Path | str) -> Tokenizer:
         raise TokenizerError(f"there is no tokenizer at {path}") from None
     except (OSError, ValueError) as error:
         raise TokenizerError(f"{path} is not a readable tokenizer file: {error}") from None
-    kinds: dict[str, type[Tokenizer]] = {kind.type_name: kind for kind in (BPETokenizer, CharacterTokenizer)}
+    all_kinds = (BPETokenizer, ByteTokenizer, CharacterTokenizer, WordPieceTokenizer)
+    kinds: dict[str, type[Tokenizer]] = {kind.type_name: kind for kind in all_kinds}
     kind = kinds.get(data.get("type", "")) if isinstance(data, dict) else None
     if kind is None:
         raise TokenizerError(f'{path} is not a tokenizer of this project: its "type" should be one of {sorted(kinds)}')

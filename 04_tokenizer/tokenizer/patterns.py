@@ -1,11 +1,153 @@
 """Patterns that cut text into pre-tokens; BPE merges within a pre-token and never across two.
 
-Without the cut, merges would learn "dog." and "dog!" as words of their own. The patterns need the
-`regex` package: the standard library's `re` has no \\p{…} classes.
+Without the cut, merges would learn "dog." and "dog!" as words of their own.
+
+The patterns need Unicode classes such as \\p{L}, which the `regex` package has and the standard
+library's `re` has not. But `re` is twice as fast, and below U+10000 a class can be written out as the
+ranges of characters that it holds. So `PreTokenizer` asks `regex` once what the classes hold, and then
+uses `re`, except for texts with characters from U+10000 on, such as emoji.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+from functools import lru_cache
+
+import regex
+
+from tokenizer.errors import TokenizerError
+
 # GPT-2 (Radford et al., 2019): contractions; letters, digits or other symbols, each run with at
 # most one space before it; white space, whose last space is left to the word that follows.
 GPT2_PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
+
+# GPT-4 (tiktoken's cl100k_base): digits in groups of three; a word takes any one symbol before it;
+# contractions in either case; line ends stay with the punctuation before them.
+CL100K_PATTERN = (
+    r"""'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"""
+    r"""|\s+(?!\s|\S)|\s*[\r\n]|\s+(?!\S)|\s"""
+)
+
+# GPT-4o (tiktoken's o200k_base): besides, words are cut where lower case goes over to upper case.
+O200K_PATTERN = (
+    r"""[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?"""
+    r"""|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?"""
+    r"""|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"""
+)
+
+# Where a text may be cut so that its parts give the pre-tokens of the whole, searched from the end.
+# In each of these patterns white space behind such a character begins a pre-token, and nothing
+# before it depends on what follows. Of an unknown pattern nothing can be said.
+_SAFE_CUTS = {
+    GPT2_PATTERN: r"(?r)\S(?=\s)",
+    CL100K_PATTERN: r"(?r)[\p{L}\p{N}](?=\s)",
+    O200K_PATTERN: r"(?r)[\p{L}\p{N}](?=\s)",
+}
+_ASTRAL = re.compile("[\U00010000-\U0010ffff]")
+
+
+def to_utf8(text: str) -> bytes:
+    """UTF-8 bytes; a lone surrogate becomes U+FFFD, as Rust tokenizers have it."""
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError:
+        return replace_surrogates(text).encode("utf-8")
+
+
+def replace_surrogates(text: str) -> str:
+    """The text with pairs of surrogates joined to characters, and lone ones replaced by U+FFFD."""
+    return text.encode("utf-16", errors="surrogatepass").decode("utf-16", errors="replace")
+
+
+class PreTokenizer:
+    """Cuts text by a pattern.
+
+    >>> PreTokenizer(GPT2_PATTERN).split("I'll pay  12 euros")
+    ['I', "'ll", ' pay', ' ', ' 12', ' euros']
+
+    Args:
+        pattern: a regular expression in the syntax of the `regex` package. It should match every
+            character of every text; what it leaves out could not be encoded.
+
+    Raises:
+        TokenizerError: the pattern is no regular expression.
+    """
+
+    def __init__(self, pattern: str = GPT2_PATTERN):
+        self.pattern = pattern
+        self.is_known = pattern in _SAFE_CUTS
+        try:
+            self._regex = regex.compile(pattern)
+        except regex.error as error:
+            raise TokenizerError(f"the pattern {pattern!r} is not a regular expression: {error}") from None
+        self._re = re.compile(spell_out_classes(pattern)) if self.is_known else None
+        self._cut = regex.compile(_SAFE_CUTS[pattern]) if self.is_known else None
+
+    def split(self, text: str) -> list[str]:
+        """The pre-tokens of a text, in order.
+
+        Raises:
+            TokenizerError: the pattern leaves characters of the text out.
+        """
+        if self._re is not None:
+            if text.isascii() or not _ASTRAL.search(text):
+                return self._re.findall(text)
+            return self._regex.findall(text)
+        pieces = [match.group() for match in self._regex.finditer(text) if match.group()]
+        if sum(map(len, pieces)) != len(text):
+            raise TokenizerError(f"the pattern {self.pattern!r} leaves characters out; end it with |. or |\\s+")
+        return pieces
+
+    def pieces(self, text: str, length: int) -> Iterator[str]:
+        """Cut a text into pieces of about `length` characters that have the pre-tokens of the whole.
+
+        A piece is longer where there is no safe place to cut; with a pattern that is not one of this
+        module's, the whole text is one piece.
+        """
+        start = 0
+        while self.is_known and len(text) - start > length:
+            window = length
+            while (cut := self.last_safe_cut(text, start, start + window)) == -1 and start + window < len(text):
+                window *= 2  # doubled, so that a text without any such place takes linear time
+            if cut == -1:
+                break
+            yield text[start:cut]
+            start = cut
+        if start < len(text):
+            yield text[start:]
+
+    def last_safe_cut(self, text: str, start: int, end: int) -> int:
+        """The last position in (start, end] where the text can be cut without changing a pre-token; -1: none."""
+        if self._cut is None:
+            return -1
+        # One character more, so that the white space behind the cut can be seen.
+        match = self._cut.search(text, start, min(end + 1, len(text)))
+        return match.end() if match else -1
+
+
+@lru_cache(maxsize=8)
+def spell_out_classes(pattern: str) -> str:
+    """The pattern for the standard library's `re`, with \\p{…}, \\s and \\S as ranges of characters.
+
+    Equal to the original on all text below U+10000.
+
+    >>> spell_out_classes(r"[\\s!]").isascii()  # \\s has characters beyond ASCII, such as U+00A0
+    False
+    """
+    every_character = "".join(map(chr, range(0x10000)))
+
+    def ranges(name: str) -> str:
+        runs = regex.findall(f"{name}+", every_character)
+        return "".join(re.escape(run[0]) + (f"-{re.escape(run[-1])}" if len(run) > 1 else "") for run in runs)
+
+    parts, in_brackets = [], False
+    for token in regex.findall(r"\\p\{\w+\}|\\s|\\S|\\.|.", pattern):
+        if token.startswith("\\p") or token == r"\s":
+            parts.append(ranges(token) if in_brackets else f"[{ranges(token)}]")
+        elif token == r"\S":
+            parts.append(f"[^{ranges(chr(92) + 's')}]")
+        else:
+            in_brackets = token == "[" or (in_brackets and token != "]")
+            parts.append(token)
+    return "".join(parts)

@@ -1,0 +1,91 @@
+"""Byte-level BPE for long texts and many texts: everything that repeats is done once, the rest in NumPy.
+
+Text → numbers of pre-tokens (`PreTokenTable`) → ids. The ids of each distinct pre-token stand in one long
+array, one pre-token after the other, and the text's ids are copied out of it by one `take`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tokenizer.merging import Merger
+from tokenizer.patterns import PreTokenizer
+from tokenizer.pre_token_table import LONGEST_KEY, PreTokenTable
+
+# Distinct pre-tokens that are remembered, about 100 bytes each; then all are forgotten.
+CACHE_SIZE = 1 << 19
+# New pre-tokens are merged side by side, and the more there are the faster that is for each.
+_BATCHES_AT_ONCE = 16
+
+
+class BulkEncoder:
+    """Encodes ordinary text, without special tokens.
+
+    Args:
+        pre_tokenizer: cuts the text.
+        merger: merges pre-tokens.
+        ids: id of each token, `(tokens,)` uint32, by the token's number.
+    """
+
+    def __init__(self, pre_tokenizer: PreTokenizer, merger: Merger, ids: NDArray[np.uint32]):
+        self._pre_tokenizer, self._merger, self._id_of_token = pre_tokenizer, merger, ids
+        self._forget()
+
+    def _forget(self) -> None:
+        self._table = PreTokenTable(self._pre_tokenizer)
+        # Of pre-token n, the ids stand at [_first[n], _first[n] + _count[n]).
+        self._ids = np.empty(0, dtype=np.uint32)
+        self._first = np.empty(0, dtype=np.intp)
+        self._count = np.empty(0, dtype=np.intp)
+
+    def encode(self, texts: Iterable[str]) -> tuple[NDArray[np.uint32], NDArray[np.intp]]:
+        """Encode texts one after the other, none seeing the others.
+
+        Returns:
+            ids: `(ids of all texts,)`.
+            ends: `(texts,)`, for each text the position in `ids` behind its last.
+        """
+        all_ids, all_ends, before = [np.empty(0, dtype=np.uint32)], [np.empty(0, dtype=np.intp)], 0
+        for ids, ends in self._encode_batches(texts):
+            all_ids.append(ids)
+            all_ends.append(ends + before)
+            before += len(ids)
+        return np.concatenate(all_ids), np.concatenate(all_ends)
+
+    def _encode_batches(self, texts: Iterable[str]) -> Iterator[tuple[NDArray[np.uint32], NDArray[np.intp]]]:
+        texts = iter(texts)
+        while True:
+            batches = list(islice(self._table.number(texts), _BATCHES_AT_ONCE))
+            if not batches:
+                return
+            self._learn_new_pre_tokens()
+            for numbers, ends in batches:
+                counts = self._count.take(numbers)
+                after = np.cumsum(counts)
+                total = int(after[-1]) if len(after) else 0
+                # For each id of the text, its place in `_ids`: where its pre-token's ids begin, and then on.
+                places = np.repeat(self._first.take(numbers) - (after - counts), counts) + np.arange(total)
+                yield self._ids.take(places), np.append(0, after)[ends]
+            if len(self._table) > CACHE_SIZE:
+                self._forget()
+
+    def _learn_new_pre_tokens(self) -> None:
+        known = len(self._count)
+        packed = self._table.packed(known)
+        if not len(packed):
+            return
+        tokens, counts = self._merger.merge_many(packed)
+        long = np.flatnonzero(packed[:, -1] > LONGEST_KEY)
+        if len(long):
+            pre_tokens = self._table.pre_tokens(known)
+            merged = [self._merger.merge(pre_tokens[row]) for row in long.tolist()]
+            places = np.repeat(np.cumsum(counts)[long], list(map(len, merged)))
+            tokens = np.insert(tokens, places, np.concatenate(merged))
+            counts[long] = list(map(len, merged))
+        first = len(self._ids) + np.cumsum(counts) - counts
+        self._ids = np.append(self._ids, self._id_of_token[tokens])
+        self._first, self._count = np.append(self._first, first), np.append(self._count, counts)

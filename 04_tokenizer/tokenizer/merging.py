@@ -1,0 +1,161 @@
+"""Applying merges to pre-tokens: to one, to a very long one, and to thousands at once.
+
+All three do the same: while some pair of neighbours has a merge, apply the merge that was learned first,
+leftmost occurrence first. Tokens are numbered as `BPETokenizer` numbers them: 0–255 the bytes, then
+one number a merge, so that the merge that was learned first is the one that makes the smallest number.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import defaultdict
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tokenizer.key_table import KeyTable
+
+Pair = tuple[int, int]
+_LONG = 200  # bytes, from which on searching the whole pre-token for each merge is the slower way
+_NO_MERGE = 1 << 30  # above every token number
+_ROWS = 1 << 13  # pre-tokens merged side by side; the arrays made from so many fit into a cache
+
+
+class Merger:
+    """Applies merges.
+
+    >>> merger = Merger([(104, 105), (32, 256)])  # "h" + "i", " " + "hi"
+    >>> merger.merge(b" hihi")
+    [257, 256]
+
+    Args:
+        merges: pairs of token numbers, in the order learned.
+    """
+
+    def __init__(self, merges: Sequence[Pair]):
+        self._merged = {pair: 256 + index for index, pair in enumerate(merges)}
+        self._table: KeyTable | None = None  # made when it is first needed
+
+    def merge(self, pre_token: bytes) -> list[int]:
+        """The tokens of one pre-token."""
+        if len(pre_token) > _LONG:
+            return self._merge_long(pre_token)
+        find, tokens = self._merged.get, list(pre_token)
+        made = [find(pair, _NO_MERGE) for pair in pairwise(tokens)]  # by the pair that begins at each token
+        while made and (best := min(made)) != _NO_MERGE:
+            at = made.index(best)
+            tokens[at : at + 2] = [best]
+            del made[at]
+            if at < len(made):
+                made[at] = find((best, tokens[at + 1]), _NO_MERGE)
+            if at:
+                made[at - 1] = find((tokens[at - 1], best), _NO_MERGE)
+        return tokens
+
+    def steps(self, pre_token: bytes) -> list[list[int]]:
+        """The tokens before the first merge, after each, and after the last."""
+        steps = [list(pre_token)]
+        while True:
+            tokens = steps[-1]
+            made = [self._merged.get(pair, _NO_MERGE) for pair in pairwise(tokens)]
+            if not made or min(made) == _NO_MERGE:
+                return steps
+            at = made.index(min(made))
+            steps.append([*tokens[:at], made[at], *tokens[at + 2 :]])
+
+    def _merge_long(self, pre_token: bytes) -> list[int]:
+        """The same for a pre-token of any length, such as a megabyte without a space.
+
+        For each merge that is possible somewhere it keeps the list of places, and takes the merges in
+        order. Each merge makes at most two new places, so that the time grows with the length times
+        the logarithm of the number of merges, not with the square of the length.
+        """
+        find, tokens = self._merged.get, list(pre_token)
+        count = len(tokens)
+        following, preceding = list(range(1, count + 1)), list(range(-1, count - 1))
+        places: dict[int, list[int]] = defaultdict(list)
+        for place, pair in enumerate(pairwise(tokens)):
+            if (made := find(pair)) is not None:
+                places[made].append(place)
+        due = sorted(places)  # a sorted list is a heap
+        while due:
+            new = heapq.heappop(due)
+            for place in sorted(places.pop(new)):
+                right = following[place]
+                if right >= count or tokens[place] == -1 or find((tokens[place], tokens[right])) != new:
+                    continue  # one of the two has been merged with another neighbour meanwhile
+                tokens[place], tokens[right] = new, -1
+                left, right = preceding[place], following[right]
+                following[place] = right
+                if right < count:
+                    preceding[right] = place
+                    self._note(places, due, (new, tokens[right]), place)
+                if left >= 0:
+                    self._note(places, due, (tokens[left], new), left)
+        return [token for token in tokens if token != -1]
+
+    def _note(self, places: dict[int, list[int]], due: list[int], pair: Pair, place: int) -> None:
+        made = self._merged.get(pair)
+        if made is not None:
+            if made not in places:
+                heapq.heappush(due, made)
+            places[made].append(place)
+
+    def merge_many(self, packed: NDArray[np.uint8]) -> tuple[NDArray[np.int32], NDArray[np.intp]]:
+        """Merge many short pre-tokens side by side.
+
+        Args:
+            packed: `(pre-tokens, 16)`, bytes of each and last their number, at most 15; a row with a
+                larger number is taken for an empty one.
+
+        Returns:
+            tokens: the tokens of all rows, one after the other.
+            counts: `(pre-tokens,)`, how many tokens each row has.
+        """
+        parts = [self._merge_rows(packed[row : row + _ROWS]) for row in range(0, len(packed), _ROWS)]
+        if not parts:
+            return np.empty(0, dtype=np.int32), np.empty(0, dtype=np.intp)
+        return np.concatenate([tokens for tokens, _ in parts]), np.concatenate([counts for _, counts in parts])
+
+    def _merge_rows(self, packed: NDArray[np.uint8]) -> tuple[NDArray[np.int32], NDArray[np.intp]]:
+        width = packed.shape[1] - 1
+        sizes = packed[:, -1].astype(np.intp)
+        sizes[sizes > width] = 0
+        column = np.arange(width)
+        # (rows, width + 1): the tokens of a row, then -1; the last column is always -1.
+        tokens = np.full((len(packed), width + 1), -1, dtype=np.int32)
+        np.copyto(tokens[:, :width], packed[:, :width], where=column < sizes[:, None])
+        made = self._find(tokens[:, :-1], tokens[:, 1:])  # (rows, width), by the pair beginning there
+        result = tokens.copy()
+        rows = np.arange(len(packed))  # which row of the result each row is
+        while True:
+            here = np.arange(len(rows))
+            at = made.argmin(axis=1)  # of several smallest, the leftmost
+            new = made[here, at]
+            going = new != _NO_MERGE
+            result[rows[~going]] = tokens[~going]
+            rows, tokens, made, at, new = rows[going], tokens[going], made[going], at[going], new[going]
+            if not len(rows):
+                break
+            here = here[: len(rows)]
+            behind = column > at[:, None]  # columns that move one to the left
+            tokens[:, :-1] = np.where(behind, tokens[:, 1:], tokens[:, :-1])
+            tokens[here, at] = new
+            made[:, :-1] = np.where(behind[:, :-1], made[:, 1:], made[:, :-1])
+            made[:, -1] = _NO_MERGE
+            made[here, at] = self._find(new, tokens[here, at + 1])
+            inner = np.flatnonzero(at)
+            made[inner, at[inner] - 1] = self._find(tokens[inner, at[inner] - 1], new[inner])
+        valid = result >= 0
+        return result[valid], valid.sum(axis=1)
+
+    def _find(self, left: NDArray[np.int32], right: NDArray[np.int32]) -> NDArray[np.int32]:
+        """Token that each pair makes, `_NO_MERGE` where it has no merge."""
+        if self._table is None:
+            pairs = np.array(list(self._merged), dtype=np.int64).reshape(-1, 2).astype(np.uint64)
+            self._table = KeyTable()
+            self._table.extend(pairs[:, 0].copy(), pairs[:, 1].copy())
+        found = self._table.find(left.astype(np.uint64).ravel(), right.astype(np.uint64).ravel())
+        return np.where(found >= 0, found + 256, _NO_MERGE).astype(np.int32).reshape(left.shape)

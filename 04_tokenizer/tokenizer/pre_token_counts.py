@@ -1,0 +1,105 @@
+"""Counting the pre-tokens of a text of any size, in as many processes as wanted.
+
+The text comes in documents, each a text or an iterator over its parts, and is cut into chunks where that
+changes no pre-token. A chunk is counted in one process; the counts are added up in this one.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+
+import numpy as np
+import regex
+
+from tokenizer.parallel import map_in_order
+from tokenizer.patterns import GPT2_PATTERN, PreTokenizer
+from tokenizer.pre_token_table import PIECE_LENGTH, PreTokenTable
+from tokenizer.streaming import join_safely
+
+CHUNK_LENGTH = 1 << 22  # characters that one process counts at a time
+_TABLE_SIZE = 1 << 20  # pre-tokens that a process remembers between two chunks
+
+Chunk = list[str]  # texts, none of which sees the others
+
+
+def count_pre_tokens(
+    documents: Iterable[str | Iterable[str]],
+    pattern: str = GPT2_PATTERN,
+    special_tokens: Iterable[str] = (),
+    workers: int = 1,
+    max_distinct: int | None = None,
+    on_characters: Callable[[int], None] | None = None,
+) -> Counter[bytes]:
+    """How often each pre-token occurs, as UTF-8 bytes.
+
+    >>> count_pre_tokens(["to be or not to be"])[b" be"]
+    2
+
+    Args:
+        documents: texts, or iterators over the parts of a text.
+        pattern: cuts text into pre-tokens.
+        special_tokens: left out; the text before and the text after one do not see each other.
+        workers: processes. See `parallel.map_in_order` for what more than one needs.
+        max_distinct: bound on memory: when more than twice so many different pre-tokens have come up,
+            the rarest are dropped until so many are left. The result is then no longer exact.
+        on_characters: called with the number of characters of each chunk that has been counted.
+    """
+    counts: Counter[bytes] = Counter()
+    chunks = _chunks(documents, PreTokenizer(pattern), list(special_tokens))
+    for words, occurrences, characters in map_in_order(_count_chunk, chunks, workers, _prepare, (pattern,)):
+        for word, occurrence in zip(words, occurrences, strict=True):
+            counts[word] += occurrence
+        if max_distinct is not None and len(counts) > 2 * max_distinct:
+            counts = Counter(dict(counts.most_common(max_distinct)))
+        if on_characters is not None:
+            on_characters(characters)
+    return counts
+
+
+def _chunks(
+    documents: Iterable[str | Iterable[str]], pre_tokenizer: PreTokenizer, special_tokens: list[str]
+) -> Iterator[Chunk]:
+    """Lists of texts of about `CHUNK_LENGTH` characters together."""
+    separators = regex.compile("|".join(map(regex.escape, sorted(special_tokens, key=len, reverse=True))))
+    chunk: Chunk = []
+    length = 0
+    for document in documents:
+        parts: Iterable[str] = [document] if isinstance(document, str) else document
+        for text in join_safely(parts, pre_tokenizer.last_safe_cut, special_tokens, CHUNK_LENGTH):
+            if any(special in text for special in special_tokens):
+                chunk += [piece for piece in separators.split(text) if piece]
+            else:
+                chunk.append(text)
+            length += len(text)
+            if length >= CHUNK_LENGTH:
+                yield chunk
+                chunk, length = [], 0
+    if chunk:
+        yield chunk
+
+
+_table: PreTokenTable  # of this process
+
+
+def _prepare(pattern: str) -> None:
+    global _table
+    _table = PreTokenTable(PreTokenizer(pattern))
+
+
+def _count_chunk(chunk: Chunk) -> tuple[list[bytes], list[int], int]:
+    """The pre-tokens of a chunk, how often each occurs, and the number of characters."""
+    global _table
+    pre_tokenizer = _table.pre_tokenizer
+    counts = np.zeros(len(_table), dtype=np.int64)
+    pieces = (piece for text in chunk for piece in pre_tokenizer.pieces(text, PIECE_LENGTH))
+    for numbers, _ in _table.number(pieces):
+        found = np.bincount(numbers, minlength=len(counts))
+        found[: len(counts)] += counts
+        counts = found
+    occurring = np.flatnonzero(counts)
+    words = _table.pre_tokens()
+    result = [words[number] for number in occurring.tolist()], counts[occurring].tolist(), sum(map(len, chunk))
+    if len(_table) > _TABLE_SIZE:
+        _table = PreTokenTable(pre_tokenizer)
+    return result

@@ -1,0 +1,2 @@
+"""stub"""
+from tokenizer.character_tokenizer import CharacterTokenizer as WordPieceTokenizer
