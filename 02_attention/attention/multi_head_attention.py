@@ -18,6 +18,7 @@ python -m attention.multi_head_attention
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Protocol
 
@@ -52,6 +53,32 @@ class KeyValueStore(Protocol):
     def advance(self, num_tokens: int) -> None:
         """Count the tokens of a finished forward pass."""
         ...
+
+
+class RaggedStore(ABC):
+    """A store that attends too: several sequences of unequal length side by side in one row, without padding.
+
+    Where each sequence's tokens begin and which keys it has is known to the store alone, so that it is
+    handed the queries as well. Stage 7's paged cache is one. `length` and `advance` are `KeyValueStore`'s.
+    """
+
+    length: int = 0
+
+    @abstractmethod
+    def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor, score_bias: ScoreBias | None) -> Tensor:
+        """Store the new keys and values (1, kv_heads, tokens, head_dim), and let each sequence read its own.
+
+        Returns:
+            The shape of `queries`, (1, heads, tokens, head_dim).
+        """
+
+    def update(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Not for this store: its sequences cannot be told apart in what would be returned."""
+        raise TypeError("a ragged store attends by itself; call attend")
+
+    @abstractmethod
+    def advance(self, num_tokens: int) -> None:
+        """Count the tokens of a finished forward pass."""
 
 
 class MultiHeadAttention(nn.Module):
@@ -138,6 +165,9 @@ class MultiHeadAttention(nn.Module):
             k = self.key_norm(k)
         if rotate is not None:
             q, k = rotate(q), rotate(k)
+        if isinstance(store, RaggedStore):
+            heads = store.attend(self.layer, q, k, v, score_bias)
+            return self.output(heads.transpose(1, 2).reshape(batch, time, -1))
         if store is not None:
             k, v = store.update(self.layer, k, v)  # (batch, kv_heads, cached + time, head_dim)
         num_keys = k.shape[-2]
