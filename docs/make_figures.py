@@ -124,7 +124,7 @@ def sampling() -> Figure:
         "top-k 3": lambda x: keep_top_k(x, 3),
         "top-p 0.9": lambda x: keep_top_p(x, 0.9),
         "min-p 0.15": lambda x: keep_min_p(x, 0.15),
-        "typical 0.4": lambda x: keep_typical(x, 0.4),
+        "typical 0.3": lambda x: keep_typical(x, 0.3),
     }
     figure, axes = plt.subplots(1, len(processors), figsize=(11, 2.3), sharey=True, layout="constrained")
     for axis, (name, process) in zip(axes, processors.items(), strict=True):

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from transformer.config import GPTConfig
 from transformer.gpt_model import GPTModel
-from transformer.pretrained import PretrainedError, load_pretrained, save_pretrained
+from transformer.pretrained import PretrainedError, load_pretrained, main, save_pretrained
 from transformer.rope_scaling import RopeScaling, rotary_speeds
 
 transformers = pytest.importorskip("transformers")
@@ -288,3 +288,12 @@ def test_damaged_and_missing_files_are_named(tmp_path: Path):
     weights.unlink()
     with pytest.raises(PretrainedError, match=r"has no model\.safetensors"):
         load_pretrained(tmp_path)
+
+
+def test_the_command_describes_a_folder(tmp_path: Path, capsys):
+    random_model("qwen3").save_pretrained(tmp_path)
+    assert main([str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "Qwen3ForCausalLM" in out and "qk_norm_weight" in out
+    assert main([str(tmp_path / "none")]) == 1
+    assert capsys.readouterr().err.startswith("error: ")

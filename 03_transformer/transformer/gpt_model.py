@@ -3,11 +3,16 @@
 Token ids → embeddings → blocks → norm → one logit for every token of the vocabulary. With the parts
 of GPT-2 (layer norm, GELU, learned positions, biases) it is GPT-2; with those of Llama (RMSNorm,
 SwiGLU, rotary positions, no biases) it is Llama; with QK-norm besides it is Qwen3.
+
+python -m transformer.gpt_model
 """
 
 from __future__ import annotations
 
+import math
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -158,3 +163,23 @@ class GPTModel(nn.Module):
 def build_rotary(config: GPTConfig) -> RotaryEmbedding:
     """The rotary positions of a configuration."""
     return RotaryEmbedding(config.head_size, config.context_length, config.rope_theta, config.rope_scaling)
+
+
+def main() -> None:
+    """Follow the shapes through a small model, and show that it begins by knowing nothing."""
+    torch.manual_seed(0)
+    model = GPTModel(GPTConfig(vocab_size=1000, context_length=64, num_layers=2, d_model=128)).eval()
+    ids = torch.randint(1000, (4, 64))
+    print(f"{'token ids':26} {tuple(ids.shape)}")
+    names = ("token_embedding", "blocks.0.attention.query", "blocks.0.attention", "blocks.0", "blocks.1", "head")
+    for name in names:
+        module = model.get_submodule(name)
+        module.register_forward_hook(lambda _, __, out, name=name: print(f"{name:26} {tuple(out.shape)}"))
+    with torch.no_grad():
+        logits = model(ids)
+    loss = F.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten()).item()
+    print(f"\nloss of the untrained model {loss:.3f}; of a uniform guess ln 1000 = {math.log(1000):.3f}")
+
+
+if __name__ == "__main__":
+    main()

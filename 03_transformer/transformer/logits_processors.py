@@ -1,6 +1,8 @@
 """What can be done to logits before a token is drawn: each function is one idea.
 
 All take logits (..., vocab) and return new ones; a token that may not be drawn has logit -inf.
+
+python -m transformer.logits_processors
 """
 
 from __future__ import annotations
@@ -120,3 +122,27 @@ def keep_typical(logits: Tensor, mass: float) -> Tensor:
     cumulative = probabilities.gather(-1, indices).cumsum(dim=-1)
     last = (cumulative < mass).sum(dim=-1, keepdim=True).clamp(max=logits.shape[-1] - 1)
     return logits.masked_fill(distance > ordered.gather(-1, last), -torch.inf)
+
+
+def main() -> None:
+    """Show what each processor leaves of one distribution."""
+    logits = torch.tensor([3.0, 2.5, 2.3, 1.5, 1.2, 1.0, 0.4, 0.0, -1.0, -2.0])
+    rows = {
+        "as predicted": logits,
+        "temperature 0.5": logits / 0.5,
+        "temperature 2": logits / 2,
+        "top-k 3": keep_top_k(logits, 3),
+        "top-p 0.9": keep_top_p(logits, 0.9),
+        "min-p 0.15": keep_min_p(logits, 0.15),
+        "typical 0.3": keep_typical(logits, 0.3),
+        "repetition 1.5 of 0, 1": penalise_repetition(logits, [0, 1], 1.5),
+        "presence 1 of 0, 1": penalise_occurrences(logits, [0, 1], 1.0, 0.0),
+    }
+    print("probability of each of ten tokens, in percent\n")
+    for name, processed in rows.items():
+        cells = "".join(f"{100 * p:6.1f}" if p else "     ·" for p in processed.softmax(-1).tolist())
+        print(f"{name:23}{cells}")
+
+
+if __name__ == "__main__":
+    main()

@@ -4,14 +4,18 @@
     save_pretrained(model, "another/folder")         # transformers, vLLM and llama.cpp's converter read it
 
 A folder holds `config.json` and the weights, in one safetensors file or in shards with an index.
+
+python -m transformer.pretrained path/to/folder     # what is in it, in this project's terms
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -295,3 +299,33 @@ def _write_shards(tensors: dict[str, Tensor], folder: Path, max_bytes: int) -> l
     }
     (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
     return [*names, INDEX]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Describe a Hugging Face folder, or a model on the hub.
+
+    Returns:
+        The exit status.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m transformer.pretrained", description="Load a Hugging Face model and say what it is."
+    )
+    parser.add_argument("source", help="a folder, or a name on the hub such as openai-community/gpt2")
+    source = parser.parse_args(arguments).source
+    try:
+        folder = find_folder(source)
+        family, config = read_config(folder)
+        model = load_pretrained(folder)
+    except PretrainedError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"{family.architecture}, {model.num_parameters():,} parameters\n")
+    defaults = GPTConfig()
+    for name, value in config.to_dict().items():
+        if value != getattr(defaults, name):
+            print(f"  {name:16} {value}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
