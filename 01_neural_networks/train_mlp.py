@@ -2,7 +2,7 @@
 
 python 01_neural_networks/train_mlp.py
 python 01_neural_networks/train_mlp.py --optimizer sgd --lr 0.5
-python 01_neural_networks/train_mlp.py --corpus path/to/text --hidden 512 --steps 20000
+python 01_neural_networks/train_mlp.py --corpus path/to/text --hidden 256 --steps 5000
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--context", type=int, default=MLPConfig.context, help="bytes that it sees")
     parser.add_argument("--embedding_dim", type=int, default=MLPConfig.embedding_dim, help="numbers for each of them")
     parser.add_argument("--hidden", type=int, default=MLPConfig.hidden, help="width of the tanh layer")
-    parser.add_argument("--steps", type=int, default=20_000, help="batches to learn from")
+    parser.add_argument("--steps", type=int, default=16_000, help="batches to learn from")
     parser.add_argument("--batch_size", type=int, default=256, help="predictions in each")
     parser.add_argument("--optimizer", choices=OPTIMIZERS, default="adam", help="what to do with the gradient")
     parser.add_argument("--lr", type=float, default=4e-3, help="learning rate at first; it falls to 0 in a line")

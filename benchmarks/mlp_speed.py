@@ -19,8 +19,8 @@ LR = 1e-3
 # (sizes, batch size): as train_mlp.py has them, then smaller and larger.
 SHAPES = [
     (MLPConfig(), 256),
-    (MLPConfig(context=4, embedding_dim=10, hidden=64), 32),
-    (MLPConfig(context=12, embedding_dim=32, hidden=1024), 1024),
+    (MLPConfig(context=8, embedding_dim=16, hidden=128), 64),
+    (MLPConfig(context=16, embedding_dim=32, hidden=1024), 1024),
 ]
 
 

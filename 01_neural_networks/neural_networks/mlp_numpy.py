@@ -50,9 +50,9 @@ class MLPConfig:
         hidden: H, width of the tanh layer.
     """
 
-    context: int = 8
-    embedding_dim: int = 16
-    hidden: int = 256
+    context: int = 12
+    embedding_dim: int = 24
+    hidden: int = 512
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
