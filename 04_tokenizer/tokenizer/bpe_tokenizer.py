@@ -100,59 +100,14 @@ class BPETokenizer(Tokenizer):
             ids += self._encode_short(piece) if special_id is None else [special_id]
         return ids
 
-    def encode_batch(
-        self, texts: Iterable[str], allowed_special: Literal["all"] | Collection[str] = ()
-    ) -> list[list[int]]:
-        """Encode many texts; faster than one by one. See `Tokenizer.encode_batch`."""
-        array, ends = self._encode_many(texts, allowed_special)
-        ids, limits = array.tolist(), [0, *ends.tolist()]
-        return [ids[start:end] for start, end in zip(limits, limits[1:], strict=False)]
-
-    def encode_to_array(
-        self, text: str, allowed_special: Literal["all"] | Collection[str] = ()
-    ) -> NDArray[np.uint32]:
+    def encode_to_array(self, text: str, allowed_special: Literal["all"] | Collection[str] = ()) -> NDArray[np.uint32]:
         """Encode a text of any length into an array. See `Tokenizer.encode_to_array`."""
-        return self._encode_many([text], allowed_special)[0]
+        return self.encode_batch_to_array([text], allowed_special)[0]
 
-    def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        """The exact bytes of the ids. See `Tokenizer.decode_bytes`."""
-        try:
-            return b"".join(map(self._bytes_of_id.__getitem__, ids))
-        except KeyError as error:
-            raise TokenizerError(f"id {error.args[0]} is outside the vocabulary of {self.vocab_size}") from None
-
-    def last_safe_cut(self, text: str, start: int, end: int) -> int:
-        """See `Tokenizer.last_safe_cut`; -1 for every text if the pattern is not one of `patterns`."""
-        return self._pre_tokenizer.last_safe_cut(text, start, end)
-
-    def token_path(self, pre_token: str) -> list[list[bytes]]:
-        """The merging of one pre-token, step by step: its bytes, then the tokens after each merge.
-
-        >>> BPETokenizer([(104, 105), (32, 256)]).token_path(" hi")
-        [[b' ', b'h', b'i'], [b' ', b'hi'], [b' hi']]
-        """
-        spelled = _spell_tokens(self.merges)
-        return [[spelled[token] for token in step] for step in self._merger.steps(to_utf8(pre_token))]
-
-    def _encode_short(self, text: str) -> list[int]:
-        if not text.isascii():
-            text = replace_surrogates(text)
-        cache, ids = self._cache, []
-        for pre_token in self._pre_tokenizer.split(text):
-            known = cache.get(pre_token)
-            if known is None:
-                known = [self.ids[token] for token in self._merger.merge(pre_token.encode("utf-8"))]
-                if len(pre_token) <= LONGEST_CACHED:
-                    if len(cache) >= CACHE_SIZE:
-                        cache.clear()
-                    cache[pre_token] = known
-            ids += known
-        return ids
-
-    def _encode_many(
-        self, texts: Iterable[str], allowed_special: Literal["all"] | Collection[str]
+    def encode_batch_to_array(
+        self, texts: Iterable[str], allowed_special: Literal["all"] | Collection[str] = ()
     ) -> tuple[NDArray[np.uint32], NDArray[np.intp]]:
-        """The ids of all texts, and for each text the position behind its last."""
+        """Encode many texts, faster than one by one. See `Tokenizer.encode_batch_to_array`."""
         pieces: list[str] = []
         special_ids: list[int] = []
         pieces_before_special: list[int] = []
@@ -172,6 +127,41 @@ class BPETokenizer(Tokenizer):
         if special_ids:
             ids = np.insert(ids, ends[pieces_before_special], special_ids)
         return ids, ends[pieces_before_end] + np.array(specials_before_end, dtype=np.intp)
+
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        """The exact bytes of the ids. See `Tokenizer.decode_bytes`."""
+        try:
+            return b"".join(map(self._bytes_of_id.__getitem__, ids))
+        except KeyError as error:
+            raise TokenizerError(f"id {error.args[0]} is outside the vocabulary of {self.vocab_size}") from None
+
+    def last_safe_cut(self, text: str, start: int, end: int) -> int:
+        """See `Tokenizer.last_safe_cut`; -1 for every text if the pattern is not one of `patterns`."""
+        return self._pre_tokenizer.last_safe_cut(text, start, end)
+
+    def merge_steps(self, pre_token: str) -> list[list[bytes]]:
+        """The merging of one pre-token, step by step: its bytes, then the tokens after each merge.
+
+        >>> BPETokenizer([(104, 105), (32, 256)]).merge_steps(" hi")
+        [[b' ', b'h', b'i'], [b' ', b'hi'], [b' hi']]
+        """
+        spelled = _spell_tokens(self.merges)
+        return [[spelled[token] for token in step] for step in self._merger.steps(to_utf8(pre_token))]
+
+    def _encode_short(self, text: str) -> list[int]:
+        if not text.isascii():
+            text = replace_surrogates(text)
+        cache, ids = self._cache, []
+        for pre_token in self._pre_tokenizer.split(text):
+            known = cache.get(pre_token)
+            if known is None:
+                known = [self.ids[token] for token in self._merger.merge(pre_token.encode("utf-8"))]
+                if len(pre_token) <= LONGEST_CACHED:
+                    if len(cache) >= CACHE_SIZE:
+                        cache.clear()
+                    cache[pre_token] = known
+            ids += known
+        return ids
 
     def to_json(self) -> dict[str, Any]:
         """Pattern, special tokens, merges, and the ids where they are not in order."""

@@ -6,7 +6,7 @@ array, one pre-token after the other, and the text's ids are copied out of it by
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
 import numpy as np
@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 
 from tokenizer.merging import Merger
 from tokenizer.patterns import PreTokenizer
-from tokenizer.pre_token_table import LONGEST_KEY, PreTokenTable
+from tokenizer.pre_token_table import LONGEST_KEY, PreTokenTable, in_batches
 
 # Distinct pre-tokens that are remembered, about 100 bytes each; then all are forgotten.
 CACHE_SIZE = 1 << 19
 # New pre-tokens are merged side by side, and the more there are the faster that is for each.
 _BATCHES_AT_ONCE = 16
+_WIDTH = 47  # bytes of the longest pre-tokens that are merged side by side
 
 
 class BulkEncoder:
@@ -57,13 +58,11 @@ class BulkEncoder:
         return np.concatenate(all_ids), np.concatenate(all_ends)
 
     def _encode_batches(self, texts: Iterable[str]) -> Iterator[tuple[NDArray[np.uint32], NDArray[np.intp]]]:
-        texts = iter(texts)
-        while True:
-            batches = list(islice(self._table.number(texts), _BATCHES_AT_ONCE))
-            if not batches:
-                return
+        batches = in_batches(texts)
+        while several := list(islice(batches, _BATCHES_AT_ONCE)):
+            numbered = [self._table.number(batch) for batch in several]
             self._learn_new_pre_tokens()
-            for numbers, ends in batches:
+            for numbers, ends in numbered:
                 counts = self._count.take(numbers)
                 after = np.cumsum(counts)
                 total = int(after[-1]) if len(after) else 0
@@ -80,12 +79,24 @@ class BulkEncoder:
             return
         tokens, counts = self._merger.merge_many(packed)
         long = np.flatnonzero(packed[:, -1] > LONGEST_KEY)
-        if len(long):
-            pre_tokens = self._table.pre_tokens(known)
-            merged = [self._merger.merge(pre_tokens[row]) for row in long.tolist()]
+        if len(long):  # their rows are empty so far
+            merged = self._merge_long(self._table.long_pre_tokens((known + long).tolist()))
             places = np.repeat(np.cumsum(counts)[long], list(map(len, merged)))
             tokens = np.insert(tokens, places, np.concatenate(merged))
             counts[long] = list(map(len, merged))
         first = len(self._ids) + np.cumsum(counts) - counts
         self._ids = np.append(self._ids, self._id_of_token[tokens])
         self._first, self._count = np.append(self._first, first), np.append(self._count, counts)
+
+    def _merge_long(self, pre_tokens: list[bytes]) -> list[Sequence[int] | NDArray[np.int32]]:
+        """Those of up to `_WIDTH` bytes side by side, the others one by one."""
+        merged: list[Sequence[int] | NDArray[np.int32]] = [() for _ in pre_tokens]
+        rows = [row for row, pre_token in enumerate(pre_tokens) if len(pre_token) <= _WIDTH]
+        padded = b"".join(pre_tokens[row].ljust(_WIDTH, b"\0") + bytes([len(pre_tokens[row])]) for row in rows)
+        tokens, counts = self._merger.merge_many(np.frombuffer(padded, dtype=np.uint8).reshape(-1, _WIDTH + 1))
+        for row, part in zip(rows, np.split(tokens, np.cumsum(counts)[:-1]), strict=False):
+            merged[row] = part
+        for row, pre_token in enumerate(pre_tokens):
+            if len(pre_token) > _WIDTH:
+                merged[row] = self._merger.merge(pre_token)
+        return merged

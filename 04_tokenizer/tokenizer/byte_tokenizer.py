@@ -50,9 +50,7 @@ class ByteTokenizer(Tokenizer):
         """One id a UTF-8 byte; a lone surrogate is encoded as U+FFFD. See `Tokenizer.encode`."""
         return self.encode_to_array(text, allowed_special).tolist()
 
-    def encode_to_array(
-        self, text: str, allowed_special: Literal["all"] | Collection[str] = ()
-    ) -> NDArray[np.uint32]:
+    def encode_to_array(self, text: str, allowed_special: Literal["all"] | Collection[str] = ()) -> NDArray[np.uint32]:
         """The same into an array."""
         parts = [
             np.frombuffer(to_utf8(piece), dtype=np.uint8) if special_id is None else np.array([special_id])

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from tokenizer.errors import TokenizerError
 from tokenizer.streaming import join_safely
+from tokenizer.text_files import write_atomically
 
 __all__ = ["END_OF_TEXT", "Tokenizer", "TokenizerError", "check_special_tokens", "load_tokenizer", "split_special"]
 
@@ -54,17 +55,29 @@ class Tokenizer(ABC):
                 the ordinary characters they are made of.
         """
 
+    def encode_to_array(self, text: str, allowed_special: Literal["all"] | Collection[str] = ()) -> NDArray[np.uint32]:
+        """Like `encode`, into an array, which takes a tenth of the memory of a list."""
+        return np.array(self.encode(text, allowed_special), dtype=np.uint32)
+
+    def encode_batch_to_array(
+        self, texts: Iterable[str], allowed_special: Literal["all"] | Collection[str] = ()
+    ) -> tuple[NDArray[np.uint32], NDArray[np.intp]]:
+        """Encode texts one after the other, none seeing the others.
+
+        Returns:
+            ids: `(ids of all texts,)`.
+            ends: `(texts,)`, for each text the position in `ids` behind its last.
+        """
+        arrays = [self.encode_to_array(text, allowed_special) for text in texts]
+        ends = np.cumsum([len(array) for array in arrays], dtype=np.intp)
+        return np.concatenate([np.empty(0, dtype=np.uint32), *arrays]), ends
+
     def encode_batch(
         self, texts: Iterable[str], allowed_special: Literal["all"] | Collection[str] = ()
     ) -> list[list[int]]:
-        """Encode texts one after the other, none seeing the others."""
-        return [self.encode(text, allowed_special) for text in texts]
-
-    def encode_to_array(
-        self, text: str, allowed_special: Literal["all"] | Collection[str] = ()
-    ) -> NDArray[np.uint32]:
-        """Like `encode`, into an array: a list of a million ids takes ten times the memory."""
-        return np.array(self.encode(text, allowed_special), dtype=np.uint32)
+        """Like `encode_batch_to_array`, a list of ids for each text."""
+        ids, ends = self.encode_batch_to_array(texts, allowed_special)
+        return [ids[start:end].tolist() for start, end in pairwise([0, *ends.tolist()])]
 
     def encode_iterable(
         self, texts: Iterable[str], allowed_special: Literal["all"] | Collection[str] = ()
@@ -114,14 +127,7 @@ class Tokenizer(ABC):
 
     def save(self, path: Path | str) -> None:
         """Write the tokenizer as JSON, under a temporary name first so that no half file is left."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        try:
-            temporary.write_text(self._serialise(), encoding="utf-8", newline="\n")
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_atomically(Path(path), self._serialise())
 
     def sha256(self) -> str:
         """Hash of the saved form: data made with one tokenizer is never read with another."""

@@ -20,7 +20,7 @@ from tokenizer.key_table import KeyTable
 Pair = tuple[int, int]
 _LONG = 200  # bytes, from which on searching the whole pre-token for each merge is the slower way
 _NO_MERGE = 1 << 30  # above every token number
-_ROWS = 1 << 13  # pre-tokens merged side by side; the arrays made from so many fit into a cache
+_ROWS = 1 << 11  # pre-tokens merged side by side; the arrays made from so many fit into a cache
 
 
 class Merger:
@@ -107,49 +107,47 @@ class Merger:
         """Merge many short pre-tokens side by side.
 
         Args:
-            packed: `(pre-tokens, 16)`, bytes of each and last their number, at most 15; a row with a
-                larger number is taken for an empty one.
+            packed: `(pre-tokens, width + 1)`, bytes of each and last their number, at most `width`; a row with
+                a larger number is taken for an empty one.
 
         Returns:
             tokens: the tokens of all rows, one after the other.
             counts: `(pre-tokens,)`, how many tokens each row has.
         """
-        parts = [self._merge_rows(packed[row : row + _ROWS]) for row in range(0, len(packed), _ROWS)]
-        if not parts:
-            return np.empty(0, dtype=np.int32), np.empty(0, dtype=np.intp)
-        return np.concatenate([tokens for tokens, _ in parts]), np.concatenate([counts for _, counts in parts])
-
-    def _merge_rows(self, packed: NDArray[np.uint8]) -> tuple[NDArray[np.int32], NDArray[np.intp]]:
-        width = packed.shape[1] - 1
         sizes = packed[:, -1].astype(np.intp)
-        sizes[sizes > width] = 0
-        column = np.arange(width)
-        # (rows, width + 1): the tokens of a row, then -1; the last column is always -1.
-        tokens = np.full((len(packed), width + 1), -1, dtype=np.int32)
-        np.copyto(tokens[:, :width], packed[:, :width], where=column < sizes[:, None])
-        made = self._find(tokens[:, :-1], tokens[:, 1:])  # (rows, width), by the pair beginning there
-        result = tokens.copy()
-        rows = np.arange(len(packed))  # which row of the result each row is
+        sizes[sizes >= packed.shape[1]] = 0
+        tokens = np.full(packed.shape, -1, dtype=np.int32)  # each row its tokens, then -1
+        by_size = np.argsort(sizes, kind="stable")  # rows of one size together need no wider array than that
+        for rows in np.split(by_size, range(_ROWS, len(by_size), _ROWS)):
+            width = int(sizes[rows[-1:]].max(initial=1))
+            spelled = packed[rows, :width].astype(np.int32)
+            tokens[rows, :width] = self._merge_rows(np.where(np.arange(width) < sizes[rows, None], spelled, -1))
+        valid = tokens >= 0
+        return tokens[valid], valid.sum(axis=1)
+
+    def _merge_rows(self, tokens: NDArray[np.int32]) -> NDArray[np.int32]:
+        """`(rows, width)`: bytes, then -1, to tokens, then -1."""
+        result, width = tokens.copy(), tokens.shape[1]
+        rows, column = np.arange(len(tokens)), np.arange(width)  # `rows`: those of the result still at work
+        tokens = np.pad(tokens, ((0, 0), (0, 1)), constant_values=-1)  # so that the last has a neighbour
+        made = self._find(tokens[:, :-1], tokens[:, 1:])  # (rows, width), by the pair that begins there
         while True:
-            here = np.arange(len(rows))
             at = made.argmin(axis=1)  # of several smallest, the leftmost
-            new = made[here, at]
+            new = made[np.arange(len(rows)), at]
             going = new != _NO_MERGE
-            result[rows[~going]] = tokens[~going]
+            result[rows[~going]] = tokens[~going, :-1]
             rows, tokens, made, at, new = rows[going], tokens[going], made[going], at[going], new[going]
             if not len(rows):
-                break
-            here = here[: len(rows)]
-            behind = column > at[:, None]  # columns that move one to the left
-            tokens[:, :-1] = np.where(behind, tokens[:, 1:], tokens[:, :-1])
+                return result
+            here = np.arange(len(rows))
+            behind = column > at[:, None]  # what moves one to the left
+            np.copyto(tokens[:, :-1], tokens[:, 1:].copy(), where=behind)
             tokens[here, at] = new
-            made[:, :-1] = np.where(behind[:, :-1], made[:, 1:], made[:, :-1])
+            np.copyto(made[:, :-1], made[:, 1:].copy(), where=behind[:, :-1])
             made[:, -1] = _NO_MERGE
             made[here, at] = self._find(new, tokens[here, at + 1])
             inner = np.flatnonzero(at)
             made[inner, at[inner] - 1] = self._find(tokens[inner, at[inner] - 1], new[inner])
-        valid = result >= 0
-        return result[valid], valid.sum(axis=1)
 
     def _find(self, left: NDArray[np.int32], right: NDArray[np.int32]) -> NDArray[np.int32]:
         """Token that each pair makes, `_NO_MERGE` where it has no merge."""

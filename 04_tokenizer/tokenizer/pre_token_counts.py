@@ -14,7 +14,7 @@ import regex
 
 from tokenizer.parallel import map_in_order
 from tokenizer.patterns import GPT2_PATTERN, PreTokenizer
-from tokenizer.pre_token_table import PIECE_LENGTH, PreTokenTable
+from tokenizer.pre_token_table import PIECE_LENGTH, PreTokenTable, in_batches
 from tokenizer.streaming import join_safely
 
 CHUNK_LENGTH = 1 << 22  # characters that one process counts at a time
@@ -93,7 +93,8 @@ def _count_chunk(chunk: Chunk) -> tuple[list[bytes], list[int], int]:
     pre_tokenizer = _table.pre_tokenizer
     counts = np.zeros(len(_table), dtype=np.int64)
     pieces = (piece for text in chunk for piece in pre_tokenizer.pieces(text, PIECE_LENGTH))
-    for numbers, _ in _table.number(pieces):
+    for batch in in_batches(pieces):
+        numbers, _ = _table.number(batch)
         found = np.bincount(numbers, minlength=len(counts))
         found[: len(counts)] += counts
         counts = found

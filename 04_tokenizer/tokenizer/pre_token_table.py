@@ -26,11 +26,25 @@ _LOW_MASK = np.array([(1 << 8 * min(size, 8)) - 1 for size in range(LONGEST_KEY 
 _HIGH_MASK = np.array([(1 << 8 * max(size - 8, 0)) - 1 for size in range(LONGEST_KEY + 1)] + [0], dtype=np.uint64)
 
 
+def in_batches(texts: Iterable[str]) -> Iterator[list[str]]:
+    """Put texts together until they have about `PIECE_LENGTH` characters."""
+    batch: list[str] = []
+    length = 0
+    for text in texts:
+        if batch and length + len(text) > PIECE_LENGTH:
+            yield batch
+            batch, length = [], 0
+        batch.append(text)
+        length += len(text)
+    if batch:
+        yield batch
+
+
 class PreTokenTable:
     """Gives each distinct pre-token a number: 0, 1, 2, …
 
     >>> table = PreTokenTable(PreTokenizer(GPT2_PATTERN))
-    >>> numbers, ends = next(table.number(["to be or not", "to be"]))
+    >>> numbers, ends = table.number(["to be or not", "to be"])
     >>> [table.pre_tokens()[number] for number in numbers[ends[0] :]]
     [b'to', b' be']
 
@@ -46,53 +60,21 @@ class PreTokenTable:
     def __len__(self) -> int:
         return len(self._keys)
 
-    def number(self, texts: Iterable[str]) -> Iterator[tuple[NDArray[np.int32], NDArray[np.intp]]]:
-        """The pre-tokens of the texts, a batch of texts at a time.
+    def number(self, texts: list[str]) -> tuple[NDArray[np.int32], NDArray[np.intp]]:
+        """The pre-tokens of some texts, none seeing the others.
 
-        Yields:
-            numbers: `(pre-tokens,)`, those of the batch one after the other.
-            ends: `(texts in the batch,)`, for each text the position in `numbers` behind its last.
+        Args:
+            texts: best as many as `in_batches` puts together.
+
+        Returns:
+            numbers: `(pre-tokens,)`, those of all texts one after the other.
+            ends: `(texts,)`, for each text the position in `numbers` behind its last.
         """
-        batch: list[str] = []
-        length = 0
-        for text in texts:
-            if batch and length + len(text) > PIECE_LENGTH:
-                yield self._number_batch(batch)
-                batch, length = [], 0
-            batch.append(text)
-            length += len(text)
-        if batch:
-            yield self._number_batch(batch)
-
-    def packed(self, first: int = 0) -> NDArray[np.uint8]:
-        """The pre-tokens from number `first` on, `(pre-tokens, 16)`: their bytes, and last their length.
-
-        A length of 16 says that the pre-token is longer than `LONGEST_KEY`; the other bytes then mean nothing.
-        """
-        words = np.stack([self._keys.low[first:], self._keys.high[first:]], axis=1)
-        return words.astype("<u8", copy=False).view(np.uint8)
-
-    def pre_tokens(self, first: int = 0) -> list[bytes]:
-        """The pre-tokens from number `first` on."""
-        packed, long = self.packed(first), list(self._long)
-        data, which = packed.tobytes(), self._keys.low[first:].tolist()
-        return [
-            data[16 * row : 16 * row + size] if size <= LONGEST_KEY else long[which[row]]
-            for row, size in enumerate(packed[:, -1].tolist())
-        ]
-
-    def add_counts(self, pre_tokens: list[bytes]) -> NDArray[np.int32]:
-        """Numbers of pre-tokens that are already cut, such as another process found."""
-        data = b"".join(pre_tokens)
-        lengths = np.fromiter(map(len, pre_tokens), dtype=np.intp, count=len(pre_tokens))
-        return self._look_up(data, np.cumsum(lengths) - lengths, lengths)
-
-    def _number_batch(self, texts: list[str]) -> tuple[NDArray[np.int32], NDArray[np.intp]]:
         joined = _BARRIER.join(texts) + _BARRIER
         try:
             data = joined.encode("utf-8")
         except UnicodeEncodeError:
-            return self._number_batch([replace_surrogates(text) for text in texts])
+            return self.number([replace_surrogates(text) for text in texts])
         barriers = np.cumsum([len(text) + 1 for text in texts]) - 1
         is_ascii = len(data) == len(joined)
         codes = np.frombuffer(data if is_ascii else joined.encode("utf-32-le"), dtype=np.uint8 if is_ascii else "<u4")
@@ -109,11 +91,34 @@ class PreTokenTable:
         numbers = self._look_up(data, np.delete(starts, which), np.delete(lengths, which))
         return numbers, which - np.arange(len(which))
 
+    def packed(self, first: int = 0) -> NDArray[np.uint8]:
+        """The pre-tokens from number `first` on, `(pre-tokens, 16)`: their bytes, and last their length.
+
+        A length of 16 says that the pre-token is longer than `LONGEST_KEY`; the other bytes then mean nothing.
+        """
+        words = np.stack([self._keys.low[first:], self._keys.high[first:]], axis=1)
+        return words.astype("<u8", copy=False).view(np.uint8)
+
+    def pre_tokens(self) -> list[bytes]:
+        """All pre-tokens, by number."""
+        packed, long = self.packed(), list(self._long)
+        data, which = packed.tobytes(), self._keys.low.tolist()
+        return [
+            data[16 * row : 16 * row + size] if size <= LONGEST_KEY else long[which[row]]
+            for row, size in enumerate(packed[:, -1].tolist())
+        ]
+
+    def long_pre_tokens(self, numbers: list[int]) -> list[bytes]:
+        """The pre-tokens with these numbers, which must be longer than `LONGEST_KEY`."""
+        long, which = list(self._long), self._keys.low
+        return [long[which[number]] for number in numbers]
+
     def _search_starts(self, texts: list[str]) -> NDArray[np.intp]:
-        lengths: list[int] = []
+        found: list[int] = []
         for text in texts:
-            lengths += map(len, self.pre_tokenizer.split(text))
-            lengths.append(len(_BARRIER))
+            found += map(len, self.pre_tokenizer.split(text))
+            found.append(len(_BARRIER))
+        lengths = np.array(found, dtype=np.intp)
         return np.cumsum(lengths) - lengths
 
     def _look_up(self, data: bytes, starts: NDArray[np.intp], lengths: NDArray[np.intp]) -> NDArray[np.int32]:

@@ -59,7 +59,9 @@ def _cut_between(
 ) -> int:
     # Near the end of what has been read, the beginning of a special token may not be recognised yet.
     cut = last_safe_cut(text, start, min(end, len(text) - longest))
-    while cut != -1 and any(special in text[max(cut - longest + 1, 0) : cut + longest - 1] for special in special_tokens):
+    while cut != -1 and any(
+        special in text[max(cut - longest + 1, 0) : cut + longest - 1] for special in special_tokens
+    ):
         cut = last_safe_cut(text, start, cut - 1)
     return cut
 

@@ -1,11 +1,13 @@
-"""Reading text that may be larger than memory."""
+"""Text files: read whole, read in blocks where they may be larger than memory, written all or nothing."""
 
 from __future__ import annotations
 
 import codecs
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from tokenizer.errors import TokenizerError
 
@@ -72,3 +74,35 @@ def _lines(blocks: Iterator[str]) -> Iterator[str]:
         *complete, begun = (begun + block).split("\n")
         yield from complete
     yield begun
+
+
+def read_text(path: Path | str) -> str:
+    """A small UTF-8 file; a `TokenizerError` that names it if that fails."""
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise TokenizerError(f"there is no file {path}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise TokenizerError(f"{path} cannot be read: {error}") from None
+
+
+def read_json(path: Path | str) -> dict[str, Any]:
+    """A JSON file that holds an object; a `TokenizerError` that names it if not."""
+    try:
+        content = json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        raise TokenizerError(f"{path} is not JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise TokenizerError(f"{path} should hold a JSON object, it holds a {type(content).__name__}")
+    return content
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a file under a temporary name, then rename it, so that no half file is left."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

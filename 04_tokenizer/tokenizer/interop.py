@@ -1,0 +1,178 @@
+"""Other programs' files: GPT-2's vocab.json and merges.txt, and tiktoken's ranks, both ways.
+
+Hugging Face's tokenizer.json is in `huggingface_files`.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+from tokenizer.bpe_tokenizer import BPETokenizer
+from tokenizer.errors import TokenizerError
+from tokenizer.interface import END_OF_TEXT
+from tokenizer.merging import Pair
+from tokenizer.patterns import GPT2_PATTERN
+from tokenizer.text_files import read_json, read_text, write_atomically
+
+
+def _printable_bytes() -> dict[int, str]:
+    """GPT-2 writes each byte as a printable character: itself where it has one, else one from U+0100 on."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {byte: chr(byte) for byte in printable} | {byte: chr(256 + index) for index, byte in enumerate(others)}
+
+
+CHARACTER_OF_BYTE = _printable_bytes()
+BYTE_OF_CHARACTER = {character: byte for byte, character in CHARACTER_OF_BYTE.items()}
+
+
+def to_printable(data: bytes) -> str:
+    """Bytes in GPT-2's printable form.
+
+    >>> to_printable(" é".encode())
+    'ĠÃ©'
+    """
+    return "".join(CHARACTER_OF_BYTE[byte] for byte in data)
+
+
+def from_printable(text: str) -> bytes:
+    """Inverse of `to_printable`.
+
+    Raises:
+        TokenizerError: a character that stands for no byte.
+    """
+    try:
+        return bytes(BYTE_OF_CHARACTER[character] for character in text)
+    except KeyError as error:
+        raise TokenizerError(f"{text!r} is not in GPT-2's byte alphabet: it has {error.args[0]!r}") from None
+
+
+def tokenizer_from_vocabulary(
+    ids: dict[bytes, int], merges: Iterable[tuple[bytes, bytes]], special_ids: dict[str, int], pattern: str
+) -> BPETokenizer:
+    """Build a tokenizer from tokens given by their bytes.
+
+    Args:
+        ids: id of every ordinary token.
+        merges: pairs of tokens, in the order learned.
+        special_ids: id of every special token.
+        pattern: cuts text into pre-tokens.
+
+    Raises:
+        TokenizerError: a byte has no id, or vocabulary and merges do not fit.
+    """
+    missing = [byte for byte in range(256) if bytes([byte]) not in ids]
+    if missing:
+        raise TokenizerError(f"the vocabulary lacks {len(missing)} of the 256 bytes, such as {missing[0]:#04x}")
+    number = {bytes([byte]): byte for byte in range(256)}
+    numbered: list[Pair] = []
+    for left, right in merges:
+        if left not in number or right not in number or left + right not in ids:
+            raise TokenizerError(f"merge {len(numbered)} joins {left!r} and {right!r}, which the vocabulary lacks")
+        numbered.append((number[left], number[right]))
+        number[left + right] = 255 + len(numbered)
+    if len(ids) != len(number):
+        stray = next(token for token in ids if token not in number)
+        raise TokenizerError(f"{len(ids) - len(number)} tokens are made by no merge, such as {stray!r}")
+    in_order = sorted(special_ids, key=special_ids.__getitem__)
+    all_ids = [*(ids[token] for token in number), *(special_ids[text] for text in in_order)]
+    plain = list(range(len(all_ids)))
+    return BPETokenizer(numbered, in_order, pattern, None if all_ids == plain else all_ids)
+
+
+def load_gpt2_files(
+    vocab_path: Path | str,
+    merges_path: Path | str,
+    special_tokens: Sequence[str] = (END_OF_TEXT,),
+    pattern: str = GPT2_PATTERN,
+) -> BPETokenizer:
+    """Load GPT-2's two files, as OpenAI published them and Hugging Face still writes them.
+
+    Args:
+        vocab_path: `vocab.json`, from token to id.
+        merges_path: `merges.txt`, two tokens a line.
+        special_tokens: the tokens of the vocabulary that are special.
+        pattern: cuts text into pre-tokens; the files do not say which.
+
+    Raises:
+        TokenizerError: a file is missing or damaged, or the two do not belong together.
+    """
+    vocabulary = read_json(vocab_path)
+    if not all(isinstance(index, int) for index in vocabulary.values()):
+        raise TokenizerError(f"{vocab_path} is not a vocabulary: its values should be ids")
+    special_ids = {text: vocabulary.pop(text) for text in special_tokens if text in vocabulary}
+    merges = []
+    for number, line in enumerate(read_text(merges_path).split("\n"), start=1):
+        if line.startswith("#version") or not line:
+            continue
+        parts = line.split(" ")
+        if len(parts) != 2:
+            raise TokenizerError(f"{merges_path}, line {number}: expected two tokens, got {line!r}")
+        merges.append((from_printable(parts[0]), from_printable(parts[1])))
+    ids = {from_printable(token): index for token, index in vocabulary.items()}
+    return tokenizer_from_vocabulary(ids, merges, special_ids, pattern)
+
+
+def save_gpt2_files(tokenizer: BPETokenizer, folder: Path | str) -> None:
+    """Write `vocab.json` and `merges.txt`."""
+    printable = [to_printable(tokenizer.decode_bytes([index])) for index in ordinary_ids(tokenizer)]
+    vocabulary = dict(zip(printable, ordinary_ids(tokenizer), strict=True)) | tokenizer.special_tokens
+    lines = ["#version: 0.2", *(f"{printable[left]} {printable[right]}" for left, right in tokenizer.merges)]
+    by_id = dict(sorted(vocabulary.items(), key=lambda item: item[1]))
+    write_atomically(Path(folder) / "vocab.json", json.dumps(by_id, ensure_ascii=False))
+    write_atomically(Path(folder) / "merges.txt", "\n".join(lines) + "\n")
+
+
+def load_tiktoken_ranks(path: Path | str, pattern: str, special_tokens: dict[str, int]) -> BPETokenizer:
+    """Load a `.tiktoken` file: a token in base 64 and its rank on each line.
+
+    The file holds no merges, but each can be found: a token's merge is the last that is made when the
+    merges before it are applied to its bytes.
+
+    Args:
+        path: of the file.
+        pattern: cuts text into pre-tokens; the file does not say which.
+        special_tokens: text and id of each; the file has none.
+
+    Raises:
+        TokenizerError: the file is missing or damaged.
+    """
+    ranks: dict[bytes, int] = {}
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
+        if line:
+            try:
+                token, rank = line.split()
+                ranks[base64.b64decode(token, validate=True)] = int(rank)
+            except ValueError:
+                raise TokenizerError(f"{path}, line {number}: expected a token in base 64 and its rank") from None
+    in_order = sorted((token for token in ranks if len(token) > 1), key=ranks.__getitem__)
+    merges = [_last_merge(token, ranks) for token in in_order]
+    return tokenizer_from_vocabulary(ranks, merges, special_tokens, pattern)
+
+
+def _last_merge(token: bytes, ranks: dict[bytes, int]) -> tuple[bytes, bytes]:
+    parts, limit = [bytes([byte]) for byte in token], ranks[token]
+    while len(parts) > 2:
+        found = [ranks.get(left + right, limit) for left, right in pairwise(parts)]
+        at = found.index(min(found))
+        if found[at] >= limit:
+            raise TokenizerError(f"the token {token!r} cannot be made from the tokens before it")
+        parts[at : at + 2] = [parts[at] + parts[at + 1]]
+    return parts[0], parts[1]
+
+
+def save_tiktoken_ranks(tokenizer: BPETokenizer, path: Path | str) -> None:
+    """Write a `.tiktoken` file, for `tiktoken.load.load_tiktoken_bpe`; special tokens are not in it."""
+    lines = []
+    for index in sorted(ordinary_ids(tokenizer)):
+        lines.append(f"{base64.b64encode(tokenizer.decode_bytes([index])).decode()} {index}")
+    write_atomically(Path(path), "\n".join(lines) + "\n")
+
+
+def ordinary_ids(tokenizer: BPETokenizer) -> list[int]:
+    """Ids of the bytes and merges, in the order of the tokens."""
+    return tokenizer.ids[: 256 + len(tokenizer.merges)]

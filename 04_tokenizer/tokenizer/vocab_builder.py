@@ -1,0 +1,143 @@
+"""Looking at a vocabulary before and after it is made: what it holds, and what its size buys.
+
+A larger vocabulary makes shorter sequences, with less and less to gain, while the embedding and the output
+layer of a model grow with it. `compression_by_size` measures the first; `bytes per token` is its unit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tokenizer.bpe_tokenizer import BPETokenizer
+from tokenizer.errors import TokenizerError
+from tokenizer.interface import Tokenizer
+from tokenizer.patterns import to_utf8
+from tokenizer.tokenizer_trainer import check_vocab_size, train_from_counts
+
+
+@dataclass(frozen=True)
+class VocabularyStatistics:
+    """What a vocabulary does to a text.
+
+    Args:
+        vocab_size: ids.
+        text_bytes: bytes of the text in UTF-8.
+        tokens: ids that the text becomes.
+        used: ids that occur at least once.
+        longest: the ten longest tokens that occur, as text.
+        most_frequent: the ten tokens that occur most, as text, with how often.
+    """
+
+    vocab_size: int
+    text_bytes: int
+    tokens: int
+    used: int
+    longest: list[str]
+    most_frequent: list[tuple[str, int]]
+
+    @property
+    def bytes_per_token(self) -> float:
+        """Compression: how many bytes of text one id stands for."""
+        return self.text_bytes / self.tokens
+
+    @property
+    def used_share(self) -> float:
+        """Share of the vocabulary that the text uses; the embeddings of the rest learn nothing from it."""
+        return self.used / self.vocab_size
+
+
+def vocabulary_statistics(tokenizer: Tokenizer, texts: Iterable[str]) -> VocabularyStatistics:
+    """Encode texts and count.
+
+    Raises:
+        TokenizerError: the texts are empty.
+    """
+    texts = list(texts)
+    ids, _ = tokenizer.encode_batch_to_array(texts)
+    if not len(ids):
+        raise TokenizerError("there is no text to take statistics of")
+    counts = np.bincount(ids, minlength=tokenizer.vocab_size)
+    used = np.flatnonzero(counts)
+    shown = {index: tokenizer.decode([index]) for index in used.tolist()}
+    longest = sorted(shown, key=lambda index: (-len(shown[index]), index))[:10]
+    most_frequent = used[np.argsort(-counts[used], kind="stable")][:10].tolist()
+    return VocabularyStatistics(
+        vocab_size=tokenizer.vocab_size,
+        text_bytes=sum(len(to_utf8(text)) for text in texts),
+        tokens=len(ids),
+        used=len(used),
+        longest=[shown[index] for index in longest],
+        most_frequent=[(shown[index], int(counts[index])) for index in most_frequent],
+    )
+
+
+@dataclass(frozen=True)
+class CompressionPoint:
+    """Bytes per token of one vocabulary size, on the text it was trained on and on held-out text."""
+
+    vocab_size: int
+    train: float
+    held_out: float
+
+
+def compression_by_size(
+    counts: Mapping[bytes, int],
+    held_out: Sequence[str],
+    vocab_sizes: Iterable[int],
+    on_merge: Callable[[int, int], None] | None = None,
+) -> list[CompressionPoint]:
+    """Bytes per token for several vocabulary sizes.
+
+    The merges of a small vocabulary are the first merges of a large one, so it trains once.
+
+    Args:
+        counts: pre-tokens of the training text, from `count_pre_tokens` with GPT-2's pattern.
+        held_out: texts that were not trained on.
+        vocab_sizes: to compare, without special tokens; those that the text has no pairs for are left out.
+        on_merge: called with (merges done, merges wanted).
+
+    Raises:
+        TokenizerError: a size below 256, or no text.
+    """
+    sizes = sorted(set(vocab_sizes))
+    held_out_bytes = sum(len(to_utf8(text)) for text in held_out)
+    if not sizes or not counts or not held_out_bytes:
+        raise TokenizerError("comparing vocabulary sizes needs sizes, a training text and a held-out text")
+    check_vocab_size(sizes[0], [])
+    merges = train_from_counts(counts, sizes[-1], (), on_merge=on_merge).merges
+    words = [word.decode("utf-8") for word in counts]
+    occurrences = np.array(list(counts.values()))
+    train_bytes = int(np.array([len(word) for word in counts]) @ occurrences)
+    points = []
+    for size in sizes:
+        if size - 256 > len(merges):
+            break
+        tokenizer = BPETokenizer(merges[: size - 256])
+        _, ends = tokenizer.encode_batch_to_array(words)
+        train_tokens = int(np.diff(ends, prepend=0) @ occurrences)
+        held_out_tokens = len(tokenizer.encode_batch_to_array(held_out)[0])
+        points.append(CompressionPoint(size, train_bytes / train_tokens, held_out_bytes / held_out_tokens))
+    return points
+
+
+def plot_compression(points: Sequence[CompressionPoint], path: Path | str) -> None:
+    """Draw bytes per token over vocabulary size, as a picture whose type is the ending of the path."""
+    from matplotlib.figure import Figure  # takes half a second to import, and is rarely needed
+
+    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+    axes = figure.add_subplot()
+    sizes = [point.vocab_size for point in points]
+    axes.plot(sizes, [point.train for point in points], marker="o", label="text it was trained on")
+    axes.plot(sizes, [point.held_out for point in points], marker="s", label="held-out text")
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(sizes, [f"{size:,}" for size in sizes], rotation=45)
+    axes.set_xlabel("vocabulary size")
+    axes.set_ylabel("bytes per token")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
