@@ -6,7 +6,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from optimization.engine import Engine, GenerationStats, PromptError
+from optimization.engine import Engine
+from optimization.events import GenerationStats, PromptError
 from tokenizer.interface import TokenizerError
 from training.checkpoint import newest_run
 from training.command_line import report_user_errors

@@ -1,92 +1,114 @@
-"""The engine: one object that owns the model and turns prompts into tokens.
+"""The engine: one object that owns the model, the cache and the schedule, and turns requests into tokens.
 
-The command line, the evaluator and the server all generate through it. This one decodes a single
-sequence at a time with a key-value cache; callers from several threads wait for one another.
+The command line, the evaluator and the server all generate through it. Requests are submitted from any
+thread; `step` computes one token, or one piece of a prompt, for everybody at once. Who calls `step` is
+free: a thread of the engine's own after `start`, or else whoever waits for an event.
+
+    engine = Engine.from_checkpoint("checkpoints/small_gpt")
+    handles = [engine.submit(engine.encode_prompt(text), parameters) for text in texts]
+    for event in handles[0]:
+        print(event.text, end="")
 """
 
 from __future__ import annotations
 
-import codecs
+import itertools
+import queue
 import threading
-import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Literal
 
 import torch
 
-from optimization.kv_cache import ContiguousKVCache
+from optimization.block_pool import BlockPool, BlockTable
+from optimization.decoding import advance
+from optimization.events import EngineFullError, EngineStats, GenerationStats, PromptError, RequestError, TokenEvent
+from optimization.model_loading import load_for_inference
+from optimization.model_runner import ModelRunner
+from optimization.packed_linear import inference_copy
+from optimization.paged_kv_cache import build_storage
+from optimization.request import Request, RequestHandle
+from optimization.scheduler import Scheduler, Work
+from optimization.settings import EngineSettings
+from optimization.speculative import NO_PROPOSAL, Proposal, Proposer
 from tokenizer.interface import Tokenizer
-from training.checkpoint import load_model
 from training.placement import Placement, choose_placement
 from transformer.gpt_model import GPTModel
-from transformer.sampling import SamplingParameters, sample_next_token, shift_context
-from transformer.stop_sequences import StopSequences
-
-FinishReason = Literal["stop", "length"]
-
-
-class PromptError(ValueError):
-    """A prompt that the model cannot take."""
-
-
-@dataclass
-class GenerationStats:
-    """Filled in while a generation runs.
-
-    Args:
-        prompt_tokens: tokens of the prompt.
-        generated_tokens: tokens made so far.
-        first_token_seconds: from the call to the first token.
-        total_seconds: from the call to the last token so far.
-        context_shifts: how often the context was full and its older half was dropped.
-        finish_reason: `stop` at the end-of-text token or a stop string, `length` at `max_tokens`, None before.
-    """
-
-    prompt_tokens: int = 0
-    generated_tokens: int = 0
-    first_token_seconds: float = 0.0
-    total_seconds: float = 0.0
-    context_shifts: int = 0
-    finish_reason: FinishReason | None = None
-
-    @property
-    def tokens_per_second(self) -> float:
-        """Decoding speed after the first token."""
-        seconds = self.total_seconds - self.first_token_seconds
-        return (self.generated_tokens - 1) / seconds if seconds > 0 else 0.0
+from transformer.sampling import SamplingParameters
 
 
 class Engine:
-    """Generates text.
+    """Generates text for many requests at once.
 
     Args:
-        model: in evaluation mode, on the placement's device.
+        model: its weights are shared or copied, never changed.
         tokenizer: the model's.
-        placement: device and precision.
+        placement: device, and precision of weights and activations.
+        settings: limits.
+        proposer: guesses tokens for speculative decoding; None for none.
     """
 
-    def __init__(self, model: GPTModel, tokenizer: Tokenizer, placement: Placement):
-        self.model, self.tokenizer, self.placement = model, tokenizer, placement
-        self._lock = threading.Lock()
+    def __init__(
+        self,
+        model: GPTModel,
+        tokenizer: Tokenizer,
+        placement: Placement,
+        settings: EngineSettings | None = None,
+        proposer: Proposer | None = None,
+    ):
+        self.settings = settings or EngineSettings()
+        self.tokenizer, self.placement, self.config = tokenizer, placement, model.config
+        self.num_parameters = model.num_parameters()
+        self.model = inference_copy(model, placement.precision, self.settings.pack_weights)
+        self.proposer = proposer
+        dtype = self.settings.storage_dtype(placement.precision, placement.device)
+        self.pool = BlockPool(self.settings.num_blocks(self.config, dtype), self.settings.block_size)
+        slots = self.pool.num_blocks * self.pool.block_size
+        storage = build_storage(self.config, slots, dtype, placement.device)
+        self._runner = ModelRunner(self.model, storage, placement, tokenizer.vocab_size)
+        self._scheduler = Scheduler(self.pool, self.settings, self._propose)
+        self._lock = threading.Lock()  # held for one step
+        self._inbox: queue.SimpleQueue[Request] = queue.SimpleQueue()
+        self._numbers = itertools.count()
+        self._wake, self._stopping = threading.Event(), threading.Event()
+        self._thread: threading.Thread | None = None
+        self._prompt_tokens = self._cached_tokens = self._generated_tokens = self._steps = 0
 
     @classmethod
-    def from_checkpoint(cls, path: Path | str, device: str = "auto") -> Engine:
-        """Load a checkpoint, in float32.
+    def from_checkpoint(
+        cls,
+        path: Path | str,
+        device: str = "auto",
+        precision: str = "float32",
+        settings: EngineSettings | None = None,
+        proposer: Proposer | None = None,
+    ) -> Engine:
+        """Load a checkpoint, quantized or not.
+
+        Args:
+            path: a run's folder, a checkpoint's, or one that `quantize.py` wrote.
+            device: `auto`, `cpu`, `cuda` or `mps`.
+            precision: `auto`, `float32` or `bfloat16`.
+            settings: limits.
+            proposer: for speculative decoding.
 
         Raises:
             CheckpointError: missing or damaged.
             DeviceError: the device is not there.
         """
-        placement = choose_placement(device, "float32")
-        loaded = load_model(path, placement.device)
-        return cls(loaded.model, loaded.tokenizer, placement)
+        placement = choose_placement(device, precision)
+        loaded = load_for_inference(path, placement.device)
+        return cls(loaded.model, loaded.tokenizer, placement, settings, proposer)
 
     @property
     def context_length(self) -> int:
         """The longest prompt, in tokens."""
-        return self.model.config.context_length
+        return self.config.context_length
+
+    @property
+    def is_started(self) -> bool:
+        """Whether the engine has a thread of its own."""
+        return self._thread is not None
 
     def encode_prompt(self, prompt: str) -> list[int]:
         """Prompt to ids, behind the end-of-text token that every training document begins with.
@@ -99,57 +121,148 @@ class Engine:
         end_of_text = self.tokenizer.end_of_text_id
         if end_of_text is not None:
             ids = [end_of_text, *ids]
-        if not ids:
-            raise PromptError("the prompt is empty, and this tokenizer has no token to begin a text with")
-        if len(ids) > self.context_length:
-            raise PromptError(
-                f"the prompt has {len(ids)} tokens, the model's context is {self.context_length}: shorten the prompt"
-            )
+        self._check_prompt(ids)
         return ids
 
-    def generate_ids(
-        self, prompt_ids: list[int], parameters: SamplingParameters, stats: GenerationStats | None = None
-    ) -> Iterator[int]:
-        """Generate ids with a key-value cache; the same ids as `transformer.sampling.generate`.
+    def submit(
+        self,
+        prompt_ids: Sequence[int],
+        parameters: SamplingParameters,
+        *,
+        priority: int = 0,
+        end_ids: Collection[int] | None = None,
+        logprobs: int | None = None,
+        prompt_logprobs: bool = False,
+        on_event: Callable[[TokenEvent], object] | None = None,
+    ) -> RequestHandle:
+        """Hand in a request. Returns at once, from any thread.
 
         Args:
             prompt_ids: at least one id, at most `context_length`.
-            parameters: how to choose, and how many.
+            parameters: how to choose tokens, and how many.
+            priority: smaller goes first.
+            end_ids: ids that end the text; None for the end-of-text token.
+            logprobs: alternatives to report with each token, 0 for the token's own probability alone; None
+                for nothing.
+            prompt_logprobs: report the prompt's tokens too, in `RequestHandle.prompt_logprobs`.
+            on_event: see `RequestHandle`.
+
+        Raises:
+            PromptError: an empty or too long prompt, or an id outside the vocabulary.
+            RequestError: it can never be served.
+            EngineFullError: too many are waiting.
+        """
+        prompt = list(prompt_ids)
+        self._check_prompt(prompt)
+        vocab_size = self.tokenizer.vocab_size
+        if unknown := [token for token in prompt if not 0 <= token < vocab_size]:
+            raise PromptError(f"the prompt has id {unknown[0]}; the vocabulary has ids 0 to {vocab_size - 1}")
+        if unknown := [token for token in parameters.logit_bias if not 0 <= token < vocab_size]:
+            raise RequestError(f"logit_bias names id {unknown[0]}; the vocabulary has ids 0 to {vocab_size - 1}")
+        if logprobs is not None and not 0 <= logprobs <= vocab_size:
+            raise RequestError(f"logprobs must be between 0 and {vocab_size}, got {logprobs}")
+        longest = min(len(prompt) + parameters.max_tokens, self.context_length)
+        room = self.pool.num_blocks * self.pool.block_size
+        if longest > room:
+            raise RequestError(
+                f"the request may need {longest} tokens of cache, which has room for {room}: "
+                "shorten it, or give the engine more cache_tokens"
+            )
+        if self._inbox.qsize() + len(self._scheduler.waiting) >= self.settings.max_waiting:
+            raise EngineFullError(f"{self.settings.max_waiting} requests are waiting already; try again later")
+        handle = RequestHandle(self, next(self._numbers), on_event)
+        handle.stats.prompt_tokens = len(prompt)
+        if end_ids is None:
+            end_ids = () if self.tokenizer.end_of_text_id is None else (self.tokenizer.end_of_text_id,)
+        self._inbox.put(
+            Request(
+                handle=handle,
+                prompt=prompt,
+                parameters=parameters,
+                priority=priority,
+                end_ids=frozenset(end_ids),
+                logprobs=0 if prompt_logprobs and logprobs is None else logprobs,
+                prompt_logprobs=prompt_logprobs,
+                # Shared blocks are not computed, and would leave their tokens without logits to report.
+                table=BlockTable(self.pool, self.settings.prefix_sharing and not prompt_logprobs),
+            )
+        )
+        self._wake.set()
+        return handle
+
+    def step(self) -> bool:
+        """Compute the next token or piece of prompt of everybody; False where there was nothing to do."""
+        with self._lock, torch.inference_mode():
+            self._take_in()
+            work = self._scheduler.plan()
+            if work:
+                try:
+                    self._compute(work)
+                except Exception as error:  # out of memory, say: these requests fail, the engine goes on
+                    for item in work:
+                        item.request.finish("error", error=f"{type(error).__name__}: {error}")
+                self._scheduler.remove_finished()
+            return bool(work or self._scheduler.waiting)
+
+    def start(self) -> None:
+        """Give the engine a thread of its own, which computes while there is something to do."""
+        if self._thread is None:
+            self._stopping.clear()
+            self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+            self._thread.start()
+
+    def stop(self) -> None:
+        """Cancel all requests and end the thread."""
+        thread, self._thread = self._thread, None
+        self._stopping.set()
+        self._wake.set()
+        if thread is not None:
+            thread.join()
+        with self._lock:
+            self._take_in()
+            for request in [*self._scheduler.running, *self._scheduler.waiting]:
+                request.finish("cancelled")
+            self._scheduler.remove_finished()
+
+    def wake(self) -> None:
+        """Look at what has changed: free the blocks of cancelled requests now, unless a step is under way."""
+        self._wake.set()
+        if self._lock.acquire(blocking=False):
+            try:
+                self._take_in()
+            finally:
+                self._lock.release()
+
+    def stats(self) -> EngineStats:
+        """A snapshot; may be called from any thread."""
+        return EngineStats(
+            running=len(self._scheduler.running),
+            waiting=len(self._scheduler.waiting) + self._inbox.qsize(),
+            used_blocks=self.pool.num_used,
+            total_blocks=self.pool.num_blocks,
+            prompt_tokens=self._prompt_tokens,
+            cached_tokens=self._cached_tokens,
+            generated_tokens=self._generated_tokens,
+            preemptions=self._scheduler.num_preemptions,
+            steps=self._steps,
+        )
+
+    def generate_ids(
+        self, prompt_ids: Sequence[int], parameters: SamplingParameters, stats: GenerationStats | None = None
+    ) -> Iterator[int]:
+        """Generate ids for one prompt; the same ids as `transformer.sampling.generate`.
+
+        Args:
+            prompt_ids: see `submit`.
+            parameters: see `submit`.
             stats: filled in as it goes.
 
         Yields:
             One id at a time, without the end-of-text token that may end it.
         """
-        stats = stats if stats is not None else GenerationStats()
-        stats.prompt_tokens = len(prompt_ids)
-        start = time.perf_counter()
-        generator = parameters.generator()
-        cache = ContiguousKVCache(self.model.config, device=self.placement.device)
-        window, new_ids, generated = list(prompt_ids), list(prompt_ids), list[int]()
-        while stats.generated_tokens < parameters.max_tokens:
-            # The lock is held for one forward pass, not while the caller does something with the token.
-            with self._lock, torch.inference_mode():
-                token_ids = torch.tensor([new_ids], device=self.placement.device)
-                logits = self.model(token_ids, cache, last_only=True)[0, -1]
-                token = sample_next_token(logits, parameters, generator, prompt_ids, generated)
-            stats.total_seconds = time.perf_counter() - start
-            if stats.generated_tokens == 0:
-                stats.first_token_seconds = stats.total_seconds
-            if token == self.tokenizer.end_of_text_id:
-                stats.finish_reason = "stop"
-                return
-            stats.generated_tokens += 1
-            yield token
-            generated.append(token)
-            kept = shift_context(window, self.context_length)
-            if len(kept) < len(window):  # positions have moved: compute the kept part anew
-                stats.context_shifts += 1
-                cache.clear()
-                new_ids = [*kept, token]
-            else:
-                new_ids = [token]
-            window = [*kept, token]
-        stats.finish_reason = "length"
+        for event in self._submit_with(prompt_ids, parameters, stats):
+            if event.token is not None:
+                yield event.token
 
     def generate(
         self, prompt: str, parameters: SamplingParameters, stats: GenerationStats | None = None
@@ -159,18 +272,74 @@ class Engine:
         Raises:
             PromptError, TokenizerError: see `encode_prompt`; raised at the call, before the first piece.
         """
-        return self._stream(self.encode_prompt(prompt), parameters, stats)
+        handle = self._submit_with(self.encode_prompt(prompt), parameters, stats)
+        return (event.text for event in handle if event.text)
 
-    def _stream(self, ids: list[int], parameters: SamplingParameters, stats: GenerationStats | None) -> Iterator[str]:
-        # A character may be spread over several tokens; the decoder holds its first bytes back.
-        decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-        stop = StopSequences(parameters.stop)
-        stats = stats if stats is not None else GenerationStats()
-        for token in self.generate_ids(ids, parameters, stats):
-            if piece := stop.push(decoder.decode(self.tokenizer.decode_bytes([token]))):
-                yield piece
-            if stop.stopped:
-                stats.finish_reason = "stop"
-                return
-        if piece := stop.push(decoder.decode(b"", final=True)) + stop.flush():
-            yield piece
+    def generate_batch(
+        self, prompts: Sequence[Sequence[int]], parameters: SamplingParameters | Sequence[SamplingParameters]
+    ) -> list[list[int]]:
+        """Generate ids for several prompts at once, each as it would be alone.
+
+        Args:
+            prompts: ids of each.
+            parameters: one for all, or one for each.
+        """
+        each = [parameters] * len(prompts) if isinstance(parameters, SamplingParameters) else parameters
+        handles = [self.submit(prompt, one) for prompt, one in zip(prompts, each, strict=True)]
+        return [[event.token for event in handle if event.token is not None] for handle in handles]
+
+    def _submit_with(
+        self, prompt_ids: Sequence[int], parameters: SamplingParameters, stats: GenerationStats | None
+    ) -> RequestHandle:
+        handle = self.submit(prompt_ids, parameters)
+        if stats is not None:
+            stats.prompt_tokens = handle.stats.prompt_tokens
+            handle.stats = stats
+        return handle
+
+    def _check_prompt(self, ids: Sequence[int]) -> None:
+        if not ids:
+            raise PromptError("the prompt is empty, and this tokenizer has no token to begin a text with")
+        if len(ids) > self.context_length:
+            raise PromptError(
+                f"the prompt has {len(ids)} tokens, the model's context is {self.context_length}: shorten the prompt"
+            )
+
+    def _take_in(self) -> None:
+        """Queue what was submitted, and drop what was cancelled."""
+        while not self._inbox.empty():
+            self._scheduler.add(self._inbox.get_nowait())
+        for request in [*self._scheduler.running, *self._scheduler.waiting]:
+            if request.handle.cancelled.is_set():
+                request.finish("cancelled")
+                if self.proposer is not None:
+                    self.proposer.forget(request)
+        self._scheduler.remove_finished()
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            self._wake.clear()
+            if not self.step():
+                self._wake.wait()
+
+    def _propose(self, request: Request, limit: int) -> Proposal:
+        # The last proposal must still have a place in the context.
+        limit = min(limit, self.context_length - len(request.window))
+        return self.proposer.propose(request, limit) if self.proposer is not None and limit > 0 else NO_PROPOSAL
+
+    def _compute(self, work: list[Work]) -> None:
+        """One forward pass, and what follows from it for each request."""
+        logits = self._runner.run(work)
+        self._steps += 1
+        for item, rows in zip(work, logits, strict=True):
+            request, before = item.request, len(item.request.generated)
+            try:
+                advance(item, rows, self.tokenizer, self.config)
+            except Exception as error:  # this request's own fault; the others go on
+                request.finish("error", error=f"{type(error).__name__}: {error}")
+            self._generated_tokens += len(request.generated) - before
+            if before == 0 and (request.generated or request.finished):  # its prompt is through
+                self._prompt_tokens += request.handle.stats.prompt_tokens
+                self._cached_tokens += request.handle.stats.cached_tokens
+            if request.finished and self.proposer is not None:
+                self.proposer.forget(request)

@@ -13,7 +13,8 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 
 from deployment.schemas import ErrorResponse, GenerateRequest, GenerateResponse, HealthResponse
-from optimization.engine import Engine, GenerationStats, PromptError
+from optimization.engine import Engine
+from optimization.events import GenerationStats, PromptError
 from tokenizer.interface import TokenizerError
 from transformer.sampling import SamplingParameters
 
@@ -42,7 +43,7 @@ def create_app(engine: Engine, model_name: str) -> FastAPI:
         """Whether the server is up, and what it serves."""
         return HealthResponse(
             model=model_name,
-            parameters=engine.model.num_parameters(),
+            parameters=engine.num_parameters,
             context_length=engine.context_length,
         )
 
@@ -60,7 +61,7 @@ def create_app(engine: Engine, model_name: str) -> FastAPI:
         text, stats = await _generate_in_thread(engine, prompt_ids, body.sampling_parameters(), request.is_disconnected)
         return GenerateResponse(
             generated_text=text,
-            finish_reason=stats.finish_reason or "stop",
+            finish_reason="length" if stats.finish_reason == "length" else "stop",
             prompt_tokens=stats.prompt_tokens,
             generated_tokens=stats.generated_tokens,
         )

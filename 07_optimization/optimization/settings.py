@@ -1,0 +1,78 @@
+"""How an engine shares its time and memory among requests."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from optimization.paged_kv_cache import bytes_per_token
+from transformer.config import GPTConfig
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """Limits and choices of an `Engine`.
+
+    Args:
+        max_running: requests that are computed in one step.
+        max_waiting: requests that may queue behind them; more are refused.
+        block_size: tokens a block of the cache.
+        cache_tokens: tokens the cache holds; null for a full context for each of `max_running`, or what
+            fits `cache_mib`.
+        cache_mib: the most memory of the cache, where `cache_tokens` is null; room for one full context is
+            always made.
+        cache_dtype: `auto` is float32 on a CPU, where attention over bfloat16 is slower, and the model's
+            type elsewhere; `int8` takes a quarter of float32.
+        chunk_size: tokens of a prompt that pass through the model in one step, so that a long prompt does
+            not hold up those who are decoding.
+        max_batch_tokens: prompt tokens of all requests in one step, at least `chunk_size`.
+        prefix_sharing: let requests that begin alike share blocks.
+        batching: `continuous` fills a place as soon as it is free; `static` only when the whole batch is
+            done; `dynamic` is static, and waits up to `batch_wait_seconds` for the batch to fill.
+        batch_wait_seconds: see `batching`.
+        pack_weights: lay the weights out for the CPU's matrix kernels when loading.
+    """
+
+    max_running: int = 16
+    max_waiting: int = 1024
+    block_size: int = 16
+    cache_tokens: int | None = None
+    cache_mib: int = 1024
+    cache_dtype: Literal["auto", "float32", "bfloat16", "float64", "int8"] = "auto"
+    chunk_size: int = 128
+    max_batch_tokens: int = 512
+    prefix_sharing: bool = True
+    batching: Literal["static", "dynamic", "continuous"] = "continuous"
+    batch_wait_seconds: float = 0.05
+    pack_weights: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("max_running", "max_waiting", "block_size", "cache_mib", "chunk_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.max_batch_tokens < self.chunk_size:
+            raise ValueError(
+                f"max_batch_tokens ({self.max_batch_tokens}) must be at least chunk_size ({self.chunk_size})"
+            )
+        if self.cache_tokens is not None and self.cache_tokens < self.block_size:
+            raise ValueError(
+                f"cache_tokens ({self.cache_tokens}) must be at least one block of {self.block_size} tokens"
+            )
+        if self.batch_wait_seconds < 0:
+            raise ValueError(f"batch_wait_seconds must not be negative, got {self.batch_wait_seconds}")
+
+    def storage_dtype(self, model_dtype: torch.dtype, device: torch.device) -> torch.dtype:
+        """The type that keys and values are stored in."""
+        if self.cache_dtype == "auto":
+            return torch.promote_types(model_dtype, torch.float32) if device.type == "cpu" else model_dtype
+        return getattr(torch, self.cache_dtype)
+
+    def num_blocks(self, config: GPTConfig, dtype: torch.dtype) -> int:
+        """Blocks of the cache."""
+        if self.cache_tokens is not None:
+            return self.cache_tokens // self.block_size
+        context = -(-config.context_length // self.block_size)
+        affordable = self.cache_mib * 2**20 // (bytes_per_token(config, dtype) * self.block_size)
+        return max(context, min(self.max_running * context, affordable))
