@@ -12,7 +12,7 @@ from training.config import RunConfig
 from training.placement import DeviceError, choose_placement
 
 
-@pytest.mark.parametrize("name", ["small_gpt", "tiny_shakespeare", "gpt2_124m", "llama_30m"])
+@pytest.mark.parametrize("name", ["small_gpt", "tiny_shakespeare", "tiny_shakespeare_fast", "gpt2_124m", "llama_30m"])
 def test_the_configurations_in_the_repository_are_valid(name: str, root: Path):
     config = parse_config(["--config", str(root / "configs" / f"{name}.yaml")])
     assert config.output_dir == f"checkpoints/{name}"
@@ -33,7 +33,7 @@ def test_every_field_has_a_help_text(capsys):
     printed = " ".join(capsys.readouterr().out.split())
     options = [word for word in printed.split() if word.startswith("--") and "." in word]
     assert len(set(options)) > 30
-    for section in ("data", "tokenizer", "model", "optimizer", "schedule", "training"):
+    for section in ("data", "tokenizer", "model", "loss", "optimizer", "schedule", "training", "tracking"):
         for name in type(getattr(RunConfig(), section)).__dataclass_fields__:
             assert f"--{section}.{name}" in printed
             description = printed.split(f"--{section}.{name} ")[-1].split(" --")[0]
@@ -95,10 +95,13 @@ def test_a_mistake_is_one_line_and_leaves_no_files(
     assert not list(tmp_path.glob("datasets/*tmp"))
 
 
-def test_a_diverging_run_stops_and_says_what_to_change(tiny_settings, write_config, capsys, monkeypatch):
-    monkeypatch.setattr("training.trainer.linear_cross_entropy", lambda h, w, t: h.sum() * float("nan"))
+def test_a_diverging_run_stops_says_what_to_change_and_keeps_the_batch(tiny_settings, write_config, capsys, monkeypatch):
+    monkeypatch.setattr("training.validation.linear_cross_entropy", lambda h, *rest: h.sum() * float("nan"))
+    tiny_settings["training"]["max_skipped_steps"] = 2
     assert main(["--config", write_config(tiny_settings)]) == 1
-    assert "the loss became nan at step 1; lower optimizer.lr" in capsys.readouterr().err
+    error = " ".join(capsys.readouterr().err.split())
+    assert "the loss became nan at step 3, 3 steps in a row; lower optimizer.lr" in error
+    assert len(list(Path(tiny_settings["output_dir"]).glob("not_finite_step_*.safetensors"))) == 3
 
 
 def test_placement_is_settled_from_what_is_there():

@@ -17,12 +17,13 @@ from training.checkpoint import (
     list_checkpoints,
 )
 from training.command_line import main
-from training.config import OptimizerConfig, ScheduleConfig
-from training.data_loader import DataError, WindowLoader, open_tokens
+from training.data_loader import WindowLoader
 from training.loss import linear_cross_entropy
 from training.optimizer import build_optimizers, set_learning_rate
 from training.placement import Placement
+from training.recipe_config import OptimizerConfig, ScheduleConfig
 from training.schedule import learning_rate_factor
+from training.token_files import DataError, open_tokens
 from training.validation import sampled_loss, total_loss
 from transformer.config import GPTConfig
 from transformer.gpt_model import GPTModel
@@ -83,45 +84,49 @@ def test_a_look_at_the_validation_loss_is_spread_over_the_file_and_exact_when_it
     assert sampled_loss(model, changed, 16, CPU) != sampled_loss(model, tokens, 16, CPU)
 
 
+def _loader(tokens: np.ndarray, context_length: int, seed: int, **options) -> WindowLoader:
+    return WindowLoader({"corpus": tokens}, context_length, seed, **options)
+
+
 def test_an_epoch_shows_every_window_once_and_targets_follow_inputs():
-    loader = WindowLoader(np.arange(103, dtype=np.uint16), context_length=10, seed=3)
-    inputs, targets = loader.next_batch(loader.windows_per_epoch)
+    loader = _loader(np.arange(103, dtype=np.uint16), 10, seed=3)
+    windows = loader.orders[0].windows_per_epoch
+    batch = loader.next_batch(windows)
+    inputs, targets = batch.tensors["inputs"], batch.tensors["targets"]
     assert torch.equal(inputs + 1, targets)
-    assert len(set(inputs.flatten().tolist())) == inputs.numel() == 90
+    assert len(set(inputs.flatten().tolist())) == inputs.numel() == 90 == batch.weight
     assert loader.epochs == 1.0
-    second, _ = loader.next_batch(loader.windows_per_epoch)
-    assert not torch.equal(inputs, second)
+    assert not torch.equal(inputs, loader.next_batch(windows).tensors["inputs"])
 
 
 def test_the_order_follows_from_the_seed_and_the_position_alone():
     tokens = np.arange(500, dtype=np.uint16)
-    straight = WindowLoader(tokens, 8, seed=5)
-    expected = [straight.next_batch(7)[0] for _ in range(30)]
-    resumed = WindowLoader(tokens, 8, seed=5)
-    resumed.drawn = 20 * 7
+    straight = _loader(tokens, 8, seed=5)
+    expected = [straight.next_batch(7).tensors["inputs"] for _ in range(30)]
+    resumed = _loader(tokens, 8, seed=5)
+    resumed.load_state_dict({"sequences_drawn": 20 * 7})
     for batch in expected[20:]:
-        assert torch.equal(resumed.next_batch(7)[0], batch)
-    assert not torch.equal(WindowLoader(tokens, 8, seed=6).next_batch(7)[0], expected[0])
+        assert torch.equal(resumed.next_batch(7).tensors["inputs"], batch)
+    assert not torch.equal(_loader(tokens, 8, seed=6).next_batch(7).tensors["inputs"], expected[0])
 
 
 @pytest.mark.parametrize("length", [9, 10, 11, 16, 17])
 def test_short_files_never_read_past_their_end(length):
-    loader = WindowLoader(np.arange(length, dtype=np.uint16), context_length=8, seed=0)
+    loader = _loader(np.arange(length, dtype=np.uint16), 8, seed=0)
     for _ in range(20):
-        _, targets = loader.next_batch(1)
-        assert targets.max() < length
+        assert loader.next_batch(1).tensors["targets"].max() < length
 
 
 def test_token_files_that_cannot_be_used_are_refused(tmp_path: Path):
     path = tmp_path / "train.bin"
     np.array([1, 2, 300], dtype=np.uint16).tofile(path)
     with pytest.raises(DataError, match="3 tokens, fewer than one context of 8"):
-        open_tokens(path, "<u2", 400, 8)
+        open_tokens([path], "<u2", 400, 8)
     with pytest.raises(DataError, match="the id 300, outside the vocabulary of 300"):
-        open_tokens(path, "<u2", 300, 2)
+        open_tokens([path], "<u2", 300, 2)
     path.write_bytes(b"")
     with pytest.raises(DataError, match="empty"):
-        open_tokens(path, "<u2", 300, 2)
+        open_tokens([path], "<u2", 300, 2)
 
 
 def test_weight_decay_is_for_matrices_inside_the_blocks():
@@ -143,7 +148,7 @@ def test_the_factor_scales_every_group_from_its_peak():
     assert [o.param_groups[0]["lr"] for o in optimizers] == [0.0025, 0.025]
 
 
-@pytest.mark.parametrize("kind", ["cosine", "linear", "constant"])
+@pytest.mark.parametrize("kind", ["cosine", "linear", "wsd", "constant"])
 def test_schedules_rise_to_the_peak_and_end_at_the_final_fraction(kind):
     config = ScheduleConfig(kind, warmup_steps=10, final_fraction=0.1)
     factors = [learning_rate_factor(step, 1000, config) for step in range(1000)]

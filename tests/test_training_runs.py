@@ -105,7 +105,7 @@ def test_a_signal_saves_and_the_same_command_continues(tiny_settings, write_conf
     step = int(saved.name.removeprefix("step_"))
     assert 1 <= step < 5000
     # A run to the same step without interruption would have needed the same data.
-    assert json.loads((saved / "state.json").read_text())["sequences_drawn"] == 4 * step
+    assert json.loads((saved / "state.json").read_text())["batches"] == {"sequences_drawn": 4 * step}
 
 
 def test_a_second_run_reuses_the_data_and_the_finished_model(tiny_settings, write_config, capsys):

@@ -3,16 +3,19 @@
 A checkpoint is a folder `step_00000400` with weights and training state in safetensors, the
 configuration in YAML, the tokenizer in JSON, and a manifest with the SHA-256 of every file. It is
 written under a temporary name, forced to disk, then renamed: a crash leaves the old checkpoints and
-a temporary folder, never a half-written one that looks complete. Nothing in it is pickled.
+a temporary folder, never a half-written one that looks complete. Nothing in it is pickled. The newest few
+are kept, and the one with the lowest validation loss.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import re
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,8 +25,11 @@ import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from tokenizer.interface import Tokenizer, TokenizerError, load_tokenizer
+from training.distributed import Workers, whole
+from training.sharded_state import SHARDS
 from transformer.config import GPTConfig
 from transformer.gpt_model import GPTModel
 
@@ -47,54 +53,102 @@ class LoadedModel:
 def save_checkpoint(
     run_folder: Path,
     step: int,
-    model: GPTModel,
+    weights: dict[str, Tensor],
     tokenizer: Tokenizer,
     config: dict[str, Any],
     state: dict[str, Any],
     state_tensors: dict[str, Tensor],
     keep: int,
+    write_shards: Callable[[Path], None] | None = None,
+    workers: Workers | None = None,
 ) -> Path:
-    """Write the checkpoint of a step, then remove the oldest beyond `keep`.
+    """Write the checkpoint of a step, then remove the oldest beyond `keep`, except the best.
 
     Args:
         run_folder: folder of the run; the checkpoint is a folder in it.
         step: optimizer steps taken.
-        model: whose weights to save.
-        tokenizer: its tokenizer.
+        weights: see `model_weights`.
+        tokenizer: the model's.
         config: the run's configuration, in YAML types, with a `model` section.
-        state: what resuming needs, in JSON types.
+        state: what resuming needs, in JSON types. Its `validation_loss`, if any, decides which is best.
         state_tensors: what resuming needs as tensors.
-        keep: checkpoints to leave.
+        keep: how many of the newest to leave.
+        write_shards: writes what is spread over the processes into the folder it is given.
+        workers: the processes, each of which must call this; the main one writes the rest.
 
     Raises:
         CheckpointError: the disk is full or not writable. Older checkpoints are untouched.
     """
+    workers = workers or Workers()
     folder = run_folder / f"step_{step:08d}"
-    temporary = run_folder / f".{folder.name}.{os.getpid()}.tmp"
-    for abandoned in run_folder.glob(".step_*.tmp"):  # of a process that was killed while writing
-        shutil.rmtree(abandoned, ignore_errors=True)
-    try:
+    temporary = run_folder / f".{folder.name}.{workers.gather(os.getpid())[0]}.tmp"
+
+    def begin() -> None:
+        for abandoned in run_folder.glob(".step_*.tmp"):  # of a process that was killed while writing
+            shutil.rmtree(abandoned, ignore_errors=True)
         temporary.mkdir(parents=True, exist_ok=True)
-        save_file(_weights(model), temporary / "model.safetensors")
+
+    def write() -> None:
+        save_file(weights, temporary / "model.safetensors")
         save_file({k: v.detach().cpu().contiguous() for k, v in state_tensors.items()}, temporary / "state.safetensors")
         (temporary / "state.json").write_text(json.dumps(state), encoding="utf-8")
         (temporary / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
         tokenizer.save(temporary / "tokenizer.json")
-        manifest = {file.name: _sha256(file) for file in sorted(temporary.iterdir())}
+        files = sorted(path for path in temporary.rglob("*") if path.is_file())
+        manifest = {file.relative_to(temporary).as_posix(): _sha256(file) for file in files}
         (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-        for file in temporary.iterdir():
-            _sync(file)
-        _sync(temporary)
-        if folder.exists():  # the same step again, after a resume: replace it
-            shutil.rmtree(folder)
+        for path in (*files, temporary / MANIFEST, *{file.parent for file in files}):
+            _sync(path)
+        if not _replaceable(folder):
+            shutil.rmtree(temporary)  # this step is there already and whole: never remove a good one for its equal
+            return
         os.replace(temporary, folder)
         _sync(run_folder)
+
+    try:
+        workers.on_main(begin)
+        if write_shards is not None:
+            write_shards(temporary)
+        workers.on_main(write)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise CheckpointError(f"the checkpoint of step {step} could not be written to {run_folder}: {error}") from None
-    for old in list_checkpoints(run_folder)[:-keep]:
-        shutil.rmtree(old, ignore_errors=True)
+    workers.on_main(lambda: _remove_old(run_folder, keep))
     return folder
+
+
+def _replaceable(folder: Path) -> bool:
+    """Whether a new checkpoint may take this name; a damaged one of that name is removed."""
+    if not folder.exists():
+        return True
+    try:
+        verify_checkpoint(folder)
+    except CheckpointError:
+        shutil.rmtree(folder)
+        return True
+    return False
+
+
+def _remove_old(run_folder: Path, keep: int) -> None:
+    kept = list_checkpoints(run_folder)
+    best = best_checkpoint(run_folder)
+    for old in kept[:-keep]:
+        if old != best:
+            # Renamed first: killed half-way, it must not look like a checkpoint that lost files.
+            doomed = old.with_name(f".{old.name}.removed.tmp")
+            os.replace(old, doomed)
+            shutil.rmtree(doomed, ignore_errors=True)
+
+
+def best_checkpoint(run_folder: Path) -> Path | None:
+    """The checkpoint of a run with the lowest validation loss; None where none was measured."""
+    losses = {}
+    for folder in list_checkpoints(run_folder):
+        with contextlib.suppress(OSError, ValueError):
+            loss = json.loads((folder / "state.json").read_text(encoding="utf-8")).get("validation_loss")
+            if loss is not None:
+                losses[folder] = float(loss)
+    return min(losses, key=lambda folder: losses[folder]) if losses else None
 
 
 def list_checkpoints(run_folder: Path) -> list[Path]:
@@ -120,20 +174,23 @@ def verify_checkpoint(folder: Path) -> None:
     required = {"model.safetensors", "config.yaml", "tokenizer.json"}
     for name in sorted(required | expected.keys()):
         path = folder / name
-        if Path(name).name != name or not path.is_file():
+        inside = Path(name).parent in (Path(), Path(SHARDS)) and ".." not in Path(name).parts
+        if not inside or not path.is_file():
             raise CheckpointError(f"{folder} is incomplete: {name} is missing")
         if _sha256(path) != expected.get(name):
             raise CheckpointError(f"{path} is damaged or was changed: its SHA-256 is not the one in {MANIFEST}")
 
 
 def find_checkpoint(path: Path | str) -> Path:
-    """The checkpoint that a user means: a checkpoint folder, or the newest valid one of a run.
+    """The checkpoint that a user means: a checkpoint folder, the newest valid one of a run, or RUN/best.
 
     Raises:
         CheckpointError: there is none, or the named one is damaged. Where only the newest of a run
             is damaged, the one before it is returned and a warning printed.
     """
     path = Path(path)
+    if path.name == "best" and not path.exists() and (best := best_checkpoint(path.parent)) is not None:
+        path = best
     if not path.exists():
         raise CheckpointError(f"there is no checkpoint at {path}; train one first: make train")
     if (path / MANIFEST).exists() or STEP_FOLDER.fullmatch(path.name):
@@ -193,18 +250,38 @@ def load_model(path: Path | str, device: torch.device | str = "cpu") -> LoadedMo
 
 
 def load_weights(model: GPTModel, folder: Path) -> None:
-    """Fill a model with the weights of a checkpoint.
+    """Fill a model with the weights of a checkpoint, spread over the processes where the model is.
 
     Raises:
         CheckpointError: the weights are not those of this model.
     """
     try:
-        weights = load_file(folder / "model.safetensors")
-        if model.config.tie_embeddings:
-            weights["head.weight"] = weights["token_embedding.weight"]
-        model.load_state_dict(weights)
+        set_weights(model, load_file(folder / "model.safetensors"))
     except (SafetensorError, RuntimeError, KeyError, OSError) as error:
         raise CheckpointError(f"{folder / 'model.safetensors'} does not fit the model: {error}") from None
+
+
+def set_weights(model: GPTModel, weights: dict[str, Tensor]) -> None:
+    """Fill a model with what `model_weights` gave.
+
+    Raises:
+        RuntimeError, KeyError: the weights are not those of this model.
+    """
+    weights = dict(weights)
+    if model.config.tie_embeddings:
+        weights["head.weight"] = weights["token_embedding.weight"]
+    for name, parameter in model.state_dict().items():
+        if isinstance(parameter, DTensor) and name in weights:
+            weights[name] = distribute_tensor(weights[name], parameter.device_mesh, parameter.placements)
+    model.load_state_dict(weights)
+
+
+def model_weights(model: GPTModel) -> dict[str, Tensor]:
+    """The weights of a model, whole and on the CPU; every process must call this."""
+    weights = {name: whole(tensor.detach()).cpu().contiguous() for name, tensor in model.state_dict().items()}
+    if model.config.tie_embeddings:
+        del weights["head.weight"]  # the same numbers as the token embedding
+    return weights
 
 
 def load_state(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -214,13 +291,6 @@ def load_state(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         return state, load_file(folder / "state.safetensors")
     except (OSError, ValueError, SafetensorError) as error:
         raise CheckpointError(f"{folder} cannot be resumed from: {error}") from None
-
-
-def _weights(model: GPTModel) -> dict[str, Tensor]:
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    if model.config.tie_embeddings:
-        del weights["head.weight"]  # the same numbers as the token embedding
-    return weights
 
 
 def _sha256(path: Path) -> str:

@@ -11,7 +11,7 @@ from jsonargparse import ArgumentParser
 from rich.console import Console
 
 from training.config import RunConfig
-from training.run import run_training
+from training.run import Task, run_training
 from training.trainer import TrainingError
 
 
@@ -24,7 +24,12 @@ class _OneLineErrorParser(ArgumentParser):
 
 
 def parse_config(arguments: Sequence[str] | None = None) -> RunConfig:
-    """Read a `RunConfig` from YAML files and the command line.
+    """The configuration of `parse_command`."""
+    return parse_command(arguments)[0]
+
+
+def parse_command(arguments: Sequence[str] | None = None) -> tuple[RunConfig, Task]:
+    """Read a `RunConfig` from YAML files and the command line, and what to do with it.
 
     Exits with status 2 and a message for an unknown key or an impossible value.
     """
@@ -33,12 +38,16 @@ def parse_config(arguments: Sequence[str] | None = None) -> RunConfig:
         description="Train a language model. Any field below can be set in the --config file or here; here wins.",
     )
     parser.add_argument("--config", action="config", help="YAML file with any of the fields below.")
+    parser.add_argument("--dry-run", action="store_true", help="Prepare the data, print what the run costs, and stop.")
+    parser.add_argument("--find-lr", action="store_true", help="Try learning rates for some steps, draw, and stop.")
+    parser.add_argument("--profile", action="store_true", help="Write a profiler trace of a few steps, and stop.")
     parser.add_class_arguments(RunConfig)
     parsed = parser.parse_args(arguments)
     try:
         fields = parser.instantiate_classes(parsed).as_dict()
         fields.pop("config", None)
-        return RunConfig(**fields)
+        task = Task(**{name: fields.pop(name) for name in ("dry_run", "find_lr", "profile")})
+        return RunConfig(**fields), task
     except (ValueError, TypeError) as error:
         parser.error(str(error).strip().splitlines()[-1].strip())
 
@@ -61,5 +70,5 @@ def report_user_errors(command: Callable[[], int]) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, train, and return the exit status."""
-    config = parse_config(arguments)
-    return report_user_errors(lambda: run_training(config, Console()))
+    config, task = parse_command(arguments)
+    return report_user_errors(lambda: run_training(config, Console(), task))

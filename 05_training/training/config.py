@@ -1,4 +1,4 @@
-"""The configuration of a training run: typed, documented field by field, checked before any work.
+"""The configuration of a pretraining run: typed, documented field by field, checked before any work.
 
 A YAML file gives the values, the command line overrides them (`--optimizer.lr 1e-3`), and what
 neither names keeps the default below.
@@ -9,12 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from training.recipe_config import LossConfig, OptimizerConfig, ScheduleConfig, TrainingConfig, require
 from transformer.config import GPTConfig
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)
 
 
 @dataclass(frozen=True)
@@ -22,20 +18,42 @@ class DataConfig:
     """What to train on.
 
     Args:
-        corpus: python_docs, tiny_shakespeare, or the path of a text file, a JSONL file or a folder.
+        corpus: python_docs, tiny_shakespeare, or the path of a text file, a JSONL file or a folder. With
+            stream, also a Parquet file, a folder of them, or hub:NAME for a data set of the Hugging Face hub.
+        mixture: several corpora and how often to draw from each, as {corpus: weight}, instead of one corpus.
+        stream: read one document after another and write token files in shards, for text larger than memory.
+        stream_documents: the most documents to take from a stream; null for all.
         validation_fraction: share of the text that is held out.
         dataset_dir: folder for prepared token files, reused by later runs.
+        document_masks: keep attention within a document where a window holds several.
     """
 
     corpus: str = "python_docs"
+    mixture: dict[str, float] | None = None
+    stream: bool = False
+    stream_documents: int | None = None
     validation_fraction: float = 0.05
     dataset_dir: str = "datasets"
+    document_masks: bool = False
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             0.0 < self.validation_fraction <= 0.5,
             f"data.validation_fraction must be above 0 and at most 0.5, got {self.validation_fraction}",
         )
+        require(
+            self.stream_documents is None or self.stream_documents >= 2,
+            f"data.stream_documents must be at least 2, one to train on and one held out, got {self.stream_documents}",
+        )
+        if self.mixture is not None:
+            require(len(self.mixture) > 0, "data.mixture must name at least one corpus, as {corpus: weight}")
+            for name, weight in self.mixture.items():
+                require(weight > 0, f"data.mixture: the weight of {name} must be above 0, got {weight}")
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Corpora by name with their weights; one corpus has the weight 1."""
+        return self.mixture or {self.corpus: 1.0}
 
 
 @dataclass(frozen=True)
@@ -52,104 +70,25 @@ class TokenizerConfig:
 
     def __post_init__(self) -> None:
         if self.kind == "character":
-            _require(self.vocab_size is None, "tokenizer.vocab_size must be null for a character tokenizer")
+            require(self.vocab_size is None, "tokenizer.vocab_size must be null for a character tokenizer")
         else:
-            _require(
+            require(
                 self.vocab_size is not None and self.vocab_size >= 257,
                 f"tokenizer.vocab_size must be at least 257 (256 bytes + <|endoftext|>), got {self.vocab_size}",
             )
 
 
 @dataclass(frozen=True)
-class OptimizerConfig:
-    """How weights follow gradients.
+class TrackingConfig:
+    """What is recorded besides metrics.jsonl and the loss curve.
 
     Args:
-        name: adamw for everything, or muon for the matrices inside the blocks with adamw for the rest.
-        lr: peak learning rate of adamw.
-        muon_lr: peak learning rate of muon.
-        beta1: decay of adamw's mean of gradients.
-        beta2: decay of adamw's mean of squared gradients.
-        weight_decay: decoupled weight decay, on matrices inside the blocks only.
-        grad_clip: largest norm of the gradient, longer ones are scaled down; 0 turns it off.
+        tensorboard: write TensorBoard events: curves, histograms of weights, samples, the configuration.
+        wandb_project: also send curves to Weights & Biases under this project; needs `pip install wandb`.
     """
 
-    name: Literal["adamw", "muon"] = "adamw"
-    lr: float = 3e-3
-    muon_lr: float = 0.02
-    beta1: float = 0.9
-    beta2: float = 0.95
-    weight_decay: float = 0.1
-    grad_clip: float = 1.0
-
-    def __post_init__(self) -> None:
-        _require(0.0 < self.lr < 1.0, f"optimizer.lr must be between 0 and 1, got {self.lr}")
-        _require(0.0 < self.muon_lr < 1.0, f"optimizer.muon_lr must be between 0 and 1, got {self.muon_lr}")
-        for name in ("beta1", "beta2"):
-            value = getattr(self, name)
-            _require(0.0 <= value < 1.0, f"optimizer.{name} must be at least 0 and below 1, got {value}")
-        _require(self.weight_decay >= 0.0, f"optimizer.weight_decay must not be negative, got {self.weight_decay}")
-        _require(self.grad_clip >= 0.0, f"optimizer.grad_clip must not be negative, got {self.grad_clip}")
-
-
-@dataclass(frozen=True)
-class ScheduleConfig:
-    """How the learning rate moves over the run.
-
-    Args:
-        kind: cosine, linear or constant, after the warm-up.
-        warmup_steps: steps in which the rate rises from 0 to its peak.
-        final_fraction: the rate at the last step, as a share of the peak.
-    """
-
-    kind: Literal["cosine", "linear", "constant"] = "cosine"
-    warmup_steps: int = 50
-    final_fraction: float = 0.1
-
-    def __post_init__(self) -> None:
-        _require(self.warmup_steps >= 0, f"schedule.warmup_steps must not be negative, got {self.warmup_steps}")
-        _require(
-            0.0 <= self.final_fraction <= 1.0,
-            f"schedule.final_fraction must be between 0 and 1, got {self.final_fraction}",
-        )
-
-
-@dataclass(frozen=True)
-class TrainingConfig:
-    """How long to train, and what to do on the way.
-
-    Args:
-        max_steps: optimizer steps.
-        batch_size: sequences in one forward pass.
-        accumulation_steps: forward passes whose gradients are averaged into one step.
-        eval_interval: steps between looks at the validation loss.
-        eval_tokens: validation tokens for such a look; the last one uses all of them.
-        checkpoint_interval: steps between checkpoints; the last step is always saved.
-        keep_checkpoints: how many checkpoints stay on disk.
-        sample_prompts: texts continued at the end, to see what the model has learned.
-    """
-
-    max_steps: int = 1000
-    batch_size: int = 8
-    accumulation_steps: int = 1
-    eval_interval: int = 200
-    eval_tokens: int = 16_384
-    checkpoint_interval: int = 200
-    keep_checkpoints: int = 2
-    sample_prompts: tuple[str, ...] = ("Return the",)
-
-    def __post_init__(self) -> None:
-        for name in (
-            "max_steps",
-            "batch_size",
-            "accumulation_steps",
-            "eval_interval",
-            "eval_tokens",
-            "checkpoint_interval",
-            "keep_checkpoints",
-        ):
-            value = getattr(self, name)
-            _require(value >= 1, f"training.{name} must be at least 1, got {value}")
+    tensorboard: bool = True
+    wandb_project: str | None = None
 
 
 @dataclass(frozen=True)
@@ -161,37 +100,52 @@ class RunConfig:
         seed: of the weights, the order of the data and dropout.
         device: auto takes CUDA, then MPS, then the CPU.
         precision: of matrix products; weights stay float32. auto takes bfloat16 where it is fast.
+        parallel: how torchrun's processes share the work. ddp gives each a copy of the model; fsdp gives
+            each a piece of every weight, gradient and optimizer state.
         resume: auto continues from the newest checkpoint in output_dir, or starts; never starts
             anew, setting an earlier run aside under another name.
         data: what to train on.
         tokenizer: how text becomes ids.
         model: the parts and sizes of the model.
+        loss: what is minimised.
         optimizer: how weights follow gradients.
         schedule: how the learning rate moves.
         training: how long, and what to do on the way.
+        tracking: what is recorded.
     """
 
     output_dir: str = "checkpoints/run"
     seed: int = 1337
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    parallel: Literal["ddp", "fsdp"] = "ddp"
     resume: Literal["auto", "never"] = "auto"
     data: DataConfig = field(default_factory=DataConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     model: GPTConfig = field(default_factory=GPTConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
     def __post_init__(self) -> None:
-        _require(0 <= self.seed < 2**63, f"seed must be between 0 and 2^63 - 1, got {self.seed}")
-        _require(
+        require(0 <= self.seed < 2**63, f"seed must be between 0 and 2^63 - 1, got {self.seed}")
+        require(
             self.schedule.warmup_steps < self.training.max_steps or self.schedule.warmup_steps == 0,
             f"schedule.warmup_steps ({self.schedule.warmup_steps}) must be below "
             f"training.max_steps ({self.training.max_steps})",
         )
+        require(
+            self.parallel == "ddp" or self.optimizer.ema_decay is None,
+            "optimizer.ema_decay needs parallel: ddp; averages of weights in pieces are not kept",
+        )
+        require(
+            not (self.data.document_masks and self.model.sliding_window),
+            "data.document_masks and model.sliding_window cannot be combined: both set the attention mask",
+        )
 
     @property
     def tokens_per_step(self) -> int:
-        """Tokens of one optimizer step."""
+        """Tokens of one optimizer step of one process."""
         return self.training.batch_size * self.training.accumulation_steps * self.model.context_length

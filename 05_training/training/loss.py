@@ -1,11 +1,17 @@
-"""Cross-entropy of the next token, without ever holding all the logits.
+"""Cross-entropy of the next token, and the same without ever holding all the logits.
+
+    cross-entropy       -ln softmax(z)[target] = lse(z) - z[target],   lse(z) = ln Σ exp(z)
+    label smoothing     a share ε of the target is spread over the vocabulary (Szegedy et al., 2016):
+                        lse(z) - (1 - ε) z[target] - ε mean(z)
+    z-loss              + c · lse(z)², which keeps logits from drifting to sizes that low precision cannot
+                        hold (de Brébisson & Vincent, 2016; Chowdhery et al., 2022, section 5)
 
 The plain way makes a (tokens, vocab) matrix of logits, its log-softmax and its gradient: for 8 × 1024
 tokens and GPT-2's 50,257 ids that is 1.6 GB each in float32. But logits of different tokens have
 nothing to do with each other, so they can be made, used and dropped a chunk of tokens at a time,
 gradient included:
 
-    d loss / d logits = (softmax(logits) - one_hot(target)) / tokens
+    d loss / d z = (softmax(z) · (1 + 2 c · lse(z)) - (1 - ε) one_hot(target) - ε / vocab) / tokens
 
 The gradients with respect to the hidden states and the head are kept for the backward pass; they are
 small. Besides memory this saves time on a CPU, where a chunk stays in cache.
@@ -16,65 +22,141 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 CHUNK_TOKENS = 512
+IGNORED = -100  # a target of this value is not predicted: padding, or the user's side of a conversation
+
+
+def cross_entropy(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0, z_loss: float = 0.0) -> Tensor:
+    """Cross-entropy of each token, the whole of the logits at hand.
+
+    Args:
+        logits: (tokens, vocab) of any floating type; computed in float32 at least.
+        targets: (tokens,) int64, `IGNORED` where nothing is to be predicted.
+        label_smoothing: ε of the module's text.
+        z_loss: c of the module's text.
+
+    Returns:
+        (tokens,) in nats, 0 where the target is ignored.
+
+    >>> cross_entropy(torch.zeros(2, 4), torch.tensor([3, IGNORED]))  # ln 4 for a guess among four
+    tensor([1.3863, 0.0000])
+    """
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    counted = targets != IGNORED
+    at_target = logits.gather(1, targets.clamp(min=0)[:, None])[:, 0]
+    largest = logits.amax(dim=-1, keepdim=True)  # taken out, so that exp cannot overflow
+    lse = (logits - largest).exp().sum(dim=-1).log() + largest[:, 0]
+    losses = lse - at_target
+    if label_smoothing:
+        losses = lse - (1 - label_smoothing) * at_target - label_smoothing * logits.mean(dim=-1)
+    if z_loss:
+        losses = losses + z_loss * lse.square()
+    return losses * counted
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, softcap: float | None) -> Tensor:
-        num_tokens = hidden.shape[0]
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        softcap: float | None,
+        label_smoothing: float,
+        z_loss: float,
+    ) -> Tensor:
+        counted = targets != IGNORED
+        num_tokens = counted.sum().clamp(min=1)  # stays a tensor: reading it would make a GPU wait
         # autograd.Function sees through autocast, so the cast that F.linear would make is made here.
         device = hidden.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
         hidden_low, weight_low = hidden.to(dtype), weight.to(dtype)
         grad_hidden = torch.empty_like(hidden_low)
-        grad_weight = torch.zeros_like(weight)
+        # Summed over the chunks, in float32 even where FSDP hands over the weight in bfloat16.
+        grad_weight = torch.zeros_like(weight, dtype=torch.promote_types(weight.dtype, torch.float32))
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
-        for start in range(0, num_tokens, CHUNK_TOKENS):
+        for start in range(0, len(targets), CHUNK_TOKENS):
             chunk = slice(start, start + CHUNK_TOKENS)
-            target = targets[chunk, None]  # (chunk, 1)
+            target = targets[chunk, None].clamp(min=0)  # (chunk, 1)
+            kept = counted[chunk, None].float() / num_tokens  # what each token's loss counts
             logits = (hidden_low[chunk] @ weight_low.T).float()  # (chunk, vocab)
             slope = None
             if softcap is not None:
                 bounded = (logits / softcap).tanh()
                 logits, slope = softcap * bounded, 1 - bounded.square()
-            logits -= logits.amax(dim=-1, keepdim=True)  # exp cannot overflow
+            largest = logits.amax(dim=-1, keepdim=True)
+            logits -= largest  # exp cannot overflow
             at_target = logits.gather(1, target)
+            mean = logits.mean(dim=-1, keepdim=True) if label_smoothing else 0.0
             exponentials = logits.exp_()
             sums = exponentials.sum(dim=-1, keepdim=True)
-            total += (sums.log() - at_target).sum()
-            # In place: softmax / tokens, then minus 1 / tokens at the target.
-            grad_logits = exponentials.div_(sums * num_tokens)
-            grad_logits.scatter_add_(1, target, torch.full_like(at_target, -1.0 / num_tokens))
+            lse = sums.log()  # of the logits less their largest; that one cancels in all but the z-loss
+            losses = lse - (1 - label_smoothing) * at_target - label_smoothing * mean
+            factor = kept / sums
+            if z_loss:
+                whole = lse + largest
+                losses = losses + z_loss * whole.square()
+                factor = factor * (1 + 2 * z_loss * whole)
+            total += (losses * kept).sum()
+            # In place: the gradient of the module's text.
+            grad_logits = exponentials.mul_(factor)
+            grad_logits.scatter_add_(1, target, kept * (label_smoothing - 1))
+            if label_smoothing:
+                grad_logits -= kept * (label_smoothing / logits.shape[1])
             if slope is not None:
                 grad_logits *= slope
             grad_low = grad_logits.to(dtype)
             grad_hidden[chunk] = grad_low @ weight_low
             grad_weight += grad_low.T @ hidden_low[chunk]
-        ctx.save_for_backward(grad_hidden.to(hidden.dtype), grad_weight)
-        return total / num_tokens
+        ctx.save_for_backward(grad_hidden.to(hidden.dtype), grad_weight.to(weight.dtype))
+        return total
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         grad_hidden, grad_weight = ctx.saved_tensors
-        return grad_hidden * grad_outputs[0], grad_weight * grad_outputs[0], None, None
+        return grad_hidden * grad_outputs[0], grad_weight * grad_outputs[0], None, None, None, None
 
 
-def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, softcap: float | None = None) -> Tensor:
-    """Mean of -ln softmax(hidden @ weight.T)[target] over tokens.
+def linear_cross_entropy(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    softcap: float | None = None,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+) -> Tensor:
+    """Mean cross-entropy of hidden @ weight.T over the tokens that are not ignored.
 
     Args:
         hidden: (..., d_model), what the model's head reads.
         weight: (vocab, d_model), the head.
-        targets: (...) int64.
+        targets: (...) int64, `IGNORED` where nothing is to be predicted.
         softcap: bounds the logits by softcap · tanh(logits / softcap); None for no bound.
+        label_smoothing: ε of the module's text.
+        z_loss: c of the module's text.
 
     Returns:
-        A scalar float32, in nats a token.
+        A scalar float32, in nats a token; 0 where every token is ignored.
     """
-    loss: Tensor = _LinearCrossEntropy.apply(
-        hidden.flatten(0, -2), weight, targets.flatten(), softcap
-    )
+    hidden, targets = hidden.flatten(0, -2), targets.flatten()
+    if not torch.is_grad_enabled():
+        total, num_tokens = _sum_without_gradients(hidden, weight, targets, softcap, label_smoothing, z_loss)
+        return total / num_tokens
+    loss: Tensor = _LinearCrossEntropy.apply(hidden, weight, targets, softcap, label_smoothing, z_loss)
     return loss
+
+
+def _sum_without_gradients(
+    hidden: Tensor, weight: Tensor, targets: Tensor, softcap: float | None, label_smoothing: float, z_loss: float
+) -> tuple[Tensor, Tensor]:
+    total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+    for start in range(0, len(targets), CHUNK_TOKENS):
+        chunk = slice(start, start + CHUNK_TOKENS)
+        logits = F.linear(hidden[chunk], weight).float()
+        if softcap is not None:
+            logits = softcap * (logits / softcap).tanh()
+        total += cross_entropy(logits, targets[chunk], label_smoothing, z_loss).sum()
+    return total, (targets != IGNORED).sum().clamp(min=1)

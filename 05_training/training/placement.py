@@ -34,6 +34,10 @@ class Placement:
         autocast: contextlib.AbstractContextManager[None] = torch.autocast(self.device.type, dtype=self.precision)
         return autocast
 
+    def gradient_scaler(self) -> torch.amp.GradScaler:
+        """Scales the loss up so that small gradients survive float16's narrow range; idle in other precisions."""
+        return torch.amp.GradScaler(self.device.type, enabled=self.precision == torch.float16)
+
     def describe(self) -> str:
         """For the log: device with its name, precision."""
         if self.device.type == "cuda":
@@ -66,7 +70,7 @@ def choose_placement(device: str = "auto", precision: str = "auto") -> Placement
     if precision == "auto":
         dtype = torch.bfloat16 if _bfloat16_is_fast(device) else torch.float32
     else:
-        dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[precision]
+        dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[precision]
     if device == "cpu":
         keep_freed_memory()
     if device == "cuda":

@@ -1,47 +1,88 @@
-"""What a run leaves to look at: metrics.jsonl, TensorBoard events, a loss curve."""
+"""What a run leaves to look at: metrics as JSON lines and CSV, TensorBoard events, a loss curve; W&B if asked."""
 
 from __future__ import annotations
 
+import csv
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
-from torch.utils.tensorboard import SummaryWriter
+import yaml
+from torch import nn
+
+from training.config import TrackingConfig
 
 METRICS_FILE = "metrics.jsonl"
+TABLE_FILE = "metrics.csv"
 CURVE_FILE = "loss_curve.png"
 
 
+class TrackingError(ValueError):
+    """A tracker that was asked for and cannot be had."""
+
+
 class Tracker:
-    """Writes each record to a JSON line and to TensorBoard.
+    """Writes each record to a JSON line, and to the trackers that the configuration names.
 
     Args:
-        run_folder: where `metrics.jsonl`, the events and the curve go.
+        run_folder: where everything goes.
         start_step: steps already taken. What a killed run recorded after its last checkpoint is
             dropped, since those steps are taken again.
+        config: which trackers.
+        settings: the run's configuration, shown beside the curves.
+
+    Raises:
+        TrackingError: Weights & Biases is asked for and not installed.
     """
 
-    def __init__(self, run_folder: Path, start_step: int):
+    def __init__(
+        self,
+        run_folder: Path,
+        start_step: int,
+        config: TrackingConfig | None = None,
+        settings: dict[str, Any] | None = None,
+    ):
+        config = config or TrackingConfig()
         run_folder.mkdir(parents=True, exist_ok=True)
         self.run_folder = run_folder
         self.records = [record for record in read_metrics(run_folder) if record["step"] <= start_step]
         path = run_folder / METRICS_FILE
-        path.write_text("".join(json.dumps(record) + "\n" for record in self.records), encoding="utf-8")
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text("".join(json.dumps(record) + "\n" for record in self.records), encoding="utf-8")
+        os.replace(temporary, path)
         self._file = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 - open for the run
-        self._writer = SummaryWriter(str(run_folder / "tensorboard"), purge_step=start_step + 1)
+        self._events: Any = None
+        if config.tensorboard:
+            from torch.utils.tensorboard import SummaryWriter  # takes a second to import
+
+            self._events = SummaryWriter(str(run_folder / "tensorboard"), purge_step=start_step + 1)
+            if settings is not None:
+                self._events.add_text("configuration", f"```yaml\n{yaml.safe_dump(settings)}\n```", start_step)
+        self._wandb = _start_wandb(config.wandb_project, run_folder, settings or {}) if config.wandb_project else None
 
     def log(self, step: int, **values: float) -> None:
         """Record values of a step, such as train_loss=… or validation_loss=…, in nats a token."""
         record: dict[str, Any] = {"step": step, **values}
         self.records.append(record)
         self._file.write(json.dumps(record) + "\n")
-        for name, value in values.items():
-            self._writer.add_scalar(name, value, step)
+        if self._events is not None:
+            for name, value in values.items():
+                self._events.add_scalar(name, value, step)
+        if self._wandb is not None:
+            self._wandb.log(values, step=step)
 
     def log_text(self, name: str, text: str, step: int) -> None:
         """Put a text, such as a sample, into TensorBoard."""
-        self._writer.add_text(name, f"```\n{text}\n```", step)
+        if self._events is not None:
+            self._events.add_text(name, f"```\n{text}\n```", step)
+
+    def log_histograms(self, model: nn.Module, step: int) -> None:
+        """Put the distribution of every parameter into TensorBoard: dead or exploding layers show at a glance."""
+        if self._events is not None:
+            for name, parameter in model.named_parameters():
+                self._events.add_histogram(name, parameter.detach().float().cpu(), step)
 
     def draw_curve(self, bytes_per_token: float, references: dict[str, float]) -> Path:
         """Draw training and validation loss as bits per byte.
@@ -81,17 +122,39 @@ class Tracker:
         return [step for step, _ in points], [value for _, value in points]
 
     def close(self) -> None:
-        """Flush everything to disk."""
+        """Flush everything to disk, and write the metrics as a table for spreadsheets."""
         self._file.close()
-        self._writer.close()
+        if self._events is not None:
+            self._events.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+        if self.records:
+            columns = list(dict.fromkeys(name for record in self.records for name in record))
+            temporary = self.run_folder / f"{TABLE_FILE}.tmp"
+            with open(temporary, "w", newline="", encoding="utf-8") as file:
+                writer = csv.DictWriter(file, columns)
+                writer.writeheader()
+                writer.writerows(self.records)
+            os.replace(temporary, self.run_folder / TABLE_FILE)
+
+
+def _start_wandb(project: str, run_folder: Path, settings: dict[str, Any]) -> Any:
+    try:
+        import wandb
+    except ImportError:
+        raise TrackingError(
+            f"tracking.wandb_project is {project!r}, but wandb is not installed: pip install wandb, or set it to null"
+        ) from None
+    return wandb.init(project=project, name=run_folder.name, dir=str(run_folder), config=settings, resume="allow")
 
 
 def _smooth(values: list[float], decay: float = 0.95) -> list[float]:
     """Exponential moving average, corrected for starting at nothing as Adam's moments are."""
     smoothed, average, weight = [], 0.0, 0.0
     for value in values:
-        average, weight = decay * average + (1 - decay) * value, decay * weight + (1 - decay)
-        smoothed.append(average / weight)
+        if math.isfinite(value):  # a skipped step may have recorded nan
+            average, weight = decay * average + (1 - decay) * value, decay * weight + (1 - decay)
+        smoothed.append(average / weight if weight else math.nan)
     return smoothed
 
 

@@ -2,17 +2,52 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator
+
 import numpy as np
 import torch
-import torch.nn.functional as F
+from torch import Tensor, nn
 
+from training.distributed import Workers
+from training.loss import IGNORED, linear_cross_entropy
 from training.placement import Placement
+from training.recipe_config import LossConfig
+from training.token_files import Tokens
 from transformer.gpt_model import GPTModel
 
 TOKENS_PER_BATCH = 8192
 
+# Tensors of a batch → its mean loss.
+MeanLoss = Callable[[dict[str, Tensor]], Tensor]
 
-def total_loss(model: GPTModel, tokens: np.ndarray, placement: Placement) -> float:
+
+def next_token_loss(config: LossConfig | None = None) -> Callable[[nn.Module, dict[str, Tensor]], Tensor]:
+    """The loss function of pretraining: mean cross-entropy of `targets` after `inputs`.
+
+    Args:
+        config: what is added to the cross-entropy while training; validation measures it alone.
+    """
+    config = config or LossConfig()
+
+    def loss(model: nn.Module, tensors: dict[str, Tensor]) -> Tensor:
+        assert isinstance(model, GPTModel)
+        hidden = model.hidden_states(tensors["inputs"], allowed=tensors.get("allowed"))
+        smoothing, z_loss = (config.label_smoothing, config.z_loss) if model.training else (0.0, 0.0)
+        return linear_cross_entropy(
+            hidden, model.head.weight, tensors["targets"], model.config.logit_softcap, smoothing, z_loss
+        )
+
+    return loss
+
+
+def total_loss(
+    model: GPTModel,
+    tokens: Tokens,
+    placement: Placement,
+    mean_loss: MeanLoss | None = None,
+    workers: Workers | None = None,
+) -> float:
     """Sum of -ln p over tokens[1:], in nats.
 
     The tokens are cut into windows of the context length, one after the other, so every token but
@@ -23,16 +58,26 @@ def total_loss(model: GPTModel, tokens: np.ndarray, placement: Placement) -> flo
         model: put in evaluation mode for the duration.
         tokens: (num_tokens,) ids, at least two.
         placement: where and how precisely.
+        mean_loss: how to compute, where the model is wrapped for several processes.
+        workers: processes that share the work.
     """
     context = model.config.context_length
     full, rest = divmod(len(tokens) - 1, context)
-    total = _sum_over_windows(model, tokens, [i * context for i in range(full)], context, placement)
+    arguments = (placement, mean_loss, workers)
+    total = _sum_over_windows(model, tokens, [i * context for i in range(full)], context, *arguments)
     if rest:
-        total += _sum_over_windows(model, tokens, [full * context], rest, placement)
+        total += _sum_over_windows(model, tokens, [full * context], rest, *arguments)
     return total
 
 
-def sampled_loss(model: GPTModel, tokens: np.ndarray, max_tokens: int, placement: Placement) -> float:
+def sampled_loss(
+    model: GPTModel,
+    tokens: Tokens,
+    max_tokens: int,
+    placement: Placement,
+    mean_loss: MeanLoss | None = None,
+    workers: Workers | None = None,
+) -> float:
     """Mean of -ln p, in nats a token, over windows spread evenly through the tokens.
 
     A quick look on the way. The beginning of a validation file would not do: it may be one subject,
@@ -43,27 +88,52 @@ def sampled_loss(model: GPTModel, tokens: np.ndarray, max_tokens: int, placement
         tokens: (num_tokens,) ids, more than one context.
         max_tokens: about how many to predict; at least one window.
         placement: where and how precisely.
+        mean_loss: how to compute, where the model is wrapped for several processes.
+        workers: processes that share the work.
     """
     context = model.config.context_length
     full = (len(tokens) - 1) // context
     count = min(full, max(1, max_tokens // context))
     starts = [int(i) * context for i in np.linspace(0, full - 1, count)]
-    return _sum_over_windows(model, tokens, starts, context, placement) / (count * context)
+    return _sum_over_windows(model, tokens, starts, context, placement, mean_loss, workers) / (count * context)
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """While inside, the model is in evaluation mode."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
 
 
 @torch.no_grad()
 def _sum_over_windows(
-    model: GPTModel, tokens: np.ndarray, starts: list[int], length: int, placement: Placement
+    model: GPTModel,
+    tokens: Tokens,
+    starts: list[int],
+    length: int,
+    placement: Placement,
+    mean_loss: MeanLoss | None,
+    workers: Workers | None,
 ) -> float:
-    was_training = model.training
-    model.eval()
+    workers = workers or Workers()
+    plain = next_token_loss()
     batch_size = max(1, TOKENS_PER_BATCH // length)
     total = 0.0
-    for first in range(0, len(starts), batch_size):
-        windows = np.stack([tokens[start : start + length + 1] for start in starts[first : first + batch_size]])
-        ids = torch.from_numpy(windows.astype(np.int64)).to(placement.device)  # (batch, length + 1)
-        with placement.autocast():
-            logits = model(ids[:, :-1])
-        total += F.cross_entropy(logits.flatten(0, 1).float(), ids[:, 1:].flatten(), reduction="sum").item()
-    model.train(was_training)
-    return total
+    with evaluating(model):
+        # Each process takes a batch in turn. FSDP needs all of them in every forward pass, so one that
+        # has no batch left computes on windows that do not count.
+        for first in range(0, len(starts), batch_size * workers.world_size):
+            mine = first + workers.rank * batch_size
+            chosen = starts[mine : mine + batch_size]
+            rows = [tokens[start : start + length + 1] for start in chosen or starts[:1]]
+            ids = torch.from_numpy(np.stack(rows).astype(np.int64)).to(placement.device)  # (batch, length + 1)
+            targets = ids[:, 1:] if chosen else torch.full_like(ids[:, 1:], IGNORED)
+            tensors = {"inputs": ids[:, :-1], "targets": targets}
+            with placement.autocast():
+                mean = mean_loss(tensors) if mean_loss else plain(model, tensors)
+            total += mean.item() * len(chosen) * length
+    return workers.sum(total)[0]

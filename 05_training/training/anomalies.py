@@ -1,0 +1,80 @@
+"""Steps that are not like the others: a loss that is no number, and a loss that jumps.
+
+A loss or gradient of inf or nan would turn every weight into nan. Such a step is skipped: the weights stay, the
+data moves on. One is bad luck (a rare batch, an overflow); several in a row mean that the weights
+themselves have gone bad, and the run stops. A spike is a loss far above what is usual; it often heals by
+itself, and is reported. Either way the batch is saved, so that it can be looked at.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+
+from training.batches import Batch
+
+SPIKE_DEVIATIONS = 6.0  # standard deviations above the mean; a normal loss gets there once in 10⁹ steps
+MEMORY = 0.98  # of the running mean and variance: about the last fifty steps
+SETTLING_STEPS = 50  # before that, the loss falls too fast for a mean to say anything
+
+
+class LossMonitor:
+    """Knows what loss is usual by now.
+
+    Args:
+        run_folder: where batches are saved.
+    """
+
+    def __init__(self, run_folder: Path):
+        self.run_folder = run_folder
+        self.mean, self.variance, self.seen = 0.0, 0.0, 0
+        self.skipped = 0  # over the whole run
+        self.skipped_in_a_row = 0
+
+    def note(self, loss: float) -> bool:
+        """Take in the loss of a good step; True when it is a spike.
+
+        A spike itself counts only as far as the threshold, so that one does not hide the next.
+        """
+        self.skipped_in_a_row = 0
+        deviation = math.sqrt(self.variance)
+        threshold = self.mean + SPIKE_DEVIATIONS * max(deviation, 0.01 * abs(self.mean))
+        spike = self.seen >= SETTLING_STEPS and loss > threshold
+        value = threshold if spike else loss
+        # The first steps weigh as in a plain average, as with Adam's corrected moments.
+        share = max(1 - MEMORY, 1 / (self.seen + 1))
+        difference = value - self.mean
+        self.mean += share * difference
+        self.variance = (1 - share) * (self.variance + share * difference**2)
+        self.seen += 1
+        return spike
+
+    def note_skipped(self) -> None:
+        """Count a step that was not taken."""
+        self.skipped += 1
+        self.skipped_in_a_row += 1
+
+    def save_batches(self, reason: str, step: int, rank: int, batches: Sequence[Batch]) -> Path:
+        """Write the micro-batches of a step to a safetensors file, `MICROBATCH.NAME`, and return its path."""
+        path = self.run_folder / f"{reason}_step_{step:08d}_rank_{rank}.safetensors"
+        self.run_folder.mkdir(parents=True, exist_ok=True)
+        tensors = {
+            f"{index}.{name}": tensor.detach().cpu().contiguous().clone()
+            for index, batch in enumerate(batches)
+            for name, tensor in batch.tensors.items()
+        }
+        save_file(tensors, path)
+        return path
+
+    def state_dict(self) -> dict[str, Any]:
+        """What is usual by now, in JSON types."""
+        return {name: getattr(self, name) for name in ("mean", "variance", "seen", "skipped", "skipped_in_a_row")}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from there."""
+        for name in self.state_dict():
+            setattr(self, name, state[name])

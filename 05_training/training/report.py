@@ -1,0 +1,89 @@
+"""What is shown at the end of a run, and on the way: the table of results, the curve, samples."""
+
+from __future__ import annotations
+
+import math
+import time
+
+from rich.console import Console
+from rich.table import Table
+
+from neural_networks.bits_per_byte import bits_per_byte, perplexity
+from training.data_preparation import DatasetMeta
+from training.token_files import Tokens
+from training.tracking import Tracker
+from training.trainer import Trainer
+from training.validation import evaluating, total_loss
+from transformer.sampling import SamplingParameters, generate
+
+SAMPLE_TOKENS = 100
+
+
+def report(
+    trainer: Trainer, validation_tokens: Tokens, meta: DatasetMeta, tracker: Tracker | None, console: Console
+) -> None:
+    """Measure on the whole validation text and print what came of the run; every process must call this.
+
+    Args:
+        trainer: done.
+        validation_tokens: all held-out ids.
+        meta: of the data.
+        tracker: of the main process; None in the others, which only help to measure.
+        console: where to print.
+    """
+    start = time.perf_counter()
+    with trainer.averaged(), console.status("Measuring on the whole validation text …"):
+        nats = total_loss(trainer.model, validation_tokens, trainer.placement, trainer.module, trainer.workers)
+    if tracker is None:
+        return
+    loss = nats / (meta.validation_tokens - 1)
+    bits = bits_per_byte(nats, meta.validation_bytes)
+    if not any("validation_bits_per_byte" in record for record in tracker.records):  # measured again, not anew
+        tracker.log(trainer.step, validation_loss=loss, validation_bits_per_byte=bits)
+    references = {
+        name: value
+        for name, value in {
+            "xz -9": meta.xz_bits_per_byte,
+            "xz -9 after the training text": meta.xz_with_train_bits_per_byte,
+        }.items()
+        if value is not None
+    }
+    curve = tracker.draw_curve(meta.validation_bytes / meta.validation_tokens, references)
+    run_folder = trainer.run_folder
+    table = Table("validation", "this model", *references, title=f"{run_folder} after {trainer.step:,} steps")
+    table.add_row("bits per byte", f"[bold]{bits:.3f}[/bold]", *(f"{value:.3f}" for value in references.values()))
+    table.add_row("loss (nats a token)", f"{loss:.3f}", *("" for _ in references))
+    table.add_row("perplexity (a token)", f"{perplexity(loss):.2f}", *("" for _ in references))
+    console.print(table)
+    speed = trainer.tokens_seen / max(trainer.seconds, 1e-9)
+    skipped = f" {trainer.monitor.skipped} steps were skipped." if trainer.monitor.skipped else ""
+    console.print(
+        f"Trained {minutes(trainer.seconds)} at {speed:,.0f} tokens/s; "
+        f"measured {meta.validation_bytes:,} bytes in {time.perf_counter() - start:.0f} s.{skipped}",
+        highlight=False,
+    )
+    console.print(f"Curve: {curve}   TensorBoard: tensorboard --logdir {run_folder}", highlight=False)
+
+
+def print_samples(trainer: Trainer, tracker: Tracker, console: Console) -> None:
+    """Continue the configured prompts."""
+    parameters = SamplingParameters(max_tokens=SAMPLE_TOKENS, temperature=0.7, seed=1337)
+    for prompt in trainer.training.sample_prompts:
+        ids = trainer.tokenizer.encode(prompt)[: trainer.model.config.context_length]
+        with trainer.averaged(), evaluating(trainer.model), trainer.placement.autocast():
+            text = prompt + trainer.tokenizer.decode(generate(trainer.model, ids, parameters))
+        text = text.split("<|endoftext|>")[0].rstrip()
+        tracker.log_text("sample", text, trainer.step)
+        console.rule(f"sample at step {trainer.step}: {prompt!r}", style="dim")
+        console.print(text, markup=False, highlight=False)
+
+
+def minutes(seconds: float) -> str:
+    """A duration for people.
+
+    >>> minutes(90), minutes(300)
+    ('90 s', '5.0 minutes')
+    """
+    if not math.isfinite(seconds):
+        return "an unknown time"
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.1f} minutes"

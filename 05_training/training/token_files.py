@@ -1,0 +1,139 @@
+"""Token files: flat little-endian ids on disk, mapped rather than read.
+
+A corpus that was prepared in one go is one file, `train.bin`. A streamed one is several, `train_00000.bin`,
+`train_00001.bin`, …: shards of a size that copies and uploads well.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+import numpy as np
+
+SHARD_TOKENS = 1 << 27  # 256 MiB of two-byte ids
+
+
+class DataError(ValueError):
+    """Token files that cannot be trained on."""
+
+
+class Tokens(Protocol):
+    """A sequence of ids that can be sliced: an array, a memory map, or shards."""
+
+    def __len__(self) -> int:
+        """How many ids."""
+        ...
+
+    def __getitem__(self, where: slice, /) -> np.ndarray:
+        """Ids from start to stop."""
+        ...
+
+
+class ShardWriter:
+    """Writes ids to `STEM.bin`, or to `STEM_00000.bin`, `STEM_00001.bin`, … of `SHARD_TOKENS` each.
+
+    Args:
+        folder: where.
+        stem: begins the files' names.
+        dtype: of the ids.
+        in_shards: whether to start a new file when one is full.
+    """
+
+    def __init__(self, folder: Path, stem: str, dtype: np.dtype, in_shards: bool):
+        self.folder, self.stem, self.dtype, self.in_shards = folder, stem, dtype, in_shards
+        self._shard, self._written = 0, 0
+        self._file = self._open()
+
+    def write(self, ids: np.ndarray) -> None:
+        """Append ids."""
+        while self.in_shards and self._written + len(ids) > SHARD_TOKENS:
+            room = SHARD_TOKENS - self._written
+            self._file.write(ids[:room].astype(self.dtype).tobytes())
+            self._file.close()
+            ids, self._shard, self._written = ids[room:], self._shard + 1, 0
+            self._file = self._open()
+        self._file.write(ids.astype(self.dtype).tobytes())
+        self._written += len(ids)
+
+    def close(self) -> None:
+        """Finish; a last shard with nothing in it is removed."""
+        self._file.close()
+        if not self._written and self._shard:
+            self._path.unlink()
+
+    @property
+    def _path(self) -> Path:
+        return self.folder / (f"{self.stem}_{self._shard:05d}.bin" if self.in_shards else f"{self.stem}.bin")
+
+    def _open(self) -> BinaryIO:
+        return open(self._path, "wb")
+
+
+class TokenShards:
+    """Several arrays of ids as one sequence.
+
+    >>> tokens = TokenShards([np.arange(3), np.arange(3, 5)])
+    >>> len(tokens), tokens[1:4].tolist()
+    (5, [1, 2, 3])
+    """
+
+    def __init__(self, shards: Sequence[np.ndarray]):
+        self.shards = list(shards)
+        self.ends = np.cumsum([len(shard) for shard in shards]).tolist()
+
+    def __len__(self) -> int:
+        return self.ends[-1]
+
+    def __getitem__(self, where: slice, /) -> np.ndarray:
+        start, stop, _ = where.indices(len(self))
+        pieces = []
+        while start < stop:
+            index = bisect_right(self.ends, start)
+            begin = self.ends[index] - len(self.shards[index])
+            pieces.append(self.shards[index][start - begin : stop - begin])
+            start = min(stop, self.ends[index])
+        return pieces[0] if len(pieces) == 1 else np.concatenate([np.empty(0, self.shards[0].dtype), *pieces])
+
+
+def find_token_files(folder: Path, split: str) -> list[Path]:
+    """The token files of a split, `train` or `val`, in order."""
+    single = folder / f"{split}.bin"
+    return [single] if single.exists() else sorted(folder.glob(f"{split}_[0-9]*.bin"))
+
+
+def open_tokens(paths: Sequence[Path], dtype: str, vocab_size: int, context_length: int) -> Tokens:
+    """Memory-map token files and check them.
+
+    Args:
+        paths: one file or all shards of a split.
+        dtype: of the ids, from `meta.json`.
+        vocab_size: every id must be below it.
+        context_length: the files must hold one window and the token after it.
+
+    Raises:
+        DataError: none, too short, cut off, or an id out of range.
+    """
+    if not paths:
+        raise DataError("there are no token files: the prepared folder is incomplete; delete it to prepare it again")
+    shards = []
+    for path in paths:
+        size = path.stat().st_size
+        if size == 0:
+            raise DataError(f"{path} is empty")
+        if size % np.dtype(dtype).itemsize:
+            raise DataError(f"{path} has {size} bytes, no multiple of {dtype}: it was cut off; prepare it again")
+        tokens = np.memmap(path, dtype=dtype, mode="r")
+        largest = max(int(tokens[i : i + (1 << 24)].max()) for i in range(0, len(tokens), 1 << 24))
+        if largest >= vocab_size:
+            raise DataError(f"{path} holds the id {largest}, outside the vocabulary of {vocab_size}: prepare it again")
+        shards.append(tokens)
+    total = sum(len(shard) for shard in shards)
+    if total < context_length + 1:
+        raise DataError(
+            f"{paths[0].name} has {total} tokens, fewer than one context of {context_length} and the token after "
+            "it: use a longer text, or a smaller model.context_length"
+        )
+    return shards[0] if len(shards) == 1 else TokenShards(shards)
