@@ -268,19 +268,32 @@ def set_weights(model: GPTModel, weights: dict[str, Tensor]) -> None:
         RuntimeError, KeyError: the weights are not those of this model.
     """
     weights = dict(weights)
-    if model.config.tie_embeddings:
+    learned = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    partly = len(learned) < len(list(model.parameters()))
+    if partly and weights.keys() != learned:
+        raise KeyError(next(iter(weights.keys() ^ learned)))
+    if model.config.tie_embeddings and not partly:
         weights["head.weight"] = weights["token_embedding.weight"]
     for name, parameter in model.state_dict().items():
         if isinstance(parameter, DTensor) and name in weights:
             weights[name] = distribute_tensor(weights[name], parameter.device_mesh, parameter.placements)
-    model.load_state_dict(weights)
+    model.load_state_dict(weights, strict=not partly)
 
 
 def model_weights(model: GPTModel) -> dict[str, Tensor]:
-    """The weights of a model, whole and on the CPU; every process must call this."""
-    weights = {name: whole(tensor.detach()).cpu().contiguous() for name, tensor in model.state_dict().items()}
+    """The weights of a model, whole and on the CPU; every process must call this.
+
+    Where a part of the model is frozen, as under LoRA, what is learned alone: the base has the rest.
+    """
+    learned = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    partly = len(learned) < len(list(model.parameters()))
+    weights = {
+        name: whole(tensor.detach()).cpu().contiguous()
+        for name, tensor in model.state_dict().items()
+        if not partly or name in learned
+    }
     if model.config.tie_embeddings:
-        del weights["head.weight"]  # the same numbers as the token embedding
+        weights.pop("head.weight", None)  # the same numbers as the token embedding
     return weights
 
 

@@ -306,7 +306,7 @@ class Trainer:
 @contextlib.contextmanager
 def rehearsal(trainer: Trainer) -> Iterator[None]:
     """While inside, steps may be taken that leave no trace: weights, data and randomness are put back after."""
-    weights = {name: tensor.detach().clone() for name, tensor in trainer.model.state_dict().items()}
+    weights = [(p, p.detach().clone()) for p in trainer.model.parameters() if p.requires_grad]
     moments = [
         {parameter: {name: value.clone() for name, value in state.items()} for parameter, state in o.state.items()}
         for o in trainer.optimizers
@@ -318,7 +318,9 @@ def rehearsal(trainer: Trainer) -> Iterator[None]:
     try:
         yield
     finally:
-        trainer.model.load_state_dict(weights)
+        with torch.no_grad():
+            for parameter, weight in weights:
+                parameter.copy_(weight)
         for optimizer, saved in zip(trainer.optimizers, moments, strict=True):
             optimizer.state.clear()
             optimizer.state.update(saved)
