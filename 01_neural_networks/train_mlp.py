@@ -26,7 +26,7 @@ from neural_networks.command_line import (
     progress_bar,
 )
 from neural_networks.figures import save_curves
-from neural_networks.kneser_ney import KneserNeyModel
+from neural_networks.kneser_ney import MAX_ORDER, KneserNeyModel
 from neural_networks.mlp_numpy import MLP, MLPConfig, MLPError
 from neural_networks.ngram import BigramModel, UnigramModel
 from neural_networks.optimizers import SGD, Adam, Momentum
@@ -95,12 +95,11 @@ def main() -> None:
         )
         mlp = measure(model, corpus.validation)
         references = compressor_rows(corpus)
+        order = min(MAX_ORDER, config.context + 1)
         counting = {
             "unigram": measure(UnigramModel(stream), corpus.validation),
             "bigram": measure(BigramModel(stream), corpus.validation),
-            f"Kneser-Ney, the same context (order {min(8, config.context + 1)})": measure(
-                KneserNeyModel(stream, min(8, config.context + 1)), corpus.validation
-            ),
+            f"Kneser-Ney, order {order}": measure(KneserNeyModel(stream, order), corpus.validation),
         }
         print_ladder(console, {"uniform guess": 8.0, **counting, **references, "MLP": mlp})
         print_sample(console, model, options.prompt, options.seed)
