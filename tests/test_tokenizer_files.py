@@ -96,7 +96,7 @@ def test_a_foreign_or_damaged_file_is_refused_in_one_line(content: bytes, tmp_pa
 
 
 def test_a_missing_file_is_named(tmp_path: Path):
-    with pytest.raises(TokenizerError, match="there is no tokenizer at .*nothing"):
+    with pytest.raises(TokenizerError, match=r"there is no tokenizer at .*nothing"):
         load_tokenizer(tmp_path / "nothing")
 
 

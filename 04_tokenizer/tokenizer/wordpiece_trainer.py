@@ -26,8 +26,8 @@ def train_wordpiece(
 ) -> WordPieceTokenizer:
     """Train a WordPiece tokenizer.
 
-    >>> train_wordpiece(["low low low lower"], 11).vocabulary
-    ['##e', '##o', '##r', '##w', 'l', 'lo']
+    >>> train_wordpiece(["low low lower"], 16).vocabulary
+    ['##e', '##o', '##r', '##w', 'e', 'l', 'o', 'r', 'w', 'lo', 'low']
 
     Args:
         documents: training texts.
@@ -44,7 +44,8 @@ def train_wordpiece(
     for document in documents:
         words.update(split_words(document))
     spelled = [[word[0], *(CONTINUATION + character for character in word[1:])] for word in words]
-    pieces = sorted({symbol for word in spelled for symbol in word})
+    # Every character by itself as well, so that a word may begin with one that was seen within words only.
+    pieces = sorted({symbol for word in spelled for symbol in word}.union(*words))
     if not pieces:
         raise TokenizerError("there is no word in the documents: a WordPiece vocabulary needs text")
     room = vocab_size - len(pieces) - len(specials)
