@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from attention.attention_visualizer import draw_heatmaps, draw_text, record_attention, stack_layers, write_page
-from evaluation.sliding_window import EvaluationError
+from evaluation.errors import EvaluationError
 from tokenizer.interface import Tokenizer
 from training.checkpoint import load_model, newest_run
 from training.command_line import report_user_errors

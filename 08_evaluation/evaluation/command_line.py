@@ -6,7 +6,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from evaluation.sliding_window import measure_text
+from evaluation.calibration import calibrate
+from evaluation.sliding_window import score_text
 from neural_networks.bits_per_byte import xz_bits_per_byte
 from neural_networks.corpora import read_text
 from training.checkpoint import load_model, newest_run
@@ -31,9 +32,12 @@ def _run(options: argparse.Namespace) -> int:
     text = read_text(options.text)
     placement = choose_placement(options.device, "float32")
     loaded = load_model(options.checkpoint or newest_run(), placement.device)
-    loss = measure_text(loaded.model, loaded.tokenizer, text, placement, options.stride)
-    print(f"{options.text}: {loss.num_bytes:,} bytes, {loss.predicted_tokens:,} tokens")
+    scores = score_text(loaded.model, loaded.tokenizer, text, placement, options.stride)
+    calibration = calibrate(scores.top_probabilities, scores.correct)
+    print(f"{options.text}: {scores.num_bytes:,} bytes, {len(scores.ids):,} tokens")
     print(f"  {loaded.folder}")
-    print(f"    bits per byte  {loss.bits_per_byte:.3f}   (xz -9: {xz_bits_per_byte([text]):.3f})")
-    print(f"    perplexity     {loss.perplexity:.2f} a token")
+    print(f"    bits per byte      {scores.bits_per_byte:.3f}   (xz -9: {xz_bits_per_byte([text]):.3f})")
+    print(f"    perplexity         {scores.perplexity:.2f} a token")
+    print(f"    accuracy           {scores.accuracy:.1%} of tokens are the most likely one")
+    print(f"    calibration error  {calibration.expected_error:.3f}")
     return 0

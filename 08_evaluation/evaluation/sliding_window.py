@@ -8,35 +8,46 @@ price of one forward pass a token.
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-import torch.nn.functional as F
+import numpy as np
+from numpy.typing import NDArray
 
+from evaluation.errors import EvaluationError
+from evaluation.sequence_scores import SequenceScores, score_sequences
 from neural_networks.bits_per_byte import bits_per_byte, perplexity
 from tokenizer.interface import Tokenizer
 from training.placement import Placement
 from transformer.gpt_model import GPTModel
 
 
-class EvaluationError(ValueError):
-    """A text or stride that cannot be measured with."""
-
-
 @dataclass(frozen=True)
-class TextLoss:
-    """How well a model predicts a text.
+class TextScores:
+    """How well a model predicts one or several texts, token by token.
 
     Args:
-        total_nats: sum of -ln p over the predicted tokens.
-        predicted_tokens: how many those are.
-        num_bytes: UTF-8 size of the text.
+        ids: (tokens,) the predicted tokens in order.
+        nats: (tokens,) -ln p of each.
+        top_ids: (tokens,) the most likely token at each place.
+        top_probabilities: (tokens,) the probability of that.
+        context_sizes: (tokens,) how many tokens the prediction was made from.
+        documents: (tokens,) which text each belongs to.
+        num_bytes: UTF-8 size of the texts.
     """
 
-    total_nats: float
-    predicted_tokens: int
+    ids: NDArray[np.int64]
+    nats: NDArray[np.float64]
+    top_ids: NDArray[np.int64]
+    top_probabilities: NDArray[np.float64]
+    context_sizes: NDArray[np.int64]
+    documents: NDArray[np.int64]
     num_bytes: int
+
+    @property
+    def total_nats(self) -> float:
+        """Sum of -ln p over the predicted tokens."""
+        return float(self.nats.sum())
 
     @property
     def bits_per_byte(self) -> float:
@@ -46,47 +57,81 @@ class TextLoss:
     @property
     def perplexity(self) -> float:
         """Per token; comparable between models that share a tokenizer."""
-        return perplexity(self.total_nats / self.predicted_tokens)
+        return perplexity(self.total_nats / len(self.ids))
+
+    @property
+    def correct(self) -> NDArray[np.bool_]:
+        """(tokens,) whether the most likely token is the one that came."""
+        return self.top_ids == self.ids
+
+    @property
+    def accuracy(self) -> float:
+        """Share of tokens that the model would have chosen itself; depends on the tokenizer, as perplexity does."""
+        return float(self.correct.mean())
 
 
-@torch.inference_mode()
-def measure_text(
+def score_text(
     model: GPTModel, tokenizer: Tokenizer, text: str, placement: Placement, stride: int | None = None
-) -> TextLoss:
-    """Measure a model on a text.
+) -> TextScores:
+    """Measure a model on one text. See `score_documents`."""
+    return score_documents(model, tokenizer, [text], placement, stride)
 
-    The text stands behind an end-of-text token where the tokenizer has one, so that its first token
+
+def score_documents(
+    model: GPTModel, tokenizer: Tokenizer, documents: Sequence[str], placement: Placement, stride: int | None = None
+) -> TextScores:
+    """Measure a model on texts that do not see one another.
+
+    Each text stands behind an end-of-text token where the tokenizer has one, so that its first token
     is predicted too. A character tokenizer without one leaves the first character out.
 
     Args:
         model: in evaluation mode.
         tokenizer: the model's.
-        text: any text.
+        documents: any texts.
         placement: device and precision.
         stride: tokens counted in each window after the first, from 1 to the context length; None for
             half the context.
 
     Raises:
-        EvaluationError: the text is too short, or the stride impossible.
+        EvaluationError: a text is too short, or the stride impossible.
+        TokenizerError: a character that a character tokenizer lacks.
     """
     context = model.config.context_length
     stride = stride if stride is not None else max(1, context // 2)
     if not 1 <= stride <= context:
         raise EvaluationError(f"the stride must be between 1 and the context length of {context}, got {stride}")
     begin = [] if tokenizer.end_of_text_id is None else [tokenizer.end_of_text_id]
-    ids = torch.tensor(begin + tokenizer.encode(text))
-    if len(ids) < 2:
-        raise EvaluationError("the text is too short: there is no token to predict")
-    total, counted = 0.0, 1  # ids[:counted] are accounted for; the first is never predicted
-    while counted < len(ids):
-        # The first window counts all it predicts; each later one ends `stride` tokens further on.
-        stop = min(len(ids), context + 1 if counted == 1 else counted + stride)
-        start = max(0, stop - 1 - context)
-        window = ids[start:stop].to(placement.device)
-        with placement.autocast():
-            logits = model(window[None, :-1])[0]  # (time, vocab)
-        fresh = stop - counted
-        total += F.cross_entropy(logits[-fresh:].float(), window[-fresh:], reduction="sum").item()
-        counted = stop
-    assert math.isfinite(total)
-    return TextLoss(total, len(ids) - 1, len(text.encode("utf-8")))
+    windows: list[list[int]] = []
+    fresh: list[int] = []  # tokens that each window adds
+    owners: list[int] = []
+    for number, document in enumerate(documents):
+        ids = begin + tokenizer.encode(document)
+        if len(ids) < 2:
+            raise EvaluationError("the text is too short: there is no token to predict")
+        counted = 1  # ids[:counted] are accounted for; the first is never predicted
+        while counted < len(ids):
+            # The first window counts all it predicts; each later one ends `stride` tokens further on.
+            stop = min(len(ids), context + 1 if counted == 1 else counted + stride)
+            windows.append(ids[max(0, stop - 1 - context) : stop])
+            fresh.append(stop - counted)
+            owners.append(number)
+            counted = stop
+    if not windows:
+        raise EvaluationError("there is no text to measure")
+    num_bytes = sum(len(document.encode("utf-8")) for document in documents)
+    return _join(windows, fresh, owners, score_sequences(model, windows, fresh, placement), num_bytes)
+
+
+def _join(
+    windows: list[list[int]], fresh: list[int], owners: list[int], scores: list[SequenceScores], num_bytes: int
+) -> TextScores:
+    return TextScores(
+        ids=np.concatenate([window[-count:] for window, count in zip(windows, fresh, strict=True)]),
+        nats=np.concatenate([score.nats for score in scores]),
+        top_ids=np.concatenate([score.top_ids for score in scores]),
+        top_probabilities=np.concatenate([score.top_probabilities for score in scores]),
+        context_sizes=np.concatenate([np.arange(len(w) - n, len(w)) for w, n in zip(windows, fresh, strict=True)]),
+        documents=np.repeat(owners, fresh),
+        num_bytes=num_bytes,
+    )

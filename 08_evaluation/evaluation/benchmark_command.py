@@ -1,0 +1,120 @@
+"""`benchmark.py` as a command."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from evaluation.benchmark import Evaluator, TaskResult, write_result
+from evaluation.errors import EvaluationError
+from evaluation.significance import compare_paired, mcnemar_p_value
+from evaluation.task import load_task, task_names
+from training.checkpoint import load_model, newest_run
+from training.command_line import report_user_errors
+from training.placement import choose_placement
+
+DEFAULT_TASKS = ["docs_description", "docs_continuation", "docs_last_word", "docs_first_argument"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse, ask, print, and return the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="benchmark.py",
+        description="Accuracy of a model on benchmark tasks, with 95 % intervals and a log of every answer.",
+    )
+    parser.add_argument("--checkpoint", help="folder of a run or of one checkpoint; default: the newest run")
+    parser.add_argument(
+        "--tasks",
+        nargs="+",
+        default=DEFAULT_TASKS,
+        help=f"names or YAML files; there are {', '.join(task_names())}; default: those made from the documentation",
+    )
+    parser.add_argument("--few_shot", type=int, help="solved examples before each question; default: as the task says")
+    parser.add_argument("--limit", type=int, help="ask only so many questions of each task, drawn by the seed")
+    parser.add_argument("--seed", type=int, default=0, help="of the draw of questions and examples")
+    parser.add_argument("--no_end_of_text", action="store_true", help="do not put <|endoftext|> before the prompts")
+    parser.add_argument("--against", type=Path, help="output folder of another model: compare question by question")
+    parser.add_argument("--output", type=Path, help="folder for figures and logs; default: outputs/benchmark/<run>")
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto")
+    options = parser.parse_args(arguments)
+    return report_user_errors(lambda: _run(options, Console()))
+
+
+def _run(options: argparse.Namespace, console: Console) -> int:
+    if options.limit is not None and options.limit < 1:
+        raise EvaluationError(f"--limit must be at least 1, got {options.limit}")
+    tasks = [load_task(name) for name in options.tasks]  # all of them, before anything takes time
+    placement = choose_placement(options.device, "float32")
+    loaded = load_model(options.checkpoint or newest_run(), placement.device)
+    output = options.output or Path("outputs", "benchmark", loaded.folder.parent.name)
+    evaluator = Evaluator(loaded.model, loaded.tokenizer, placement, not options.no_end_of_text)
+    console.print(f"{loaded.folder}", highlight=False)
+    for task in tasks:
+        with console.status(f"{task.name} …"):
+            result = evaluator.run(task, options.few_shot, options.limit, options.seed)
+        path = write_result(result, output)
+        _print(result, console)
+        if options.against is not None:
+            _print_comparison(result, options.against, console)
+        console.print(f"{path} and {path.with_suffix('.jsonl').name}", style="dim", highlight=False)
+    return 0
+
+
+def _print(result: TaskResult, console: Console) -> None:
+    settings = result.settings
+    table = Table(
+        "metric", "value", "95 % interval", title=f"{result.task}: {result.questions} questions, "
+        f"{settings['few_shot']} examples, seed {settings['seed']}", title_justify="left",
+    )  # fmt: skip
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for name, interval in result.metrics.items():
+        table.add_row(name, f"{interval.estimate:.1%}", f"{interval.low:.1%} – {interval.high:.1%}")
+    if result.chance is not None:
+        table.add_row("guessing", f"{result.chance:.1%}", "")
+    if result.calibration_error is not None:
+        table.add_row("calibration error", f"{result.calibration_error:.3f}", "")
+    console.print(table)
+    if result.cut:
+        console.print(f"[yellow]{result.cut} prompts did not fit the context and lost their beginning.[/]")
+
+
+def _print_comparison(result: TaskResult, other: Path, console: Console) -> None:
+    earlier = read_log(other / f"{result.task}.jsonl")
+    mine = {sample["question"]: sample for sample in result.samples}
+    shared = sorted(mine.keys() & earlier.keys())
+    if not shared or any(mine[i]["context"] != earlier[i]["context"] for i in shared):
+        raise EvaluationError(
+            f"{other / result.task}.jsonl has answers to other prompts; run it with the same --few_shot, --limit and --seed"
+        )
+    for name in result.metrics:
+        ours, theirs = [mine[i][name] for i in shared], [earlier[i][name] for i in shared]
+        compared = compare_paired(ours, theirs)
+        interval = compared.difference
+        exact = "" if name == "token_f1" else f", McNemar p = {mcnemar_p_value(ours, theirs):.4f}"
+        console.print(
+            f"{name}, this - {other.name}: {interval.estimate:+.1%} ({interval.low:+.1%} to {interval.high:+.1%}), "
+            f"p = {compared.p_value:.4f}{exact}, {compared.items} questions",
+            highlight=False,
+        )
+
+
+def read_log(path: Path) -> dict[int, dict[str, Any]]:
+    """The answers of an earlier run, by question.
+
+    Raises:
+        EvaluationError: there is no such log, or it is damaged.
+    """
+    try:
+        samples = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        return {sample["question"]: sample for sample in samples}
+    except FileNotFoundError:
+        raise EvaluationError(f"there is no log {path}; run that model on this task first") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise EvaluationError(f"{path} is not a log of answers: {error}") from None

@@ -1,0 +1,166 @@
+"""How much of a difference is luck: confidence intervals and paired tests.
+
+A benchmark is a sample of the questions that could have been asked. With n questions an accuracy of 50 % has a
+standard error of √(0.25 / n): 3.5 points for 200 questions. Two models on the *same* questions can be told
+apart more finely than that, because what is hard for one is mostly hard for the other: compare them
+question by question.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from evaluation.errors import EvaluationError
+
+RESAMPLES = 10_000
+_BLOCK = 1 << 22  # numbers drawn at once
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate and the range that holds the true value with the given confidence."""
+
+    estimate: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.estimate:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+def bootstrap_interval(
+    values: ArrayLike,
+    weights: ArrayLike | None = None,
+    confidence: float = 0.95,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Interval:
+    """Percentile bootstrap of a mean or ratio (Efron, 1979).
+
+    The sample stands in for the population: draw as many items from it, with repetition, many times, and see
+    how far the mean moves.
+
+    Args:
+        values: (items,) such as 0 or 1 for each question, or the bits that each document costs.
+        weights: (items,) to estimate sum(values) / sum(weights) instead, such as the documents' bytes.
+        confidence: between 0 and 1.
+        resamples: how many.
+        seed: of the draws.
+
+    Raises:
+        EvaluationError: no items, or a confidence out of range.
+    """
+    numerator = np.asarray(values, dtype=np.float64)
+    denominator = np.ones_like(numerator) if weights is None else np.asarray(weights, dtype=np.float64)
+    if numerator.ndim != 1 or len(numerator) == 0 or numerator.shape != denominator.shape:
+        raise EvaluationError(
+            f"the bootstrap needs one value an item, got shapes {numerator.shape}, {denominator.shape}"
+        )
+    if not 0 < confidence < 1:
+        raise EvaluationError(f"the confidence must be between 0 and 1, got {confidence}")
+    means = _resampled_ratios(numerator, denominator, resamples, seed)
+    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Interval(float(numerator.sum() / denominator.sum()), float(low), float(high))
+
+
+def _resampled_ratios(
+    numerator: NDArray[np.float64], denominator: NDArray[np.float64], resamples: int, seed: int
+) -> NDArray[np.float64]:
+    rng, items = np.random.default_rng(seed), len(numerator)
+    block = max(1, _BLOCK // items)
+    parts = []
+    for start in range(0, resamples, block):
+        drawn = rng.integers(items, size=(min(block, resamples - start), items))
+        parts.append(numerator[drawn].sum(axis=1) / denominator[drawn].sum(axis=1))
+    return np.concatenate(parts)
+
+
+@dataclass(frozen=True)
+class PairedComparison:
+    """Model A against model B on the same items.
+
+    Args:
+        difference: mean of A - B with its bootstrap interval.
+        p_value: probability of a mean difference at least as large if the two were exchangeable.
+        items: how many.
+    """
+
+    difference: Interval
+    p_value: float
+    items: int
+
+
+def compare_paired(a: ArrayLike, b: ArrayLike, resamples: int = RESAMPLES, seed: int = 0) -> PairedComparison:
+    """Whether A and B differ on average, from their values on the same items.
+
+    The test is a permutation test (Fisher, 1935): if the two models were equal, then in each pair either
+    value could have come from either; flip the sign of each difference at random and count how often the
+    mean comes out at least as far from zero. The observed arrangement counts as one of them, so the
+    p-value is never 0.
+
+    Args:
+        a: (items,) a value for each item, such as 0 or 1, or bits.
+        b: (items,) the other model's, in the same order.
+        resamples: random arrangements.
+        seed: of the draws.
+
+    Raises:
+        EvaluationError: the two differ in length, or are empty.
+    """
+    first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    if first.ndim != 1 or first.shape != second.shape or len(first) == 0:
+        raise EvaluationError(
+            f"a paired test needs two equally long lists, got shapes {first.shape} and {second.shape}"
+        )
+    differences = first - second
+    observed = abs(differences.mean())
+    rng, items = np.random.default_rng(seed), len(differences)
+    block, at_least = max(1, _BLOCK // items), 1
+    for start in range(0, resamples, block):
+        signs = rng.integers(0, 2, size=(min(block, resamples - start), items)) * 2 - 1
+        # A little slack: sums in another order differ in their last bits.
+        at_least += int((np.abs(signs @ differences) / items >= observed * (1 - 1e-12)).sum())
+    return PairedComparison(bootstrap_interval(differences, seed=seed), at_least / (resamples + 1), items)
+
+
+def mcnemar_p_value(a: ArrayLike, b: ArrayLike) -> float:
+    """Exact two-sided test for answers that are right or wrong (McNemar, 1947).
+
+    Only questions that one model answers and the other does not say anything. If the models were equal,
+    each of those would fall to either side like a coin.
+
+    Args:
+        a: (items,) 0 or 1.
+        b: (items,) 0 or 1, of the other model.
+
+    >>> mcnemar_p_value([1, 1, 1, 1, 1, 1, 0], [0, 0, 0, 0, 0, 0, 0])  # 2 / 2⁶
+    0.03125
+    """
+    first, second = np.asarray(a, dtype=bool), np.asarray(b, dtype=bool)
+    if first.shape != second.shape:
+        raise EvaluationError(f"a paired test needs two equally long lists, got {first.shape} and {second.shape}")
+    only_a, only_b = int((first & ~second).sum()), int((second & ~first).sum())
+    n = only_a + only_b
+    tail = sum(math.comb(n, k) for k in range(min(only_a, only_b) + 1))
+    return min(1.0, 2 * tail / 2**n)
+
+
+def questions_needed(difference: float, accuracy: float = 0.5) -> int:
+    """How many questions two models must be asked, each its own, to see a difference in 8 of 10 trials.
+
+    The usual normal approximation for two proportions at 5 % significance and 80 % power.
+
+    Args:
+        difference: between the two accuracies, such as 0.02.
+        accuracy: about which they lie.
+
+    >>> questions_needed(0.02)
+    9812
+    """
+    if not 0 < difference < 1:
+        raise EvaluationError(f"the difference must be between 0 and 1, got {difference}")
+    return math.ceil((1.959964 + 0.841621) ** 2 * 2 * accuracy * (1 - accuracy) / difference**2)
