@@ -1,75 +1,283 @@
-"""Tokenizer training and encoding beside Hugging Face `tokenizers` and tiktoken.
+"""Tokenizer training and encoding beside Hugging Face `tokenizers`, tiktoken and minbpe's algorithm.
 
-Same text, same pattern, same vocabulary size; encoding with the very same merges.
+Same text, same pattern, same vocabulary size; encoding with the very same merges. The bare regular
+expression runs along: it is the floor for any encoder that goes from match to match.
 """
 
 from __future__ import annotations
 
+import os
+import random
+import re
+import sysconfig
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")  # or it warns of our processes and uses one core
+
+import numpy as np
+import regex
 import tiktoken
 import tokenizers
 
 from harness import Comparison, Contender, compare
 from neural_networks.corpora import load_corpus
 from tokenizer.bpe_tokenizer import BPETokenizer
-from tokenizer.patterns import GPT2_PATTERN
+from tokenizer.file_encoder import encode_files
+from tokenizer.merging import Pair
+from tokenizer.parallel import usable_cores
+from tokenizer.patterns import CL100K_PATTERN, GPT2_PATTERN, spell_out_classes
 from tokenizer.tokenizer_trainer import train_bpe
 
-VOCAB_SIZE = 8192
+CORES = 2  # for both sides, where both can use more than one
 
 
 def run(quick: bool) -> list[Comparison]:
-    """Measure on `python_docs`, or on about 1 MB of it when quick."""
-    documents = list(load_corpus("python_docs", 0.05).train)
-    if quick:
-        documents = documents[::10]
-    megabytes = sum(len(document.encode()) for document in documents) / 1e6
-    ours = train_bpe(documents, VOCAB_SIZE, special_tokens=())
-    peer = tiktoken.Encoding(
-        "ours",
-        pat_str=GPT2_PATTERN,
-        mergeable_ranks={ours.decode_bytes([i]): i for i in range(ours.vocab_size)},
-        special_tokens={},
+    """Train and encode `python_docs` and Python sources (50 MB; when quick, a tenth of each)."""
+    documents = list(load_corpus("python_docs", 0.05).train)[:: 10 if quick else 1]
+    files = _source_files(5e6 if quick else 50e6)
+    sources = [file.read_bytes().decode("utf-8") for file in files]
+    shakespeare = _shakespeare()
+    results = []
+    for name, texts in (("python_docs", documents), ("Python sources", sources)):
+        for vocab_size in (8192,) if quick else (8192, 32768):
+            results.append(_compare_training(name, texts, vocab_size, quick))
+    results.append(_compare_with_minbpe("\n".join(documents)[:1_000_000], 20 if quick else 60))
+    ours = train_bpe(documents, 8192, special_tokens=())
+    results += _compare_encoding("python_docs", documents, ours, quick)
+    if shakespeare:
+        results += _compare_encoding("Tiny Shakespeare", [shakespeare], ours, quick)
+    with_groups = train_bpe(documents, 8192, special_tokens=(), pattern=CL100K_PATTERN)
+    results.append(_compare_pattern("python_docs, GPT-4's pattern", documents, with_groups, quick))
+    results += [_compare_adversarial(name, text, ours) for name, text in _adversarial_texts()]
+    results.append(_compare_files(files, ours, quick))
+    return results
+
+
+def _megabytes(texts: Sequence[str]) -> float:
+    return sum(len(text.encode("utf-8")) for text in texts) / 1e6
+
+
+def _source_files(size: float) -> list[Path]:
+    """Python sources that are installed, up to so many bytes."""
+    chosen: list[Path] = []
+    for folder in ("purelib", "stdlib"):
+        for path in sorted(Path(sysconfig.get_paths()[folder]).rglob("*.py")):
+            try:
+                text = path.read_bytes().decode("utf-8")
+            except (UnicodeDecodeError, OSError):
+                continue
+            if text and path not in chosen[-1:]:
+                chosen.append(path)
+                size -= len(text.encode("utf-8"))
+            if size <= 0:
+                return chosen
+    return chosen
+
+
+def _shakespeare() -> str | None:
+    for path in (Path("datasets/tinyshakespeare.txt"), Path("../shared/data/tinyshakespeare.txt")):
+        if path.exists():
+            return path.read_text(encoding="utf-8")
+    return None
+
+
+def _compare_training(name: str, texts: Sequence[str], vocab_size: int, quick: bool) -> Comparison:
+    size = _megabytes(texts)
+    return compare(
+        f"Train a tokenizer: {size:.1f} MB of {name}, vocabulary {vocab_size:,}, {CORES} cores",
+        "MB/s",
+        size,
+        [
+            Contender("ours", lambda: train_bpe(texts, vocab_size, special_tokens=(), workers=CORES)),
+            Contender("ours, one process", lambda: train_bpe(texts, vocab_size, special_tokens=())),
+            Contender("tokenizers", lambda: _train_with_tokenizers(texts, vocab_size)),
+        ],
+        rounds=2 if quick else 3,
     )
-    rust = _train_with_tokenizers(documents)
-
-    cold: list[BPETokenizer] = []
-
-    def forget() -> None:
-        cold[:] = [BPETokenizer(ours.merges)]
-
-    return [
-        compare(
-            f"Train a tokenizer: {megabytes:.1f} MB of python_docs, vocabulary {VOCAB_SIZE:,}",
-            "MB/s",
-            megabytes,
-            [
-                Contender("ours", lambda: train_bpe(documents, VOCAB_SIZE, special_tokens=())),
-                Contender("tokenizers", lambda: _train_with_tokenizers(documents)),
-            ],
-            rounds=2 if quick else 3,
-        ),
-        compare(
-            f"Encode {megabytes:.1f} MB of python_docs, one thread",
-            "MB/s",
-            megabytes,
-            [
-                Contender("ours, empty cache", lambda: [cold[0].encode(d) for d in documents], setup=forget),
-                Contender("ours, warm cache", lambda: [ours.encode(d) for d in documents]),
-                Contender("tiktoken", lambda: [peer.encode_ordinary(d) for d in documents]),
-                Contender("tokenizers", lambda: [rust.encode(d).ids for d in documents]),
-            ],
-            rounds=3 if quick else 5,
-        ),
-    ]
 
 
-def _train_with_tokenizers(documents: list[str]) -> tokenizers.Tokenizer:
+def _train_with_tokenizers(texts: Sequence[str], vocab_size: int) -> tokenizers.Tokenizer:
     tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     trainer = tokenizers.trainers.BpeTrainer(
-        vocab_size=VOCAB_SIZE,
+        vocab_size=vocab_size,
         show_progress=False,
         initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
     )
-    tokenizer.train_from_iterator(documents, trainer)
+    tokenizer.train_from_iterator(texts, trainer)
     return tokenizer
+
+
+def _compare_with_minbpe(text: str, merges: int) -> Comparison:
+    return compare(
+        f"Train a tokenizer: 1 MB of python_docs, {merges} merges",
+        "MB/s",
+        len(text) / 1e6,
+        [
+            Contender("ours", lambda: train_bpe([text], 256 + merges, special_tokens=())),
+            Contender("minbpe's algorithm", lambda: _train_by_recounting(text, merges)),
+        ],
+        rounds=1,
+    )
+
+
+def _train_by_recounting(text: str, num_merges: int) -> list[Pair]:
+    """The whole text counted anew for each merge, as textbooks and minbpe do."""
+    pieces = [list(piece.encode("utf-8")) for piece in regex.findall(GPT2_PATTERN, text)]
+    merges: list[Pair] = []
+    for new in range(256, 256 + num_merges):
+        counts: Counter[Pair] = Counter()
+        for piece in pieces:
+            for pair in pairwise(piece):
+                counts[pair] += 1
+        best = max(counts, key=counts.__getitem__)
+        merges.append(best)
+        for index, piece in enumerate(pieces):
+            replaced, at = [], 0
+            while at < len(piece):
+                if at + 1 < len(piece) and (piece[at], piece[at + 1]) == best:
+                    replaced.append(new)
+                    at += 2
+                else:
+                    replaced.append(piece[at])
+                    at += 1
+            pieces[index] = replaced
+    return merges
+
+
+def _tiktoken_with(ours: BPETokenizer) -> tiktoken.Encoding:
+    ranks = {ours.decode_bytes([index]): index for index in range(ours.vocab_size)}
+    return tiktoken.Encoding("ours", pat_str=ours.pattern, mergeable_ranks=ranks, special_tokens={})
+
+
+def _tokenizers_with(ours: BPETokenizer) -> tokenizers.Tokenizer:
+    from tokenizer.huggingface_files import save_huggingface
+
+    with tempfile.TemporaryDirectory() as folder:
+        save_huggingface(ours, folder)
+        return tokenizers.Tokenizer.from_file(str(Path(folder) / "tokenizer.json"))
+
+
+def _compare_encoding(name: str, texts: list[str], ours: BPETokenizer, quick: bool) -> list[Comparison]:
+    size, peer, rust = _megabytes(texts), _tiktoken_with(ours), _tokenizers_with(ours)
+    rounds = 3 if quick else 5
+    fresh: list[BPETokenizer] = []
+
+    def forget() -> None:
+        fresh[:] = [BPETokenizer(ours.merges)]
+
+    assert ours.encode_batch(texts) == peer.encode_ordinary_batch(texts, num_threads=1)
+    comparisons = [
+        compare(
+            f"Encode {size:.1f} MB of {name} together, one thread",
+            "MB/s",
+            size,
+            [
+                Contender("ours", lambda: ours.encode_batch(texts)),
+                Contender("ours, empty cache", lambda: fresh[0].encode_batch(texts), setup=forget),
+                Contender("ours, into an array", lambda: ours.encode_batch_to_array(texts)),
+                Contender("tiktoken", lambda: peer.encode_ordinary_batch(texts, num_threads=1)),
+                Contender("tokenizers", lambda: [rust.encode(text).ids for text in texts]),
+                *_bare_expressions(texts),
+            ],
+            rounds=rounds,
+        )
+    ]
+    if len(texts) > 1:
+        comparisons.append(
+            compare(
+                f"Encode {size:.1f} MB of {name} document by document, one thread",
+                "MB/s",
+                size,
+                [
+                    Contender("ours", lambda: [ours.encode(text) for text in texts]),
+                    Contender("tiktoken", lambda: [peer.encode_ordinary(text) for text in texts]),
+                ],
+                rounds=rounds,
+            )
+        )
+    return comparisons
+
+
+def _bare_expressions(texts: list[str]) -> list[Contender]:
+    slow, fast = regex.compile(GPT2_PATTERN), re.compile(spell_out_classes(GPT2_PATTERN))
+
+    def search(find: Callable[[str], list[str]]) -> None:
+        for text in texts:
+            find(text)
+
+    return [
+        Contender("only regex.findall", lambda: search(slow.findall)),
+        Contender("only re.findall", lambda: search(fast.findall)),
+    ]
+
+
+def _compare_pattern(name: str, texts: list[str], ours: BPETokenizer, quick: bool) -> Comparison:
+    size, peer, rust = _megabytes(texts), _tiktoken_with(ours), _tokenizers_with(ours)
+    return compare(
+        f"Encode {size:.1f} MB of {name} together, one thread",
+        "MB/s",
+        size,
+        [
+            Contender("ours", lambda: ours.encode_batch(texts)),
+            Contender("tiktoken", lambda: peer.encode_ordinary_batch(texts, num_threads=1)),
+            Contender("tokenizers", lambda: [rust.encode(text).ids for text in texts]),
+        ],
+        rounds=3,
+    )
+
+
+def _adversarial_texts() -> list[tuple[str, str]]:
+    draw = random.Random(0)
+    return [
+        ("the letter a, a million times", "a" * 1_000_000),
+        ("a million random letters without a space", "".join(draw.choices("etaoinshrdlu", k=1_000_000))),
+    ]
+
+
+def _compare_adversarial(name: str, text: str, ours: BPETokenizer) -> Comparison:
+    peer = _tiktoken_with(ours)
+    return compare(
+        f"Encode {name}",
+        "MB/s",
+        len(text) / 1e6,
+        [
+            Contender("ours", lambda: BPETokenizer(ours.merges).encode(text)),
+            Contender("tiktoken", lambda: peer.encode_ordinary(text)),
+        ],
+        rounds=2,
+    )
+
+
+def _compare_files(files: list[Path], ours: BPETokenizer, quick: bool) -> Comparison:
+    """From files of text to a file of ids."""
+    cores = min(CORES, usable_cores())
+    size = sum(file.stat().st_size for file in files) / 1e6
+    peer, rust = _tiktoken_with(ours), _tokenizers_with(ours)
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder) / "ids.bin"
+
+        def write(batch: list[list[int]]) -> None:
+            with open(output, "wb") as file:
+                for ids in batch:
+                    file.write(np.array(ids, dtype="<u2").tobytes())
+
+        def texts() -> list[str]:
+            return [file.read_bytes().decode("utf-8") for file in files]
+
+        return compare(
+            f"Encode {size:.1f} MB of Python sources from file to file, {cores} cores",
+            "MB/s",
+            size,
+            [
+                Contender("ours, encode_files", lambda: encode_files(ours, files, output, workers=cores)),
+                Contender("ours, one process", lambda: encode_files(ours, files, output)),
+                Contender("tiktoken", lambda: write(peer.encode_ordinary_batch(texts(), num_threads=cores))),
+                Contender("tokenizers", lambda: write([found.ids for found in rust.encode_batch_fast(texts())])),
+            ],
+            rounds=2 if quick else 3,
+        )
