@@ -236,8 +236,7 @@ def load_model(path: Path | str, device: torch.device | str = "cpu") -> LoadedMo
     """
     folder = find_checkpoint(path)
     try:
-        section = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))["model"]
-        model = GPTModel(GPTConfig.from_dict(section))
+        model = GPTModel(GPTConfig.from_dict(read_settings(folder)["model"]))
         tokenizer = load_tokenizer(folder / "tokenizer.json")
     except (yaml.YAMLError, KeyError, TypeError, ValueError, TokenizerError) as error:
         raise CheckpointError(f"{folder} cannot be used: {error}") from None
@@ -247,6 +246,22 @@ def load_model(path: Path | str, device: torch.device | str = "cpu") -> LoadedMo
         )
     load_weights(model, folder)
     return LoadedModel(model.to(device).eval(), tokenizer, folder)
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """The configuration that a checkpoint was made with, in YAML types.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    path = folder / "config.yaml"
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from None
+    if not isinstance(settings, dict):
+        raise CheckpointError(f"{path} does not hold a configuration")
+    return settings
 
 
 def load_weights(model: GPTModel, folder: Path) -> None:

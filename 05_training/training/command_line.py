@@ -15,12 +15,13 @@ from training.run import Task, run_training
 from training.trainer import TrainingError
 
 
-class _OneLineErrorParser(ArgumentParser):
+class OneLineErrorParser(ArgumentParser):
     """Says what is wrong in one line, where the default prints every option first."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Print the message and exit with status 2."""
         line = " ".join(message.split()).replace("typing.", "")
-        self.exit(2, f"error: {line}\nFor all options: python 05_training/train.py --help\n")
+        self.exit(2, f"error: {line}\nFor all options: {self.prog} --help\n")
 
 
 def parse_config(arguments: Sequence[str] | None = None) -> RunConfig:
@@ -33,8 +34,8 @@ def parse_command(arguments: Sequence[str] | None = None) -> tuple[RunConfig, Ta
 
     Exits with status 2 and a message for an unknown key or an impossible value.
     """
-    parser = _OneLineErrorParser(
-        prog="train.py",
+    parser = OneLineErrorParser(
+        prog="python 05_training/train.py",
         description="Train a language model. Any field below can be set in the --config file or here; here wins.",
     )
     parser.add_argument("--config", action="config", help="YAML file with any of the fields below.")

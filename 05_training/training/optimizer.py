@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from training.adamw import AdamW
 from training.muon import Muon
@@ -112,7 +112,7 @@ def load_optimizer_state(
 
 
 def _beside(parameter: Tensor, tensor: Tensor) -> Tensor:
-    """On the parameter's device; a step count stays where the optimizer made it."""
-    if isinstance(tensor, DTensor) or (tensor.ndim == 0 and parameter.device.type == "cpu"):
-        return tensor
+    """Where the parameter is: on its device, and in pieces if it is in pieces; a count of steps is not."""
+    if isinstance(parameter, DTensor) and not isinstance(tensor, DTensor) and tensor.ndim:
+        return distribute_tensor(tensor.to(parameter.device), parameter.device_mesh, parameter.placements)
     return tensor.to(parameter.device)

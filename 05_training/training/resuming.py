@@ -10,10 +10,13 @@ from rich.console import Console
 
 from training.checkpoint import CheckpointError, find_checkpoint, list_checkpoints
 
-# A resumed run may differ from the saved one in these without being another run.
+# A resumed run may differ from the saved one in these without being another run. Batch size and accumulation
+# may change together; their product is compared as `sequences_per_step`.
 FREE_TO_CHANGE = {"output_dir", "device", "precision", "parallel", "resume", "data.dataset_dir"} | {
     f"training.{name}"
     for name in (
+        "batch_size",
+        "accumulation_steps",
         "gradient_checkpointing",
         "compile",
         "eval_interval",

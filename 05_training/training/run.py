@@ -67,7 +67,7 @@ def _run(config: RunConfig, console: Console, task: Task, workers: Workers) -> i
     workers.on_main(lambda: prepare_dataset(config.data, config.tokenizer, console).folder)
     dataset = prepare_dataset(config.data, config.tokenizer, Console(quiet=True))  # finds it
     config = with_vocabulary(config, dataset.tokenizer.vocab_size)
-    settings = to_settings(config, dataset)
+    settings = to_settings(config, dataset, workers)
     plan = make_plan(config, dataset.meta, placement, workers)
     if task.dry_run:
         print_plan(plan, config, dataset.meta, placement, workers, console)
@@ -121,9 +121,12 @@ def _run(config: RunConfig, console: Console, task: Task, workers: Workers) -> i
     return 0
 
 
-def to_settings(config: RunConfig, dataset: PreparedDataset) -> dict[str, Any]:
+def to_settings(config: RunConfig, dataset: PreparedDataset, workers: Workers) -> dict[str, Any]:
     """The configuration in YAML types, with what its names stood for when the run began."""
     settings = dataclasses.asdict(config)
+    training = config.training
+    # How a step is divided into processes and micro-batches may change; how much it holds may not.
+    settings["sequences_per_step"] = training.batch_size * training.accumulation_steps * workers.world_size
     # A file may have been edited since.
     settings["prepared"] = {
         "corpus_sha256": dataset.meta.corpus_sha256,

@@ -1,0 +1,348 @@
+"""Stage 5: bad steps, odd losses, averages, best checkpoints, and data of every kind."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from training.anomalies import LossMonitor
+from training.batches import Batch, PrefetchingSource
+from training.checkpoint import best_checkpoint, find_checkpoint, list_checkpoints, load_model
+from training.command_line import main
+from training.data_loader import Mixture, WindowLoader
+from training.document_stream import is_held_out, stream_documents
+from training.placement import Placement, choose_placement
+from training.recipe_config import OptimizerConfig, ScheduleConfig, TrainingConfig
+from training.token_files import DataError, TokenShards, find_token_files
+from training.tracking import read_metrics
+from training.trainer import Trainer, TrainingError, rehearsal
+from training.validation import next_token_loss
+from transformer.config import GPTConfig
+from transformer.gpt_model import GPTModel
+
+CPU = Placement(torch.device("cpu"), torch.float32)
+
+
+def _trainer(folder: Path, loss=None, batches=None, placement: Placement = CPU, optimizer=None, **training) -> Trainer:
+    model = GPTModel(GPTConfig(vocab_size=50, context_length=8, num_layers=1, num_heads=2, d_model=16))
+    source = batches or WindowLoader({"a": np.arange(400, dtype=np.uint16) % 50}, 8, seed=0)
+    return Trainer(
+        model.train(),
+        loss or next_token_loss(),
+        source,
+        optimizer or OptimizerConfig(lr=0.01),
+        ScheduleConfig("constant", 0),
+        TrainingConfig(max_steps=1000, batch_size=4, **training),
+        placement,
+        folder,
+        None,
+        {},
+    )
+
+
+def _sometimes_bad(bad_steps: set[int], value: float):
+    steps, plain = [0], next_token_loss()
+
+    def loss(model, tensors):
+        steps[0] += 1
+        return plain(model, tensors) * (value if steps[0] in bad_steps else 1.0)
+
+    return loss
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_step_that_is_no_number_is_skipped_and_its_batch_saved(value, tmp_path: Path):
+    trainer = _trainer(tmp_path, _sometimes_bad({3}, value))
+    for _ in range(2):
+        assert trainer.take_step()[1] is None
+    before = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
+    expected = WindowLoader({"a": np.arange(400, dtype=np.uint16) % 50}, 8, seed=0)
+    expected.load_state_dict({"sequences_drawn": 8})
+    _, warning = trainer.take_step()
+    assert "skipped, 1 so far" in warning
+    saved = load_file(tmp_path / "not_finite_step_00000003_rank_0.safetensors")
+    assert torch.equal(saved["0.inputs"], expected.next_batch(4).tensors["inputs"])
+    assert all(torch.equal(before[name], tensor) for name, tensor in trainer.model.state_dict().items())
+    assert trainer.take_step()[1] is None
+    assert trainer.monitor.skipped == 1 and trainer.monitor.skipped_in_a_row == 0
+    assert all(torch.isfinite(p).all() for p in trainer.model.parameters())
+
+
+def test_a_gradient_that_is_no_number_is_skipped_too(tmp_path: Path):
+    def loss(model, tensors):
+        # sqrt has an infinite slope at 0: the loss is fine, the gradient is not
+        return next_token_loss()(model, tensors) + (0.0 * model.final_norm.weight).sum().sqrt()
+
+    _, warning = _trainer(tmp_path, loss).take_step()
+    assert "the gradient's norm became nan" in warning
+
+
+def test_too_many_bad_steps_in_a_row_end_the_run(tmp_path: Path):
+    trainer = _trainer(tmp_path, _sometimes_bad({2, 4, 5, 6}, math.nan), max_skipped_steps=2)
+    for _ in range(5):
+        trainer.take_step()
+    with pytest.raises(TrainingError, match="3 steps in a row; lower optimizer"):
+        trainer.take_step()
+
+
+def test_a_spike_is_told_from_noise(tmp_path: Path):
+    monitor = LossMonitor(tmp_path)
+    rng = np.random.default_rng(0)
+    losses = 3.0 - 0.001 * np.arange(500) + 0.1 * rng.standard_normal(500)
+    assert not any(monitor.note(float(loss)) for loss in losses)
+    assert monitor.note(6.0)
+    assert monitor.note(6.0), "one spike does not hide the next"
+    assert monitor.mean == pytest.approx(2.55, abs=0.1)
+
+
+def test_a_spike_saves_its_batch_and_training_goes_on(tmp_path: Path):
+    trainer = _trainer(tmp_path, _sometimes_bad({80}, 100.0))
+    warnings = [trainer.take_step()[1] for _ in range(81)]
+    assert [i + 1 for i, warning in enumerate(warnings) if warning] == [80]
+    assert (tmp_path / "spike_step_00000080_rank_0.safetensors").exists()
+
+
+def test_micro_batches_count_by_what_they_predict(tmp_path: Path):
+    """Two micro-batches with 3 and 16 targets take the step of one batch with 19."""
+    tokens = torch.randint(50, (4, 9))
+    inputs, targets = tokens[:, :-1], tokens[:, 1:].clone()
+    targets.view(-1)[3:16] = -100  # the first two rows predict three tokens
+
+    class Rows:
+        def __init__(self, *groups: slice):
+            self.groups = list(groups)
+
+        def next_batch(self, batch_size: int) -> Batch:
+            rows = self.groups.pop(0)
+            return Batch({"inputs": inputs[rows], "targets": targets[rows]}, float((targets[rows] != -100).sum()))
+
+    weights = []
+    for groups, accumulation in (((slice(0, 4),), 1), ((slice(0, 2), slice(2, 4)), 2)):
+        torch.manual_seed(1)
+        trainer = _trainer(
+            tmp_path,
+            batches=Rows(*groups),
+            accumulation_steps=accumulation,
+            optimizer=OptimizerConfig(name="sgd", lr=0.5),
+        )
+        trainer.take_step()
+        weights.append(trainer.model.state_dict())
+        assert trainer.tokens_seen == 3 + 16
+    for name, tensor in weights[0].items():
+        torch.testing.assert_close(tensor, weights[1][name], atol=1e-6, rtol=1e-5)
+
+
+def test_rehearsed_steps_leave_no_trace(tmp_path: Path):
+    straight, rehearsed = [], []
+    for losses, rehearse in ((straight, False), (rehearsed, True)):
+        torch.manual_seed(3)
+        trainer = _trainer(tmp_path, optimizer=OptimizerConfig(name="muon", ema_decay=0.9))
+        for step in range(6):
+            if rehearse and step in (0, 3):
+                with rehearsal(trainer):
+                    trainer.take_step()
+                    trainer.take_step()
+            losses.append(trainer.take_step()[0])
+        losses.append(trainer.tokens_seen)
+    assert straight == rehearsed
+
+
+def test_float16_lowers_its_scale_on_overflow_and_learns(tmp_path: Path):
+    trainer = _trainer(tmp_path, placement=choose_placement("cpu", "float16"))
+    trainer.scaler.load_state_dict({**trainer.scaler.state_dict(), "scale": 2.0**40})
+    first, warning = trainer.take_step()
+    assert warning is None
+    assert trainer.scaler.get_scale() == 2.0**39
+    losses = [trainer.take_step()[0] for _ in range(60)]
+    assert losses[-1] < 0.7 * first
+    assert trainer.monitor.skipped == 0
+
+
+def test_gradient_checkpointing_changes_memory_and_no_numbers(tmp_path: Path):
+    losses = []
+    for checkpointing in (False, True):
+        torch.manual_seed(5)
+        trainer = _trainer(tmp_path, gradient_checkpointing=checkpointing)
+        losses.append([trainer.take_step()[0] for _ in range(5)])
+    assert losses[0] == losses[1]
+
+
+# --- checkpoints ---------------------------------------------------------------------------------
+
+
+def test_the_best_checkpoint_stays_beside_the_newest(trained_run: Path, tmp_path: Path):
+    run = Path(shutil.copytree(trained_run, tmp_path / "run"))
+    newest = list_checkpoints(run)[-1]
+    assert best_checkpoint(run) is None or best_checkpoint(run) in list_checkpoints(run)
+    for step, loss in ((70, 1.5), (80, 1.2), (90, 1.9)):
+        folder = Path(shutil.copytree(newest, run / f"step_{step:08d}"))
+        state = json.loads((folder / "state.json").read_text())
+        (folder / "state.json").write_text(json.dumps({**state, "validation_loss": loss}))
+    assert best_checkpoint(run).name == "step_00000080"
+
+
+def test_best_is_kept_by_a_run_and_loaded_by_name(tiny_settings, write_config):
+    tiny_settings["training"] |= {"max_steps": 12, "eval_interval": 2, "checkpoint_interval": 2, "keep_checkpoints": 1}
+    tiny_settings["optimizer"]["lr"] = 0.9  # so high that an early step is the best
+    tiny_settings["optimizer"]["grad_clip"] = 0.0
+    assert main(["--config", write_config(tiny_settings)]) == 0
+    run = Path(tiny_settings["output_dir"])
+    figures = {r["step"]: r["validation_loss"] for r in read_metrics(run) if "mfu" in r}
+    best = min(figures, key=figures.get)
+    assert {path.name for path in list_checkpoints(run)} == {f"step_{best:08d}", "step_00000012"}
+    assert find_checkpoint(run / "best").name == f"step_{best:08d}"
+    assert load_model(run / "best").folder.name == f"step_{best:08d}"
+
+
+def test_averaged_weights_are_what_is_saved_and_resume_is_bit_identical(tiny_settings, write_config):
+    tiny_settings["optimizer"]["ema_decay"] = 0.8
+    config = write_config(tiny_settings)
+    assert main(["--config", config]) == 0
+    straight = Path(tiny_settings["output_dir"])
+    saved = load_file(straight / "step_00000012" / "model.safetensors")
+    raw = load_file(straight / "step_00000012" / "state.safetensors")
+    assert any(not torch.equal(saved[name], raw[f"raw.{name}"]) for name in saved)
+    killed = straight.with_name("killed")
+    shutil.copytree(straight, killed)
+    for folder in list_checkpoints(killed)[1:]:
+        shutil.rmtree(folder)
+    assert main(["--config", config, "--output_dir", str(killed)]) == 0
+    again = load_file(killed / "step_00000012" / "model.safetensors")
+    assert all(torch.equal(saved[name], again[name]) for name in saved)
+
+
+# --- data ----------------------------------------------------------------------------------------
+
+
+def test_ranks_see_disjoint_parts_of_what_one_process_sees():
+    tokens = {"a": np.arange(997, dtype=np.uint16)}
+    whole = WindowLoader(tokens, 8, seed=1)
+    ranks = [WindowLoader(tokens, 8, seed=1, rank=rank, world_size=3) for rank in range(3)]
+    for _ in range(50):
+        expected = whole.next_batch(6).tensors["inputs"]
+        parts = torch.cat([loader.next_batch(2).tensors["inputs"] for loader in ranks])
+        assert torch.equal(parts, expected)
+
+
+def test_a_mixture_has_its_shares_exactly_and_resumes_at_the_sample():
+    corpora = {
+        "a": np.zeros(2000, np.uint16),
+        "b": np.arange(3000, dtype=np.uint16) % 90 + 1,
+        "c": np.full(99, 100, np.uint16),
+    }
+    weights = {"a": 2.0, "b": 1.0, "c": 1.0}
+
+    def loader() -> WindowLoader:
+        return WindowLoader(corpora, 8, seed=4, weights=weights)
+
+    straight = loader()
+    rows = torch.cat([straight.next_batch(4).tensors["inputs"] for _ in range(512)])
+    owner = Counter(["a" if row[0] == 0 else "c" if row[0] == 100 else "b" for row in rows])
+    assert owner == {"a": 1024, "b": 512, "c": 512}
+    resumed = loader()
+    resumed.load_state_dict({"sequences_drawn": 4 * 300})
+    assert torch.equal(resumed.next_batch(4).tensors["inputs"], rows[1200:1204])
+    starts = [straight.mixture.draw(sample) for sample in range(2048)]
+    of_b = [index for owner, index in starts if owner == 1]
+    assert of_b == list(range(512)), "each corpus is gone through in its own order, none left out"
+
+
+def test_a_weight_too_small_to_be_drawn_is_refused():
+    with pytest.raises(DataError, match="the weight of b is below"):
+        Mixture({"a": 1.0, "b": 1e-9}, seed=0)
+
+
+def test_shards_read_like_one_array():
+    rng = np.random.default_rng(0)
+    whole = rng.integers(0, 1000, 200).astype(np.uint16)
+    shards = TokenShards([whole[:7], whole[7:90], whole[90:91], whole[91:]])
+    for start, stop in [(0, 200), (3, 9), (5, 95), (90, 91), (150, 170), (199, 500), (20, 20)]:
+        assert shards[start:stop].tolist() == whole[start:stop].tolist()
+    a, b = (WindowLoader({"x": tokens}, 8, seed=2) for tokens in (whole, shards))
+    assert torch.equal(a.next_batch(20).tensors["inputs"], b.next_batch(20).tensors["inputs"])
+
+
+def test_document_masks_keep_documents_apart():
+    tokens = np.array([0, 1, 2, 3, 0, 4, 5, 0, 6] * 20, dtype=np.uint16)
+    batch = WindowLoader({"a": tokens}, 9, seed=0, document_separator=0).next_batch(5)
+    inputs, targets, allowed = batch.tensors["inputs"], batch.tensors["targets"], batch.tensors["allowed"]
+    assert not (targets == 0).any(), "where the next document begins cannot be known"
+    assert batch.weight == float((targets >= 0).sum())
+    documents = (inputs == 0).cumsum(-1)
+    same = documents[:, :, None] == documents[:, None, :]
+    assert torch.equal(allowed[:, 0], same & torch.ones(9, 9, dtype=torch.bool).tril())
+
+
+def test_prefetching_gives_the_same_batches_and_the_state_of_those_handed_out():
+    def source() -> WindowLoader:
+        return WindowLoader({"a": np.arange(500, dtype=np.uint16)}, 8, seed=0)
+
+    plain, ahead = source(), PrefetchingSource(source(), 4, pin=False)
+    for _ in range(20):
+        assert torch.equal(plain.next_batch(4).tensors["inputs"], ahead.next_batch(4).tensors["inputs"])
+        assert plain.state_dict() == ahead.state_dict()
+    ahead.load_state_dict({"sequences_drawn": 8})
+    plain.load_state_dict({"sequences_drawn": 8})
+    assert torch.equal(plain.next_batch(4).tensors["inputs"], ahead.next_batch(4).tensors["inputs"])
+
+
+def test_prefetching_raises_what_went_wrong_in_its_thread():
+    class Broken(WindowLoader):
+        def next_batch(self, batch_size):
+            raise DataError("the disk has gone")
+
+    ahead = PrefetchingSource(Broken({"a": np.arange(99, dtype=np.uint16)}, 8, seed=0), 4, pin=False)
+    with pytest.raises(DataError, match="the disk has gone"):
+        ahead.next_batch(4)
+
+
+def _write_documents(folder: Path, kind: str) -> tuple[Path, list[str]]:
+    documents = [f"document {i}: " + "words and more words. " * (3 + i % 5) for i in range(200)]
+    path = folder / f"corpus.{kind}"
+    if kind == "jsonl":
+        path.write_text("".join(json.dumps({"text": d}) + "\n" for d in documents))
+    else:
+        pyarrow = pytest.importorskip("pyarrow")
+        parquet = pytest.importorskip("pyarrow.parquet")
+        parquet.write_table(pyarrow.table({"text": documents, "id": list(range(200))}), path, row_group_size=50)
+    return path, documents
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_a_stream_is_prepared_in_shards_and_trained_on(kind, tmp_path: Path, tiny_settings, write_config, monkeypatch):
+    path, documents = _write_documents(tmp_path, kind)
+    assert list(stream_documents(str(path))) == documents
+    monkeypatch.setattr("training.token_files.SHARD_TOKENS", 2000)
+    tiny_settings["data"] |= {"corpus": str(path), "stream": True}
+    tiny_settings["training"]["max_steps"] = 4
+    assert main(["--config", write_config(tiny_settings)]) == 0
+    (folder,) = (tmp_path / "datasets").iterdir()
+    meta = json.loads((folder / "meta.json").read_text())
+    held_out = [d for d in documents if is_held_out(d, 0.1)]
+    assert (meta["train_documents"], meta["validation_documents"]) == (200 - len(held_out), len(held_out))
+    shards = find_token_files(folder, "train")
+    assert len(shards) > 2
+    ids = np.concatenate([np.fromfile(shard, dtype=meta["dtype"]) for shard in shards])
+    assert len(ids) == meta["train_tokens"]
+    text = load_model(tiny_settings["output_dir"]).tokenizer.decode(ids.tolist())
+    assert text == "".join("<|endoftext|>" + d for d in documents if not is_held_out(d, 0.1))
+
+
+def test_several_corpora_are_mixed_with_one_tokenizer(tmp_path: Path, tiny_settings, write_config, text_file: Path):
+    other, _ = _write_documents(tmp_path, "jsonl")
+    tiny_settings["data"] |= {"mixture": {str(text_file): 3.0, str(other): 1.0}}
+    tiny_settings["training"]["max_steps"] = 4
+    assert main(["--config", write_config(tiny_settings)]) == 0
+    (folder,) = (tmp_path / "datasets").iterdir()
+    assert {path.name for path in folder.iterdir()} >= {"train-0.bin", "train-1.bin", "val-0.bin", "val-1.bin"}
+    meta = json.loads((folder / "meta.json").read_text())
+    assert meta["corpora"] == [str(text_file), str(other)]
+    assert meta["xz_bits_per_byte"] is None
