@@ -33,6 +33,7 @@ from neural_networks.python_docs import DocumentedSymbol, gather_symbols
 MAX_ANSWER_CHARACTERS = 160
 MAX_PASSAGE_CHARACTERS = 400
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z`*])")
+PRIVATE = re.compile(r"(^|\.)_")
 ABBREVIATIONS = ("e.g.", "i.e.", "etc.", "vs.", "cf.")
 
 WHAT = ("What does {name} do?", "What is {name} for?", "Explain {name} in one sentence.")
@@ -77,7 +78,7 @@ def build_questions(symbols: Iterable[DocumentedSymbol] | None = None, held_out_
         summary = first_sentence(symbol.docstring)
         # One answer must not belong to two symbols: "which function" would have two right answers.
         usable = summary and summary not in seen_summaries and symbol.name not in answers
-        if usable and not symbol.module.startswith("topics.") and "._" not in symbol.name:
+        if usable and not symbol.module.startswith("topics.") and not PRIVATE.search(symbol.name):
             seen_summaries.add(summary)
             answers[symbol.name] = (symbol, summary)
     if len(answers) < 2:

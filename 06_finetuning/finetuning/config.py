@@ -1,0 +1,96 @@
+"""The configuration of a fine-tuning run: what to start from, what to learn, by which method."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from finetuning.lora import LoRAConfig
+from finetuning.policy_optimization import GRPOConfig
+from finetuning.preference_optimization import PreferenceConfig
+from training.config import TrackingConfig
+from training.recipe_config import OptimizerConfig, ScheduleConfig, TrainingConfig, require
+
+
+@dataclass(frozen=True)
+class FinetuningDataConfig:
+    """What to learn from.
+
+    Args:
+        source: python_docs_qa, questions made from the documentation on this machine; or a .json, .jsonl or
+            .parquet file of conversations or preferences, or a folder of them.
+        held_out_fraction: share that is kept for validation.
+        max_examples: the most examples to use, chosen by the seed; null for all.
+        pack: several conversations in one row.
+    """
+
+    source: str = "python_docs_qa"
+    held_out_fraction: float = 0.05
+    max_examples: int | None = None
+    pack: bool = True
+
+    def __post_init__(self) -> None:
+        require(
+            0.0 < self.held_out_fraction <= 0.5,
+            f"data.held_out_fraction must be above 0 and at most 0.5, got {self.held_out_fraction}",
+        )
+        require(
+            self.max_examples is None or self.max_examples >= 2,
+            f"data.max_examples must be at least 2, or null, got {self.max_examples}",
+        )
+
+
+@dataclass(frozen=True)
+class FinetuningConfig:
+    """A fine-tuning run.
+
+    Args:
+        output_dir: folder for checkpoints, metrics and the adapter.
+        base: what to start from: a run's folder, a checkpoint, a folder of Hugging Face weights, or a name on the hub.
+        method: sft imitates answers; dpo and ipo learn from preferences; grpo from checked answers of its own.
+        chat_template: marks around messages: nullm, chatml or llama3.
+        context_length: longest conversation; null for the base model's context.
+        seed: of the adapters, the order of the data and dropout.
+        device: auto takes CUDA, then MPS, then the CPU.
+        precision: of matrix products. auto takes bfloat16 where it is fast.
+        resume: auto continues from the newest checkpoint in output_dir, or starts; never starts anew.
+        data: what to learn from.
+        lora: learn small corrections in place of all weights; null for all weights.
+        quantize_base: keep the frozen weights in 4 bits (QLoRA; needs lora and bitsandbytes).
+        preference: of dpo and ipo.
+        grpo: of grpo.
+        optimizer: how weights follow gradients.
+        schedule: how the learning rate moves.
+        training: how long, and what to do on the way. `batch_size` counts rows (sft), pairs (dpo, ipo) or
+            questions (grpo).
+        tracking: what is recorded.
+    """
+
+    output_dir: str = "checkpoints/chat"
+    base: str = "checkpoints/small_gpt"
+    method: Literal["sft", "dpo", "ipo", "grpo"] = "sft"
+    chat_template: str = "nullm"
+    context_length: int | None = None
+    seed: int = 1337
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    resume: Literal["auto", "never"] = "auto"
+    data: FinetuningDataConfig = field(default_factory=FinetuningDataConfig)
+    lora: LoRAConfig | None = None
+    quantize_base: bool = False
+    preference: PreferenceConfig = field(default_factory=PreferenceConfig)
+    grpo: GRPOConfig = field(default_factory=GRPOConfig)
+    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=3e-4, weight_decay=0.0))
+    schedule: ScheduleConfig = field(default_factory=lambda: ScheduleConfig("linear", 20, 0.0))
+    training: TrainingConfig = field(default_factory=lambda: TrainingConfig(max_steps=300, sample_prompts=()))
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+
+    def __post_init__(self) -> None:
+        require(
+            not self.quantize_base or self.lora is not None, "quantize_base needs lora: 4-bit weights cannot be learned"
+        )
+        require(
+            self.schedule.warmup_steps < self.training.max_steps or self.schedule.warmup_steps == 0,
+            f"schedule.warmup_steps ({self.schedule.warmup_steps}) must be below "
+            f"training.max_steps ({self.training.max_steps})",
+        )

@@ -1,0 +1,309 @@
+"""A whole fine-tuning run: base model, data, method, training by stage 5's trainer, adapter, merged model."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from finetuning.base_model import load_base
+from finetuning.chat_format import ChatTemplate, Message, chat_template
+from finetuning.config import FinetuningConfig
+from finetuning.conversation_batches import ConversationBatches
+from finetuning.instruction_tuning import (
+    Example,
+    InstructionData,
+    InstructionDataError,
+    Preference,
+    read_instruction_data,
+)
+from finetuning.lora import add_lora, fold_adapter
+from finetuning.peft_format import save_adapter
+from finetuning.policy_optimization import GRPOLoss, RolloutBatches, VerifiableTask
+from finetuning.preference_optimization import (
+    PreferenceBatches,
+    PreferenceLoss,
+    encode_preferences,
+    preference_accuracy,
+    reference_log_probabilities,
+)
+from finetuning.python_docs_qa import build_questions
+from finetuning.qlora import quantize_layers
+from finetuning.supervised_finetuning import conversation_loss, encode_examples, mean_conversation_loss
+from finetuning.vocabulary_extension import add_special_tokens
+from tokenizer.interface import Tokenizer
+from training.batches import BatchSource, LossFunction
+from training.checkpoint import model_weights, save_checkpoint
+from training.placement import Placement, choose_placement
+from training.progress import training_progress
+from training.report import minutes
+from training.resuming import checkpoint_to_resume
+from training.tracking import Tracker
+from training.trainer import Trainer, Validate, seconds_per_step
+from transformer.gpt_model import GPTModel
+from transformer.model_summary import training_flops_per_token
+from transformer.sampling import SamplingParameters, generate
+
+VALIDATION_EXAMPLES = 256  # the most that are measured on the way
+LORA_TRAINING = "training"  # folder of the adapter's own checkpoints
+
+
+def run_finetuning(config: FinetuningConfig, console: Console) -> int:
+    """Fine-tune as configured; returns the exit status, 0 or 130 when interrupted.
+
+    Raises:
+        ValueError: of some kind, with one line for the user.
+    """
+    torch.manual_seed(config.seed)
+    placement = choose_placement(config.device, config.precision)
+    template = chat_template(config.chat_template)
+    model, tokenizer = load_base(config.base, config.context_length)
+    tokenizer = add_special_tokens(model, tokenizer, template.special_tokens)
+    context_length = min(config.context_length or model.config.context_length, model.config.context_length)
+    data = load_data(config, console)
+    settings = {**dataclasses.asdict(config), "model": model.config.to_dict()}
+    settings["training"]["sample_prompts"] = list(config.training.sample_prompts)
+
+    if config.quantize_base:
+        quantize_layers(model, config.lora.pattern if config.lora else "blocks.*")
+    if config.lora is not None:
+        add_lora(model, config.lora)
+    model.to(placement.device)
+    method = prepare_method(config, model, tokenizer, template, data, context_length, placement, console)
+    output = Path(config.output_dir)
+    run_folder = output / LORA_TRAINING if config.lora else output
+    checkpoint = checkpoint_to_resume(run_folder, config.resume, settings, console)
+    trainer = Trainer(
+        model, method.loss, method.batches, config.optimizer, config.schedule, config.training,
+        placement, run_folder, tokenizer, settings, method.validate,
+    )  # fmt: skip
+    if checkpoint is not None:
+        trainer.resume(checkpoint)
+    learned = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    console.print(
+        f"{config.method} of {config.base}: {learned:,} of {sum(p.numel() for p in model.parameters()):,} numbers are "
+        f"learned, {method.description}, {placement.describe()}",
+        highlight=False,
+    )
+    if trainer.step >= config.training.max_steps:
+        console.print(f"{checkpoint} has all {trainer.step} steps; to train anew, add --resume never")
+    tracker = Tracker(run_folder, trainer.step, config.tracking, settings)
+    try:
+        if trainer.step < config.training.max_steps and not _train(trainer, tracker, console):
+            console.print(f"Stopped and saved at step {trainer.step}; the same command continues from there.")
+            return 130
+        if method.validate is not None:
+            figures = method.validate(trainer)
+            tracker.log(trainer.step, **figures)
+            console.print("  ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in figures.items()))
+    finally:
+        tracker.close()
+    model.eval()
+    if config.lora is not None:
+        save_adapter(model, output / "adapter", base_model=config.base)
+        console.print(f"Adapter, in peft's format: {output / 'adapter'}", highlight=False)
+        if not config.quantize_base:  # 4-bit weights stay as they are; the adapter is what was made
+            fold_adapter(model)
+            save_checkpoint(output, trainer.step, model_weights(model), tokenizer, settings, {}, {}, keep=1)
+    if not config.quantize_base:
+        print_conversations(model, tokenizer, template, data, console)
+        console.print(f"\nTry next: python 07_optimization/generate.py --checkpoint {output}", highlight=False)
+    return 0
+
+
+@dataclass(frozen=True)
+class FinetuningData:
+    """What was read.
+
+    Args:
+        examples: conversations to learn from.
+        held_out: conversations for validation.
+        preferences: pairs to learn from.
+        held_out_preferences: pairs for validation.
+    """
+
+    examples: Sequence[Example] = ()
+    held_out: Sequence[Example] = ()
+    preferences: Sequence[Preference] = ()
+    held_out_preferences: Sequence[Preference] = ()
+
+
+def load_data(config: FinetuningConfig, console: Console) -> FinetuningData:
+    """Read the data of a configuration, report what was left out, and set a part aside for validation.
+
+    Raises:
+        InstructionDataError: nothing that the method can use.
+    """
+    source, fraction = config.data.source, config.data.held_out_fraction
+    chance = random.Random(config.seed)
+    if source == "python_docs_qa":
+        with console.status("Making questions from the documentation …"):
+            questions = build_questions(held_out_fraction=fraction)
+        examples, held_out = list(questions.train), list(questions.held_out)
+        pairs = list(questions.preferences)
+    else:
+        data: InstructionData = read_instruction_data(source)
+        console.print(data.summary(), highlight=False)
+        examples, pairs, held_out = list(data.examples), list(data.preferences), []
+        chance.shuffle(examples)
+        if len(examples) > 1:
+            held_out, examples = _split(examples, fraction)
+    chance.shuffle(pairs)
+    held_out_pairs, pairs = _split(pairs, fraction) if len(pairs) > 1 else ([], pairs)
+    wanted = pairs if config.method in ("dpo", "ipo") else examples
+    if not wanted:
+        kind = "preferences" if config.method in ("dpo", "ipo") else "conversations"
+        raise InstructionDataError(f"{source} has no {kind}, which the method {config.method} learns from")
+    if config.data.max_examples is not None:
+        chance.shuffle(examples)
+        examples, pairs = examples[: config.data.max_examples], pairs[: config.data.max_examples]
+    return FinetuningData(examples, held_out, pairs, held_out_pairs)
+
+
+def _split(items: list[Any], fraction: float) -> tuple[list[Any], list[Any]]:
+    cut = max(1, round(len(items) * fraction))
+    return items[:cut], items[cut:]
+
+
+@dataclass(frozen=True)
+class Method:
+    """What a method gives the trainer.
+
+    Args:
+        batches: where batches come from.
+        loss: of a batch.
+        validate: measures on held-out data; None where there is none.
+        description: of the data, for people.
+    """
+
+    batches: BatchSource
+    loss: LossFunction
+    validate: Validate | None
+    description: str
+
+
+def prepare_method(
+    config: FinetuningConfig,
+    model: GPTModel,
+    tokenizer: Tokenizer,
+    template: ChatTemplate,
+    data: FinetuningData,
+    context_length: int,
+    placement: Placement,
+    console: Console,
+) -> Method:
+    """Encode the data and choose batches and loss.
+
+    Raises:
+        ValueError: nothing fits the context, or the method cannot be used.
+    """
+    if config.method == "sft":
+        encoded, problems = encode_examples(data.examples, template, tokenizer, context_length)
+        held_out, _ = encode_examples(data.held_out[:VALIDATION_EXAMPLES], template, tokenizer, context_length)
+        _report(problems, len(data.examples), console)
+        batches = ConversationBatches(encoded, context_length, config.seed, config.data.pack)
+
+        def validate(trainer: Trainer) -> dict[str, float]:
+            return {"validation_loss": mean_conversation_loss(trainer.model, held_out, trainer.placement)}
+
+        description = f"{len(encoded):,} conversations in {batches.rows_per_epoch:,} rows"
+        return Method(batches, conversation_loss, validate if held_out else None, description)
+    if config.method == "grpo":
+        tasks = [exact_match_task(example) for example in data.examples if len(example.messages) == 2]
+        reference = copy.deepcopy(model).eval().requires_grad_(False) if config.lora is None else None
+        rollouts = RolloutBatches(model, tokenizer, template, tasks, config.grpo, placement, config.seed, reference)
+        return Method(rollouts, GRPOLoss(config.grpo), None, f"{len(tasks):,} questions")
+    preference = dataclasses.replace(config.preference, loss=config.method)
+    pairs, problems = encode_preferences(data.preferences, template, tokenizer, context_length)
+    held_out_pairs, _ = encode_preferences(
+        data.held_out_preferences[:VALIDATION_EXAMPLES], template, tokenizer, context_length
+    )
+    _report(problems, len(data.preferences), console)
+    with console.status("Asking the reference model …"):
+        reference_values = reference_log_probabilities(model, [*pairs, *held_out_pairs], preference, placement)
+
+    def validate_preferences(trainer: Trainer) -> dict[str, float]:
+        values = reference_values[len(pairs) :]
+        accuracy = preference_accuracy(trainer.model, held_out_pairs, values, preference, trainer.placement)
+        return {"preference_accuracy": accuracy}
+
+    batches_of_pairs = PreferenceBatches(pairs, reference_values[: len(pairs)], config.seed)
+    return Method(
+        batches_of_pairs,
+        PreferenceLoss(preference),
+        validate_preferences if held_out_pairs else None,
+        f"{len(pairs):,} preferences",
+    )
+
+
+def exact_match_task(example: Example) -> VerifiableTask:
+    """A question with one right answer: reward 1 for it, up to 0.5 for the share of its words in place, 0 otherwise."""
+    answer = example.messages[-1].content.strip()
+    words = answer.split()
+
+    def reward(text: str) -> float:
+        text = text.strip()
+        if text == answer:
+            return 1.0
+        in_place = sum(a == b for a, b in zip(text.split(), words, strict=False))
+        return 0.5 * in_place / max(len(words), len(text.split()), 1)
+
+    return VerifiableTask(example.messages[:-1], reward)
+
+
+def _report(problems: list[str], total: int, console: Console) -> None:
+    if problems:
+        console.print(
+            f"{len(problems):,} of {total:,} do not fit and are left out, such as {problems[0]}", highlight=False
+        )
+
+
+def _train(trainer: Trainer, tracker: Tracker, console: Console) -> bool:
+    with console.status("Timing a step …"):
+        seconds = seconds_per_step(trainer, trials=1) * (trainer.training.max_steps - trainer.step)
+    console.print(f"about {minutes(seconds)}", highlight=False)
+    flops = training_flops_per_token(trainer.model.config)
+    with training_progress(trainer, flops, float("inf"), console) as progress:
+
+        def on_step(trainer: Trainer, loss: float) -> None:
+            reward = getattr(trainer.batches, "mean_reward", None)
+            tracker.log(trainer.step, train_loss=loss, **({} if reward is None else {"mean_reward": reward}))
+            progress.step(trainer, loss)
+
+        def on_validation(trainer: Trainer, figures: dict[str, float]) -> None:
+            tracker.log(trainer.step, **figures)
+            measured = "  ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in figures.items())
+            progress.progress.console.print(f"step {trainer.step:>6}  {measured}", highlight=False)
+
+        return trainer.train(on_step, on_validation, progress.progress.console.print)
+
+
+def answer(
+    model: GPTModel, tokenizer: Tokenizer, template: ChatTemplate, messages: Sequence[Message], max_tokens: int = 80
+) -> str:
+    """The model's most likely answer to a conversation, by greedy decoding."""
+    ids = template.encode(messages, tokenizer, generation_prompt=True).ids[-model.config.context_length :]
+    parameters = SamplingParameters(max_tokens=max_tokens, temperature=0.0)
+    return tokenizer.decode(generate(model, ids, parameters, {template.end_id(tokenizer)})).strip()
+
+
+def print_conversations(
+    model: GPTModel, tokenizer: Tokenizer, template: ChatTemplate, data: FinetuningData, console: Console
+) -> None:
+    """Ask a few questions, seen and held out, and print the answers beside the right ones."""
+    for title, examples in (("seen", data.examples[:2]), ("held out", data.held_out[:3])):
+        for example in examples:
+            console.rule(f"a question it has {'seen' if title == 'seen' else 'not seen'}", style="dim")
+            question = example.messages[:-1]
+            console.print(f"user      {question[-1].content}", markup=False, highlight=False)
+            said = answer(model, tokenizer, template, question)
+            console.print(f"assistant {said}", markup=False, highlight=False)
+            if said != example.messages[-1].content.strip():
+                console.print(f"(right:   {example.messages[-1].content})", style="dim", markup=False, highlight=False)
