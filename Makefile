@@ -6,7 +6,7 @@ CONFIG ?= configs/small_gpt.yaml
 CHECKPOINT ?=
 ARGS ?=
 
-.PHONY: help setup train serve generate test lint bench bench-quick clean
+.PHONY: help setup train serve generate test soak-checkpoints lint bench bench-quick clean
 
 help: ## Show what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -37,6 +37,9 @@ lint: setup ## Style, import contract, types
 
 test: lint ## Everything that must pass
 	$(BIN)/python -m pytest -n auto $(ARGS)
+
+soak-checkpoints: setup ## Kill a training run 100 times at random moments; nothing may be lost (a quarter of an hour)
+	$(BIN)/python tests/kill_harness.py $(ARGS)
 
 bench: setup ## Speed beside the peers; JSON and Markdown in benchmarks/results
 	$(BIN)/python benchmarks/run.py $(ARGS)

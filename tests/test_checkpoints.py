@@ -101,3 +101,34 @@ def test_a_full_disk_leaves_old_checkpoints_whole_and_no_half_one(tiny_settings,
 def test_a_write_to_a_really_full_device_is_an_error_too():
     with pytest.raises(OSError, match="No space left"), open("/dev/full", "wb", buffering=0) as file:
         file.write(b"x")
+
+
+def test_killed_at_random_moments_nothing_is_lost(tiny_settings, write_config, tmp_path: Path):
+    from kill_harness import kill_again_and_again
+
+    tiny_settings["training"] |= {"max_steps": 400, "checkpoint_interval": 2, "eval_interval": 2, "keep_checkpoints": 2}
+    tiny_settings["tracking"] = {"tensorboard": False}
+    outcome = kill_again_and_again(write_config(tiny_settings), tmp_path / "runs", kills=3, longest_wait=0.6, seed=1)
+    assert outcome.kills == 3
+    assert outcome.identical
+
+
+def test_a_checkpoint_that_is_there_and_whole_is_never_replaced_but_a_damaged_one_is(run_copy: Path):
+    from training.checkpoint import load_state, save_checkpoint, verify_checkpoint
+
+    folder = list_checkpoints(run_copy)[-1]
+    loaded = load_model(folder)
+    state, tensors = load_state(folder)
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+
+    def save() -> None:
+        weights = checkpoint_module.model_weights(loaded.model)
+        save_checkpoint(run_copy, 60, weights, loaded.tokenizer, config, state, tensors, keep=9)
+
+    before = (folder / "manifest.json").stat().st_mtime_ns
+    save()
+    assert (folder / "manifest.json").stat().st_mtime_ns == before
+    (folder / "state.json").write_text("{}")
+    save()
+    verify_checkpoint(folder)
+    assert not list(run_copy.glob(".step_*"))

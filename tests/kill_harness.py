@@ -1,0 +1,144 @@
+"""Kill a training run at random moments, again and again, and check that nothing is lost.
+
+    python tests/kill_harness.py --kills 100        # `make soak-checkpoints`, a quarter of an hour or so
+
+Each round starts the same command, waits for a random time, and kills it with SIGKILL, which no program can
+catch: in the middle of a step, of a file, of a rename. Then every checkpoint must be whole, and the newest
+one must not be older than the newest before. At the end the run is left to finish, and its weights must be
+bit for bit those of a run that was never disturbed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from training.checkpoint import list_checkpoints, verify_checkpoint
+
+ROOT = Path(__file__).parents[1]
+STEPS_A_KILL = 40  # of the run, so that it is not over before the last kill
+
+
+@dataclass
+class Outcome:
+    """What the kills did.
+
+    Args:
+        kills: processes killed while they ran.
+        while_writing: of them, how many left a half-written checkpoint behind (under a temporary name).
+        checkpoints: newest step after each kill.
+        identical: whether the finished run has the weights of the undisturbed one.
+    """
+
+    kills: int
+    while_writing: int
+    checkpoints: list[int]
+    identical: bool
+
+
+def kill_again_and_again(config: str, folder: Path, kills: int, longest_wait: float, seed: int) -> Outcome:
+    """Run the harness.
+
+    Args:
+        config: a YAML file; its run should save often.
+        folder: for the two runs.
+        kills: how often to kill.
+        longest_wait: seconds after the run's first sign of life within which it is killed.
+        seed: of the moments.
+
+    Raises:
+        AssertionError: a checkpoint is unreadable, or one was lost.
+    """
+    rng = random.Random(seed)
+    disturbed, straight = folder / "disturbed", folder / "straight"
+    newest, while_writing, steps = 0, 0, []
+    for _ in range(kills):
+        process = _start(config, disturbed)
+        _wait_for_life(process, disturbed)
+        time.sleep(rng.uniform(0.0, longest_wait))
+        process.kill()
+        process.wait()
+        while_writing += bool(list(disturbed.glob(".step_*.tmp")))
+        found = list_checkpoints(disturbed)
+        for checkpoint in found:
+            verify_checkpoint(checkpoint)  # raises for an unreadable one
+        step = int(found[-1].name.removeprefix("step_")) if found else 0
+        assert step >= newest, f"the checkpoint of step {newest} is gone; the newest is of step {step}"
+        newest = step
+        steps.append(step)
+    for run in (disturbed, straight):
+        assert _start(config, run).wait(timeout=600) == 0
+    first, second = (load_file(list_checkpoints(run)[-1] / "model.safetensors") for run in (disturbed, straight))
+    return Outcome(kills, while_writing, steps, all(torch.equal(first[name], second[name]) for name in second))
+
+
+def _start(config: str, run: Path) -> subprocess.Popen[bytes]:
+    command = [sys.executable, str(ROOT / "05_training" / "train.py"), "--config", config, "--output_dir", str(run)]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def _wait_for_life(process: subprocess.Popen[bytes], run: Path) -> None:
+    """Until the run records a step; a run that has all its steps ends by itself."""
+    metrics = run / "metrics.jsonl"
+    before = metrics.stat().st_mtime_ns if metrics.exists() else 0
+    deadline = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < deadline:
+        if metrics.exists() and metrics.stat().st_size and metrics.stat().st_mtime_ns != before:
+            return
+        time.sleep(0.01)
+    assert process.returncode in (None, 0), f"the run ended by itself with status {process.returncode}"
+
+
+def _settings(text: Path, folder: Path, steps: int) -> dict:
+    return {
+        "device": "cpu",
+        "precision": "float32",
+        "data": {"corpus": str(text), "dataset_dir": str(folder / "datasets")},
+        "tokenizer": {"kind": "character", "vocab_size": None},
+        "tracking": {"tensorboard": False},
+        "model": {"context_length": 32, "num_layers": 2, "num_heads": 2, "d_model": 64},
+        "schedule": {"warmup_steps": 10},
+        "training": {
+            "max_steps": steps,
+            "batch_size": 4,
+            "checkpoint_interval": 3,
+            "eval_interval": 3,
+            "eval_tokens": 256,
+            "keep_checkpoints": 2,
+        },
+    }
+
+
+def main() -> None:
+    """Run as a command."""
+    parser = argparse.ArgumentParser(description="Kill a run at random moments and check that nothing is lost.")
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        text = folder / "text.txt"
+        text.write_text("".join(f"Line {i} of a text, and {i * i} is its square.\n" for i in range(3000)))
+        config = folder / "config.yaml"
+        config.write_text(yaml.safe_dump(_settings(text, folder, options.kills * STEPS_A_KILL)))
+        outcome = kill_again_and_again(str(config), folder, options.kills, 2.0, options.seed)
+    print(
+        f"{outcome.kills} kills, {outcome.while_writing} of them while a checkpoint was being written; "
+        f"0 unreadable, 0 lost beyond the last save; newest steps {outcome.checkpoints}; "
+        f"finished run {'bit-identical to' if outcome.identical else 'DIFFERS from'} an undisturbed one"
+    )
+    raise SystemExit(0 if outcome.identical else 1)
+
+
+if __name__ == "__main__":
+    main()
