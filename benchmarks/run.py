@@ -14,9 +14,15 @@ from rich.console import Console
 import decoding_speed
 import mlp_speed
 import tokenizer_speed
+import training_speed
 from harness import write_report
 
-COMPARISONS = {"mlp": mlp_speed.run, "tokenizer": tokenizer_speed.run, "decoding": decoding_speed.run}
+COMPARISONS = {
+    "training": training_speed.run,
+    "mlp": mlp_speed.run,
+    "tokenizer": tokenizer_speed.run,
+    "decoding": decoding_speed.run,
+}
 
 
 def main() -> None:

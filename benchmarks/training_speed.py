@@ -1,0 +1,213 @@
+"""Training steps beside a plain PyTorch loop, at three shapes.
+
+The baseline is what a careful person writes with PyTorch's layers, and what nanoGPT documents for a CPU: float32,
+eager, one linear layer for queries, keys and values, `F.scaled_dot_product_attention`, GELU, learned positions,
+tied head, `torch.optim.AdamW` as it comes, batches from random offsets into a memory map, all logits at once. It
+is written here in our own words; side by side with nanoGPT's own files its speed is the same. Ours has the
+same shape and trains by the project's `Trainer` with its defaults for the machine.
+
+Each side runs in a process of its own, since ours changes settings of the memory allocator.
+"""
+
+from __future__ import annotations
+
+import math
+import multiprocessing
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from harness import Comparison, Contender, compare
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A model and its batch."""
+
+    name: str
+    vocab_size: int
+    context_length: int
+    num_layers: int
+    num_heads: int
+    d_model: int
+    batch_size: int
+    steps: int  # in one timed run
+    quick_steps: int
+
+
+SHAPES = [
+    Shape("4 layers × 128, context 64, batch 12 (nanoGPT's CPU run)", 65, 64, 4, 4, 128, 12, 40, 15),
+    Shape("6 layers × 384, context 256, batch 8", 65, 256, 6, 6, 384, 8, 3, 1),
+    Shape("124M: 12 layers × 768, context 512, batch 1", 50304, 512, 12, 12, 768, 1, 1, 1),
+]
+
+
+class PlainAttention(nn.Module):
+    """Causal self-attention with one projection for queries, keys and values."""
+
+    def __init__(self, d_model: int, num_heads: int):
+        super().__init__()
+        self.num_heads = num_heads
+        self.inputs = nn.Linear(d_model, 3 * d_model, bias=False)
+        self.output = nn.Linear(d_model, d_model, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, time, d_model) → the same."""
+        batch, time, width = x.shape
+        heads = (part.view(batch, time, self.num_heads, -1).transpose(1, 2) for part in self.inputs(x).chunk(3, dim=-1))
+        read = F.scaled_dot_product_attention(*heads, is_causal=True)
+        return self.output(read.transpose(1, 2).reshape(batch, time, width))
+
+
+class PlainBlock(nn.Module):
+    """Attention and feed-forward with layer norms before them."""
+
+    def __init__(self, d_model: int, num_heads: int):
+        super().__init__()
+        self.norms = nn.ModuleList(nn.LayerNorm(d_model, bias=False) for _ in range(2))
+        self.attention = PlainAttention(d_model, num_heads)
+        self.up, self.down = nn.Linear(d_model, 4 * d_model, bias=False), nn.Linear(4 * d_model, d_model, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, time, d_model) → the same."""
+        x = x + self.attention(self.norms[0](x))
+        return x + self.down(F.gelu(self.up(self.norms[1](x))))
+
+
+class PlainGPT(nn.Module):
+    """A GPT-2 without biases."""
+
+    def __init__(self, shape: Shape):
+        super().__init__()
+        self.tokens = nn.Embedding(shape.vocab_size, shape.d_model)
+        self.positions = nn.Embedding(shape.context_length, shape.d_model)
+        self.blocks = nn.ModuleList(PlainBlock(shape.d_model, shape.num_heads) for _ in range(shape.num_layers))
+        self.norm = nn.LayerNorm(shape.d_model, bias=False)
+        self.head = nn.Linear(shape.d_model, shape.vocab_size, bias=False)
+        self.head.weight = self.tokens.weight
+        for name, parameter in self.named_parameters():
+            if parameter.ndim == 2:
+                into_stream = name.endswith(("output.weight", "down.weight"))
+                nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * shape.num_layers) if into_stream else 0.02)
+
+    def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """The mean loss of (batch, time) ids."""
+        x = self.tokens(inputs) + self.positions(torch.arange(inputs.shape[1]))
+        for block in self.blocks:
+            x = block(x)
+        logits = self.head(self.norm(x))
+        return F.cross_entropy(logits.view(-1, logits.shape[-1]), targets.reshape(-1))
+
+
+def plain_step(shape: Shape, file: Path) -> Callable[[], float]:
+    """A step of the baseline."""
+    torch.manual_seed(0)
+    model = PlainGPT(shape)
+    groups = [
+        {"params": [p for p in model.parameters() if p.ndim >= 2], "weight_decay": 0.1},
+        {"params": [p for p in model.parameters() if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.99))
+    length = shape.context_length
+
+    def batch() -> tuple[Tensor, Tensor]:
+        tokens = np.memmap(file, dtype=np.uint16, mode="r")  # opened anew each time, against a leak of memmap
+        starts = torch.randint(len(tokens) - length, (shape.batch_size,))
+        rows = [torch.from_numpy(tokens[start : start + length + 1].astype(np.int64)) for start in starts]
+        windows = torch.stack(rows)
+        return windows[:, :-1], windows[:, 1:]
+
+    def step() -> float:
+        loss = model(*batch())
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return loss.item()
+
+    return step
+
+
+def our_step(shape: Shape, file: Path) -> Callable[[], float]:
+    """A step of the project's trainer on the same shape."""
+    from training.data_loader import WindowLoader
+    from training.placement import choose_placement
+    from training.recipe_config import OptimizerConfig, ScheduleConfig, TrainingConfig
+    from training.trainer import Trainer
+    from training.validation import next_token_loss
+    from transformer.config import GPTConfig
+    from transformer.gpt_model import GPTModel
+
+    placement = choose_placement("cpu", "auto")
+    torch.manual_seed(0)
+    config = GPTConfig(
+        shape.vocab_size,
+        shape.context_length,
+        shape.num_layers,
+        shape.num_heads,
+        d_model=shape.d_model,
+        norm="layernorm",
+        feed_forward="gelu",
+        positions="learned",
+    )
+    trainer: Any = Trainer(
+        GPTModel(config).train(),
+        next_token_loss(),
+        WindowLoader({"text": np.memmap(file, dtype=np.uint16, mode="r")}, shape.context_length, seed=0),
+        OptimizerConfig(lr=1e-3, beta2=0.99),
+        ScheduleConfig(),
+        TrainingConfig(max_steps=10**6, batch_size=shape.batch_size),
+        placement,
+        file.parent,
+        None,  # type: ignore[arg-type]  # no checkpoint is written
+        {},
+    )
+    return lambda: trainer.take_step()[0]
+
+
+def _serve(build: Callable[[Shape, Path], Callable[[], float]], shape: Shape, file: Path, pipe: Connection) -> None:
+    step = build(shape, file)
+    while steps := pipe.recv():
+        for _ in range(steps):
+            step()
+        pipe.send(True)
+
+
+def run(quick: bool) -> list[Comparison]:
+    """Compare at each shape; the largest takes some ten seconds a step with the baseline, and is left out when quick."""
+    comparisons = []
+    context = multiprocessing.get_context("spawn")
+    for shape in SHAPES[:2] if quick else SHAPES:
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "tokens.bin"
+            np.random.default_rng(0).integers(0, min(shape.vocab_size, 65), 200_000).astype(np.uint16).tofile(file)
+            steps = shape.quick_steps if quick else shape.steps
+            contenders, processes, pipes = [], [], []
+            for name, build in (("ours", our_step), ("plain PyTorch, as nanoGPT documents", plain_step)):
+                here, there = context.Pipe()
+                process = context.Process(target=_serve, args=(build, shape, file, there), daemon=True)
+                process.start()
+                processes.append(process)
+                pipes.append(here)
+
+                def work(pipe: Connection = here, steps: int = steps) -> None:
+                    pipe.send(steps)
+                    pipe.recv()
+
+                contenders.append(Contender(name, work))
+            tokens = steps * shape.batch_size * shape.context_length
+            title = f"Train a GPT: {shape.name}"
+            comparisons.append(compare(title, "tokens/s", tokens, contenders, rounds=3 if quick else 5))
+            for pipe in pipes:
+                pipe.send(0)
+            for process in processes:
+                process.join()
+    return comparisons
