@@ -19,10 +19,10 @@ from evaluation.errors import EvaluationError
 from evaluation.layouts import Item
 from evaluation.significance import Interval, bootstrap_interval
 from evaluation.task import Task
-from evaluation.text_files import write_text
 from evaluation.text_generation import Generate, text_generator
 from evaluation.text_overlap import exact_match, token_f1
 from tokenizer.interface import Tokenizer
+from tokenizer.text_files import write_atomically
 from training.placement import Placement
 from transformer.gpt_model import GPTModel
 
@@ -231,5 +231,5 @@ def write_result(result: TaskResult, folder: Path) -> Path:
     summary["metrics"] = {name: vars(interval) for name, interval in result.metrics.items()}
     log = "".join(json.dumps(sample, ensure_ascii=False) + "\n" for sample in result.samples)
     for suffix, text in (("jsonl", log), ("json", json.dumps(summary, indent=2) + "\n")):
-        write_text(folder / f"{result.task}.{suffix}", text)
+        write_atomically(folder / f"{result.task}.{suffix}", text)
     return folder / f"{result.task}.json"

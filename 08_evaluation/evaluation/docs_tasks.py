@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from evaluation.errors import EvaluationError
-from evaluation.text_files import write_text
 from neural_networks.corpora import load_corpus
+from tokenizer.text_files import write_atomically
 
 SEED = 0  # the questions of a corpus are always the same
 MAX_QUESTIONS = 500
@@ -127,4 +127,4 @@ def build_all(folder: Path) -> None:
     documents = held_out_documents()
     for name, make in QUESTIONS.items():
         text = "".join(json.dumps(question, ensure_ascii=False) + "\n" for question in make(documents))
-        write_text(folder / f"{name}.jsonl", text)
+        write_atomically(folder / f"{name}.jsonl", text)

@@ -1,0 +1,65 @@
+"""`report.py` as a command."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+from rich.console import Console
+
+from evaluation.errors import EvaluationError
+from evaluation.report_data import gather_report
+from evaluation.report_page import render
+from neural_networks.corpora import load_corpus
+from tokenizer.text_files import write_atomically
+from training.checkpoint import LoadedModel, load_model, newest_run
+from training.command_line import report_user_errors
+from training.placement import choose_placement
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse, measure, write the page, and return the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="report.py", description="One HTML page on a model: figures, losses, failures, samples, a look inside."
+    )
+    parser.add_argument("--checkpoint", help="folder of a run or of one checkpoint; default: the newest run")
+    parser.add_argument("--corpus", help="held-out text to measure on; default: what the model was trained on")
+    parser.add_argument("--documents", type=int, default=200, help="held-out documents to measure, spread evenly")
+    parser.add_argument("--samples", type=int, default=12, help="documents to let the model write")
+    parser.add_argument("--seed", type=int, default=0, help="of the sampling")
+    parser.add_argument("--output", type=Path, help="the page; default: outputs/report_<run>.html")
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto")
+    options = parser.parse_args(arguments)
+    return report_user_errors(lambda: _run(options, Console()))
+
+
+def _run(options: argparse.Namespace, console: Console) -> int:
+    placement = choose_placement(options.device, "float32")
+    loaded = load_model(options.checkpoint or newest_run(), placement.device)
+    name, fraction = _corpus_of(loaded)
+    with console.status("Reading the corpus …") as status:
+        corpus = load_corpus(options.corpus or name, fraction)
+        data = gather_report(loaded, corpus, placement, options.documents, options.samples, options.seed, status.update)
+    path = options.output or Path("outputs", f"report_{loaded.folder.parent.name}.html")
+    write_atomically(path, render(data))
+    interval = data.bits_per_byte
+    console.print(
+        f"{data.title}: {interval.estimate:.3f} bits per byte ({interval.low:.3f} – {interval.high:.3f}) on "
+        f"{data.documents} documents, calibration error {data.calibration.expected_error:.3f}",
+        highlight=False,
+    )
+    console.print(f"{path}", highlight=False)
+    return 0
+
+
+def _corpus_of(loaded: LoadedModel) -> tuple[str, float]:
+    """Name of the corpus and share held out, as the checkpoint's configuration has them."""
+    try:
+        section = yaml.safe_load((loaded.folder / "config.yaml").read_text(encoding="utf-8"))["data"]
+        return str(section["corpus"]), float(section["validation_fraction"])
+    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError):
+        raise EvaluationError(
+            f"{loaded.folder / 'config.yaml'} does not say what the model was trained on; name it with --corpus"
+        ) from None
