@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections import Counter
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import regex
@@ -137,3 +140,18 @@ def test_special_tokens_that_repeat_are_refused_before_training():
 @pytest.mark.parametrize(("documents", "merges"), [(["aaaa"], 2), ([], 0), ([""], 0), (["a", "b"], 0)])
 def test_a_text_with_few_pairs_gives_a_smaller_vocabulary(documents, merges: int):
     assert train_bpe(documents, 1000).vocab_size == 256 + merges + 1
+
+
+def test_counting_works_where_processes_are_spawned(tmp_path: Path):
+    # As on macOS and Windows: a new interpreter that imports the script again.
+    script = tmp_path / "count.py"
+    script.write_text(
+        "import multiprocessing\n"
+        "from tokenizer import pre_token_counts\n"
+        "if __name__ == '__main__':\n"
+        "    multiprocessing.set_start_method('spawn')\n"
+        "    pre_token_counts.CHUNK_LENGTH = 10\n"
+        "    print(pre_token_counts.count_pre_tokens(['to be or not to be'] * 3, workers=2)[b' be'])\n"
+    )
+    result = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120)
+    assert (result.stdout, result.stderr) == ("6\n", "")

@@ -83,7 +83,7 @@ def encode_files(
     shards = _Shards(Path(output), dtype, shard_tokens)
     text_bytes = 0
     try:
-        for ids, chunk_bytes in map_in_order(_encode_chunk, chunks, workers, _prepare, (tokenizer, specials)):
+        for ids, chunk_bytes in map_in_order(_ChunkEncoder, (tokenizer, specials), chunks, workers):
             shards.write(ids)
             text_bytes += chunk_bytes
             if on_bytes is not None:
@@ -113,23 +113,20 @@ def _chunks(paths: list[Path], tokenizer: Tokenizer, specials: Collection[str]) 
         yield chunk
 
 
-_tokenizer: Tokenizer  # of this process
-_specials: Collection[str]
+class _ChunkEncoder:
+    """Encodes chunks; each document begins with the end-of-text token, where there is one."""
 
+    def __init__(self, tokenizer: Tokenizer, specials: Collection[str]):
+        self._tokenizer, self._specials = tokenizer, specials
 
-def _prepare(tokenizer: Tokenizer, specials: Collection[str]) -> None:
-    global _tokenizer, _specials
-    _tokenizer, _specials = tokenizer, specials
-
-
-def _encode_chunk(chunk: Chunk) -> tuple[NDArray[np.unsignedinteger], int]:
-    ids, ends = _tokenizer.encode_batch_to_array((text for _, text in chunk), _specials)
-    if _tokenizer.end_of_text_id is not None:
-        starts = [0, *ends[:-1].tolist()]
-        ids = np.insert(
-            ids, [start for start, (begins, _) in zip(starts, chunk, strict=True) if begins], _tokenizer.end_of_text_id
-        )
-    return ids.astype(id_dtype(_tokenizer.vocab_size)), sum(len(text.encode("utf-8")) for _, text in chunk)
+    def __call__(self, chunk: Chunk) -> tuple[NDArray[np.unsignedinteger], int]:
+        """The ids of a chunk, and its bytes of text."""
+        ids, ends = self._tokenizer.encode_batch_to_array((text for _, text in chunk), self._specials)
+        end_of_text = self._tokenizer.end_of_text_id
+        if end_of_text is not None:
+            begins = np.array([begins for begins, _ in chunk])
+            ids = np.insert(ids, np.append(0, ends[:-1])[begins], end_of_text)
+        return ids.astype(id_dtype(self._tokenizer.vocab_size)), sum(len(text.encode("utf-8")) for _, text in chunk)
 
 
 class _Shards:

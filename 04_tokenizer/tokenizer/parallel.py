@@ -21,11 +21,10 @@ def usable_cores() -> int:
 
 
 def map_in_order(
-    function: Callable[[Item], Result],
+    make_function: Callable[..., Callable[[Item], Result]],
+    arguments: tuple[Any, ...],
     items: Iterable[Item],
     workers: int,
-    initializer: Callable[..., None],
-    arguments: tuple[Any, ...] = (),
 ) -> Iterator[Result]:
     """Call a function on each item, in several processes, and yield the results in order.
 
@@ -34,24 +33,23 @@ def map_in_order(
     `if __name__ == "__main__":` around what it runs.
 
     Args:
-        function: of a module, so that other processes can find it.
+        make_function: makes the function, once in each process, which can thus remember something from
+            one item to the next; of a module, so that other processes can find it.
+        arguments: of `make_function`; picklable.
         items: picklable; at most three a worker are taken before their results are asked for.
         workers: number of processes.
-        initializer: called once in each process before its first item.
-        arguments: of the initializer.
     """
     items = iter(items)
     first = list(islice(items, 2))
     items = chain(first, items)
     if workers <= 1 or len(first) < 2:
-        initializer(*arguments)
-        yield from map(function, items)
+        yield from map(make_function(*arguments), items)
         return
-    with ProcessPoolExecutor(workers, initializer=initializer, initargs=arguments) as pool:
+    with ProcessPoolExecutor(workers, initializer=_prepare, initargs=(make_function, arguments)) as pool:
         pending: deque[Future[Result]] = deque()
         try:
             for item in items:
-                pending.append(pool.submit(function, item))
+                pending.append(pool.submit(_call, item))
                 if len(pending) >= 3 * workers:
                     yield pending.popleft().result()
             while pending:
@@ -59,3 +57,15 @@ def map_in_order(
         finally:
             for future in pending:  # after an error, or when nobody asks for the rest
                 future.cancel()
+
+
+_function: Callable[[Any], Any]  # of a worker process
+
+
+def _prepare(make_function: Callable[..., Callable[[Any], Any]], arguments: tuple[Any, ...]) -> None:
+    global _function
+    _function = make_function(*arguments)
+
+
+def _call(item: Any) -> Any:
+    return _function(item)

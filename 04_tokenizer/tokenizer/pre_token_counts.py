@@ -47,7 +47,7 @@ def count_pre_tokens(
     """
     counts: Counter[bytes] = Counter()
     chunks = _chunks(documents, PreTokenizer(pattern), list(special_tokens))
-    for words, occurrences, characters in map_in_order(_count_chunk, chunks, workers, _prepare, (pattern,)):
+    for words, occurrences, characters in map_in_order(_ChunkCounter, (pattern,), chunks, workers):
         for word, occurrence in zip(words, occurrences, strict=True):
             counts[word] += occurrence
         if max_distinct is not None and len(counts) > 2 * max_distinct:
@@ -79,28 +79,24 @@ def _chunks(
         yield chunk
 
 
-_table: PreTokenTable  # of this process
+class _ChunkCounter:
+    """Counts chunks, and remembers pre-tokens from one to the next."""
 
+    def __init__(self, pattern: str):
+        self._pre_tokenizer = PreTokenizer(pattern)
+        self._table = PreTokenTable(self._pre_tokenizer)
 
-def _prepare(pattern: str) -> None:
-    global _table
-    _table = PreTokenTable(PreTokenizer(pattern))
-
-
-def _count_chunk(chunk: Chunk) -> tuple[list[bytes], list[int], int]:
-    """The pre-tokens of a chunk, how often each occurs, and the number of characters."""
-    global _table
-    pre_tokenizer = _table.pre_tokenizer
-    counts = np.zeros(len(_table), dtype=np.int64)
-    pieces = (piece for text in chunk for piece in pre_tokenizer.pieces(text, PIECE_LENGTH))
-    for batch in in_batches(pieces):
-        numbers, _ = _table.number(batch)
-        found = np.bincount(numbers, minlength=len(counts))
-        found[: len(counts)] += counts
-        counts = found
-    occurring = np.flatnonzero(counts)
-    words = _table.pre_tokens()
-    result = [words[number] for number in occurring.tolist()], counts[occurring].tolist(), sum(map(len, chunk))
-    if len(_table) > _TABLE_SIZE:
-        _table = PreTokenTable(pre_tokenizer)
-    return result
+    def __call__(self, chunk: Chunk) -> tuple[list[bytes], list[int], int]:
+        """The pre-tokens of a chunk, how often each occurs, and the number of characters."""
+        counts = np.zeros(len(self._table), dtype=np.int64)
+        pieces = (piece for text in chunk for piece in self._pre_tokenizer.pieces(text, PIECE_LENGTH))
+        for batch in in_batches(pieces):
+            numbers, _ = self._table.number(batch)
+            found = np.bincount(numbers, minlength=len(counts))
+            found[: len(counts)] += counts
+            counts = found
+        occurring = np.flatnonzero(counts)
+        words = self._table.pre_tokens()
+        if len(words) > _TABLE_SIZE:
+            self._table = PreTokenTable(self._pre_tokenizer)
+        return [words[number] for number in occurring.tolist()], counts[occurring].tolist(), sum(map(len, chunk))
