@@ -20,7 +20,8 @@ LR = 1e-3
 SHAPES = [
     (MLPConfig(), 256),
     (MLPConfig(context=8, embedding_dim=16, hidden=128), 64),
-    (MLPConfig(context=16, embedding_dim=32, hidden=1024), 1024),
+    (MLPConfig(context=8, embedding_dim=16, hidden=256), 256),
+    (MLPConfig(context=12, embedding_dim=32, hidden=1024), 1024),
 ]
 
 
