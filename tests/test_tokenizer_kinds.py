@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -155,7 +156,9 @@ def test_the_viewer_shows_every_token_in_terminal_and_page():
     text = f"the <b>\n\t\x1b[31m 東{END_OF_TEXT}"
     tokens = list(show_tokens(tokenizer, text, allowed_special="all"))
     assert [token.id for token in tokens] == tokenizer.encode(text, allowed_special="all")
-    console = Console(color_system="truecolor", force_terminal=True, width=200)
+    styles = [str(span.style) for span in to_terminal(tokens).spans]
+    assert all(left != right for left, right in pairwise(styles))  # where a token ends can be seen
+    console = Console(color_system="standard", force_terminal=True, width=200)
     with console.capture() as capture:
         console.print(to_terminal(tokens, with_ids=True), end="")
     shown = capture.get()

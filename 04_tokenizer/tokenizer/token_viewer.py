@@ -11,7 +11,9 @@ from rich.text import Text
 
 from tokenizer.interface import Tokenizer
 
-# Background colours that take turns; dark text is readable on all of them.
+# Background colours that take turns; dark text is readable on all of them. In the terminal the named ones,
+# which every terminal has and shows in its own theme.
+_TERMINAL_COLOURS = ("cyan", "yellow", "green", "magenta", "bright_blue", "white")
 _COLOURS = ("#cfe8ff", "#ffe3c2", "#d6f5d0", "#f6d5f0", "#fff3b0", "#d8dcf7")
 
 
@@ -49,7 +51,7 @@ def to_terminal(tokens: Collection[ShownToken], with_ids: bool = False) -> Text:
     """The tokens side by side in colours that take turns, for `rich` to print."""
     result = Text()
     for place, token in enumerate(tokens):
-        result.append(token.text, style=f"black on {_COLOURS[place % len(_COLOURS)]}")
+        result.append(token.text, style=f"black on {_TERMINAL_COLOURS[place % len(_TERMINAL_COLOURS)]}")
         if with_ids:
             result.append(f"{token.id} ", style="dim")
         if token.ends_line:
