@@ -6,7 +6,7 @@ CONFIG ?= configs/small_gpt.yaml
 CHECKPOINT ?=
 ARGS ?=
 
-.PHONY: help setup train serve generate test soak-checkpoints lint bench bench-quick clean
+.PHONY: help setup train serve generate speedrun test soak-checkpoints lint bench bench-quick clean
 
 help: ## Show what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -34,6 +34,9 @@ lint: setup ## Style, import contract, types
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/mypy
+
+speedrun: setup ## From nothing to a chat model with a report, in about 40 minutes (TIER=smoke: one minute)
+	$(BIN)/python 08_evaluation/speedrun.py --config configs/speedrun/$(or $(TIER),full).yaml $(ARGS)
 
 test: lint ## Everything that must pass
 	$(BIN)/python -m pytest -n auto $(ARGS)
