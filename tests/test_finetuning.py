@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from finetuning.chat_format import Message, chat_template
+from finetuning.classification import LabelledBatches, SequenceClassifier, classification_loss
 from finetuning.conversation_batches import ConversationBatches
 from finetuning.instruction_tuning import Example, Preference
 from finetuning.lora import LoRAConfig, add_lora
@@ -30,14 +31,7 @@ from finetuning.preference_optimization import (
     reference_log_probabilities,
 )
 from finetuning.reward_model import RewardBatches, bradley_terry_loss, reward_accuracy, reward_loss
-from finetuning.supervised_finetuning import (
-    LabelledBatches,
-    SequenceClassifier,
-    classification_loss,
-    conversation_loss,
-    encode_examples,
-    mean_conversation_loss,
-)
+from finetuning.supervised_finetuning import conversation_loss, encode_examples, mean_conversation_loss
 from tokenizer.bpe_tokenizer import BPETokenizer
 from training.loss import IGNORED
 from training.placement import Placement
@@ -275,7 +269,9 @@ def test_grpo_makes_rewarded_answers_likelier(lora):
     if lora:
         add_lora(model, LoRAConfig(rank=8, alpha=32))
     tasks = [
-        VerifiableTask((Message("user", f"Say {colour}."),), lambda text: sum(c.isalpha() and c.isascii() for c in text) / 8)
+        VerifiableTask(
+            (Message("user", f"Say {colour}."),), lambda text: sum(c.isalpha() and c.isascii() for c in text) / 8
+        )
         for colour in COLOURS[:2]
     ]
     grpo = GRPOConfig(group_size=8, max_tokens=8, beta=0.01)

@@ -155,3 +155,18 @@ def test_mistakes_are_told_in_one_line(finetune, trained_run: Path, tmp_path: Pa
 def test_rewards_of_exact_answers():
     reward = exact_match_task(Example((Message("user", "q"), Message("assistant", "a b c d")))).reward
     assert [reward(text) for text in ("a b c d ", "a b x d", "", "z")] == [1.0, 0.375, 0.0, 0.0]
+
+
+def test_the_classifier_learns_on_the_trainer(trained_run: Path, monkeypatch, capsys):
+    from finetuning import classification_run
+    from neural_networks.python_docs import DocumentedSymbol
+
+    symbols = [
+        DocumentedSymbol(module, f"{module}.f{i}", "", f"{opening} the item number {i}.")
+        for i in range(60)
+        for module, opening in (("json", "Return"), ("numpy", "Sum"), ("torch", "Raise"))
+    ]
+    monkeypatch.setattr(classification_run, "gather_symbols", lambda: symbols)  # 60 MB of sources would take a minute
+    assert classification_run.main(["--base", str(trained_run), "--steps", "120", "--blocks", "2"]) == 0
+    accuracy = float(capsys.readouterr().out.split("right")[1].split("%")[0])
+    assert accuracy > 90

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from finetuning.classification import pad_texts
 from finetuning.preference_optimization import EncodedPair
-from finetuning.supervised_finetuning import pad_texts
 from training.batches import Batch
 
 

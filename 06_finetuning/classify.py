@@ -1,0 +1,9 @@
+"""Fine-tune the smallest way: a head that tells which library a docstring documents.
+
+python 06_finetuning/classify.py --base checkpoints/small_gpt
+"""
+
+from finetuning.classification_run import main
+
+if __name__ == "__main__":
+    raise SystemExit(main())

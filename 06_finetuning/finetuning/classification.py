@@ -1,0 +1,121 @@
+"""The smallest example of fine-tuning: a language model that names the class of a text.
+
+Take a trained model, put another head on it, and train that and the last blocks on labelled texts. What the
+model learned by predicting the next token is most of what it needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from training.batches import Batch
+from transformer.gpt_model import GPTModel
+from transformer.layers import Linear
+
+
+class SequenceClassifier(nn.Module):
+    """A model that reads a text and names its class, or gives it a score.
+
+    The last token has seen the whole text, so its hidden state is what the new head reads.
+
+    Args:
+        model: a trained language model; fine-tuned with the head unless it is frozen.
+        num_outputs: classes; 1 for a score, as a reward model needs.
+    """
+
+    def __init__(self, model: GPTModel, num_outputs: int):
+        super().__init__()
+        self.model = model
+        self.config, self.blocks = model.config, model.blocks
+        self.output = Linear(model.config.d_model, num_outputs, device=model.device)
+        nn.init.zeros_(self.output.weight)  # every class equally likely at first
+
+    def forward(self, token_ids: Tensor, lengths: Tensor) -> Tensor:
+        """Scores of each class.
+
+        Args:
+            token_ids: (batch, time), padded on the right with anything.
+            lengths: (batch,) tokens of each text.
+
+        Returns:
+            (batch, num_outputs).
+        """
+        hidden = self.model.hidden_states(token_ids)  # causal: padding on the right is never read
+        return self.output(hidden[torch.arange(len(lengths), device=hidden.device), lengths - 1])
+
+
+def pad_texts(texts: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
+    """Ids of texts as one tensor (batch, longest), padded on the right, and their lengths."""
+    lengths = torch.tensor([len(text) for text in texts])
+    ids = torch.zeros(len(texts), int(lengths.max()), dtype=torch.long)
+    for row, text in zip(ids, texts, strict=True):
+        row[: len(text)] = torch.tensor(text)
+    return ids, lengths
+
+
+class LabelledBatches:
+    """Draws texts with their classes, in a new order each epoch. A `training.batches.BatchSource`.
+
+    Args:
+        texts: ids of each text.
+        labels: class of each.
+        seed: of the order.
+    """
+
+    def __init__(self, texts: Sequence[list[int]], labels: Sequence[int], seed: int):
+        if not texts or len(texts) != len(labels):
+            raise ValueError(f"{len(texts)} texts and {len(labels)} labels; there must be as many of both, and some")
+        self.texts, self.labels, self.seed, self.drawn = texts, labels, seed, 0
+
+    def next_batch(self, batch_size: int) -> Batch:
+        """The next texts."""
+        chosen = []
+        for number in range(self.drawn, self.drawn + batch_size):
+            epoch, index = divmod(number, len(self.texts))
+            chosen.append(int(np.random.default_rng([self.seed, epoch]).permutation(len(self.texts))[index]))
+        self.drawn += batch_size
+        ids, lengths = pad_texts([self.texts[i] for i in chosen])
+        labels = torch.tensor([self.labels[i] for i in chosen])
+        return Batch({"ids": ids, "lengths": lengths, "labels": labels}, float(batch_size))
+
+    def state_dict(self) -> dict[str, int]:
+        """One integer."""
+        return {"drawn": self.drawn}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Continue at the exact text."""
+        self.drawn = int(state["drawn"])
+
+
+def classification_loss(model: nn.Module, tensors: dict[str, Tensor]) -> Tensor:
+    """Cross-entropy of the right class, in nats. A `training.batches.LossFunction`."""
+    return F.cross_entropy(model(tensors["ids"], tensors["lengths"]), tensors["labels"])
+
+
+def train_last_blocks_only(classifier: SequenceClassifier, num_blocks: int) -> None:
+    """Freeze everything but the head, the last norm and the last blocks."""
+    classifier.requires_grad_(False)
+    blocks = list(classifier.model.blocks)
+    for part in (classifier.output, classifier.model.final_norm, *blocks[len(blocks) - num_blocks :]):
+        part.requires_grad_(True)
+
+
+@torch.no_grad()
+def classification_accuracy(
+    classifier: SequenceClassifier, texts: Sequence[list[int]], labels: Sequence[int], batch_size: int = 32
+) -> float:
+    """Share of texts whose class is found."""
+    was_training = classifier.training
+    classifier.eval()
+    right = 0
+    for start in range(0, len(texts), batch_size):
+        ids, lengths = pad_texts(texts[start : start + batch_size])
+        scores = classifier(ids.to(classifier.model.device), lengths.to(classifier.model.device))
+        right += int((scores.argmax(-1).cpu() == torch.tensor(labels[start : start + batch_size])).sum())
+    classifier.train(was_training)
+    return right / len(texts)
