@@ -1,100 +1,113 @@
-"""The HTTP application: routes around one engine.
+"""The HTTP application: routes around the engines, and the page.
 
-Generation runs in a worker thread, so that the event loop stays free to answer `/health`.
+    browser, openai client ─ RequestContext ─ Gate ─ BodyGuard ─ route ─ GenerationDesk ─ engine's thread
+
+The engines start with the application and stop with it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
 
-import anyio
-from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi import FastAPI
+from fastapi.responses import FileResponse, JSONResponse, Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.middleware.cors import CORSMiddleware
+from starlette.staticfiles import StaticFiles
 
-from deployment.schemas import ErrorResponse, GenerateRequest, GenerateResponse, HealthResponse
-from optimization.engine import Engine
-from optimization.events import GenerationStats, PromptError
-from tokenizer.interface import TokenizerError
-from transformer.sampling import SamplingParameters
+from deployment.chat_routes import chat_routes
+from deployment.completion_routes import completion_routes
+from deployment.errors import install_error_handlers
+from deployment.generate_route import generate_routes
+from deployment.generation import EventRelay, GenerationDesk
+from deployment.metrics import Metrics
+from deployment.middleware import BodyGuard, Gate, RequestContext
+from deployment.model_routes import model_routes
+from deployment.rate_limiting import RateLimiter
+from deployment.schemas import HealthResponse, ReadyResponse
+from deployment.served_model import ServedModel
+from deployment.server_state import ServerState
+from deployment.settings import ServerSettings
+
+STATIC = Path(__file__).with_name("static")
 
 
-def create_app(engine: Engine, model_name: str) -> FastAPI:
+def create_app(models: Mapping[str, ServedModel], settings: ServerSettings) -> FastAPI:
     """Build the application.
 
     Args:
-        engine: generates the text.
-        model_name: what `/health` calls the model.
+        models: by name; the first is the default.
+        settings: of the server.
+
+    Returns:
+        The application; `app.state.server` is its `ServerState` while it runs.
     """
+    metrics, limiter = Metrics(models), RateLimiter(settings.rate_limits)
+    desk = GenerationDesk(EventRelay(), metrics, settings.limits.request_seconds)
+    state = ServerState(settings, models, metrics, desk, limiter)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        desk.relay.attach(asyncio.get_running_loop())
+        for model in models.values():
+            model.engine.start()
+        yield
+        desk.draining = True
+        desk.cancel_all()
+        for model in models.values():
+            await asyncio.to_thread(model.engine.stop)
+
     app = FastAPI(
         title="nuLLM",
         version="0.1.0",
         description="A language model built from nothing, served from your own machine.",
+        lifespan=lifespan,
+        redoc_url=None,
     )
+    app.state.server = state
+    install_error_handlers(app)
+    for routes in (completion_routes, chat_routes, generate_routes, model_routes):
+        app.include_router(routes(state))
+    _add_operations(app, state)
 
-    @app.exception_handler(RequestValidationError)
-    async def explain(request: Request, error: RequestValidationError) -> JSONResponse:
-        """One line that names the field, in place of a nested list that also repeats the input."""
-        problems = [f"{'.'.join(map(str, item['loc'][1:])) or 'body'}: {item['msg']}" for item in error.errors()]
-        return JSONResponse({"detail": "; ".join(problems)}, status_code=422)
+    @app.get("/", include_in_schema=False)
+    async def page() -> FileResponse:
+        return FileResponse(STATIC / "index.html")
 
-    @app.get("/health")
-    async def health() -> HealthResponse:
-        """Whether the server is up, and what it serves."""
-        return HealthResponse(
-            model=model_name,
-            parameters=engine.num_parameters,
-            context_length=engine.context_length,
+    app.mount("/static", StaticFiles(directory=STATIC), name="static")
+    # The last one added is the outermost.
+    app.add_middleware(BodyGuard, limits=settings.limits)
+    app.add_middleware(Gate, settings=settings, limiter=limiter)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "Content-Type"],
         )
-
-    @app.post(
-        "/generate",
-        response_model=GenerateResponse,
-        responses={400: {"model": ErrorResponse}, 422: {"model": ErrorResponse}},
-    )
-    async def generate(body: GenerateRequest, request: Request) -> GenerateResponse | JSONResponse:
-        """Continue a prompt."""
-        try:
-            prompt_ids = engine.encode_prompt(body.prompt)
-        except (PromptError, TokenizerError) as error:
-            return JSONResponse({"detail": str(error)}, status_code=400)
-        text, stats = await _generate_in_thread(engine, prompt_ids, body.sampling_parameters(), request.is_disconnected)
-        return GenerateResponse(
-            generated_text=text,
-            finish_reason="length" if stats.finish_reason == "length" else "stop",
-            prompt_tokens=stats.prompt_tokens,
-            generated_tokens=stats.generated_tokens,
-        )
-
+    app.add_middleware(RequestContext, metrics=metrics)
     return app
 
 
-async def _generate_in_thread(
-    engine: Engine,
-    prompt_ids: list[int],
-    parameters: SamplingParameters,
-    is_disconnected: Callable[[], Awaitable[bool]],
-) -> tuple[str, GenerationStats]:
-    """Generate until done, or until the client has gone: nobody would read the rest."""
-    stats = GenerationStats()
-    gone = False
+def _add_operations(app: FastAPI, state: ServerState) -> None:
+    """Routes for whoever runs the server."""
 
-    def work() -> list[int]:
-        ids = []
-        for token in engine.generate_ids(prompt_ids, parameters, stats):
-            ids.append(token)
-            if gone:
-                break
-        return ids
+    @app.get("/health", tags=["operations"])
+    async def health() -> HealthResponse:
+        """Whether the process lives. Needs no key."""
+        return HealthResponse()
 
-    async def watch() -> None:
-        nonlocal gone
-        while not gone:
-            gone = await is_disconnected()
-            await anyio.sleep(0.25)
+    @app.get("/ready", tags=["operations"], response_model=ReadyResponse, responses={503: {"model": ReadyResponse}})
+    async def ready() -> JSONResponse:
+        """Whether to send requests here; 503 from the moment the server is told to stop."""
+        if state.desk.draining:
+            return JSONResponse({"status": "stopping"}, 503)
+        return JSONResponse({"status": "ready"})
 
-    async with anyio.create_task_group() as group:
-        group.start_soon(watch)
-        ids = await anyio.to_thread.run_sync(work)
-        group.cancel_scope.cancel()
-    return engine.tokenizer.decode(ids), stats
+    @app.get("/metrics", tags=["operations"], response_class=Response)
+    async def metrics() -> Response:
+        """For Prometheus, with vLLM's names."""
+        return Response(generate_latest(state.metrics.registry), media_type=CONTENT_TYPE_LATEST)

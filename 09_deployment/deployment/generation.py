@@ -1,0 +1,237 @@
+"""Between the engine's thread and the event loop: requests in, tokens out, and nobody waits for the other.
+
+The engine delivers events on its own thread. Waking the event loop for each would cost more than computing it: at
+16 streams that is 16 wakes a step. So events gather in a deque and the loop is woken once for all that have come.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+
+import structlog
+
+from deployment.errors import ApiError
+from deployment.metrics import Metrics
+from deployment.served_model import ServedModel
+from optimization.events import GenerationStats, TokenEvent, TokenLogprobs
+from optimization.request import RequestHandle
+from transformer.sampling import SamplingParameters
+
+
+class EventRelay:
+    """Carries events from any thread to their generations on one event loop."""
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._pending: deque[tuple[Generation, TokenEvent, float]] = deque()
+        self._woken = False
+
+    def attach(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Name the event loop on which the generations are read."""
+        self._loop = loop
+
+    def post(self, generation: Generation, event: TokenEvent) -> None:
+        """Called by an engine."""
+        self._pending.append((generation, event, time.perf_counter()))
+        if not self._woken and self._loop is not None:
+            self._woken = True
+            self._loop.call_soon_threadsafe(self._deliver)
+
+    def _deliver(self) -> None:
+        self._woken = False  # before reading: whoever comes from now on wakes the loop again
+        while self._pending:
+            generation, event, at = self._pending.popleft()
+            generation.receive(event, at)
+
+
+@dataclass(frozen=True)
+class GenerationRequest:
+    """What the engine is to do.
+
+    Args:
+        model: which one.
+        prompt_ids: at least one.
+        parameters: how to choose tokens, and how many.
+        logprobs: alternatives to report; None for no report.
+        prompt_logprobs: report the prompt's tokens too.
+        end_ids: ids that end the text; None for the model's.
+    """
+
+    model: ServedModel
+    prompt_ids: Sequence[int]
+    parameters: SamplingParameters
+    logprobs: int | None = None
+    prompt_logprobs: bool = False
+    end_ids: frozenset[int] | None = None
+
+
+class Generation:
+    """One request in the engine, read from the event loop.
+
+    Args:
+        desk: which submitted it.
+        request: what is generated.
+        arrived: set when there is something to take; shared by the generations of one answer.
+    """
+
+    def __init__(self, desk: GenerationDesk, request: GenerationRequest, arrived: asyncio.Event):
+        self.request, self.arrived, self._desk = request, arrived, desk
+        self._events: list[TokenEvent] = []
+        self._last_token_at: float | None = None
+        self._failure: ApiError | None = None
+        self.done = False
+        self.handle: RequestHandle = request.model.engine.submit(
+            request.prompt_ids,
+            request.parameters,
+            end_ids=request.model.end_ids if request.end_ids is None else request.end_ids,
+            logprobs=request.logprobs,
+            prompt_logprobs=request.prompt_logprobs,
+            on_event=lambda event: desk.relay.post(self, event),
+        )
+
+    @property
+    def stats(self) -> GenerationStats:
+        """Counts and times, filled in as it goes."""
+        return self.handle.stats
+
+    @property
+    def prompt_logprobs(self) -> list[TokenLogprobs]:
+        """Of the prompt's second token and on."""
+        return self.handle.prompt_logprobs
+
+    def receive(self, event: TokenEvent, at: float) -> None:
+        """Called by the relay.
+
+        Args:
+            event: of the engine.
+            at: when it was made.
+        """
+        metrics, name = self._desk.metrics, self.request.model.name
+        if event.token is not None:
+            if self._last_token_at is None:
+                metrics.first_token[name].observe(at - self.handle.submitted)
+            else:
+                metrics.inter_token[name].observe(at - self._last_token_at)
+            self._last_token_at = at
+        if event.finish_reason is not None and not self.done:
+            self.done = True
+            metrics.finished(name, self.stats)
+            self._desk.forget(self)
+        self._events.append(event)
+        self.arrived.set()
+
+    def take(self) -> list[TokenEvent]:
+        """What has come since the last time; more than one event where the client reads slowly.
+
+        Raises:
+            ApiError: the deadline has passed, the server stops, or the computation failed.
+        """
+        events, self._events = self._events, []
+        if events and events[-1].finish_reason == "error":
+            structlog.get_logger().error("generation failed", reason=events[-1].error)
+            raise ApiError(500, "the computation failed; the log has the details under this request id")
+        if events and events[-1].finish_reason == "cancelled":
+            raise self._failure or ApiError(499, "the request was cancelled")
+        return events
+
+    def cancel(self, failure: ApiError | None = None) -> None:
+        """Stop it; its blocks are free when the step under way ends. After the end it does nothing.
+
+        Args:
+            failure: what to tell the client, if it is still there.
+        """
+        if not self.done:
+            self._failure = self._failure or failure
+            self.handle.cancel()
+
+
+@dataclass
+class GenerationDesk:
+    """Submits generations, and knows which are under way.
+
+    Args:
+        relay: to the event loop.
+        metrics: where to count.
+        request_seconds: deadline.
+    """
+
+    relay: EventRelay
+    metrics: Metrics
+    request_seconds: float
+    draining: bool = False
+    _live: dict[Generation, asyncio.TimerHandle] = field(default_factory=dict)
+
+    @property
+    def num_live(self) -> int:
+        """Generations under way."""
+        return len(self._live)
+
+    def submit(self, requests: Sequence[GenerationRequest]) -> list[Generation]:
+        """Hand in requests: all of them or none.
+
+        Raises:
+            EngineFullError, PromptError, RequestError: see `Engine.submit`.
+            ApiError: the server is stopping.
+        """
+        if self.draining:
+            raise ApiError(503, "the server is stopping; try another or come back", retry_after=5)
+        room = min(request.model.engine.settings.max_waiting for request in requests)
+        if len(requests) > room:
+            raise ApiError(
+                400,
+                f"{len(requests)} texts are asked for at once, and this server lets {room} wait: ask for fewer",
+                "n",
+            )
+        generations: list[Generation] = []
+        arrived = asyncio.Event()
+        try:
+            for request in requests:
+                generation = Generation(self, request, arrived)
+                generations.append(generation)
+                self._live[generation] = asyncio.get_running_loop().call_later(
+                    self.request_seconds, generation.cancel, self._too_late()
+                )
+        except Exception:
+            for generation in generations:
+                generation.cancel()
+            raise
+        return generations
+
+    def forget(self, generation: Generation) -> None:
+        """It has ended."""
+        timer = self._live.pop(generation, None)
+        if timer is not None:
+            timer.cancel()
+
+    def cancel_all(self) -> None:
+        """Stop everything that is under way, telling the clients that the server ends."""
+        for generation in list(self._live):
+            generation.cancel(ApiError(503, "the server is stopping", retry_after=5))
+
+    def _too_late(self) -> ApiError:
+        return ApiError(504, f"the request took longer than {self.request_seconds:g} seconds; ask for fewer tokens")
+
+
+async def merge(generations: Sequence[Generation]) -> AsyncIterator[tuple[int, list[TokenEvent]]]:
+    """Events of the generations of one answer as they come.
+
+    Yields:
+        Which generation, and at least one event of it.
+
+    Raises:
+        ApiError: see `Generation.take`.
+    """
+    running = set(range(len(generations)))
+    while running:
+        await generations[0].arrived.wait()
+        generations[0].arrived.clear()
+        for index in sorted(running):
+            events = generations[index].take()
+            if events and events[-1].finish_reason is not None:
+                running.remove(index)
+            if events:
+                yield index, events

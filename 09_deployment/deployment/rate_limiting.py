@@ -1,0 +1,94 @@
+"""Requests and tokens a minute, for each API key and for each address.
+
+The window slides: a fixed one would let through twice the rate around the turn of a minute. `limits` keeps two counters a
+window for that, in this process or in Redis, where several servers count together.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+
+from limits import RateLimitItem, RateLimitItemPerMinute
+from limits.aio.strategies import SlidingWindowCounterRateLimiter
+from limits.errors import ConfigurationError
+from limits.storage import storage_from_string
+from starlette.types import Scope
+
+from deployment.errors import ApiError
+from deployment.settings import RateLimits, SettingsFileError
+
+
+class RateLimiter:
+    """Counts what each client uses.
+
+    Args:
+        settings: the rates.
+
+    Raises:
+        SettingsFileError: the storage is unknown, or needs a package that is not there.
+    """
+
+    def __init__(self, settings: RateLimits):
+        self.requests = _per_minute(settings.requests_per_minute)
+        self.tokens = _per_minute(settings.tokens_per_minute)
+        try:
+            self._window = SlidingWindowCounterRateLimiter(storage_from_string(f"async+{settings.storage}"))
+        except (ConfigurationError, ValueError, ImportError) as error:
+            raise SettingsFileError(f"rate_limits.storage {settings.storage!r} cannot be used: {error}") from None
+
+    async def charge_request(self, scope: Scope) -> dict[str, str]:
+        """Count a request.
+
+        Returns:
+            Headers that tell the client what it has left, with the names that OpenAI's have.
+
+        Raises:
+            ApiError: over the rate.
+        """
+        return await self._charge(self.requests, "requests", scope, 1)
+
+    async def charge_tokens(self, scope: Scope, tokens: int) -> None:
+        """Count tokens.
+
+        Raises:
+            ApiError: over the rate, or more than the rate ever allows.
+        """
+        await self._charge(self.tokens, "tokens", scope, tokens)
+
+    async def _charge(self, rate: RateLimitItem | None, what: str, scope: Scope, cost: int) -> dict[str, str]:
+        if rate is None:
+            return {}
+        if cost > rate.amount:
+            raise ApiError(
+                400, f"the request may take {cost:,} {what}, and {rate.amount:,} a minute is the most: ask for less"
+            )
+        headers = {}
+        for client in _clients(scope):
+            if not await self._window.test(rate, what, client, cost=cost):
+                reset, _ = await self._window.get_window_stats(rate, what, client)
+                raise ApiError(
+                    429,
+                    f"more than {rate.amount:,} {what} a minute",
+                    code="rate_limit_exceeded",
+                    retry_after=max(1, math.ceil(reset - time.time())),
+                )
+        for client in _clients(scope):
+            await self._window.hit(rate, what, client, cost=cost)
+            _, remaining = await self._window.get_window_stats(rate, what, client)
+            headers = {
+                f"x-ratelimit-limit-{what}": str(rate.amount),
+                f"x-ratelimit-remaining-{what}": str(max(0, remaining)),
+            }
+        return headers
+
+
+def _per_minute(amount: int | None) -> RateLimitItem | None:
+    return None if amount is None else RateLimitItemPerMinute(amount)
+
+
+def _clients(scope: Scope) -> list[str]:
+    """Who is asking: the address, and the key if there is one."""
+    address = scope["client"][0] if scope.get("client") else "unknown"
+    key = scope.get("state", {}).get("key_name")
+    return [f"address:{address}"] if key is None else [f"address:{address}", f"key:{key}"]

@@ -1,0 +1,166 @@
+"""What the server serves: an engine under a name, and how conversations and prompts become its tokens."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from attention.attention_visualizer import record_attention
+from deployment.settings import ServerSettings
+from finetuning.chat_format import TEMPLATES, ChatTemplate, ConversationError, Message, chat_template
+from finetuning.lora import fold_adapter
+from finetuning.peft_format import load_adapter
+from optimization.engine import Engine
+from optimization.events import PromptError
+from optimization.model_loading import load_for_inference
+from tokenizer.interface import Tokenizer
+from tokenizer.streaming import StreamingDecoder
+from training.checkpoint import STEP_FOLDER, newest_run
+from training.placement import choose_placement
+
+
+@dataclass
+class ServedModel:
+    """One name that clients may ask for.
+
+    Args:
+        name: in the field `model` of a request.
+        engine: generates.
+        template: how a conversation is written down; None for a model that was not taught to converse.
+        base: name of the model that an adapter belongs to.
+    """
+
+    name: str
+    engine: Engine
+    template: ChatTemplate | None
+    base: str | None = None
+    created: int = field(default_factory=lambda: int(time.time()))
+    _looking: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The engine's."""
+        return self.engine.tokenizer
+
+    @property
+    def end_ids(self) -> frozenset[int]:
+        """Ids that end a text: the end of a document, and the assistant's sign that it has finished."""
+        ends = {self.tokenizer.end_of_text_id}
+        if self.template is not None:
+            ends.add(self.template.end_id(self.tokenizer))
+        return frozenset(end for end in ends if end is not None)
+
+    def encode_prompt(self, prompt: str | Sequence[int]) -> list[int]:
+        """A prompt as ids. Text begins behind the end-of-text token, as in training; ids are taken as they are."""
+        return self.engine.encode_prompt(prompt) if isinstance(prompt, str) else list(prompt)
+
+    def encode_conversation(self, messages: Sequence[Message]) -> list[int]:
+        """A conversation as ids, up to where the assistant answers.
+
+        Raises:
+            ConversationError: the model has no chat format, or nobody is left to answer.
+            PromptError: longer than the context.
+        """
+        if self.template is None:
+            raise ConversationError(
+                f"the model {self.name!r} was not taught a chat format: its tokenizer has the special tokens of none of "
+                f"{', '.join(TEMPLATES)}. Fine-tune it (stage 6), or use /v1/completions"
+            )
+        ids = self.template.encode(messages, self.tokenizer, generation_prompt=True).ids
+        if messages[-1].role != "user":
+            raise ConversationError(f"the last message is from the {messages[-1].role}; it should be from the user")
+        if len(ids) > self.engine.context_length:
+            raise PromptError(
+                f"the conversation has {len(ids)} tokens, the model's context is {self.engine.context_length}: "
+                "shorten it or leave out its oldest messages"
+            )
+        return ids
+
+    def token_bytes(self, token: int) -> bytes:
+        """The bytes that an id stands for."""
+        return self.tokenizer.decode_bytes([token])
+
+    def token_text(self, token: int) -> str:
+        """The text of an id, for people; a part of a character is written as OpenAI does, `bytes:\\xe2\\x82`."""
+        data = self.token_bytes(token)
+        try:
+            return data.decode("utf-8")
+        except UnicodeDecodeError:
+            return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
+
+    def pieces(self, tokens: Sequence[int]) -> list[str]:
+        """The text that each id completes; joined they are the decoded text."""
+        decoder = StreamingDecoder(self.tokenizer)
+        pieces = [decoder.decode([token]) for token in tokens]
+        if pieces:
+            pieces[-1] += decoder.finish()
+        return pieces
+
+    def attention(self, tokens: Sequence[int]) -> Tensor:
+        """Where the last token looks: one forward pass with the weights recorded.
+
+        Args:
+            tokens: at most a context's length.
+
+        Returns:
+            (layers, heads, tokens), each row summing to 1.
+        """
+        # The engine's steps are not recorded: its attention over the paged cache passes the observer by.
+        with self._looking, torch.inference_mode(), record_attention(self.engine.model) as recorded:
+            self.engine.model.hidden_states(torch.tensor([list(tokens)], device=self.engine.model.device))
+            return torch.stack([recorded[layer][0, :, -1] for layer in sorted(recorded)])
+
+
+def find_template(tokenizer: Tokenizer, name: str | None) -> ChatTemplate | None:
+    """The chat template by name, or the one whose special tokens the tokenizer has.
+
+    Raises:
+        ConversationError: there is none of that name, or the tokenizer lacks its tokens.
+    """
+    if name is not None:
+        template = chat_template(name)
+        if missing := [token for token in template.special_tokens if token not in tokenizer.special_tokens]:
+            raise ConversationError(f"the tokenizer has no {', '.join(missing)}, which chat template {name!r} needs")
+        return template
+    for template in TEMPLATES.values():
+        if all(token in tokenizer.special_tokens for token in template.special_tokens):
+            return template
+    return None
+
+
+def name_of(folder: Path) -> str:
+    """What to call the model of a checkpoint folder: the name of its run."""
+    folder = folder.resolve()
+    return folder.parent.name if STEP_FOLDER.fullmatch(folder.name) else folder.name
+
+
+def load_models(settings: ServerSettings) -> dict[str, ServedModel]:
+    """Load what the settings name; the first is the default.
+
+    An adapter becomes an engine of its own with the correction added to the weights: nothing extra is computed a
+    token, and each name costs the memory of a model and its cache.
+
+    Raises:
+        ValueError: a subclass that says what is missing or damaged.
+    """
+    path = settings.checkpoint or newest_run()
+    placement = choose_placement(settings.device, settings.precision)
+    name = settings.model_name or name_of(Path(path))
+    models: dict[str, ServedModel] = {}
+    for served, adapter in [(name, None), *settings.adapters.items()]:
+        if served in models:
+            raise ValueError(f"two models are called {served!r}; choose another name for the adapter")
+        loaded = load_for_inference(path, placement.device)
+        if adapter is not None:
+            load_adapter(loaded.model, adapter)
+            fold_adapter(loaded.model)
+        engine = Engine(loaded.model, loaded.tokenizer, placement, settings.engine)
+        template = find_template(loaded.tokenizer, settings.chat_template)
+        models[served] = ServedModel(served, engine, template, None if adapter is None else name)
+    return models

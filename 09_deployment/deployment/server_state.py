@@ -1,0 +1,87 @@
+"""What the routes share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import anyio
+import structlog
+from fastapi import Request
+
+from deployment.errors import ApiError
+from deployment.generation import GenerationDesk, GenerationRequest
+from deployment.metrics import Metrics
+from deployment.rate_limiting import RateLimiter
+from deployment.schemas import check_limit
+from deployment.served_model import ServedModel
+from deployment.settings import ServerSettings
+from finetuning.chat_format import Message
+
+LONG_TEXT = 10_000  # characters from which on encoding goes to another thread
+
+
+@dataclass
+class ServerState:
+    """The parts of a running server.
+
+    Args:
+        settings: all of them.
+        models: by name; the first is the default.
+        metrics: counters.
+        desk: the generations.
+        limiter: requests and tokens a minute.
+    """
+
+    settings: ServerSettings
+    models: Mapping[str, ServedModel]
+    metrics: Metrics
+    desk: GenerationDesk
+    limiter: RateLimiter
+
+    def model(self, name: str | None) -> ServedModel:
+        """The model of a request.
+
+        Raises:
+            ApiError: there is none of that name.
+        """
+        if name is None:
+            return next(iter(self.models.values()))
+        if name not in self.models:
+            raise ApiError(
+                404, f"there is no model {name!r}; there are: {', '.join(self.models)}", "model", "model_not_found"
+            )
+        return self.models[name]
+
+    async def encode_prompt(self, model: ServedModel, prompt: str | list[int]) -> list[int]:
+        """A prompt as ids, without keeping the event loop from others while a long text is encoded."""
+        check_limit("prompt", len(prompt), self.settings.limits.max_prompt_characters, "characters or ids")
+        if len(prompt) < LONG_TEXT:
+            return model.encode_prompt(prompt)
+        return await anyio.to_thread.run_sync(model.encode_prompt, prompt)
+
+    async def encode_conversation(self, model: ServedModel, messages: list[Message]) -> list[int]:
+        """A conversation as ids; see `encode_prompt`."""
+        length = sum(len(message.content) for message in messages)
+        check_limit("messages", length, self.settings.limits.max_prompt_characters, "characters")
+        if length < LONG_TEXT:
+            return model.encode_conversation(messages)
+        return await anyio.to_thread.run_sync(model.encode_conversation, messages)
+
+    async def charge(self, request: Request, generations: list[GenerationRequest]) -> None:
+        """Count the tokens of a request against its key and address, before anything is computed.
+
+        What is charged is the prompt and all the tokens that were asked for: known in advance, so that nobody can
+        overdraw, at the price of charging for tokens that an early end leaves unmade.
+
+        Raises:
+            ApiError: over the rate.
+        """
+        tokens = sum(len(g.prompt_ids) + g.parameters.max_tokens for g in generations)
+        structlog.contextvars.bind_contextvars(
+            model=generations[0].model.name, prompt_tokens=sum(len(g.prompt_ids) for g in generations)
+        )
+        if self.settings.log_prompts:
+            prompts = [g.model.tokenizer.decode(g.prompt_ids) for g in generations]
+            structlog.get_logger().info("prompt", prompts=prompts)
+        await self.limiter.charge_tokens(request.scope, tokens)
