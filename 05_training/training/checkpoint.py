@@ -94,11 +94,7 @@ def save_checkpoint(
         (temporary / "state.json").write_text(json.dumps(state), encoding="utf-8")
         (temporary / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
         tokenizer.save(temporary / "tokenizer.json")
-        files = sorted(path for path in temporary.rglob("*") if path.is_file())
-        manifest = {file.relative_to(temporary).as_posix(): _sha256(file) for file in files}
-        (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-        for path in (*files, temporary / MANIFEST, *{file.parent for file in files}):
-            _sync(path)
+        write_manifest(temporary)
         if not _replaceable(folder):
             shutil.rmtree(temporary)  # this step is there already and whole: never remove a good one for its equal
             return
@@ -115,6 +111,15 @@ def save_checkpoint(
         raise CheckpointError(f"the checkpoint of step {step} could not be written to {run_folder}: {error}") from None
     workers.on_main(lambda: _remove_old(run_folder, keep))
     return folder
+
+
+def write_manifest(folder: Path) -> None:
+    """Write down the SHA-256 of every file of a folder, and force all of it to disk."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    manifest = {file.relative_to(folder).as_posix(): _sha256(file) for file in files}
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    for path in (*files, folder / MANIFEST, *{file.parent for file in files}):
+        _sync(path)
 
 
 def _replaceable(folder: Path) -> bool:
@@ -235,6 +240,17 @@ def load_model(path: Path | str, device: torch.device | str = "cpu") -> LoadedMo
         CheckpointError: missing, damaged or inconsistent.
     """
     folder = find_checkpoint(path)
+    model, tokenizer = build_model(folder)
+    load_weights(model, folder)
+    return LoadedModel(model.to(device).eval(), tokenizer, folder)
+
+
+def build_model(folder: Path) -> tuple[GPTModel, Tokenizer]:
+    """The model of a checkpoint before its weights are loaded, and its tokenizer.
+
+    Raises:
+        CheckpointError: configuration or tokenizer are damaged, or not for one another.
+    """
     try:
         model = GPTModel(GPTConfig.from_dict(read_settings(folder)["model"]))
         tokenizer = load_tokenizer(folder / "tokenizer.json")
@@ -244,8 +260,7 @@ def load_model(path: Path | str, device: torch.device | str = "cpu") -> LoadedMo
         raise CheckpointError(
             f"{folder}: the tokenizer has {tokenizer.vocab_size} ids, the model {model.token_embedding.num_embeddings}"
         )
-    load_weights(model, folder)
-    return LoadedModel(model.to(device).eval(), tokenizer, folder)
+    return model, tokenizer
 
 
 def read_settings(folder: Path) -> dict[str, Any]:

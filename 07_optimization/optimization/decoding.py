@@ -8,18 +8,16 @@ from optimization.events import TokenLogprobs
 from optimization.request import Request
 from optimization.scheduler import Work
 from optimization.speculative import Proposal, accept_or_replace
-from tokenizer.interface import Tokenizer
 from transformer.config import GPTConfig
 from transformer.sampling import process_logits, sample_next_token, shift_context
 
 
-def advance(item: Work, logits: Tensor, tokenizer: Tokenizer, config: GPTConfig) -> None:
+def advance(item: Work, logits: Tensor, config: GPTConfig) -> None:
     """Take note of what was computed, and choose the next tokens if the whole window was.
 
     Args:
         item: what the request did in this step.
         logits: see `ModelRunner.run`.
-        tokenizer: for the text.
         config: the model.
     """
     request, table, stats = item.request, item.request.table, item.request.handle.stats
@@ -45,7 +43,7 @@ def advance(item: Work, logits: Tensor, tokenizer: Tokenizer, config: GPTConfig)
             stats.context_shifts += 1
             table.release()
             request.window = list(kept)
-        request.emit(token, tokenizer.decode_bytes([token]), logprobs)
+        request.emit(token, logprobs)
         if request.finished:
             return
 

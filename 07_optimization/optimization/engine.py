@@ -23,10 +23,10 @@ import torch
 from optimization.block_pool import BlockPool, BlockTable
 from optimization.decoding import advance
 from optimization.events import EngineFullError, EngineStats, GenerationStats, PromptError, RequestError, TokenEvent
-from optimization.model_loading import load_for_inference
+from optimization.model_loading import inference_copy, load_for_inference
 from optimization.model_runner import ModelRunner
-from optimization.packed_linear import inference_copy
 from optimization.paged_kv_cache import build_storage
+from optimization.quantized_model import count_weights
 from optimization.request import Request, RequestHandle
 from optimization.scheduler import Scheduler, Work
 from optimization.settings import EngineSettings
@@ -58,7 +58,7 @@ class Engine:
     ):
         self.settings = settings or EngineSettings()
         self.tokenizer, self.placement, self.config = tokenizer, placement, model.config
-        self.num_parameters = model.num_parameters()
+        self.num_parameters = count_weights(model)
         self.model = inference_copy(model, placement.precision, self.settings.pack_weights)
         self.proposer = proposer
         dtype = self.settings.storage_dtype(placement.precision, placement.device)
@@ -178,6 +178,7 @@ class Engine:
             Request(
                 handle=handle,
                 prompt=prompt,
+                tokenizer=self.tokenizer,
                 parameters=parameters,
                 priority=priority,
                 end_ids=frozenset(end_ids),
@@ -285,8 +286,18 @@ class Engine:
             parameters: one for all, or one for each.
         """
         each = [parameters] * len(prompts) if isinstance(parameters, SamplingParameters) else parameters
-        handles = [self.submit(prompt, one) for prompt, one in zip(prompts, each, strict=True)]
-        return [[event.token for event in handle if event.token is not None] for handle in handles]
+        handles, outputs = list[RequestHandle](), list[list[int]]()
+
+        def collect() -> None:
+            outputs.append([event.token for event in handles[len(outputs)] if event.token is not None])
+
+        for prompt, one in zip(prompts, each, strict=True):
+            while len(handles) - len(outputs) >= self.settings.max_waiting:
+                collect()
+            handles.append(self.submit(prompt, one))
+        while len(outputs) < len(handles):
+            collect()
+        return outputs
 
     def _submit_with(
         self, prompt_ids: Sequence[int], parameters: SamplingParameters, stats: GenerationStats | None
@@ -334,7 +345,7 @@ class Engine:
         for item, rows in zip(work, logits, strict=True):
             request, before = item.request, len(item.request.generated)
             try:
-                advance(item, rows, self.tokenizer, self.config)
+                advance(item, rows, self.config)
             except Exception as error:  # this request's own fault; the others go on
                 request.finish("error", error=f"{type(error).__name__}: {error}")
             self._generated_tokens += len(request.generated) - before

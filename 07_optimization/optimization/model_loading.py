@@ -1,18 +1,69 @@
-"""Load any checkpoint for inference: one that was trained, or one that was quantized."""
+"""Load any checkpoint for inference, trained or quantized, and lay it out for the machine.
+
+Weights are packed once, when they are loaded: a plain layer or a quantized one is replaced by its counterpart
+on the CPU's matrix kernels where there is one. The unpacked layers are the reference.
+"""
 
 from __future__ import annotations
 
+import copy
+import itertools
 from pathlib import Path
 
 import torch
+from torch import nn
 
-from training.checkpoint import LoadedModel, load_model
+from optimization.packed_linear import PackedLinear, packing_is_available
+from optimization.packed_quantized import pack_quantized_layer
+from optimization.quantization import QuantizedLayer
+from optimization.quantized_model import is_quantized, load_quantized
+from training.checkpoint import LoadedModel, build_model, find_checkpoint, load_model
+from transformer.gpt_model import GPTModel
 
 
-def load_for_inference(path: Path | str, device: torch.device) -> LoadedModel:
-    """The model and tokenizer of a checkpoint.
+def load_for_inference(path: Path | str, device: torch.device | str = "cpu") -> LoadedModel:
+    """The model and tokenizer of a checkpoint, quantized or not.
 
     Raises:
         CheckpointError: missing, damaged or inconsistent.
     """
-    return load_model(path, device)
+    folder = find_checkpoint(path)
+    if not is_quantized(folder):
+        return load_model(folder, device)
+    model, tokenizer = build_model(folder)
+    load_quantized(folder, model)
+    return LoadedModel(model.to(device).eval(), tokenizer, folder)
+
+
+def inference_copy(model: GPTModel, dtype: torch.dtype, pack: bool = True) -> GPTModel:
+    """A model for decoding; the given one is left as it is.
+
+    Args:
+        model: on its device, quantized or not.
+        dtype: of activations, and of weights that are not quantized. Tensors that have it already are shared.
+        pack: whether to use the layers that are packed for the CPU's kernels.
+    """
+    shared = {id(tensor): tensor for tensor in itertools.chain(model.parameters(), model.buffers())}
+    clone = copy.deepcopy(model, shared).eval()
+    converted: dict[int, nn.Parameter] = {}  # a tied weight is converted once
+    for module in clone.modules():
+        if isinstance(module, QuantizedLayer):
+            module.activation_dtype = dtype
+            continue
+        for name, parameter in module._parameters.items():
+            if parameter is not None and parameter.dtype != dtype:
+                new = nn.Parameter(parameter.detach().to(dtype), requires_grad=False)
+                module._parameters[name] = converted.setdefault(id(parameter), new)
+    if clone.sinusoids is not None:
+        clone.sinusoids = clone.sinusoids.to(dtype)
+    if pack:
+        _pack(clone)
+    return clone
+
+
+def _pack(model: GPTModel) -> None:
+    for name, module in list(model.named_modules()):
+        if isinstance(module, QuantizedLayer):
+            model.set_submodule(name, pack_quantized_layer(module))
+        elif isinstance(module, nn.Linear) and packing_is_available(module.weight.device, module.weight.dtype):
+            model.set_submodule(name, PackedLinear(module))

@@ -5,19 +5,14 @@ Decoding multiplies every weight with one vector, so that it is as fast as the w
 bandwidth. oneDNN, which PyTorch ships, has kernels for a blocked layout. Reordering costs as much as a few
 products, so it is done once, when a model is loaded.
 
-`pack_linear_layers` is the interface: it replaces what it knows how to pack, by device and type, and leaves
-the rest alone. Plain layers are the reference.
+`optimization.model_loading.inference_copy` replaces what can be packed, by device and type, and leaves the rest
+alone. Plain layers are the reference.
 """
 
 from __future__ import annotations
 
-import copy
-import itertools
-
 import torch
 from torch import Tensor, nn
-
-from transformer.gpt_model import GPTModel
 
 # The layout is tuned for products of about so many rows; it works for any number.
 EXPECTED_ROWS = 16
@@ -56,31 +51,3 @@ class PackedLinear(nn.Module):
             rows = rows.expand(2, -1).contiguous()
         y: Tensor = torch.ops.mkldnn._linear_pointwise(rows, self._packed, self.bias, "none", [], "")
         return (y[:1] if alone else y).view(*x.shape[:-1], self.out_features)
-
-
-def pack_linear_layers(model: nn.Module) -> None:
-    """Replace every plain linear layer by a packed one where that is possible, in place."""
-    for name, module in list(model.named_modules()):
-        if isinstance(module, nn.Linear) and packing_is_available(module.weight.device, module.weight.dtype):
-            model.set_submodule(name, PackedLinear(module))
-
-
-def inference_copy(model: GPTModel, dtype: torch.dtype, pack: bool = True) -> GPTModel:
-    """A model for decoding; the given one is left as it is.
-
-    Args:
-        model: on its device.
-        dtype: of weights and activations. Where it is the model's own, tensors are shared, not copied.
-        pack: whether to pack linear layers.
-    """
-    memo = {}
-    if dtype == model.token_embedding.weight.dtype:
-        memo = {id(tensor): tensor for tensor in itertools.chain(model.parameters(), model.buffers())}
-    clone = copy.deepcopy(model, memo).eval()
-    if not memo:
-        clone.to(dtype)
-        if clone.rotary is not None and model.rotary is not None:
-            clone.rotary = copy.deepcopy(model.rotary)  # angles keep their precision; rotating rounds them
-    if pack:
-        pack_linear_layers(clone)
-    return clone

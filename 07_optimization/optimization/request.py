@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import queue
 import threading
 import time
@@ -14,6 +13,8 @@ import torch
 
 from optimization.block_pool import BlockTable
 from optimization.events import FinishReason, GenerationStats, TokenEvent, TokenLogprobs
+from tokenizer.interface import Tokenizer
+from tokenizer.streaming import StreamingDecoder
 from transformer.sampling import SamplingParameters
 from transformer.stop_sequences import StopSequences
 
@@ -27,6 +28,7 @@ class Request:
 
     Args:
         prompt: ids.
+        tokenizer: turns tokens into text.
         parameters: how to choose tokens.
         priority: smaller goes first.
         end_ids: ids that end the text.
@@ -37,6 +39,7 @@ class Request:
     """
 
     prompt: list[int]
+    tokenizer: Tokenizer
     parameters: SamplingParameters
     priority: int
     end_ids: Collection[int]
@@ -53,7 +56,7 @@ class Request:
         self.generator: torch.Generator = self.parameters.generator()
         self._stop = StopSequences(self.parameters.stop)
         # A character may be spread over several tokens; the decoder holds its first bytes back.
-        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._decoder = StreamingDecoder(self.tokenizer)
 
     @property
     def number(self) -> int:
@@ -75,7 +78,7 @@ class Request:
         """Whether the logits behind every token of the prompt are still to be reported."""
         return self.prompt_logprobs and not self.generated
 
-    def emit(self, token: int, piece: bytes, logprobs: TokenLogprobs | None) -> None:
+    def emit(self, token: int, logprobs: TokenLogprobs | None) -> None:
         """Report a token; ends the request where its text or its length ends here."""
         stats = self.handle.stats
         stats.generated_tokens += 1
@@ -84,7 +87,7 @@ class Request:
             stats.first_token_seconds = stats.total_seconds
         self.generated.append(token)
         self.window.append(token)
-        text = self._stop.push(self._decoder.decode(piece))
+        text = self._stop.push(self._decoder.decode([token]))
         if self._stop.stopped:
             self.finish("stop", token, text, logprobs)
         elif stats.generated_tokens == self.parameters.max_tokens:
@@ -111,7 +114,7 @@ class Request:
         if stats.generated_tokens == 0:
             stats.first_token_seconds = stats.total_seconds
         if not self._stop.stopped:
-            text += self._stop.push(self._decoder.decode(b"", final=True)) + self._stop.flush()
+            text += self._stop.push(self._decoder.finish()) + self._stop.flush()
         self.handle.deliver(TokenEvent(token, text, logprobs, reason, error))
 
 

@@ -1,0 +1,104 @@
+"""The layers of `optimization.quantization` on the CPU's integer and mixed-type matrix kernels.
+
+Each is made from a quantized layer, stores no other numbers, and gives the same results but for rounding in
+the last bits. The kernels treat each row of a batch alike, whatever the number of rows.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from optimization.quantization import Int4Linear, Int8Linear, QuantizedLayer, W8A8Linear
+
+# Below so many rows reading the weights takes longest, and the kernel for mixed types wins; above, arithmetic
+# does, and turning the weights into bfloat16 first is worth it.
+MIXED_KERNEL_ROWS = 8
+
+
+class PackedInt8Linear(nn.Module):
+    """`Int8Linear` by a kernel that multiplies bfloat16 with int8.
+
+    Args:
+        layer: where the numbers are.
+    """
+
+    def __init__(self, layer: Int8Linear):
+        super().__init__()
+        self._layer = layer
+        self._ones = torch.ones(layer.out_features, dtype=torch.bfloat16)  # bfloat16 would round the scales
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in) → (..., out)."""
+        rows = x.reshape(-1, self._layer.in_features)
+        if rows.shape[0] > MIXED_KERNEL_ROWS:
+            return self._layer(x)
+        products = torch._weight_int8pack_mm(rows.bfloat16(), self._layer.weight, self._ones)
+        return self._layer._finish(products.float(), x.dtype).view(*x.shape[:-1], self._layer.out_features)
+
+
+class PackedW8A8Linear(nn.Module):
+    """`W8A8Linear` by oneDNN, with weights in its layout.
+
+    The kernel wants unsigned activations: 128 is added, and oneDNN subtracts what that adds to the sums.
+
+    Args:
+        layer: where the numbers are.
+    """
+
+    def __init__(self, layer: W8A8Linear):
+        super().__init__()
+        self.in_features, self.out_features = layer.in_features, layer.out_features
+        self._packed = torch.ops.onednn.qlinear_prepack(layer.weight, None)
+        self._scale, self._bias = layer.scale, layer.bias
+        self._zeros = torch.zeros(layer.out_features, dtype=torch.int64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in) → (..., out)."""
+        rows = x.reshape(-1, self.in_features).float()
+        largest = rows.abs().amax(dim=-1, keepdim=True).clamp_(min=1e-12)
+        q = (rows * (127 / largest)).round_().add_(128).to(torch.uint8)
+        y: Tensor = torch.ops.onednn.qlinear_pointwise(
+            q, 1.0, 128, self._packed, self._scale, self._zeros, None, 1.0, 0, torch.float32, "none", [], ""
+        )
+        y.mul_(largest / 127)
+        if self._bias is not None:
+            y.add_(self._bias)
+        return y.to(x.dtype).view(*x.shape[:-1], self.out_features)
+
+
+class PackedInt4Linear(nn.Module):
+    """`Int4Linear` by a kernel that multiplies bfloat16 with 4 bits.
+
+    Args:
+        layer: where the numbers are; its rows are a multiple of 16.
+    """
+
+    def __init__(self, layer: Int4Linear):
+        super().__init__()
+        self.in_features, self.out_features = layer.in_features, layer.out_features
+        self._group = layer.in_features // layer.scale.shape[1]
+        self._packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(layer.levels(), 1)
+        self._scales_and_zeros = torch.stack([layer.scale.T, layer.zero.T], dim=-1).contiguous()  # (groups, out, 2)
+        self._bias = layer.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in) → (..., out)."""
+        rows = x.reshape(-1, self.in_features).bfloat16()
+        y: Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(rows, self._packed, self._group, self._scales_and_zeros)
+        if self._bias is not None:
+            y = y + self._bias
+        return y.to(x.dtype).view(*x.shape[:-1], self.out_features)
+
+
+def pack_quantized_layer(layer: QuantizedLayer) -> nn.Module:
+    """The layer on the CPU's kernels; the layer itself where there is none for it."""
+    if layer.weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return layer
+    if isinstance(layer, W8A8Linear):
+        return PackedW8A8Linear(layer)
+    if isinstance(layer, Int8Linear):
+        return PackedInt8Linear(layer)
+    if isinstance(layer, Int4Linear) and layer.out_features % 16 == 0:
+        return PackedInt4Linear(layer)
+    return layer
