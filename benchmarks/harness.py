@@ -1,22 +1,23 @@
 """The one way in which this project measures speed.
 
 Contenders take turns (ours, theirs, ours, theirs, …) in one process, so that a machine which slows
-down half-way slows them all. Reported are the median, the spread, and the ratio of medians.
+down half-way slows them all. Reported are the median, the spread, the ratio of medians, and how far that ratio
+moved from round to round. Memory is sampled in the first, untimed round.
 """
 
 from __future__ import annotations
 
 import gc
-import json
-import platform
 import statistics
+import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field
+from types import TracebackType
 
 import psutil
-import torch
+
+SAMPLE_SECONDS = 0.01  # between looks at the memory
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,9 @@ class Measurement:
     seconds: list[float]
     throughput: float  # work done in the median run, in units a second
     ratio: float  # our median speed over this contender's: above 1, we are faster
+    ratio_low: float  # the smallest such ratio of a single round
+    ratio_high: float  # the largest
+    peak_mib: float  # memory that a run took on top of what was there before it, with child processes
 
 
 @dataclass(frozen=True)
@@ -63,76 +67,67 @@ class Comparison:
 def compare(title: str, unit: str, work: float, contenders: list[Contender], rounds: int) -> Comparison:
     """Run every contender once to warm up, then `rounds` times in turn."""
     seconds: dict[str, list[float]] = {contender.name: [] for contender in contenders}
+    peaks: dict[str, float] = {}
     for round_number in range(rounds + 1):
         for contender in contenders:
             contender.setup()
             gc.collect()
+            if round_number == 0:
+                with PeakMemory() as memory:
+                    contender.run()
+                peaks[contender.name] = memory.mib
+                continue
             start = time.perf_counter()
             contender.run()
-            if round_number:
-                seconds[contender.name].append(time.perf_counter() - start)
-    medians = {name: statistics.median(times) for name, times in seconds.items()}
-    ours = medians[contenders[0].name]
-    return Comparison(
-        title,
-        unit,
-        work,
-        [
-            Measurement(name, [round(t, 6) for t in times], work / medians[name], medians[name] / ours)
-            for name, times in seconds.items()
-        ],
-    )
+            seconds[contender.name].append(time.perf_counter() - start)
+    ours = seconds[contenders[0].name]
+    measurements = []
+    for name, times in seconds.items():
+        ratios = [theirs / mine for theirs, mine in zip(times, ours, strict=True)]
+        measurements.append(
+            Measurement(
+                name,
+                [round(t, 6) for t in times],
+                work / statistics.median(times),
+                statistics.median(times) / statistics.median(ours),
+                min(ratios),
+                max(ratios),
+                round(peaks[name], 1),
+            )
+        )
+    return Comparison(title, unit, work, measurements)
 
 
-def describe_machine() -> dict[str, object]:
-    """What the figures were measured on."""
-    cpu = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        names = [
-            line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")
-        ]
-        cpu = names[0] if names else cpu
-    return {
-        "cpu": cpu,
-        "cores": psutil.cpu_count(logical=True),
-        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "system": platform.system(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-    }
+class PeakMemory:
+    """The most memory that this process and its children held within a `with`, beyond what they held before."""
 
+    def __init__(self) -> None:
+        self.mib = 0.0
+        self._process = psutil.Process()
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._sample, daemon=True)
 
-def to_markdown(comparisons: list[Comparison], machine: dict[str, object]) -> str:
-    """The report as Markdown tables."""
-    lines = [
-        "# Benchmarks",
-        "",
-        ", ".join(f"{name} {value}" for name, value in machine.items() if value is not None),
-        "",
-        "Ratio: our speed over theirs; above 1, ours is faster. Spread: (slowest - fastest) / median.",
-    ]
-    for comparison in comparisons:
-        lines += [
-            "",
-            f"## {comparison.title}",
-            "",
-            f"| | {comparison.unit} | spread | ratio |",
-            "| --- | ---: | ---: | ---: |",
-        ]
-        for m in comparison.measurements:
-            spread = (max(m.seconds) - min(m.seconds)) / statistics.median(m.seconds)
-            lines.append(f"| {m.name} | {m.throughput:,.2f} | {spread:.0%} | {m.ratio:.2f} |")
-    return "\n".join(lines) + "\n"
+    def __enter__(self) -> PeakMemory:
+        self._before = self._peak = self._resident()
+        self._thread.start()
+        return self
 
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._done.set()
+        self._thread.join()
+        self.mib = (max(self._peak, self._resident()) - self._before) / 2**20
 
-def write_report(folder: Path, comparisons: list[Comparison]) -> str:
-    """Write `results.json` and `results.md`; return the Markdown."""
-    machine = describe_machine()
-    folder.mkdir(parents=True, exist_ok=True)
-    content = {"machine": machine, "comparisons": [asdict(comparison) for comparison in comparisons]}
-    (folder / "results.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    markdown = to_markdown(comparisons, machine)
-    (folder / "results.md").write_text(markdown, encoding="utf-8")
-    return markdown
+    def _sample(self) -> None:
+        while not self._done.wait(SAMPLE_SECONDS):
+            self._peak = max(self._peak, self._resident())
+
+    def _resident(self) -> int:
+        total = 0
+        for process in [self._process, *self._process.children(recursive=True)]:
+            try:
+                total += process.memory_info().rss
+            except psutil.NoSuchProcess:  # it has just ended
+                continue
+        return total

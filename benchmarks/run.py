@@ -1,7 +1,8 @@
-"""Run the comparisons and write benchmarks/results/results.json and results.md.
+"""Run the comparisons and write results.json, results.md and results.svg.
 
-python benchmarks/run.py            # everything
-python benchmarks/run.py --quick    # less data, about a minute
+python benchmarks/run.py                               # everything, into benchmarks/results
+python benchmarks/run.py --quick                       # less data and fewer rounds
+python benchmarks/run.py --output docs/results/speed   # the figures that the documentation shows
 """
 
 from __future__ import annotations
@@ -11,17 +12,21 @@ from pathlib import Path
 
 from rich.console import Console
 
+import batching_speed
 import decoding_speed
 import mlp_speed
 import tokenizer_speed
 import training_speed
-from harness import write_report
+import transformers_training_speed
+from reporting import write_report
 
 COMPARISONS = {
     "training": training_speed.run,
+    "training-transformers": transformers_training_speed.run,
     "mlp": mlp_speed.run,
     "tokenizer": tokenizer_speed.run,
     "decoding": decoding_speed.run,
+    "batching": batching_speed.run,
 }
 
 

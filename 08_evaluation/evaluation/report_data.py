@@ -147,7 +147,7 @@ def gather_report(
     say("Looking inside …")
     counts = token_counts(tokenizer, corpus.train)
     embeddings = embedding_matrix(model)
-    frequent = [int(token) for token in np.argsort(-counts)[:MAP_TOKENS]]
+    frequent = [int(token) for token in np.argsort(-counts)[:MAP_TOKENS] if counts[token]]
     map_places, kept = principal_map(embeddings, frequent)
     single = {text: ids[0] for text in NEIGHBOURS_OF if len(ids := _encode_known(loaded, text)) == 1}
     ids = _ids_to_look_at(loaded, chosen[0])

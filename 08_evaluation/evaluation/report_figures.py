@@ -26,7 +26,9 @@ def bars(groups: Sequence[Group], xlabel: str) -> Figure:
     places = np.arange(len(groups))
     axes.barh(places, [group.bits for group in groups], color="C0", alpha=0.8)
     for place, group in zip(places, groups, strict=True):
-        axes.text(group.bits, float(place), f"  {group.share_of_bits:.0%} of the bits, {group.tokens:,} tokens", va="center")
+        axes.text(
+            group.bits, float(place), f"  {group.share_of_bits:.0%} of the bits, {group.tokens:,} tokens", va="center"
+        )
     axes.set(yticks=places, yticklabels=[group.name for group in groups], xlabel=xlabel)
     axes.set_xlim(0, 1.6 * max(group.bits for group in groups))
     axes.invert_yaxis()
@@ -53,9 +55,10 @@ def embedding_map(data: ReportData) -> Figure:
     axes = figure.add_subplot()
     axes.scatter(data.map_places[:, 0], data.map_places[:, 1], s=4, color="0.6")
     for label, (x, y) in zip(data.map_labels, data.map_places, strict=True):
-        # A dollar sign would begin a formula.
-        shown = label.replace(" ", "·").replace("\n", "⏎").replace("$", r"\$")
-        axes.annotate(shown, (x, y), fontsize=7)
+        shown = "".join(
+            "·" if c == " " else c if c.isprintable() else "⏎" if c == "\n" else f"\\x{ord(c):02x}" for c in label
+        )
+        axes.annotate(shown, (x, y), fontsize=7, parse_math=False)  # a dollar sign is no formula
     axes.set_title(f"{len(data.map_labels)} most frequent tokens, {data.map_kept:.0%} of their variance")
     axes.set(xticks=[], yticks=[])
     return figure

@@ -97,16 +97,47 @@ def score_documents(
         EvaluationError: a text is too short, or the stride impossible.
         TokenizerError: a character that a character tokenizer lacks.
     """
+    begin = [] if tokenizer.end_of_text_id is None else [tokenizer.end_of_text_id]
+    encoded = [begin + tokenizer.encode(document) for document in documents]
+    num_bytes = sum(len(document.encode("utf-8")) for document in documents)
+    return _score(model, encoded, num_bytes, placement, stride)
+
+
+def score_stream(
+    model: GPTModel, tokenizer: Tokenizer, documents: Sequence[str], placement: Placement, stride: int | None = None
+) -> TextScores:
+    """Measure a model on texts as one stream, each behind an end-of-text token that is predicted too.
+
+    What training reports and compressors do: a window may reach back into the document before, and where a
+    document ends is part of what has to be known. For a ladder from counting to transformers.
+
+    Args:
+        model: in evaluation mode.
+        tokenizer: the model's.
+        documents: in order.
+        placement: device and precision.
+        stride: see `score_documents`.
+
+    Raises:
+        EvaluationError: the text is too short, or the stride impossible.
+    """
+    begin = [] if tokenizer.end_of_text_id is None else [tokenizer.end_of_text_id]
+    ids = [token for document in documents for token in begin + tokenizer.encode(document)]
+    num_bytes = sum(len(document.encode("utf-8")) for document in documents)
+    return _score(model, [ids], num_bytes, placement, stride)
+
+
+def _score(
+    model: GPTModel, texts: Sequence[list[int]], num_bytes: int, placement: Placement, stride: int | None
+) -> TextScores:
     context = model.config.context_length
     stride = stride if stride is not None else max(1, context // 2)
     if not 1 <= stride <= context:
         raise EvaluationError(f"the stride must be between 1 and the context length of {context}, got {stride}")
-    begin = [] if tokenizer.end_of_text_id is None else [tokenizer.end_of_text_id]
     windows: list[list[int]] = []
     fresh: list[int] = []  # tokens that each window adds
     owners: list[int] = []
-    for number, document in enumerate(documents):
-        ids = begin + tokenizer.encode(document)
+    for number, ids in enumerate(texts):
         if len(ids) < 2:
             raise EvaluationError("the text is too short: there is no token to predict")
         counted = 1  # ids[:counted] are accounted for; the first is never predicted
@@ -119,7 +150,6 @@ def score_documents(
             counted = stop
     if not windows:
         raise EvaluationError("there is no text to measure")
-    num_bytes = sum(len(document.encode("utf-8")) for document in documents)
     return _join(windows, fresh, owners, score_sequences(model, windows, fresh, placement), num_bytes)
 
 

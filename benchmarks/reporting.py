@@ -1,0 +1,112 @@
+"""What the comparisons measured, as JSON, Markdown and a plot."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import platform
+import statistics
+import subprocess
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from matplotlib.figure import Figure
+
+from harness import Comparison
+from neural_networks.figures import save_figure
+from tokenizer.text_files import write_atomically
+
+
+def describe_machine() -> dict[str, object]:
+    """What the figures were measured on, and when."""
+    cpu = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        names = [
+            line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")
+        ]
+        cpu = names[0] if names else cpu
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    return {
+        "cpu": cpu,
+        "cores": psutil.cpu_count(logical=True),
+        "threads": torch.get_num_threads(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "load": round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None,  # of the last minute
+        "system": platform.system(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "commit": commit.stdout.strip() or None,
+        "date": datetime.date.today().isoformat(),
+    }
+
+
+def spread(seconds: Sequence[float]) -> float:
+    """(slowest - fastest) / median."""
+    return (max(seconds) - min(seconds)) / statistics.median(seconds)
+
+
+def to_markdown(comparisons: Sequence[dict[str, Any]], machine: dict[str, Any]) -> str:
+    """The report as Markdown tables.
+
+    Args:
+        comparisons: as in results.json.
+        machine: likewise.
+    """
+    lines = [
+        "# Benchmarks",
+        "",
+        ", ".join(f"{name} {value}" for name, value in machine.items() if value is not None),
+        "",
+        "Medians of alternating runs. Spread: (slowest - fastest) / median. Ratio: our speed over theirs, above 1 ours",
+        "is faster; in brackets the smallest and largest of a round. Memory: on top of what was there before.",
+    ]
+    for comparison in comparisons:
+        lines += [
+            "",
+            f"## {comparison['title']}",
+            "",
+            f"| | {comparison['unit']} | spread | ratio | memory, MiB |",
+            "| --- | ---: | ---: | ---: | ---: |",
+        ]
+        for index, m in enumerate(comparison["measurements"]):
+            ratio = f"{m['ratio']:.2f} [{m['ratio_low']:.2f}, {m['ratio_high']:.2f}]" if index else ""
+            lines.append(
+                f"| {m['name']} | {m['throughput']:,.2f} | {spread(m['seconds']):.0%} | {ratio} | {m['peak_mib']:,.0f} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def draw_ratios(comparisons: Sequence[dict[str, Any]]) -> Figure:
+    """Our speed over each peer's, with the range of the rounds; right of the line ours is faster."""
+    rows = [(c["title"], m) for c in comparisons for m in c["measurements"][1:]]
+    figure = Figure(figsize=(10, 0.34 * len(rows) + 1.4), layout="constrained")
+    axes = figure.add_subplot()
+    for place, (_, m) in enumerate(rows):
+        colour = "C0" if m["ratio"] >= 1 else "C3"
+        axes.plot([m["ratio_low"], m["ratio_high"]], [place, place], color=colour, linewidth=2, alpha=0.5)
+        axes.plot(m["ratio"], place, "o", color=colour)
+    axes.axvline(1, color="0.3", linewidth=1)
+    labels = [f"{title[:70]}\nbeside {m['name']}" for title, m in rows]
+    axes.set(xscale="log", yticks=range(len(rows)), xlabel="our speed over theirs")
+    axes.set_yticklabels(labels, fontsize=6)
+    axes.grid(alpha=0.3, axis="x", which="both")
+    axes.invert_yaxis()
+    return figure
+
+
+def write_report(folder: Path, comparisons: list[Comparison]) -> str:
+    """Write `results.json`, `results.md` and `results.svg`; return the Markdown."""
+    machine = describe_machine()
+    content = {"machine": machine, "comparisons": [asdict(comparison) for comparison in comparisons]}
+    write_atomically(folder / "results.json", json.dumps(content, indent=2) + "\n")
+    markdown = to_markdown(content["comparisons"], machine)  # type: ignore[arg-type]
+    write_atomically(folder / "results.md", markdown)
+    save_figure(draw_ratios(content["comparisons"]), folder / "results.svg")  # type: ignore[arg-type]
+    return markdown

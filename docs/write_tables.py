@@ -1,0 +1,168 @@
+"""Write the tables of the documentation from measured results, so that no figure is typed by hand.
+
+python docs/write_tables.py            # rewrite every table
+python docs/write_tables.py --check    # exit status 1 if one is not current
+
+A table stands between two markers of a Markdown file, such as
+
+    <!-- begin table: ladder -->
+    <!-- end table -->
+
+and its name is a key of `TABLES`. The results are JSON files in docs/results; each says how it was made.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "docs" / "results"
+PAGES = ("README.md", "0?_*/README.md", "docs/*.md", "docs/results/*.md", "benchmarks/*.md")
+MARKED = re.compile(r"(<!-- begin table: ([\w-]+) -->\n)(.*?)(<!-- end table -->)", re.DOTALL)
+
+
+def ladder(content: dict[str, Any]) -> str:
+    """Bits per byte of every rung, the worst first."""
+    rungs = sorted(content["rungs"], key=lambda rung: -rung["bits_per_byte"])
+    rows = [
+        (
+            rung["name"],
+            f"{rung['bits_per_byte']:.3f}",
+            f"{rung['seconds']:,.1f}" if rung["seconds"] else "",
+            f"{rung['parameters']:,}" if rung["parameters"] else "",
+        )
+        for rung in rungs
+    ]
+    return _table(("", "bits per byte", "seconds", "parameters"), rows)
+
+
+def scaling(content: dict[str, Any]) -> str:
+    """Held-out loss of each run, sizes down and amounts of text across."""
+    runs = content["runs"].values()
+    amounts = sorted({run["tokens"] for run in runs})
+    losses = {(run["parameters"], run["tokens"]): run["loss"] for run in runs}
+    rows = [
+        (f"{size:,.0f}", *(f"{losses[size, amount]:.3f}" if (size, amount) in losses else "" for amount in amounts))
+        for size in sorted({run["parameters"] for run in runs})
+    ]
+    return _table(("parameters", *(f"{amount:,.0f} tokens" for amount in amounts)), rows)
+
+
+def scaling_law(content: dict[str, Any]) -> str:
+    """The fitted law in one line."""
+    law = content["law"]
+    return (
+        f"L = {law['floor']:.2f} + {law['a']:.3g} / N^{law['alpha']:.2f} + {law['b']:.3g} / D^{law['beta']:.2f}, "
+        f"with a mean error of {law['mean_error']:.1%}; the best size grows as C^{law['size_exponent']:.2f}.\n"
+    )
+
+
+def speed(content: dict[str, Any]) -> str:
+    """One row for each peer: our throughput, theirs, the ratio with its range."""
+    rows = []
+    for comparison in content["comparisons"]:
+        ours, *others = comparison["measurements"]
+        rows += [
+            (
+                comparison["title"],
+                m["name"],
+                f"{ours['throughput']:,.2f}",
+                f"{m['throughput']:,.2f}",
+                comparison["unit"],
+                f"{m['ratio']:.2f} ({m['ratio_low']:.2f} – {m['ratio_high']:.2f})",
+            )
+            for m in others
+        ]
+    return _table(("", "beside", "ours", "theirs", "", "ratio"), rows, numbers_from=2)
+
+
+def tasks(content: dict[str, Any]) -> str:
+    """Accuracy on each task with its interval, beside guessing."""
+    rows = []
+    for task in content["tasks"]:
+        for name, metric in task["metrics"].items():
+            interval = f"{metric['estimate']:.1%} ({metric['low']:.1%} – {metric['high']:.1%})"
+            guessing = f"{task['chance']:.0%}" if task["chance"] is not None else ""
+            rows.append((task["task"], name, str(task["questions"]), interval, guessing))
+    return _table(("task", "metric", "questions", "value (95 % interval)", "guessing"), rows, numbers_from=2)
+
+
+def machine(content: dict[str, Any]) -> str:
+    """What the speeds were measured on."""
+    return ", ".join(f"{name} {value}" for name, value in content["machine"].items() if value is not None) + "\n"
+
+
+TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
+    "ladder": ("ladder/ladder.json", ladder),
+    "scaling": ("scaling/scaling.json", scaling),
+    "scaling-law": ("scaling/scaling.json", scaling_law),
+    "speed": ("speed/results.json", speed),
+    "speed-machine": ("speed/results.json", machine),
+    "tasks": ("tasks/tasks.json", tasks),
+}
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]], numbers_from: int = 1) -> str:
+    rule = ["---" if column < numbers_from else "---:" for column in range(len(head))]
+    return "".join("| " + " | ".join(row) + " |\n" for row in (head, rule, *rows))
+
+
+def rewrite(text: str, results: Path = RESULTS) -> str:
+    """A page with all its tables current.
+
+    Args:
+        text: of the page.
+        results: folder of the JSON files.
+
+    Raises:
+        ValueError: a table of an unknown name, or its results are missing.
+    """
+
+    def current(match: re.Match[str]) -> str:
+        begin, name, _, end = match.groups()
+        if name not in TABLES:
+            raise ValueError(f"there is no table {name!r}; there are {', '.join(TABLES)}")
+        path, write = TABLES[name]
+        file = results / path
+        if not file.exists():
+            raise ValueError(f"the table {name!r} needs {file}, which is not there")
+        return begin + write(json.loads(file.read_text(encoding="utf-8"))) + end
+
+    return MARKED.sub(current, text)
+
+
+def pages() -> list[Path]:
+    """Every page that may hold a table."""
+    return sorted(path for pattern in PAGES for path in ROOT.glob(pattern))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Rewrite or check; returns the exit status."""
+    parser = argparse.ArgumentParser(description="Write the tables of the documentation from docs/results.")
+    parser.add_argument("--check", action="store_true", help="change nothing; fail if a table is not current")
+    options = parser.parse_args(arguments)
+    stale = []
+    for page in pages():
+        text = page.read_text(encoding="utf-8")
+        try:
+            wanted = rewrite(text)
+        except ValueError as error:
+            print(f"error: {page}: {error}", file=sys.stderr)
+            return 1
+        if wanted != text:
+            stale.append(page)
+            if not options.check:
+                page.write_text(wanted, encoding="utf-8", newline="\n")
+    for page in stale:
+        print(f"{'not current' if options.check else 'written'}: {page}")
+    return 1 if options.check and stale else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
