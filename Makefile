@@ -6,7 +6,7 @@ CONFIG ?= configs/small_gpt.yaml
 CHECKPOINT ?=
 ARGS ?=
 
-.PHONY: help setup train serve generate speedrun test soak-checkpoints lint bench bench-quick clean
+.PHONY: help setup docs train serve generate speedrun test soak-checkpoints lint bench bench-quick clean
 
 help: ## Show what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -43,6 +43,10 @@ test: lint ## Everything that must pass
 
 soak-checkpoints: setup ## Kill a training run 100 times at random moments; nothing may be lost (a quarter of an hour)
 	$(BIN)/python tests/kill_harness.py $(ARGS)
+
+docs: setup ## Build the documentation site into docs/_build/html, warnings being errors
+	$(BIN)/sphinx-build -W --keep-going -b html -q docs docs/_build/html
+	@echo "Open docs/_build/html/index.html"
 
 bench: setup ## Speed beside the peers; JSON and Markdown in benchmarks/results
 	$(BIN)/python benchmarks/run.py $(ARGS)
