@@ -27,7 +27,7 @@ from training.recipe_config import ScheduleConfig
 from transformer.config import GPTConfig
 
 CPU = Placement(torch.device("cpu"), torch.float32)
-TINY = LadderTier("tiny", 20_000, 2_000, 3, 40, 300, 16, 16, 2, 8, 4)
+TINY = LadderTier("tiny", 20_000, 2_000, 3, 40, 300, 16, 64, 2, 8, 4)
 
 
 @pytest.fixture
@@ -49,10 +49,12 @@ def test_every_rung_is_measured_once_and_remembered(text: LadderText, tmp_path: 
     ladder = Ladder(text, TINY, CPU, file)
     names = list(ladder.measurements())
     measured = {name: ladder.climb(name, lambda line: None) for name in names}
-    assert len(names) == 11
+    assert len(names) == 13
     assert measured["bigram"].bits_per_byte < measured["unigram"].bits_per_byte < 8
     assert measured["3-gram, Kneser-Ney"].bits_per_byte < measured["bigram"].bits_per_byte
     assert all(math.isfinite(rung.bits_per_byte) and rung.bits_per_byte > 0 for rung in measured.values())
+    assert measured["best recipe, int8"].bits_per_byte == pytest.approx(measured["best recipe"].bits_per_byte, abs=0.02)
+    assert measured["best recipe, int8"].parameters == measured["best recipe"].parameters
     again = Ladder(text, TINY, CPU, file)
     assert again.rungs == measured
     with pytest.raises(EvaluationError, match="there is no rung 'trigram'; there are unigram"):

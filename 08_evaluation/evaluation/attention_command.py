@@ -10,8 +10,9 @@ import torch
 
 from attention.attention_visualizer import draw_heatmaps, draw_text, record_attention, stack_layers, write_page
 from evaluation.errors import EvaluationError
+from optimization.model_loading import load_for_inference
 from tokenizer.interface import Tokenizer
-from training.checkpoint import load_model, newest_run
+from training.checkpoint import newest_run
 from training.command_line import report_user_errors
 from transformer.gpt_model import GPTModel
 
@@ -56,7 +57,7 @@ def attention_of(model: GPTModel, tokenizer: Tokenizer, text: str) -> tuple[torc
 
 
 def _run(options: argparse.Namespace) -> int:
-    loaded = load_model(options.checkpoint or newest_run())
+    loaded = load_for_inference(options.checkpoint or newest_run())
     weights, tokens = attention_of(loaded.model, loaded.tokenizer, options.prompt)
     if options.text:
         for layer, heads in enumerate(weights):

@@ -15,7 +15,8 @@ from evaluation.benchmark import Evaluator, TaskResult, write_result
 from evaluation.errors import EvaluationError
 from evaluation.significance import compare_paired, mcnemar_p_value
 from evaluation.task import load_task, task_names
-from training.checkpoint import load_model, newest_run
+from optimization.model_loading import load_for_inference
+from training.checkpoint import newest_run
 from training.command_line import report_user_errors
 from training.placement import choose_placement
 
@@ -51,7 +52,7 @@ def _run(options: argparse.Namespace, console: Console) -> int:
         raise EvaluationError(f"--limit must be at least 1, got {options.limit}")
     tasks = [load_task(name) for name in options.tasks]  # all of them, before anything takes time
     placement = choose_placement(options.device, "float32")
-    loaded = load_model(options.checkpoint or newest_run(), placement.device)
+    loaded = load_for_inference(options.checkpoint or newest_run(), placement.device)
     output = options.output or Path("outputs", "benchmark", loaded.folder.parent.name)
     evaluator = Evaluator(loaded.model, loaded.tokenizer, placement, not options.no_end_of_text)
     console.print(f"{loaded.folder}", highlight=False)

@@ -10,7 +10,8 @@ from evaluation.calibration import calibrate
 from evaluation.sliding_window import score_text
 from neural_networks.bits_per_byte import xz_bits_per_byte
 from neural_networks.corpora import read_text
-from training.checkpoint import load_model, newest_run
+from optimization.model_loading import load_for_inference
+from training.checkpoint import newest_run
 from training.command_line import report_user_errors
 from training.placement import choose_placement
 
@@ -31,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> int:
     text = read_text(options.text)
     placement = choose_placement(options.device, "float32")
-    loaded = load_model(options.checkpoint or newest_run(), placement.device)
+    loaded = load_for_inference(options.checkpoint or newest_run(), placement.device)
     scores = score_text(loaded.model, loaded.tokenizer, text, placement, options.stride)
     calibration = calibrate(scores.top_probabilities, scores.correct)
     print(f"{options.text}: {scores.num_bytes:,} bytes, {len(scores.ids):,} tokens")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from evaluation.errors import EvaluationError
@@ -12,8 +13,10 @@ from transformer.gpt_model import GPTModel
 
 
 def embedding_matrix(model: GPTModel) -> NDArray[np.float64]:
-    """(vocab_size, d_model) the token embeddings."""
-    return model.token_embedding.weight.detach().double().cpu().numpy()
+    """(vocab_size, d_model) the token embeddings, of a quantized model too."""
+    every = torch.arange(model.token_embedding.num_embeddings, device=model.device)
+    with torch.inference_mode():
+        return model.token_embedding(every).double().cpu().numpy()
 
 
 def nearest_tokens(embeddings: NDArray[np.float64], token: int, count: int = 8) -> list[tuple[int, float]]:

@@ -13,21 +13,27 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from matplotlib.figure import Figure
 
 from evaluation.errors import EvaluationError
 from evaluation.ladder_models import TRANSFORMERS, Tokenizers, TransformerRung, measure_transformer
 from evaluation.ladder_text import LadderText, LadderTier
+from evaluation.sliding_window import score_stream
 from neural_networks.bits_per_byte import gzip_bits_per_byte, xz_bits_per_byte
 from neural_networks.byte_models import byte_stream, context_windows, measure
 from neural_networks.kneser_ney import KneserNeyModel
 from neural_networks.mlp_numpy import MLP, MLPConfig
 from neural_networks.ngram import BigramModel, UnigramModel
 from neural_networks.optimizers import Adam
+from optimization.quantized_model import Method, count_weights, quantize_model
+from tokenizer.interface import Tokenizer
 from tokenizer.text_files import write_atomically
 from training.placement import Placement
+from transformer.gpt_model import GPTModel
 
 Progress = Callable[[str], None]
+QUANTIZED: tuple[Method, ...] = ("int8", "int4")
 
 
 @dataclass(frozen=True)
@@ -65,6 +71,7 @@ class Ladder:
     def __init__(self, text: LadderText, tier: LadderTier, placement: Placement, file: Path):
         self.text, self.tier, self.placement, self.file = text, tier, placement, file
         self._tokenizers = Tokenizers(text, tier)
+        self._newest: tuple[str, GPTModel, Tokenizer] | None = None  # the last transformer that was trained
         self.rungs: dict[str, Rung] = {}
         self._head = {
             "corpus": text.name,
@@ -111,6 +118,10 @@ class Ladder:
         }
         for rung in TRANSFORMERS:
             ways[rung.name] = lambda say, rung=rung: self._transformer(rung, say)  # type: ignore[misc]
+        best = TRANSFORMERS[-1]
+        for method in QUANTIZED:
+            # Kept since the best model was trained, or else it is trained again.
+            ways[f"{best.name}, {method}"] = lambda say, method=method: self._quantized(best, method, say)  # type: ignore[misc]
         return ways
 
     def climb(self, name: str, say: Progress) -> Rung:
@@ -162,10 +173,23 @@ class Ladder:
         def on_step(step: int, loss: float) -> None:
             say(f"{rung.name}: step {step:,} of {self.tier.steps:,}, loss {loss:.3f}")
 
-        bits, seconds, parameters = measure_transformer(
+        bits, trained, tokenizer = measure_transformer(
             rung, self.text, self.tier, self._tokenizers, self.placement, on_step
         )
-        return Rung(rung.name, rung.stage, bits, seconds, parameters)
+        self._newest = rung.name, trained.model, tokenizer
+        return Rung(rung.name, rung.stage, bits, trained.seconds, trained.model.num_parameters())
+
+    def _quantized(self, rung: TransformerRung, method: Method, say: Progress) -> Rung:
+        if self._newest is None or self._newest[0] != rung.name:
+            self._transformer(rung, say)
+        assert self._newest is not None
+        _, model, tokenizer = self._newest
+        start = time.perf_counter()
+        quantized = quantize_model(model.float(), method)
+        seconds = time.perf_counter() - start
+        full = Placement(self.placement.device, torch.float32)  # the quantized layers are the reference, not packed
+        bits = score_stream(quantized, tokenizer, self.text.validation, full).bits_per_byte
+        return Rung(f"{rung.name}, {method}", 7, bits, seconds, count_weights(quantized))
 
 
 def draw_ladder(rungs: list[Rung], title: str) -> Figure:

@@ -9,11 +9,12 @@ from typing import Any
 
 from evaluation.ladder_text import LadderText, LadderTier
 from evaluation.sliding_window import score_stream
-from evaluation.small_training import Recipe, encode_stream, train_small
+from evaluation.small_training import Recipe, TrainedModel, encode_stream, train_small
+from optimization.model_loading import load_for_inference
+from optimization.quantized_model import count_weights
 from tokenizer.character_tokenizer import CharacterTokenizer
 from tokenizer.interface import END_OF_TEXT, Tokenizer
 from tokenizer.tokenizer_trainer import train_bpe
-from training.checkpoint import load_model
 from training.placement import Placement
 from training.recipe_config import OptimizerConfig, ScheduleConfig
 from transformer.config import GPTConfig
@@ -79,11 +80,11 @@ def measure_transformer(
     tokenizers: Tokenizers,
     placement: Placement,
     on_step: Callable[[int, float], None],
-) -> tuple[float, float, int]:
+) -> tuple[float, TrainedModel, Tokenizer]:
     """Train one and measure it.
 
     Returns:
-        Bits per byte, seconds of training, parameters.
+        Bits per byte, the model with its seconds of training, its tokenizer.
     """
     tokenizer = tokenizers.characters if rung.characters else tokenizers.bpe
     config = GPTConfig(
@@ -97,11 +98,11 @@ def measure_transformer(
     recipe = Recipe(tier.steps, tier.batch_size, rung.optimizer, rung.schedule)
     trained = train_small(config, encode_stream(tokenizer, text.train), tokenizer, recipe, placement, on_step)
     scores = score_stream(trained.model, tokenizer, text.validation, placement)
-    return scores.bits_per_byte, trained.seconds, trained.model.num_parameters()
+    return scores.bits_per_byte, trained, tokenizer
 
 
 def measure_checkpoint(path: str, text: LadderText, placement: Placement) -> tuple[float, int]:
     """Bits per byte and parameters of a checkpoint on the ladder's held-out text."""
-    loaded = load_model(path, placement.device)
+    loaded = load_for_inference(path, placement.device)
     scores = score_stream(loaded.model, loaded.tokenizer, text.validation, placement)
-    return scores.bits_per_byte, loaded.model.num_parameters()
+    return scores.bits_per_byte, count_weights(loaded.model)

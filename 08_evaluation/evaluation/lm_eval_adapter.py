@@ -21,7 +21,7 @@ from evaluation.answer_scoring import score_continuations
 from evaluation.errors import EvaluationError
 from evaluation.sliding_window import score_documents
 from evaluation.text_generation import text_generator
-from training.checkpoint import load_model
+from optimization.model_loading import load_for_inference
 from training.command_line import report_user_errors
 from training.placement import choose_placement
 from transformer.sampling import SamplingParameters
@@ -59,7 +59,7 @@ class NullmLM(LM):  # type: ignore[misc]  # the harness has no types
         super().__init__()
         del batch_size, max_batch_size
         self._placement = choose_placement(device, precision)
-        loaded = load_model(checkpoint, self._placement.device)
+        loaded = load_for_inference(checkpoint, self._placement.device)
         self._model, self._tokenizer, self._add_bos_token = loaded.model, loaded.tokenizer, add_bos_token
         self._device = self._placement.device
 

@@ -13,8 +13,9 @@ from evaluation.errors import EvaluationError
 from evaluation.report_data import gather_report
 from evaluation.report_page import render
 from neural_networks.corpora import load_corpus
+from optimization.model_loading import load_for_inference
 from tokenizer.text_files import write_atomically
-from training.checkpoint import LoadedModel, load_model, newest_run
+from training.checkpoint import LoadedModel, newest_run
 from training.command_line import report_user_errors
 from training.placement import choose_placement
 
@@ -37,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace, console: Console) -> int:
     placement = choose_placement(options.device, "float32")
-    loaded = load_model(options.checkpoint or newest_run(), placement.device)
+    loaded = load_for_inference(options.checkpoint or newest_run(), placement.device)
     name, fraction = _corpus_of(loaded)
     with console.status("Reading the corpus …") as status:
         corpus = load_corpus(options.corpus or name, fraction)

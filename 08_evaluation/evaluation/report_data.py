@@ -31,6 +31,7 @@ from evaluation.sliding_window import TextScores, score_documents
 from evaluation.text_generation import GeneratedText, text_generator
 from neural_networks.bits_per_byte import xz_bits_per_byte
 from neural_networks.corpora import Corpus
+from optimization.quantized_model import count_weights
 from training.checkpoint import LoadedModel
 from training.placement import Placement
 from transformer.sampling import SamplingParameters
@@ -155,7 +156,7 @@ def gather_report(
         model(torch.tensor([ids], device=model.device))
     return ReportData(
         title=str(loaded.folder),
-        parameters=model.num_parameters(),
+        parameters=count_weights(model),
         corpus=corpus.name,
         documents=len(chosen),
         scores=scores,
