@@ -37,7 +37,7 @@ def test_commands_name_scripts_modules_and_configurations_that_exist(page: Path)
             r"(?:python3?|nproc_per_node=\w+) (0\d_\w+/\S+\.py|docs/\S+\.py|benchmarks/\S+\.py)", block
         ):
             assert (ROOT / script).exists(), script
-        for module in re.findall(r"python -m ([a-z_]+\.[a-z_.]+)", block):
+        for module in re.findall(r"python -m ([a-z_]+\.[a-z0-9_.]+[a-z0-9_])", block):
             assert importlib.util.find_spec(module) is not None, module
         for config in re.findall(r"(configs/\S+\.yaml)", block):
             assert (ROOT / config).exists(), config
