@@ -231,3 +231,27 @@ def test_stop_strings_end_what_the_engine_streams_across_tokens():
     assert stop.stopped and stop.flush() == ""
     with pytest.raises(ValueError, match="must not be empty"):
         StopSequences([""])
+
+
+def test_top_p_of_a_large_vocabulary_keeps_what_sorting_all_of_it_keeps(monkeypatch):
+    from transformer import logits_processors
+
+    logits = torch.randn(4, 3000) * torch.tensor([[0.1], [1.0], [3.0], [8.0]])
+    for row in logits:
+        for p in (0.1, 0.5, 0.9, 0.99):
+            kept = keep_top_p(row, p)
+            monkeypatch.setattr(logits_processors, "FEW", 10_000)
+            assert torch.equal(kept, keep_top_p(row, p))
+            monkeypatch.undo()
+
+
+def test_drawing_follows_the_probabilities_and_never_takes_an_impossible_token():
+    from transformer.sampling import draw_token
+
+    generator = torch.Generator().manual_seed(0)
+    probabilities = torch.tensor([0.0, 0.2, 0.0, 0.5, 0.3, 0.0])
+    n = 20_000
+    counts = torch.bincount(torch.tensor([draw_token(probabilities, generator) for _ in range(n)]), minlength=6)
+    assert counts[probabilities == 0].sum() == 0
+    # Four standard deviations of a count
+    assert ((counts - n * probabilities).abs() <= 4 * (n * probabilities * (1 - probabilities)).sqrt() + 1e-9).all()

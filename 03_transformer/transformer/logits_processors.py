@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+FEW = 1024  # `keep_top_p` looks among so many of the likeliest tokens before it sorts them all
+
 
 def add_logit_bias(logits: Tensor, bias: Mapping[int, float]) -> Tensor:
     """Add a number to the logits of some tokens; -inf forbids a token.
@@ -82,6 +84,13 @@ def keep_top_p(logits: Tensor, p: float) -> Tensor:
     """
     if p >= 1.0:
         return logits
+    if logits.shape[-1] > FEW:  # sorting a large vocabulary takes milliseconds, and a few tokens mostly reach p
+        top, indices = logits.topk(FEW, dim=-1)
+        probabilities = (top - logits.logsumexp(dim=-1, keepdim=True)).exp()
+        before = probabilities.cumsum(dim=-1) - probabilities
+        if bool((before[..., -1] >= p).all()):
+            kept = top.masked_fill(before >= p, -torch.inf)
+            return torch.full_like(logits, -torch.inf).scatter(-1, indices, kept)
     ordered, indices = logits.sort(dim=-1, descending=True)
     probabilities = ordered.softmax(dim=-1)
     before = probabilities.cumsum(dim=-1) - probabilities  # probability of the more likely tokens

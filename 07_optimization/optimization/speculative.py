@@ -20,7 +20,7 @@ from torch import Tensor
 
 from optimization.kv_cache import ContiguousKVCache
 from transformer.gpt_model import GPTModel
-from transformer.sampling import process_logits
+from transformer.sampling import draw_token, process_logits
 
 if TYPE_CHECKING:
     from optimization.request import Request
@@ -81,7 +81,7 @@ def accept_or_replace(
         rest = (rest - guessed_with).clamp(min=0.0)
     if float(rest.sum()) <= 0.0:  # p and q are equal but for rounding
         rest = probabilities
-    return int(torch.multinomial(rest, 1, generator=generator)), False
+    return draw_token(rest, generator), False
 
 
 class PromptLookup(Proposer):
@@ -166,7 +166,7 @@ class DraftModel(Proposer):
                 token = int(scores.argmax())
             else:
                 distributions.append(scores.softmax(dim=-1))
-                token = int(torch.multinomial(distributions[-1], 1, generator=request.generator))
+                token = draw_token(distributions[-1], request.generator)
             tokens.append(token)
             feed = [token]
         seen[:] = request.window + tokens[:-1]
