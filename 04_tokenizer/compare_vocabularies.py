@@ -33,11 +33,13 @@ def compare(options: argparse.Namespace, console: Console) -> None:
     with console.status("Counting and learning merges …"):
         counts = count_pre_tokens(corpus.train)
         points = compression_by_size(counts, corpus.validation, options.sizes)
-    table = Table("vocabulary", "bytes per token, training text", "held-out text")
+    table = Table("vocabulary", "bytes per token, training text", "held-out text", "unigram bits per byte")
     for column in table.columns:
         column.justify = "right"
     for point in points:
-        table.add_row(f"{point.vocab_size:,}", f"{point.train:.3f}", f"{point.held_out:.3f}")
+        table.add_row(
+            f"{point.vocab_size:,}", f"{point.train:.3f}", f"{point.held_out:.3f}", f"{point.unigram_bits_per_byte:.3f}"
+        )
     console.print(table)
     if len(points) < len(options.sizes):
         console.print("[yellow]The text has too few pairs for the larger sizes.[/]")

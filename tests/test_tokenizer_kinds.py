@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
+from collections import Counter
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -141,6 +143,10 @@ def test_compression_by_size_is_that_of_tokenizers_trained_one_by_one(tmp_path: 
         tokenizer = train_bpe([TEXT], point.vocab_size, special_tokens=())
         assert point.train == pytest.approx(len(TEXT.encode()) / len(tokenizer.encode(TEXT)), rel=1e-12)
         assert point.held_out == pytest.approx(len(held_out) / len(tokenizer.encode(held_out)), rel=1e-12)
+        counts = Counter(tokenizer.encode(TEXT))
+        ids = tokenizer.encode(held_out)
+        bits = -sum(math.log2((counts[index] + 1) / (counts.total() + point.vocab_size)) for index in ids)
+        assert point.unigram_bits_per_byte == pytest.approx(bits / len(held_out), rel=1e-12)
     assert points[0].train == 1.0
     plot_compression(points, tmp_path / "plots" / "compression.png")
     assert (tmp_path / "plots" / "compression.png").read_bytes().startswith(b"\x89PNG")

@@ -77,11 +77,20 @@ def vocabulary_statistics(tokenizer: Tokenizer, texts: Iterable[str]) -> Vocabul
 
 @dataclass(frozen=True)
 class CompressionPoint:
-    """Bytes per token of one vocabulary size, on the text it was trained on and on held-out text."""
+    """What one vocabulary size does.
+
+    Args:
+        vocab_size: ids.
+        train: bytes per token of the text it was trained on.
+        held_out: bytes per token of held-out text.
+        unigram_bits_per_byte: of the held-out text, for the simplest model of tokens: each as likely as it
+            was frequent in training (one added to each count), whatever stands before it.
+    """
 
     vocab_size: int
     train: float
     held_out: float
+    unigram_bits_per_byte: float
 
 
 def compression_by_size(
@@ -90,7 +99,7 @@ def compression_by_size(
     vocab_sizes: Iterable[int],
     on_merge: Callable[[int, int], None] | None = None,
 ) -> list[CompressionPoint]:
-    """Bytes per token for several vocabulary sizes.
+    """Bytes per token, and bits per byte of the simplest model, for several vocabulary sizes.
 
     The merges of a small vocabulary are the first merges of a large one, so it trains once.
 
@@ -117,10 +126,17 @@ def compression_by_size(
         if size - 256 > len(merges):
             break
         tokenizer = BPETokenizer(merges[: size - 256])
-        _, ends = tokenizer.encode_batch_to_array(words)
-        train_tokens = int(np.diff(ends, prepend=0) @ occurrences)
-        held_out_tokens = len(tokenizer.encode_batch_to_array(held_out)[0])
-        points.append(CompressionPoint(size, train_bytes / train_tokens, held_out_bytes / held_out_tokens))
+        ids, ends = tokenizer.encode_batch_to_array(words)
+        weights = np.repeat(occurrences, np.diff(ends, prepend=0))  # of each id, those of its word
+        counted = np.bincount(ids, weights, minlength=size)
+        probabilities = (counted + 1) / (counted.sum() + size)
+        held_out_ids, _ = tokenizer.encode_batch_to_array(held_out)
+        bits = -np.log2(probabilities)[held_out_ids].sum()
+        points.append(
+            CompressionPoint(
+                size, train_bytes / counted.sum(), held_out_bytes / len(held_out_ids), bits / held_out_bytes
+            )
+        )
     return points
 
 
