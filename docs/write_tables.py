@@ -85,7 +85,7 @@ def speed(content: dict[str, Any]) -> str:
 def tasks(content: dict[str, Any]) -> str:
     """Accuracy on each task with its interval, beside guessing."""
     rows = []
-    for task in content["tasks"]:
+    for task in content.values():
         for name, metric in task["metrics"].items():
             interval = f"{metric['estimate']:.1%} ({metric['low']:.1%} – {metric['high']:.1%})"
             guessing = f"{task['chance']:.0%}" if task["chance"] is not None else ""
@@ -104,7 +104,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "scaling-law": ("scaling/scaling.json", scaling_law),
     "speed": ("speed/results.json", speed),
     "speed-machine": ("speed/results.json", machine),
-    "tasks": ("tasks/tasks.json", tasks),
+    "tasks": ("tasks", tasks),  # a folder: what benchmark.py writes, one file a task
 }
 
 
@@ -132,9 +132,15 @@ def rewrite(text: str, results: Path = RESULTS) -> str:
         file = results / path
         if not file.exists():
             raise ValueError(f"the table {name!r} needs {file}, which is not there")
-        return begin + write(json.loads(file.read_text(encoding="utf-8"))) + end
+        return begin + write(_read(file)) + end
 
     return MARKED.sub(current, text)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if path.is_dir():
+        return {file.stem: _read(file) for file in sorted(path.glob("*.json"))}
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def pages() -> list[Path]:

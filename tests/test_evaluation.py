@@ -88,6 +88,9 @@ def test_the_command_measures_a_file(trained_run: Path, tmp_path: Path, capsys):
     assert main(["--checkpoint", str(trained_run), "--text", str(text)]) == 0
     printed = capsys.readouterr().out
     assert "bits per byte" in printed and "calibration error" in printed
+    text.write_text(" \n")
+    assert main(["--checkpoint", str(trained_run), "--text", str(text)]) == 1
+    assert "is empty" in capsys.readouterr().err
     text.write_bytes(b"\xff")
     assert main(["--checkpoint", str(trained_run), "--text", str(text)]) == 1
     assert "not UTF-8" in capsys.readouterr().err
