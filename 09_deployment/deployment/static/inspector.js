@@ -1,0 +1,121 @@
+/** One token from the inside: its numbers, the alternatives, and where every head of every layer looked. */
+
+import { ask } from "./api.js";
+import { $, element } from "./dom.js";
+import { alternativesOf } from "./popover.js";
+import { bits, percent, probability, visible } from "./probability.js";
+
+export class Inspector {
+  /** @param branch called with a node, a token's index and an alternative; @param model gives the present model */
+  constructor(transcript, branch, model) {
+    Object.assign(this, { transcript, branch, model, request: null, span: null });
+    $("close-inspector").onclick = () => this.close();
+    $("inspector").addEventListener("keydown", (event) => {
+      if (event.key !== "Escape") return;
+      const span = this.span;
+      this.close();
+      span?.focus();
+    });
+    $("heads").addEventListener("keydown", (event) => this.move(event));
+  }
+
+  show(node, index) {
+    const token = node.tokens[index];
+    this.mark(this.transcript.spanOf(node, index));
+    $("inspector").classList.add("open");
+    if (matchMedia("(max-width: 68rem)").matches) this.span?.scrollIntoView({ block: "start", behavior: "smooth" });
+    $("inspector-empty").hidden = true;
+    $("inspector-body").hidden = false;
+    $("inspected").textContent = visible(token.text) || "a part of a character";
+    $("facts").replaceChildren(...this.facts(token).map(([name, value]) => element("div", {}, element("dt", {}, name), element("dd", {}, value))));
+    $("alternatives").replaceChildren(...alternativesOf(token, (other) => this.branch(node, index, other)));
+    this.look([...node.promptIds, ...node.tokens.slice(0, index).map((before) => before.id)]);
+  }
+
+  close() {
+    this.mark(null);
+    this.request?.abort();
+    $("inspector").classList.remove("open");
+    $("inspector-empty").hidden = false;
+    $("inspector-body").hidden = true;
+  }
+
+  mark(span) {
+    this.span?.classList.remove("inspected");
+    this.span = span;
+    span?.classList.add("inspected");
+  }
+
+  facts(token) {
+    const facts = [["id", String(token.id)]];
+    if (token.logprob === undefined) return facts;
+    facts.unshift(["probability", percent(probability(token))]);
+    facts.push(["surprise", `${bits(-token.logprob).toFixed(2)} bits`], ["entropy", `${bits(token.entropy).toFixed(2)} bits`]);
+    const rank = token.top.findIndex((other) => other.id === token.id);
+    facts.push(["rank", rank >= 0 ? String(rank + 1) : `> ${token.top.length}`]);
+    facts.push(["chosen by", token.chosen ? "you" : "the draw"]);
+    return facts;
+  }
+
+  /** Ask for the attention of the position that chose the token: the one before it. */
+  async look(ids) {
+    this.request?.abort();
+    this.request = new AbortController();
+    $("heads").replaceChildren();
+    $("attention-text").replaceChildren();
+    const status = $("attention-status");
+    const most = this.model().limits.max_attention_tokens;
+    const first = Math.max(0, ids.length - most);
+    status.textContent = "Looking …";
+    try {
+      const { tokens, weights } = await ask("/attention", { model: this.model().id, tokens: ids.slice(first) }, this.request.signal);
+      status.textContent = first ? `Only the last ${most} tokens are shown.` : "";
+      this.draw(tokens, weights);
+    } catch (error) {
+      if (error.name !== "AbortError") status.textContent = error.message;
+    }
+  }
+
+  draw(tokens, weights) {
+    const spans = tokens.map((text) => element("span", text.startsWith("<|") ? { className: "special" } : {}, text.startsWith("<|") || text.startsWith("bytes:") ? visible(text) : text));
+    $("attention-text").replaceChildren(...spans);
+    const paint = (row, chosen, name) => {
+      // The root makes small weights visible without hiding the order.
+      spans.forEach((span, place) => {
+        span.style.setProperty("--w", Math.sqrt(row[place]).toFixed(3));
+        span.title = percent(row[place]);
+      });
+      for (const button of $("heads").querySelectorAll("button")) {
+        button.setAttribute("aria-checked", String(button === chosen));
+        button.tabIndex = button === chosen ? 0 : -1;
+      }
+      const best = row.indexOf(Math.max(...row));
+      $("attention-status").textContent = `${name}: most of all at “${visible(tokens[best])}” (${percent(row[best])})`;
+    };
+    const radio = (row, label, properties, ...content) => {
+      const button = element("button", { type: "button", role: "radio", title: label, "aria-label": label, "--w": Math.max(...row).toFixed(3), ...properties }, ...content);
+      button.onclick = () => paint(row, button, label);
+      return button;
+    };
+    const heads = weights[0].length;
+    const mean = tokens.map((_, place) => weights.flat().reduce((sum, row) => sum + row[place], 0) / (weights.length * heads));
+    const all = radio(mean, "All heads", { className: "all" }, "all heads, averaged");
+    const rows = weights.map((layer, number) =>
+      element("div", { className: "layer", "--heads": heads }, element("span", {}, `L${number + 1}`), ...layer.map((row, head) => radio(row, `Layer ${number + 1}, head ${head + 1}`, {}))),
+    );
+    $("heads").replaceChildren(element("div", { className: "layer", "--heads": heads }, all), ...rows);
+    all.click();
+  }
+
+  move(event) {
+    const buttons = [...$("heads").querySelectorAll("button")];
+    const heads = Number(getComputedStyle($("heads").firstElementChild).getPropertyValue("--heads"));
+    const at = buttons.indexOf(document.activeElement);
+    const steps = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: at === 0 ? 1 : heads, ArrowUp: -heads };
+    if (at < 0 || !(event.key in steps)) return;
+    event.preventDefault();
+    const next = buttons[Math.max(0, Math.min(buttons.length - 1, at + steps[event.key]))];
+    next.focus();
+    next.click();
+  }
+}

@@ -1,0 +1,69 @@
+/** Parameters and display settings, kept in the browser. */
+
+import { $, element } from "./dom.js";
+
+const SAVED = "nullm-settings";
+const PARAMETERS = [
+  { name: "temperature", label: "Temperature", min: 0, max: 2, step: 0.05, value: 0.8, hint: "0 always takes the likeliest; 1 draws as trained" },
+  { name: "top_p", label: "Top p", min: 0.05, max: 1, step: 0.05, value: 0.95, hint: "keep the likeliest tokens up to this probability" },
+  { name: "min_p", label: "Min p", min: 0, max: 0.5, step: 0.01, value: 0, hint: "keep tokens at least this many times as likely as the best" },
+  { name: "top_k", label: "Top k", min: 0, max: 200, step: 1, value: 0, hint: "keep the k likeliest; 0 keeps all" },
+  { name: "repetition_penalty", label: "Repeat penalty", min: 1, max: 2, step: 0.05, value: 1, hint: "above 1 makes tokens seen before less likely" },
+  { name: "max_tokens", label: "Max tokens", min: 1, max: 1024, step: 1, value: 200, hint: "the most tokens of an answer" },
+];
+
+export class Settings {
+  constructor() {
+    for (const parameter of PARAMETERS) {
+      const output = element("output", {}, String(parameter.value));
+      const input = element("input", { type: "range", id: parameter.name, min: parameter.min, max: parameter.max, step: parameter.step, value: parameter.value, title: parameter.hint });
+      input.oninput = () => (output.textContent = input.value);
+      $("parameters").append(element("label", { title: parameter.hint }, element("span", {}, parameter.label, output), input));
+    }
+    const seed = element("input", { id: "seed", inputMode: "numeric", placeholder: "random", pattern: "[0-9]*", maxLength: 15 });
+    $("parameters").append(element("label", { title: "the same number gives the same draw" }, "Seed", seed));
+    this.fields = [...PARAMETERS.map((p) => $(p.name)), seed, $("system"), $("stop-strings"), $("tint"), $("show-cuts"), $("theme")];
+    this.defaults = this.read();
+    try {
+      this.write(JSON.parse(localStorage.getItem(SAVED)) ?? {});
+    } catch {
+      localStorage.removeItem(SAVED);
+    }
+    $("settings").addEventListener("input", () => this.apply());
+    $("reset").onclick = () => {
+      this.write(this.defaults);
+      this.apply();
+    };
+    this.apply();
+  }
+
+  read() {
+    return Object.fromEntries(this.fields.map((field) => [field.id, field.type === "checkbox" ? field.checked : field.value]));
+  }
+
+  write(values) {
+    for (const field of this.fields) {
+      if (!(field.id in values)) continue;
+      if (field.type === "checkbox") field.checked = values[field.id];
+      else field.value = values[field.id];
+      if (field.type === "range") field.oninput();
+    }
+  }
+
+  apply() {
+    localStorage.setItem(SAVED, JSON.stringify(this.read()));
+    document.documentElement.dataset.theme = $("theme").value;
+    document.body.classList.toggle("tinted", $("tint").checked);
+  }
+
+  /** The fields of a request. */
+  sampling() {
+    const body = {};
+    for (const { name } of PARAMETERS) body[name] = Number($(name).value);
+    const seed = $("seed").value.trim();
+    if (/^\d+$/.test(seed)) body.seed = Number(seed);
+    const stop = $("stop-strings").value.split("|").filter(Boolean);
+    if (stop.length) body.stop = stop;
+    return body;
+  }
+}
