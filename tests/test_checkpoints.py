@@ -69,7 +69,7 @@ def test_weights_of_another_model_are_refused(run_copy: Path):
     settings["model"]["num_layers"] = 3
     (folder / "config.yaml").write_text(yaml.safe_dump(settings))
     manifest = json.loads((folder / "manifest.json").read_text())
-    manifest["config.yaml"] = checkpoint_module._sha256(folder / "config.yaml")
+    manifest["config.yaml"] = checkpoint_module.sha256_of(folder / "config.yaml")
     (folder / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(CheckpointError, match="does not fit the model"):
         load_model(folder)

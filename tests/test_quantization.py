@@ -192,7 +192,7 @@ def test_a_foreign_or_damaged_file_is_refused_in_one_line(learned, tmp_path):
     quantized = quantize_model(learned.model, "int8")
 
     def changed(name: str, **changes) -> Path:
-        from training.checkpoint import write_manifest
+        from training.manifest import write_manifest
 
         folder = tmp_path / name
         save_quantized(folder, source, quantized, "int8")

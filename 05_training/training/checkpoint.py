@@ -10,7 +10,6 @@ are kept, and the one with the lowest validation loss.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import re
@@ -29,12 +28,12 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from tokenizer.interface import Tokenizer, TokenizerError, load_tokenizer
 from training.distributed import Workers, whole
+from training.manifest import MANIFEST, force_to_disk, sha256_of, write_manifest
 from training.sharded_state import SHARDS
 from transformer.config import GPTConfig
 from transformer.gpt_model import GPTModel
 
 STEP_FOLDER = re.compile(r"step_(\d{8})")
-MANIFEST = "manifest.json"
 
 
 class CheckpointError(ValueError):
@@ -99,7 +98,7 @@ def save_checkpoint(
             shutil.rmtree(temporary)  # this step is there already and whole: never remove a good one for its equal
             return
         os.replace(temporary, folder)
-        _sync(run_folder)
+        force_to_disk(run_folder)
 
     try:
         workers.on_main(begin)
@@ -111,15 +110,6 @@ def save_checkpoint(
         raise CheckpointError(f"the checkpoint of step {step} could not be written to {run_folder}: {error}") from None
     workers.on_main(lambda: _remove_old(run_folder, keep))
     return folder
-
-
-def write_manifest(folder: Path) -> None:
-    """Write down the SHA-256 of every file of a folder, and force all of it to disk."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    manifest = {file.relative_to(folder).as_posix(): _sha256(file) for file in files}
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-    for path in (*files, folder / MANIFEST, *{file.parent for file in files}):
-        _sync(path)
 
 
 def _replaceable(folder: Path) -> bool:
@@ -182,7 +172,7 @@ def verify_checkpoint(folder: Path) -> None:
         inside = Path(name).parent in (Path(), Path(SHARDS)) and ".." not in Path(name).parts
         if not inside or not path.is_file():
             raise CheckpointError(f"{folder} is incomplete: {name} is missing")
-        if _sha256(path) != expected.get(name):
+        if sha256_of(path) != expected.get(name):
             raise CheckpointError(f"{path} is damaged or was changed: its SHA-256 is not the one in {MANIFEST}")
 
 
@@ -334,23 +324,3 @@ def load_state(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         return state, load_file(folder / "state.safetensors")
     except (OSError, ValueError, SafetensorError) as error:
         raise CheckpointError(f"{folder} cannot be resumed from: {error}") from None
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _sync(path: Path) -> None:
-    """Force a file or folder to disk, so that a power cut after the rename finds it whole."""
-    if path.is_dir() and os.name == "nt":
-        return  # Windows cannot open a folder; its rename is journaled
-    # Windows refuses to flush a handle that was opened for reading only.
-    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

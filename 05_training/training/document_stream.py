@@ -9,6 +9,7 @@ are taken and in whatever order they come.
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -106,7 +107,7 @@ def _stream_parquet(path: Path) -> Iterator[str]:
 
 def _stream_hub(name: str) -> Iterator[str]:
     try:
-        import datasets
+        datasets: Any = importlib.import_module("datasets")
     except ImportError:
         raise CorpusError(f"{HUB}{name} needs the package datasets: pip install nullm[data]") from None
     parts = name.split("/")

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from optimization.gptq import quantize_blocks_gptq
 from optimization.quantization import INT4_GROUP, Int4Linear, Int8Embedding, Int8Linear, QuantizedLayer, W8A8Linear
-from training.checkpoint import MANIFEST, CheckpointError, LoadedModel, write_manifest
+from training.checkpoint import CheckpointError, LoadedModel
+from training.manifest import MANIFEST, write_manifest
 from transformer.gpt_model import GPTModel
 
 Method = Literal["int8", "w8a8", "int4", "gptq"]
