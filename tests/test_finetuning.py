@@ -262,9 +262,11 @@ def test_the_grpo_loss_is_its_formula():
 
 @pytest.mark.parametrize("lora", [True, False])
 def test_grpo_makes_rewarded_answers_likelier(lora):
-    torch.manual_seed(0)
+    torch.manual_seed(1)
     config = GPTConfig(vocab_size=TOKENIZER.vocab_size, context_length=64, num_layers=1, num_heads=2, d_model=32)
     model = GPTModel(config)
+    with torch.no_grad():
+        model.token_embedding.weight.mul_(8)  # tied: logits that the blocks can move
     reference = None if lora else copy.deepcopy(model).eval()
     if lora:
         add_lora(model, LoRAConfig(rank=8, alpha=32))
@@ -275,7 +277,7 @@ def test_grpo_makes_rewarded_answers_likelier(lora):
         for colour in COLOURS[:2]
     ]
     grpo = GRPOConfig(group_size=8, max_tokens=8, beta=0.01)
-    batches = RolloutBatches(model, TOKENIZER, TEMPLATE, tasks, grpo, CPU, seed=0, reference=reference)
+    batches = RolloutBatches(model, TOKENIZER, TEMPLATE, tasks, grpo, CPU, seed=1, reference=reference)
     batch = batches.next_batch(2)
     assert batch.tensors["advantages"].shape == (16,)
     first_loss = GRPOLoss(grpo)(model, batch.tensors).item()
@@ -284,13 +286,13 @@ def test_grpo_makes_rewarded_answers_likelier(lora):
         torch.testing.assert_close(batch.tensors["old"], batch.tensors["reference"])
     rewards = []
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=2e-2)
-    for _ in range(30):
+    for _ in range(25):
         batch = batches.next_batch(2)
         rewards.append(batches.mean_reward)
         GRPOLoss(grpo)(model, batch.tensors).backward()
         optimizer.step()
         optimizer.zero_grad()
-    assert sum(rewards[-3:]) / 3 > sum(rewards[:3]) / 3 + 0.1
+    assert sum(rewards[-3:]) / 3 > sum(rewards[:3]) / 3 + 1.0
 
 
 def test_impossible_rollouts_are_refused():

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from finetuning.shuffled_source import ShuffledSource
 from training.batches import Batch
 from transformer.gpt_model import GPTModel
 from transformer.layers import Linear
@@ -58,38 +58,33 @@ def pad_texts(texts: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
     return ids, lengths
 
 
-class LabelledBatches:
-    """Draws texts with their classes, in a new order each epoch. A `training.batches.BatchSource`.
+class LabelledBatches(ShuffledSource):
+    """Draws texts with their classes.
+
+    A batch holds `ids` (texts, longest), `lengths` (texts,) and `labels` (texts,).
 
     Args:
         texts: ids of each text.
         labels: class of each.
         seed: of the order.
+
+    Raises:
+        ValueError: no texts, or not a label for each.
     """
 
-    def __init__(self, texts: Sequence[list[int]], labels: Sequence[int], seed: int):
-        if not texts or len(texts) != len(labels):
-            raise ValueError(f"{len(texts)} texts and {len(labels)} labels; there must be as many of both, and some")
-        self.texts, self.labels, self.seed, self.drawn = texts, labels, seed, 0
+    what = "text"
 
-    def next_batch(self, batch_size: int) -> Batch:
-        """The next texts."""
-        chosen = []
-        for number in range(self.drawn, self.drawn + batch_size):
-            epoch, index = divmod(number, len(self.texts))
-            chosen.append(int(np.random.default_rng([self.seed, epoch]).permutation(len(self.texts))[index]))
-        self.drawn += batch_size
+    def __init__(self, texts: Sequence[list[int]], labels: Sequence[int], seed: int):
+        if len(texts) != len(labels):
+            raise ValueError(f"{len(texts)} texts and {len(labels)} labels; there must be as many of both")
+        super().__init__(len(texts), seed)
+        self.texts, self.labels = texts, labels
+
+    def make_batch(self, chosen: list[int]) -> Batch:
+        """The tensors of some texts."""
         ids, lengths = pad_texts([self.texts[i] for i in chosen])
         labels = torch.tensor([self.labels[i] for i in chosen])
-        return Batch({"ids": ids, "lengths": lengths, "labels": labels}, float(batch_size))
-
-    def state_dict(self) -> dict[str, int]:
-        """One integer."""
-        return {"drawn": self.drawn}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Continue at the exact text."""
-        self.drawn = int(state["drawn"])
+        return Batch({"ids": ids, "lengths": lengths, "labels": labels}, float(len(chosen)))
 
 
 def classification_loss(model: nn.Module, tensors: dict[str, Tensor]) -> Tensor:

@@ -18,9 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -28,6 +26,7 @@ from finetuning.chat_format import ChatTemplate, EncodedConversation, Message
 from finetuning.conversation_batches import pack_rows
 from finetuning.lora import activate_adapter, lora_layers
 from finetuning.preference_optimization import token_log_probabilities
+from finetuning.shuffled_source import ShuffledSource
 from tokenizer.interface import Tokenizer
 from training.batches import Batch
 from training.loss import IGNORED
@@ -111,8 +110,8 @@ def grpo_loss(
     return -(per_token.sum(dim=1) / counted.sum(dim=1).clamp(min=1)).mean()
 
 
-class RolloutBatches:
-    """Samples answers from the model as it is now, and checks them. A `training.batches.BatchSource`.
+class RolloutBatches(ShuffledSource):
+    """Samples answers from the model as it is now, and checks them.
 
     The reference is the model with its adapter switched off, so LoRA needs no second model; a model without
     adapters needs `reference`.
@@ -129,6 +128,8 @@ class RolloutBatches:
         sampler: generates answers; by default the plain forward pass, in a batch.
     """
 
+    what = "question"
+
     def __init__(
         self,
         model: GPTModel,
@@ -141,24 +142,16 @@ class RolloutBatches:
         reference: GPTModel | None = None,
         sampler: Sampler = generate_batch,
     ):
-        if not tasks:
-            raise ValueError("there is no question to learn from")
+        super().__init__(len(tasks), seed)
         if reference is None and not any(True for _ in lora_layers(model)):
             raise ValueError("a model without LoRA needs a frozen copy of itself as the reference")
         self.model, self.reference, self.tokenizer, self.template = model, reference, tokenizer, template
-        self.tasks, self.config, self.placement, self.seed, self.sampler = tasks, config, placement, seed, sampler
-        self.drawn = 0  # questions
+        self.tasks, self.config, self.placement, self.sampler = tasks, config, placement, sampler
         self.mean_reward = 0.0  # of the last batch
 
-    def next_batch(self, batch_size: int) -> Batch:
-        """Answers to the next `batch_size` questions, a group for each."""
-        chosen = []
-        for number in range(self.drawn, self.drawn + batch_size):
-            epoch, index = divmod(number, len(self.tasks))
-            order = np.random.default_rng([self.seed, epoch]).permutation(len(self.tasks))
-            chosen.append(self.tasks[int(order[index])])
-        self.drawn += batch_size
-        conversations, rewards = self._sample(chosen)
+    def make_batch(self, chosen: list[int]) -> Batch:
+        """Answers to some questions, a group for each."""
+        conversations, rewards = self._sample([self.tasks[i] for i in chosen])
         self.mean_reward = rewards.mean().item()
         longest = max(len(conversation.ids) for conversation in conversations) - 1
         batch = pack_rows([[conversation] for conversation in conversations], longest).to(self.placement.device)
@@ -203,14 +196,6 @@ class RolloutBatches:
                 activate_adapter(self.model, active)
         self.model.train(was_training)
         return old, reference
-
-    def state_dict(self) -> dict[str, Any]:
-        """One integer."""
-        return {"drawn": self.drawn}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue at the exact question."""
-        self.drawn = int(state["drawn"])
 
 
 @dataclass(frozen=True)

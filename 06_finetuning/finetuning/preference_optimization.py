@@ -18,9 +18,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -28,6 +27,7 @@ from torch import Tensor, nn
 from finetuning.chat_format import ChatTemplate, ConversationError, EncodedConversation, Message
 from finetuning.conversation_batches import pack_rows
 from finetuning.instruction_tuning import Preference
+from finetuning.shuffled_source import ShuffledSource
 from tokenizer.interface import Tokenizer
 from training.batches import Batch
 from training.loss import IGNORED, cross_entropy
@@ -139,8 +139,8 @@ def encode_preferences(
     return pairs, problems
 
 
-class PreferenceBatches:
-    """Draws pairs with the log-probabilities of the reference. A `training.batches.BatchSource`.
+class PreferenceBatches(ShuffledSource):
+    """Draws pairs with the log-probabilities of the reference.
 
     A batch holds the tensors of `pack_rows`, first all chosen rows, then all rejected ones, and
     `reference`, (2 · pairs,).
@@ -151,29 +151,17 @@ class PreferenceBatches:
         seed: of the order.
     """
 
-    def __init__(self, pairs: Sequence[EncodedPair], reference: Tensor, seed: int):
-        if not pairs:
-            raise ValueError("there is no preference to learn from")
-        self.pairs, self.reference, self.seed, self.drawn = pairs, reference, seed, 0
+    what = "preference"
 
-    def next_batch(self, batch_size: int) -> Batch:
-        """The next pairs."""
-        chosen = []
-        for number in range(self.drawn, self.drawn + batch_size):
-            epoch, index = divmod(number, len(self.pairs))
-            chosen.append(int(np.random.default_rng([self.seed, epoch]).permutation(len(self.pairs))[index]))
-        self.drawn += batch_size
+    def __init__(self, pairs: Sequence[EncodedPair], reference: Tensor, seed: int):
+        super().__init__(len(pairs), seed)
+        self.pairs, self.reference = pairs, reference
+
+    def make_batch(self, chosen: list[int]) -> Batch:
+        """The tensors of some pairs."""
         batch = _pair_rows([self.pairs[i] for i in chosen])
         reference = self.reference[chosen].T.reshape(-1)
-        return Batch({**batch.tensors, "reference": reference}, float(batch_size))
-
-    def state_dict(self) -> dict[str, Any]:
-        """One integer."""
-        return {"drawn": self.drawn}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue at the exact pair."""
-        self.drawn = int(state["drawn"])
+        return Batch({**batch.tensors, "reference": reference}, float(len(chosen)))
 
 
 @torch.no_grad()

@@ -7,15 +7,14 @@ Scores are to explain preferences: the better answer wins with probability σ(r_
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from finetuning.classification import pad_texts
 from finetuning.preference_optimization import EncodedPair
+from finetuning.shuffled_source import ShuffledSource
 from training.batches import Batch
 
 
@@ -29,8 +28,8 @@ def bradley_terry_loss(chosen: Tensor, rejected: Tensor) -> Tensor:
     return -F.logsigmoid(chosen - rejected).mean()
 
 
-class RewardBatches:
-    """Draws pairs as texts to be scored whole. A `training.batches.BatchSource`.
+class RewardBatches(ShuffledSource):
+    """Draws pairs as texts to be scored whole.
 
     A batch holds `ids` (2 · pairs, longest), first all better answers with their conversations, then the
     worse ones, and `lengths` (2 · pairs,).
@@ -40,29 +39,16 @@ class RewardBatches:
         seed: of the order.
     """
 
+    what = "preference"
+
     def __init__(self, pairs: Sequence[EncodedPair], seed: int):
-        if not pairs:
-            raise ValueError("there is no preference to learn from")
-        self.pairs, self.seed, self.drawn = pairs, seed, 0
+        super().__init__(len(pairs), seed)
+        self.pairs = pairs
 
-    def next_batch(self, batch_size: int) -> Batch:
-        """The next pairs."""
-        chosen = []
-        for number in range(self.drawn, self.drawn + batch_size):
-            epoch, index = divmod(number, len(self.pairs))
-            order = np.random.default_rng([self.seed, epoch]).permutation(len(self.pairs))
-            chosen.append(self.pairs[int(order[index])])
-        self.drawn += batch_size
-        ids, lengths = pad_texts([pair.chosen.ids for pair in chosen] + [pair.rejected.ids for pair in chosen])
-        return Batch({"ids": ids, "lengths": lengths}, float(batch_size))
-
-    def state_dict(self) -> dict[str, Any]:
-        """One integer."""
-        return {"drawn": self.drawn}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue at the exact pair."""
-        self.drawn = int(state["drawn"])
+    def make_batch(self, chosen: list[int]) -> Batch:
+        """The tensors of some pairs."""
+        ids, lengths = _pad_pairs([self.pairs[i] for i in chosen])
+        return Batch({"ids": ids, "lengths": lengths}, float(len(chosen)))
 
 
 def reward_loss(model: nn.Module, tensors: dict[str, Tensor]) -> Tensor:
@@ -76,8 +62,11 @@ def reward_accuracy(model: nn.Module, pairs: Sequence[EncodedPair], batch_size: 
     """Share of pairs whose better answer has the higher score."""
     right = 0
     for start in range(0, len(pairs), batch_size):
-        some = pairs[start : start + batch_size]
-        ids, lengths = pad_texts([pair.chosen.ids for pair in some] + [pair.rejected.ids for pair in some])
+        ids, lengths = _pad_pairs(pairs[start : start + batch_size])
         chosen, rejected = model(ids, lengths)[:, 0].chunk(2)
         right += int((chosen > rejected).sum())
     return right / len(pairs)
+
+
+def _pad_pairs(pairs: Sequence[EncodedPair]) -> tuple[Tensor, Tensor]:
+    return pad_texts([pair.chosen.ids for pair in pairs] + [pair.rejected.ids for pair in pairs])
