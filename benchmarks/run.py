@@ -15,6 +15,7 @@ from rich.console import Console
 import batching_speed
 import decoding_speed
 import mlp_speed
+import quantization_speed
 import tokenizer_speed
 import training_speed
 import transformers_training_speed
@@ -27,6 +28,7 @@ COMPARISONS = {
     "tokenizer": tokenizer_speed.run,
     "decoding": decoding_speed.run,
     "batching": batching_speed.run,
+    "quantization": quantization_speed.run,
 }
 
 
