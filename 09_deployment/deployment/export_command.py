@@ -1,0 +1,69 @@
+"""`export.py` as a command."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from deployment.export_errors import ExportError
+from deployment.export_gguf import TYPES, export_gguf
+from deployment.export_huggingface import export_huggingface
+from deployment.export_onnx import export_onnx, export_torchscript
+from deployment.served_model import find_template, name_of
+from finetuning.lora import fold_adapter
+from finetuning.peft_format import load_adapter
+from training.checkpoint import load_model, newest_run
+from training.command_line import report_user_errors
+
+DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse, export, and return the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="export.py", description="Write a trained model in a format that other programs run."
+    )
+    parser.add_argument("--to", required=True, choices=["hf", "gguf", "onnx", "torchscript"], help="the format")
+    parser.add_argument("--checkpoint", help="folder of a run or of one checkpoint; default: the newest run")
+    parser.add_argument("--adapter", help="folder of a LoRA adapter to add to the weights")
+    parser.add_argument("--output", type=Path, help="folder to write into; default: outputs/NAME-FORMAT")
+    parser.add_argument("--type", help="of the weights: f32, f16 or bf16 for hf; f32, f16 or q8_0 for gguf")
+    parser.add_argument("--name", help="of the model; default: the name of its run")
+    parser.add_argument("--chat_template", help="nullm, chatml or llama3; default: by the special tokens")
+    options = parser.parse_args(arguments)
+    return report_user_errors(lambda: _export(options))
+
+
+def _export(options: argparse.Namespace) -> int:
+    path = Path(options.checkpoint) if options.checkpoint else newest_run()
+    loaded = load_model(path)
+    model, tokenizer = loaded.model, loaded.tokenizer
+    if options.adapter:
+        load_adapter(model, options.adapter)
+        fold_adapter(model)
+        model.eval()
+    name = options.name or name_of(path)
+    folder: Path = options.output or Path("outputs") / f"{name}-{options.to}"
+    template = find_template(tokenizer, options.chat_template)
+    if options.to == "hf":
+        kind = options.type or "f32"
+        if kind not in DTYPES:
+            raise ExportError(f"the type must be one of {', '.join(DTYPES)} for hf, got {kind!r}")
+        export_huggingface(model, tokenizer, template, folder, name, DTYPES[kind])
+    elif options.to == "gguf":
+        kind = options.type or "f16"
+        if kind not in TYPES:
+            raise ExportError(f"the type must be one of {', '.join(TYPES)} for gguf, got {kind!r}")
+        export_gguf(model, tokenizer, template, folder / f"{name}-{kind}.gguf", name, kind)
+    elif options.type not in (None, "f32"):
+        raise ExportError(f"{options.to} is written in f32 only, got {options.type!r}")
+    elif options.to == "onnx":
+        export_onnx(model, folder)
+    else:
+        export_torchscript(model, folder)
+    for file in sorted(folder.iterdir()):
+        print(f"{file}  {file.stat().st_size / 2**20:,.1f} MiB")
+    return 0
