@@ -1,0 +1,134 @@
+"""Exercise 1.9: Adam."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from neural_networks.broadcasting import Array
+from neural_networks.optimizers import Adam
+
+
+def step(self: Adam, gradients: Sequence[Array]) -> None:
+    """Change the parameters, in place, by one step of Adam (Kingma and Ba, 2015).
+
+        m ← β₁ m + (1 - β₁) g        running mean of the gradient
+        v ← β₂ v + (1 - β₂) g²       running mean of its square
+        θ ← θ - η · (m / (1 - β₁ᵗ)) / (√(v / (1 - β₂ᵗ)) + ε)
+
+    t counts the steps, 1 at the first: after t steps the means hold the share 1 - βᵗ of what they should.
+
+    In place means `parameter -= …`, not `parameter = parameter - …`: others hold the same array.
+
+    Args:
+        self: the optimizer. `self.parameters`, `self.means` (m) and `self.squares` (v) are lists of flat arrays, one for
+            each parameter; `self.steps` is how many steps were taken before, to be counted here; `self.lr` is η,
+            `self.betas` are β₁ and β₂, `self.eps` is ε.
+        gradients: one for each parameter, in the parameter's shape, which need not be flat: `gradient.reshape(-1)` is.
+    """
+    raise NotImplementedError("Exercise 1.9: one step of Adam")
+
+
+# === Above: what the learner gets. Below: how it is graded, with hints and wrong answers. ===
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from learn.exercise import Case, Exercise, Mistake
+
+
+def _parameters_after(result: Any, arguments: Sequence[Any]) -> list[Array]:
+    optimizer: Adam = arguments[0]
+    return optimizer.parameters  # flat views of the arrays
+
+
+def _by_torch(start: list[Array], gradients: list[Array], settings: dict[str, Any], before: int) -> list[Array]:
+    parameters = [torch.tensor(array, requires_grad=True) for array in start]
+    optimizer = torch.optim.Adam(parameters, **settings)
+    for _ in range(before + 1):
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = torch.tensor(gradient)
+        optimizer.step()
+    return [parameter.detach().numpy().reshape(-1) for parameter in parameters]
+
+
+def cases() -> Iterator[Case]:
+    """The first step; the fourth; other settings; matrices. Expected is what torch.optim.Adam gives."""
+    questions: list[tuple[str, list[tuple[int, ...]], dict[str, Any], int]] = [
+        ("the first step", [(3,)], {"lr": 0.1}, 0),
+        ("the first step with betas 0.5 and 0.9", [(3,)], {"lr": 0.1, "betas": (0.5, 0.9)}, 0),
+        ("the fourth step", [(3,)], {"lr": 0.1}, 3),
+        ("two parameters, a matrix and a vector, the third step", [(2, 3), (4,)], {"lr": 0.01}, 2),
+        ("a large eps, 0.1", [(3,)], {"lr": 0.1, "eps": 0.1}, 1),
+    ]
+    for what, shapes, settings, before in questions:
+        rng = np.random.default_rng(0)
+        start = [rng.normal(size=shape) for shape in shapes]
+        gradients = [rng.normal(size=shape) for shape in shapes]
+        expected = _by_torch(start, gradients, settings, before)
+        optimizer = Adam(start, **settings)
+        for _ in range(before):
+            optimizer.step(gradients)
+        yield Case(what, [optimizer, gradients], expected=expected, observe=_parameters_after)
+
+
+def _variant(
+    self: Adam, gradients: Sequence[Array], corrected: bool = True, counted: bool = True, root: bool = True,
+    eps_inside: bool = False,
+) -> None:  # fmt: skip
+    self.steps += counted
+    beta1, beta2 = self.betas
+    for parameter, gradient, m, v in zip(self.parameters, gradients, self.means, self.squares, strict=True):
+        g = gradient.reshape(-1)
+        m[:] = beta1 * m + (1 - beta1) * g
+        v[:] = beta2 * v + (1 - beta2) * g * g
+        with np.errstate(all="ignore"):
+            mean = m / (1 - np.float64(beta1) ** self.steps) if corrected else m
+            square = v / (1 - np.float64(beta2) ** self.steps) if corrected else v
+            size = np.sqrt(square + self.eps) if eps_inside else (np.sqrt(square) if root else square) + self.eps
+            parameter -= self.lr * mean / size
+
+
+def _uncorrected(self: Adam, gradients: Sequence[Array]) -> None:
+    _variant(self, gradients, corrected=False)
+
+
+def _not_counted(self: Adam, gradients: Sequence[Array]) -> None:
+    _variant(self, gradients, counted=False)
+
+
+def _no_root(self: Adam, gradients: Sequence[Array]) -> None:
+    _variant(self, gradients, root=False)
+
+
+def _eps_inside(self: Adam, gradients: Sequence[Array]) -> None:
+    _variant(self, gradients, eps_inside=True)
+
+
+def _rebound(self: Adam, gradients: Sequence[Array]) -> None:
+    """Computes a new array, which nobody sees."""
+
+
+EXERCISE = Exercise(
+    stub=step,
+    reference="neural_networks.optimizers:Adam.step",
+    cases=cases,
+    in_place=True,
+    hints=(
+        "Count the step first, so that t is 1 at the first one. Then one loop over parameters, gradients, means, squares.",
+        "Change means and squares in place too: m *= beta1; m += (1 - beta1) * g. Only then correct them, without "
+        "storing what is corrected.",
+        "parameter -= self.lr * (m / (1 - beta1**t)) / (np.sqrt(v / (1 - beta2**t)) + self.eps), with g = "
+        "gradient.reshape(-1).",
+    ),
+    mistakes=(
+        Mistake(_uncorrected, "both means start at 0 and must be corrected: m / (1 - β₁ᵗ), v / (1 - β₂ᵗ)"),
+        Mistake(_not_counted, "the step is not counted, or too late: t is 1 at the first step"),
+        Mistake(_no_root, "the mean is divided by the square root of the mean square"),
+        Mistake(_eps_inside, "ε is added to the root, not under it"),
+        Mistake(_rebound, "the parameters have not changed: write into the arrays, as with parameter -= …"),
+    ),
+)

@@ -1,0 +1,153 @@
+"""Exercise 1.10: Every gradient of a network by hand.
+
+The network of the lesson: n bytes become n vectors side by side, go through a tanh layer, and give 256
+scores. No engine helps: each line of the derivation is a line of code. When yours passes,
+
+    learn run --only 1.10 01_neural_networks/train_mlp.py --steps 500
+
+trains the network with it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from neural_networks.broadcasting import Array
+from neural_networks.mlp_numpy import MLP
+from neural_networks.operations import scatter_rows
+
+
+def loss_and_gradients(self: MLP, windows: Array) -> float:
+    """The mean loss of a batch in nats a byte; fills `self.gradient_views` with its gradient.
+
+    Forward, for a batch of B:                              Backward:
+
+        x = E[bytes]      (B, n·d)  vectors side by side        dz = (p - y) / B            y: 1 at the target
+        a = x W₁ + b₁     (B, H)                                dW₂ = hᵀ dz    db₂ = Σ dz    dh = dz W₂ᵀ
+        h = tanh a        (B, H)                                da = dh · (1 - h²)
+        z = h W₂ + b₂     (B, 256)                              dW₁ = xᵀ da    db₁ = Σ da    dx = da W₁ᵀ
+        p = softmax z     (B, 256)                              dE[byte] = sum of dx where the byte was looked up
+        L = mean of -ln p[target]
+
+    Args:
+        self: the network. `self.views` are its parameters by name: `embedding` (256, d), `w1` (n·d, H), `b1` (H,),
+            `w2` (H, 256), `b2` (256,). `self.gradient_views` has arrays of the same names and shapes, to be written into
+            (`grad["w2"][:] = …`); what is in them is from the step before.
+        windows: (B, n + 1) bytes, the last of each row being the target. `scatter_rows(rows, ids, 256)` sums the rows
+            that have the same id.
+    """
+    raise NotImplementedError("Exercise 1.10: forward, loss, and backward")
+
+
+# === Above: what the learner gets. Below: how it is graded, with hints and wrong answers. ===
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+
+from learn.exercise import Case, Exercise, Mistake
+from neural_networks.mlp_numpy import MLPConfig
+from neural_networks.mlp_pytorch import TorchMLP
+
+
+def _loss_and_gradients(result: Any, arguments: Sequence[Any]) -> dict[str, Any]:
+    return {"loss": float(result), **arguments[0].gradient_views}
+
+
+def _by_torch(model: MLP, windows: Array) -> dict[str, Any]:
+    twin = TorchMLP.from_numpy(model)
+    loss = twin.loss(torch.tensor(windows.astype(np.int64)))
+    loss.backward()
+    grads = {name: parameter.grad.numpy() for name, parameter in twin.named_parameters() if parameter.grad is not None}
+    return {
+        "loss": loss.item(),
+        "b2": grads["output.bias"],
+        "w2": grads["output.weight"].T,
+        "b1": grads["hidden.bias"],
+        "w1": grads["hidden.weight"].T,
+        "embedding": grads["embedding.weight"],
+    }
+
+
+def cases() -> Iterator[Case]:
+    """One window; a batch; bytes that repeat; stale gradients. Expected is what PyTorch finds."""
+    rng = np.random.default_rng(0)
+    model = MLP(MLPConfig(context=3, embedding_dim=4, hidden=5), np.random.default_rng(1), np.float64)
+    questions = [
+        ("one window", rng.integers(0, 256, (1, 4)).astype(np.uint8)),
+        ("a batch of six", rng.integers(0, 256, (6, 4)).astype(np.uint8)),
+        ("a batch in which the bytes 0 to 2 come again and again", rng.integers(0, 3, (8, 4)).astype(np.uint8)),
+    ]
+    for what, windows in questions:
+        model = MLP(MLPConfig(context=3, embedding_dim=4, hidden=5), np.random.default_rng(1), np.float64)
+        model.gradients[:] = 7.0  # of the step before
+        expected = _by_torch(model, windows)
+        yield Case(what, [model, windows], expected=expected, tolerance=1e-9, observe=_loss_and_gradients)
+
+
+def _variant(
+    self: MLP, windows: Array, mean: bool = True, slope: bool = True, added: bool = False, assigned: bool = False
+) -> float:
+    contexts, targets = windows[:, :-1], windows[:, -1]
+    batch, p, grad = len(windows), self.views, self.gradient_views
+    x = p["embedding"][contexts].reshape(batch, -1)
+    h = np.tanh(x @ p["w1"] + p["b1"])
+    z = h @ p["w2"] + p["b2"]
+    z = z - z.max(axis=1, keepdims=True)
+    log_p = z - np.log(np.exp(z).sum(axis=1, keepdims=True))
+    loss = -log_p[np.arange(batch), targets].mean()
+    dz = np.exp(log_p)
+    dz[np.arange(batch), targets] -= 1
+    dz /= batch if mean else 1
+    da = dz @ p["w2"].T * ((1 - h * h) if slope else (1 - h))
+    dx = (da @ p["w1"].T).reshape(contexts.size, -1)
+    embedding = np.zeros_like(p["embedding"])
+    if assigned:
+        embedding[contexts.ravel()] = dx
+    else:
+        embedding = scatter_rows(dx, contexts.ravel(), 256)
+    new = {"embedding": embedding, "w1": x.T @ da, "b1": da.sum(0), "w2": h.T @ dz, "b2": dz.sum(0)}
+    for name, gradient in new.items():
+        grad[name][:] = grad[name] + gradient if added else gradient
+    return float(loss)
+
+
+def _summed(self: MLP, windows: Array) -> float:
+    return _variant(self, windows, mean=False)
+
+
+def _wrong_slope(self: MLP, windows: Array) -> float:
+    return _variant(self, windows, slope=False)
+
+
+def _added(self: MLP, windows: Array) -> float:
+    return _variant(self, windows, added=True)
+
+
+def _assigned(self: MLP, windows: Array) -> float:
+    return _variant(self, windows, assigned=True)
+
+
+EXERCISE = Exercise(
+    stub=loss_and_gradients,
+    reference="neural_networks.mlp_numpy:MLP.loss_and_gradients",
+    cases=cases,
+    in_place=True,
+    hints=(
+        "Write the forward pass first and compare only the loss; the first failed value is then one of the gradients. "
+        "Go backwards through the lines of the forward pass, and keep x, h and p.",
+        "p['embedding'][windows[:, :-1]] has the shape (B, n, d): reshape it to (B, -1). dz is p with 1 taken off at "
+        "[np.arange(B), targets], divided by B. Each gradient has the shape of what it belongs to, which tells how to "
+        "multiply.",
+        "dz = p; dz[np.arange(B), targets] -= 1; dz /= B; grad['w2'][:] = h.T @ dz; da = dz @ w2.T * (1 - h * h); "
+        "grad['w1'][:] = x.T @ da; dx = da @ w1.T; grad['embedding'][:] = scatter_rows(dx.reshape(B * n, -1), "
+        "windows[:, :-1].ravel(), 256).",
+    ),
+    mistakes=(
+        Mistake(_wrong_slope, "the slope of tanh is 1 - tanh², so da = dh · (1 - h²)"),
+        Mistake(_summed, "the loss is a mean over the batch: divide dz by B, once"),
+        Mistake(_added, "the arrays hold the gradients of the step before: write over them, do not add"),
+        Mistake(_assigned, "a byte that was looked up several times gets the sum of its gradients: scatter_rows"),
+    ),
+)

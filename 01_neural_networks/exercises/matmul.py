@@ -1,0 +1,118 @@
+"""Exercise 1.5: The matrix product, forwards and backwards.
+
+Nearly all the arithmetic of a language model is this operation, and its gradient is two of them.
+"""
+
+from __future__ import annotations
+
+from neural_networks.backpropagation import ArrayLike, Tensor, as_tensor
+from neural_networks.broadcasting import Array, unbroadcast
+
+
+def __matmul__(self: Tensor, other: ArrayLike) -> Tensor:
+    """Y = A B, over any leading batch dimensions, with its gradient.
+
+        dL/dA = dL/dY Bᵀ        dL/dB = Aᵀ dL/dY
+
+    Where an operand was broadcast over batch dimensions, its gradient is summed over them: `unbroadcast`.
+
+    An operation is made by `Tensor.from_operation(result, inputs, backward, name)`: `result` is the array, `inputs` the
+    tensors that it was computed from, and `backward` turns the gradient of the result into a tuple of gradients, one for
+    each input.
+
+    Args:
+        self: A, (..., m, k). Its numbers are `self.data`.
+        other: B, (..., k, n), a tensor or anything that `as_tensor(other, self)` makes one of.
+
+    Returns:
+        (..., m, n).
+    """
+    raise NotImplementedError("Exercise 1.5: multiply, and write the backward function")
+
+
+# === Above: what the learner gets. Below: how it is graded, with hints and wrong answers. ===
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from learn.exercise import Case, Exercise, Mistake
+
+
+def _value_and_gradients(result: Any, arguments: Sequence[Any]) -> dict[str, Any]:
+    result.backward(np.random.default_rng(1).normal(size=result.shape))
+    a, b = arguments
+    found = {"value": result.data, "gradient of A": a.grad}
+    return found | ({"gradient of B": b.grad} if isinstance(b, Tensor) else {})
+
+
+def cases() -> Iterator[Case]:
+    """Matrices; a plain array; batches; a matrix shared by a batch."""
+    rng = np.random.default_rng(0)
+
+    def pair(first: tuple[int, ...], second: tuple[int, ...]) -> list[Tensor]:
+        return [Tensor(rng.normal(size=shape), requires_grad=True) for shape in (first, second)]
+
+    yield Case("(2, 3) @ (3, 4)", pair((2, 3), (3, 4)), observe=_value_and_gradients)
+    yield Case("a square matrix", pair((3, 3), (3, 3)), observe=_value_and_gradients)
+    plain = [Tensor(rng.normal(size=(2, 3)), requires_grad=True), rng.normal(size=(3, 2))]
+    yield Case("a tensor and a plain array", plain, observe=_value_and_gradients)
+    yield Case("a batch of five on either side", pair((5, 2, 3), (5, 3, 4)), observe=_value_and_gradients)
+    yield Case(
+        "one weight for a batch of five: gradients add up", pair((5, 2, 3), (3, 4)), observe=_value_and_gradients
+    )
+
+
+def _operation(a: Tensor, b: Tensor, backward: Any) -> Tensor:
+    return Tensor.from_operation(a.data @ b.data, (a, b), backward, "@")
+
+
+def _exchanged(self: Tensor, other: ArrayLike) -> Tensor:
+    a, b = self, as_tensor(other, self)
+
+    def backward(g: Array) -> tuple[Array, Array]:
+        return unbroadcast(a.data.swapaxes(-1, -2) @ g, b.shape), unbroadcast(g @ b.data.swapaxes(-1, -2), a.shape)
+
+    return _operation(a, b, backward)
+
+
+def _not_transposed(self: Tensor, other: ArrayLike) -> Tensor:
+    a, b = self, as_tensor(other, self)
+    return _operation(a, b, lambda g: (unbroadcast(g @ b.data, a.shape), unbroadcast(a.data @ g, b.shape)))
+
+
+def _all_axes_transposed(self: Tensor, other: ArrayLike) -> Tensor:
+    a, b = self, as_tensor(other, self)
+    return _operation(a, b, lambda g: (unbroadcast(g @ b.data.T, a.shape), unbroadcast(a.data.T @ g, b.shape)))
+
+
+def _not_summed(self: Tensor, other: ArrayLike) -> Tensor:
+    a, b = self, as_tensor(other, self)
+    return _operation(a, b, lambda g: (g @ b.data.swapaxes(-1, -2), a.data.swapaxes(-1, -2) @ g))
+
+
+EXERCISE = Exercise(
+    stub=__matmul__,
+    reference="neural_networks.backpropagation:Tensor.__matmul__",
+    cases=cases,
+    in_place=True,  # gradients are left in the tensors
+    hints=(
+        "The shapes decide: dL/dA has A's shape (m, k), dL/dY has (m, n), B has (k, n). Which product fits?",
+        "The transpose is of the last two axes alone: swapaxes(-1, -2). Then unbroadcast each gradient to the shape of "
+        "its operand, for an operand that was shared by a batch.",
+        "a, b = self, as_tensor(other, self); backward(g) returns unbroadcast(g @ b.data.swapaxes(-1, -2), a.shape) and "
+        "unbroadcast(a.data.swapaxes(-1, -2) @ g, b.shape).",
+    ),
+    mistakes=(
+        Mistake(_exchanged, "backward returns the gradients in the order of the inputs: first A's, then B's"),
+        Mistake(_not_transposed, "the other operand is transposed in the gradient: dL/dA = dL/dY Bᵀ"),
+        Mistake(
+            _all_axes_transposed, ".T turns all axes round; with a batch only the last two are to be: swapaxes(-1, -2)"
+        ),
+        Mistake(
+            _not_summed,
+            "where a matrix is shared by a batch, its gradient is the sum over the batch: unbroadcast it to the operand's shape",
+        ),
+    ),
+)

@@ -1,0 +1,156 @@
+"""Exercise 1.6: In which order gradients flow.
+
+A tensor that is used twice gets two gradients, and must have both before it can pass anything on. So the
+graph is walked in topological order: every tensor after those that it was computed from.
+"""
+
+from __future__ import annotations
+
+from neural_networks.backpropagation import Tensor
+
+
+def topological_order(self: Tensor) -> list[Tensor]:
+    """Every tensor that this one depends on and that needs a gradient, inputs before outputs, each once.
+
+    The last of the list is this tensor itself. `backward` walks the list from its end.
+
+    A loss may depend on thousands of operations one behind the other, and Python allows about a thousand calls within
+    calls: use a stack of your own in place of recursion.
+
+    Args:
+        self: the tensor to begin with. What a tensor was computed from is in `self._inputs`, a tuple; leave out those
+            whose `requires_grad` is False.
+    """
+    raise NotImplementedError("Exercise 1.6: sort the graph")
+
+
+# === Above: what the learner gets. Below: how it is graded, with hints and wrong answers. ===
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from learn.exercise import Case, Exercise, Mistake
+
+
+def _in_order(result: Any, arguments: Sequence[Any]) -> dict[str, Any]:
+    """What can be said about any right order; there are many."""
+    places: dict[int, int] = {id(tensor): place for place, tensor in enumerate(result)}
+    late = [
+        f"{tensor.operation} stands before one of its inputs"
+        for tensor in result
+        if any(places.get(id(i), -1) >= places[id(tensor)] for i in tensor._inputs if i.requires_grad)
+    ]
+    return {
+        "operations and leaves": sorted(tensor.operation for tensor in result),
+        "out of order": late[:1],
+        "the last is the tensor itself": bool(result) and result[-1] is arguments[0],
+    }
+
+
+def cases() -> Iterator[Case]:
+    """A leaf; a chain; a diamond; inputs without gradient; a deep graph."""
+    yield Case("a leaf: only itself", [Tensor(1.0, requires_grad=True)], observe=_in_order)
+    x = Tensor(2.0, requires_grad=True)
+    yield Case("(x · 3)²: a chain", [(x * 3.0) ** 2], observe=_in_order)
+    x = Tensor(2.0, requires_grad=True)
+    y = x * 3.0
+    yield Case("y + y² with y = 3 x: y is used twice", [y + y**2], observe=_in_order)
+    x = Tensor(2.0, requires_grad=True)
+    y = x * 3.0
+    yield Case("(y²)² · y with y = 3 x: a long way and a short way to y", [(y**2) ** 2 * y], observe=_in_order)
+    x, constant = Tensor(2.0, requires_grad=True), Tensor(5.0)
+    yield Case("x · c, where c needs no gradient", [x * constant], observe=_in_order)
+    x = Tensor(1.0, requires_grad=True)
+    deep = x
+    for _ in range(5000):
+        deep = deep + 1.0
+    yield Case("5,000 additions one behind the other", [deep], observe=_in_order)
+
+
+def _recursive(self: Tensor) -> list[Tensor]:
+    order: list[Tensor] = []
+    visited: set[int] = set()
+
+    def visit(node: Tensor) -> None:
+        if id(node) not in visited:
+            visited.add(id(node))
+            for tensor in node._inputs:
+                if tensor.requires_grad:
+                    visit(tensor)
+            order.append(node)
+
+    visit(self)
+    return order
+
+
+def _walk(self: Tensor, first_in_first_out: bool = False, once: bool = True, constants: bool = False) -> list[Tensor]:
+    order: list[Tensor] = []
+    visited: set[int] = set()
+    waiting = [self]
+    while waiting:
+        node = waiting.pop(0 if first_in_first_out else -1)
+        if once and id(node) in visited:
+            continue
+        visited.add(id(node))
+        order.append(node)
+        waiting.extend(tensor for tensor in node._inputs if tensor.requires_grad or constants)
+    return order[::-1]
+
+
+def _breadth_first(self: Tensor) -> list[Tensor]:
+    return _walk(self, first_in_first_out=True)
+
+
+def _repeated(self: Tensor) -> list[Tensor]:
+    return _walk(self, once=False)
+
+
+def _outputs_first(self: Tensor) -> list[Tensor]:
+    return _recursive_free(self)[::-1]
+
+
+def _with_constants(self: Tensor) -> list[Tensor]:
+    return _recursive_free(self, constants=True)
+
+
+def _recursive_free(self: Tensor, constants: bool = False) -> list[Tensor]:
+    order: list[Tensor] = []
+    visited: set[int] = set()
+    stack = [(self, False)]
+    while stack:
+        node, inputs_done = stack.pop()
+        if inputs_done:
+            order.append(node)
+        elif id(node) not in visited:
+            visited.add(id(node))
+            stack.append((node, True))
+            stack.extend((tensor, False) for tensor in node._inputs if tensor.requires_grad or constants)
+    return order
+
+
+EXERCISE = Exercise(
+    stub=topological_order,
+    reference="neural_networks.backpropagation:Tensor.topological_order",
+    cases=cases,
+    hints=(
+        "A tensor may be put into the list only when all its inputs are in it. With recursion: first visit the inputs, "
+        "then append yourself, and remember by id() whom you have visited.",
+        "To do without recursion, keep a stack of pairs (tensor, inputs are done). Taken off with False, a tensor goes "
+        "back with True, and its inputs go on top of it with False. Taken off with True, it is appended.",
+        "stack = [(self, False)]; node, done = stack.pop(); if done: order.append(node); elif id(node) not in visited: "
+        "add it, stack.append((node, True)), stack.extend((t, False) for t in node._inputs if t.requires_grad).",
+    ),
+    mistakes=(
+        Mistake(
+            _recursive, "the order is right, but recursion ends at Python's limit of about 1,000 calls: use a stack"
+        ),
+        Mistake(_outputs_first, "this is the opposite order: inputs come before outputs"),
+        Mistake(_with_constants, "tensors with requires_grad = False have no gradient and are left out"),
+        Mistake(_repeated, "a tensor that is used twice is in the list twice: remember by id() whom you have visited"),
+        Mistake(
+            _breadth_first,
+            "a tensor is placed when it is first met. It may be met on a short way before others on a longer way need it: "
+            "place it after all its inputs are placed",
+        ),
+    ),
+)

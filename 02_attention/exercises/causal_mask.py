@@ -1,0 +1,95 @@
+"""Exercise 2.3: A causal mask that knows about the cache.
+
+While a model writes, the keys of earlier tokens come from a cache and only the newest tokens ask. The most
+common bug of a first key-value cache is a mask that does not know this.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from attention.masks import visible_keys
+
+
+def causal_mask(
+    num_queries: int,
+    num_keys: int,
+    window: int | None = None,
+    sinks: int = 0,
+    device: torch.device | None = None,
+) -> Tensor:
+    """Each query sees its own position and those before it.
+
+    The last query is at the last key's position.
+
+    Args:
+        num_queries: queries, at the last positions.
+        num_keys: keys, at positions 0 to num_keys - 1.
+        window: see `visible_keys`, which you may use (exercise 2.2 is to write it).
+        sinks: see `visible_keys`.
+        device: where to build it.
+
+    Returns:
+        Boolean (num_queries, num_keys), True where the query sees the key.
+
+    >>> causal_mask(2, 4).int().tolist()
+    [[1, 1, 1, 0], [1, 1, 1, 1]]
+    """
+    raise NotImplementedError("Exercise 2.3: a mask for the newest queries")
+
+
+# === Above: what the learner gets. Below: how it is graded, with hints and wrong answers. ===
+
+from collections.abc import Iterator
+
+from learn.exercise import Case, Exercise, Mistake
+
+
+def cases() -> Iterator[Case]:
+    """No cache; a cache; one new token; a window."""
+    yield Case("4 queries, 4 keys", [4, 4])
+    yield Case("2 new queries behind a cache of 2", [2, 4])
+    yield Case("one new query sees everything", [1, 5])
+    yield Case("3 new queries behind a cache of 5, window 3", [3, 8], {"window": 3})
+    yield Case("the same with 1 sink", [3, 8, 3, 1])
+
+
+def _first_aligned(
+    num_queries: int, num_keys: int, window: int | None = None, sinks: int = 0, device: torch.device | None = None
+) -> Tensor:
+    return visible_keys(torch.arange(num_queries), torch.arange(num_keys), window, sinks)
+
+
+def _hidden(
+    num_queries: int, num_keys: int, window: int | None = None, sinks: int = 0, device: torch.device | None = None
+) -> Tensor:
+    keys = torch.arange(num_keys)
+    return ~visible_keys(keys[num_keys - num_queries :], keys, window, sinks)
+
+
+def _no_window(
+    num_queries: int, num_keys: int, window: int | None = None, sinks: int = 0, device: torch.device | None = None
+) -> Tensor:
+    keys = torch.arange(num_keys)
+    return visible_keys(keys[num_keys - num_queries :], keys)
+
+
+EXERCISE = Exercise(
+    stub=causal_mask,
+    reference="attention.masks:causal_mask",
+    cases=cases,
+    hints=(
+        "Which positions do the queries have, when the last of them is at position num_keys - 1?",
+        "They have the last num_queries of the keys' positions.",
+        "keys = torch.arange(num_keys, device=device); visible_keys(keys[num_keys - num_queries:], keys, window, sinks).",
+    ),
+    mistakes=(
+        Mistake(
+            _first_aligned,
+            "the first query is aligned with the first key; with a cache it is the last query that stands at the last key",
+        ),
+        Mistake(_hidden, "True means that the query sees the key; this is the opposite"),
+        Mistake(_no_window, "window and sinks are not passed on"),
+    ),
+)

@@ -1,0 +1,195 @@
+"""Exercise 2.6: Multi-head attention, the whole layer."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from attention.masks import causal_mask
+from attention.multi_head_attention import KeyValueStore, MultiHeadAttention, RotateHeads, ScoreBias
+from attention.scaled_dot_product import attention_reference
+
+
+def forward(
+    self: MultiHeadAttention,
+    x: Tensor,
+    rotate: RotateHeads | None = None,
+    store: KeyValueStore | None = None,
+    allowed: Tensor | None = None,
+    score_bias: ScoreBias | None = None,
+) -> Tensor:
+    """Let every position read from itself and the positions before it.
+
+    1. Project x to queries, keys and values: `self.query(x)` is (batch, time, num_heads · head_dim), `self.key(x)` and
+       `self.value(x)` are (batch, time, num_kv_heads · head_dim).
+    2. Bring each into the shape (batch, heads, time, head_dim).
+    3. Apply `self.query_norm` to queries and `self.key_norm` to keys, where they are not None; then `rotate`, if there
+       is one, to both.
+    4. With a store, `store.update(self.layer, keys, values)` keeps the new keys and values and returns all of them.
+    5. Attend: `attention_reference(queries, keys, values, allowed, bias)`, exercise 2.5. Where `allowed` is None, it is
+       `causal_mask(time, num_keys, self.window, self.sinks, x.device)`; bias is `score_bias(time, num_keys)`, if there
+       is a score_bias.
+    6. Put the heads side by side again, (batch, time, num_heads · head_dim), and project by `self.output`.
+
+    `self.num_heads`, `self.num_kv_heads` and `self.head_dim` are numbers. Attention dropout and observers, which the
+    package's layer has besides, are not asked for.
+
+    Args:
+        self: the layer.
+        x: (batch, time, d_model).
+        rotate: encodes positions into queries and keys.
+        store: earlier keys and values to attend to as well.
+        allowed: boolean, broadcastable to (batch, heads, time, num_keys): the whole mask. None for causal.
+        score_bias: encodes positions into scores.
+
+    Returns:
+        (batch, time, d_model).
+    """
+    raise NotImplementedError("Exercise 2.6: the whole layer")
+
+
+# === Above: what the learner gets. Below: how it is graded, with hints and wrong answers. ===
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from attention.multi_head_attention import RaggedStore
+from learn.exercise import Case, Exercise, Mistake
+
+
+class _Store:
+    """A store that has seen three tokens."""
+
+    def __init__(self, kv_heads: int, head_dim: int):
+        generator = torch.Generator().manual_seed(5)
+        self.length = 3
+        self.keys, self.values = torch.randn(2, 1, kv_heads, 3, head_dim, generator=generator, dtype=torch.float64)
+
+    def update(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Old and new ones."""
+        return torch.cat([self.keys, keys], dim=2), torch.cat([self.values, values], dim=2)
+
+    def advance(self, num_tokens: int) -> None:
+        """Nothing is counted."""
+
+
+class _Scale(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        """Stands for a norm: not linear, so that its place matters."""
+        return x.tanh()
+
+
+def _turned(heads: Tensor) -> Tensor:
+    """Stands for rotary positions: depends on the place in time, and mixes dimensions."""
+    angles = torch.arange(heads.shape[-2], dtype=heads.dtype)[:, None]
+    return heads * angles.cos() + heads.roll(1, dims=-1) * angles.sin()
+
+
+def cases() -> Iterator[Case]:
+    """One head; several; groups; positions and norms; a window; a mask; a cache; a bias."""
+
+    def layer(*args: Any, **kwargs: Any) -> MultiHeadAttention:
+        torch.manual_seed(0)
+        return MultiHeadAttention(*args, **kwargs).double().eval()
+
+    def x(time: int, batch: int = 2) -> Tensor:
+        return torch.randn(batch, time, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+    def bias(num_queries: int, num_keys: int) -> Tensor:
+        return -0.5 * torch.arange(num_keys - 1, -1, -1, dtype=torch.float64)
+
+    yield Case("one head", [layer(8, 1), x(3)])
+    yield Case("two heads", [layer(8, 2), x(3)])
+    yield Case("four heads, two key-value heads", [layer(8, 4, 2), x(3)])
+    yield Case("rotary positions", [layer(8, 2), x(4), _turned])
+    yield Case("norms and rotary positions", [layer(8, 2, query_norm=_Scale(), key_norm=_Scale()), x(4), _turned])
+    yield Case("a window of 2", [layer(8, 2, window=2), x(5)])
+    yield Case("a mask: everybody sees everybody", [layer(8, 2), x(3), None, None, torch.ones(3, 3, dtype=torch.bool)])
+    yield Case("two new tokens behind three stored ones", [layer(8, 2), x(2, 1), None, _Store(2, 4)])
+    yield Case("a bias on the scores", [layer(8, 2), x(4), None, None, None, bias])
+
+
+def _variant(
+    self: MultiHeadAttention,
+    x: Tensor,
+    rotate: RotateHeads | None = None,
+    store: KeyValueStore | RaggedStore | None = None,
+    allowed: Tensor | None = None,
+    score_bias: ScoreBias | None = None,
+    **wrong: bool,
+) -> Tensor:
+    batch, time, _ = x.shape
+
+    def split(y: Tensor, heads: int) -> Tensor:
+        if wrong.get("reshaped"):
+            return y.reshape(batch, heads, time, self.head_dim)
+        return y.view(batch, time, heads, self.head_dim).transpose(1, 2)
+
+    q, k, v = (
+        split(self.query(x), self.num_heads),
+        split(self.key(x), self.num_kv_heads),
+        split(self.value(x), self.num_kv_heads),
+    )
+    if wrong.get("late_norm") and rotate is not None:
+        q, k = rotate(q), rotate(k)
+    if self.query_norm is not None and self.key_norm is not None:
+        q, k = self.query_norm(q), self.key_norm(k)
+    if rotate is not None and not wrong.get("late_norm"):
+        q, k = rotate(q), rotate(k)
+        v = rotate(v) if wrong.get("values_rotated") else v
+    if store is not None and not wrong.get("no_store"):
+        k, v = store.update(self.layer, k, v)
+    num_keys = k.shape[-2]
+    if allowed is None or wrong.get("always_causal"):
+        allowed = causal_mask(time, num_keys, None if wrong.get("no_window") else self.window, self.sinks)
+    bias = score_bias(time, num_keys) if score_bias is not None else None
+    heads = attention_reference(q, k, v, allowed, bias)[0]
+    if wrong.get("joined_wrongly"):
+        return self.output(heads.reshape(batch, time, -1))
+    return self.output(heads.transpose(1, 2).reshape(batch, time, -1))
+
+
+def _mistaken(name: str) -> Any:
+    def forward(
+        self: MultiHeadAttention,
+        x: Tensor,
+        rotate: RotateHeads | None = None,
+        store: KeyValueStore | None = None,
+        allowed: Tensor | None = None,
+        score_bias: ScoreBias | None = None,
+    ) -> Tensor:
+        return _variant(self, x, rotate, store, allowed, score_bias, **{name: True})
+
+    return forward
+
+
+EXERCISE = Exercise(
+    stub=forward,
+    reference="attention.multi_head_attention:MultiHeadAttention.forward",
+    cases=cases,
+    in_place=True,  # the layer itself is among the arguments
+    hints=(
+        "Write it without rotate, norms, store and bias first: the first three questions need none of them.",
+        "view(batch, time, heads, head_dim) cuts the width into heads, and transpose(1, 2) brings the heads forward. At the "
+        "end transpose(1, 2) back, then reshape(batch, time, -1).",
+        "q = self.query(x).view(batch, time, self.num_heads, self.head_dim).transpose(1, 2), k and v likewise with "
+        "num_kv_heads; norms; rotate; store.update; then attention_reference(q, k, v, allowed, bias)[0].",
+    ),
+    mistakes=(
+        Mistake(
+            _mistaken("reshaped"),
+            "view(batch, heads, time, head_dim) mixes positions and heads: cut the width first, then transpose",
+        ),
+        Mistake(
+            _mistaken("joined_wrongly"),
+            "transpose the heads back behind the time before reshaping to (batch, time, width)",
+        ),
+        Mistake(_mistaken("values_rotated"), "positions are encoded into queries and keys, not into values"),
+        Mistake(_mistaken("late_norm"), "norms come before positions: a norm behind the rotation would depend on them"),
+        Mistake(_mistaken("no_window"), "the layer's window and sinks are not in the mask"),
+        Mistake(_mistaken("always_causal"), "a given mask is the whole mask: it takes the place of the causal one"),
+        Mistake(_mistaken("no_store"), "the stored keys and values are not used"),
+    ),
+)

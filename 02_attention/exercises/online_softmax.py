@@ -1,0 +1,131 @@
+"""Exercise 2.7: FlashAttention forwards: a softmax that does not wait."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from attention.masks import visible_keys
+
+
+def tiled_forward(q: Tensor, k: Tensor, v: Tensor, causal: bool, tile: int) -> tuple[Tensor, Tensor]:
+    """Attention in tiles of keys, with the sums that the backward pass needs.
+
+    Keep for each query the largest score so far m, the sum of exponentials l, and the weighted sum of values a. When a
+    tile of scores s with values V arrives:
+
+        m' = max(m, max s)        l' = e^(m - m') l + Σ e^(s - m')        a' = e^(m - m') a + e^(s - m') V
+
+    They begin at m = -inf, l = 0, a = 0. At the end the output is a / l, and the second result is m + ln l.
+
+    At no time may there be a tensor of scores for all keys: take `tile` keys at a time. (To take the queries in tiles too
+    is what a GPU needs; it is not asked for.)
+
+    Args:
+        q: (batch, heads, num_queries, head_dim), at the last positions of the keys.
+        k: (batch, kv_heads, num_keys, head_dim); each key-value head serves heads / kv_heads neighbouring query heads.
+        v: the shape of `k`.
+        causal: whether a query is blind to later keys; `visible_keys(query_positions, key_positions)` tells.
+        tile: keys at a time.
+
+    Returns:
+        The outputs (batch, heads, num_queries, head_dim) and m + ln l, (batch, heads, num_queries).
+    """
+    raise NotImplementedError("Exercise 2.7: the online softmax")
+
+
+# === Above: what the learner gets. Below: how it is graded, with hints and wrong answers. ===
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from learn.exercise import Case, Exercise, Mistake
+
+
+def _random(*shapes: tuple[int, ...], scale: float = 1.0) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return [scale * torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes]
+
+
+def cases() -> Iterator[Case]:
+    """One tile; several; causal; a cache; large scores; groups; the last tile shorter."""
+    same = (1, 2, 6, 4)
+    yield Case("one tile holds all keys, not causal", [*_random(same, same, same), False, 8])
+    yield Case("three tiles of two keys, not causal", [*_random(same, same, same), False, 2])
+    yield Case("three tiles, causal", [*_random(same, same, same), True, 2])
+    yield Case("scores up to a hundred, the largest late", [*_random(same, same, same, scale=6.0), False, 2])
+    yield Case("two new queries behind a cache of five", [*_random((1, 2, 2, 4), (1, 2, 7, 4), (1, 2, 7, 4)), True, 3])
+    yield Case(
+        "4 heads, 2 key-value heads, the last tile shorter",
+        [*_random((2, 4, 5, 4), (2, 2, 5, 4), (2, 2, 5, 4)), True, 3],
+    )
+    long = [x.float() for x in _random((1, 1, 128, 8), (1, 1, 4096, 8), (1, 1, 4096, 8))]
+    # All scores of 128 queries and 4,096 keys are 2 MiB.
+    yield Case("4,096 keys in tiles of 64, and memory counted", [*long, False, 64], tolerance=1e-4, most_bytes=1 << 20)
+
+
+def _variant(q: Tensor, k: Tensor, v: Tensor, causal: bool, tile: int, **wrong: bool) -> tuple[Tensor, Tensor]:
+    group = q.shape[1] // k.shape[1]
+    k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
+    num_queries, num_keys = q.shape[2], k.shape[2]
+    start_of_queries = 0 if wrong.get("first_aligned") else num_keys - num_queries
+    positions = torch.arange(start_of_queries, start_of_queries + num_queries)
+    m = torch.full(q.shape[:-1], -torch.inf, dtype=q.dtype)
+    total = torch.zeros_like(m)
+    a = torch.zeros_like(q)
+    for start in range(0, num_keys, tile):
+        columns = torch.arange(start, min(start + tile, num_keys))
+        s = q @ k[:, :, columns].transpose(-2, -1) / math.sqrt(q.shape[-1])
+        if causal:
+            s = s.masked_fill(~visible_keys(positions, columns), -torch.inf)
+        new_m = torch.maximum(m, s.amax(dim=-1))
+        correction = (m - new_m).exp()
+        if wrong.get("uncorrected"):
+            correction = torch.ones_like(correction)
+        weights = (s - new_m[..., None]).exp()
+        total = correction * total + weights.sum(dim=-1)
+        a = (a if wrong.get("sum_only") else correction[..., None] * a) + weights @ v[:, :, columns]
+        m = new_m
+    log_sums = total.log() if wrong.get("sum_alone") else m + total.log()
+    return (a if wrong.get("undivided") else a / total[..., None]), log_sums
+
+
+def _mistaken(name: str) -> Callable[..., Any]:
+    def tiled_forward(q: Tensor, k: Tensor, v: Tensor, causal: bool, tile: int) -> tuple[Tensor, Tensor]:
+        return _variant(q, k, v, causal, tile, **{name: True})
+
+    return tiled_forward
+
+
+def _whole(q: Tensor, k: Tensor, v: Tensor, causal: bool, tile: int) -> tuple[Tensor, Tensor]:
+    return _variant(q, k, v, causal, k.shape[2])
+
+
+EXERCISE = Exercise(
+    stub=tiled_forward,
+    reference="attention.flash_attention:tiled_forward",
+    cases=cases,
+    hints=(
+        "One loop over range(0, num_keys, tile). Repeat keys and values over the heads of a group first.",
+        "In the loop: scores of this tile, hidden ones -inf; the new maximum; the correction e^(m - m'), which multiplies "
+        "both l and a; then add this tile's share to both.",
+        "new_m = torch.maximum(m, s.amax(-1)); c = (m - new_m).exp(); w = (s - new_m[..., None]).exp(); "
+        "l = c * l + w.sum(-1); a = c[..., None] * a + w @ v_tile; m = new_m. At the start e^(-inf) = 0 does the rest.",
+    ),
+    mistakes=(
+        Mistake(_mistaken("undivided"), "at the end a is divided by l"),
+        Mistake(_mistaken("sum_alone"), "the second result is m + ln l; ln l alone is relative to the maximum"),
+        Mistake(_mistaken("sum_only"), "what was added to a under the old maximum must be corrected too, not only l"),
+        Mistake(
+            _mistaken("uncorrected"),
+            "when the maximum changes, what was added under the old one is multiplied by e^(m - m')",
+        ),
+        Mistake(
+            _whole,
+            "the scores of all keys are held at a time: take `tile` keys, and forget their scores before the next",
+        ),
+        Mistake(_mistaken("first_aligned"), "the queries stand at the last positions of the keys"),
+    ),
+)

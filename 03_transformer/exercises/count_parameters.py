@@ -1,0 +1,101 @@
+"""Exercise 3.6: Count the parameters of a model before it is built."""
+
+from __future__ import annotations
+
+from transformer.config import GPTConfig
+from transformer.model_summary import ParameterCount
+
+
+def count_parameters(config: GPTConfig) -> ParameterCount:
+    """Count the parameters of a configuration, part by part.
+
+    - Embeddings: vocab_size vectors of d_model; `positions == "learned"` has one more for each of context_length positions.
+    - Attention, in each of num_layers blocks: queries and output are matrices of d_model by num_heads · head_size, keys
+      and values of d_model by kv_heads · head_size. (`config.head_size` and `config.kv_heads` are worked out for you.)
+    - Feed-forward, in each block: d_model by feed_forward_width and back; `feed_forward == "swiglu"` has a third matrix,
+      the gate. (`config.feed_forward_width` is worked out.)
+    - Norms: two in each block, and one at the end if `norm_position == "pre"`. A norm has d_model weights, and a layer
+      norm (`norm == "layernorm"`) d_model biases besides, if `config.bias`. If `qk_norm_weight`, each block has two more
+      norms, of head_size weights without a bias, for queries and keys.
+    - Head: vocab_size by d_model; none if `tie_embeddings`.
+
+    If `config.bias`, every matrix of attention and feed-forward has a bias, as many numbers as the matrix has outputs.
+
+    Args:
+        config: with `vocab_size` set.
+
+    Returns:
+        ParameterCount(embeddings, attention, feed_forward, norms, head).
+    """
+    raise NotImplementedError("Exercise 3.6: count, part by part")
+
+
+# === Above: what the learner gets. Below: how it is graded, with hints and wrong answers. ===
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from learn.exercise import Case, Exercise, Mistake
+from transformer.model_summary import count_parameters as _reference
+from transformer.presets import preset
+
+
+def cases() -> Iterator[Case]:
+    """Small models that differ in one part; GPT-2."""
+    plain = GPTConfig(vocab_size=100, context_length=16, num_layers=2, num_heads=4, d_model=32)
+    for what, changes in (
+        ("RMSNorm, SwiGLU, rotary, no biases, tied", {}),
+        ("grouped heads: 2 key-value heads for 4", {"num_kv_heads": 2}),
+        ("a head of its own, not tied", {"tie_embeddings": False}),
+        ("GELU in place of SwiGLU", {"feed_forward": "gelu"}),
+        ("learned positions", {"positions": "learned"}),
+        ("heads of 16, which is not d_model / num_heads", {"head_dim": 16}),
+        ("biases and layer norm", {"bias": True, "norm": "layernorm", "feed_forward": "gelu"}),
+        ("biases with SwiGLU and grouped heads", {"bias": True, "num_kv_heads": 2}),
+        ("post-norm: no norm at the end", {"norm_position": "post"}),
+        ("learned norms of queries and keys", {"qk_norm": True, "qk_norm_weight": True}),
+    ):
+        yield Case(what, [dataclasses.replace(plain, **changes)])
+    yield Case("GPT-2 with 124 million", [preset("gpt2_124m")])
+
+
+def _mistaken(**forgotten: Any) -> Callable[..., Any]:
+    """The count of a configuration in which something was not looked at."""
+
+    def count_parameters(config: GPTConfig) -> ParameterCount:
+        return _reference(dataclasses.replace(config, **forgotten))
+
+    return count_parameters
+
+
+def _one_layer(config: GPTConfig) -> ParameterCount:
+    return _reference(dataclasses.replace(config, num_layers=1))
+
+
+EXERCISE = Exercise(
+    stub=count_parameters,
+    reference="transformer.model_summary:count_parameters",
+    cases=cases,
+    hints=(
+        "Take the parts one by one, and begin without biases. The questions change one setting at a time.",
+        "bias = int(config.bias) makes a factor of it: the biases of attention are bias * (width + 2 * kv_width + d_model) "
+        "a block, with width = num_heads * head_size.",
+        "attention = layers * (2 * d * width + 2 * d * kv_width + bias * (width + 2 * kv_width + d)); feed_forward = layers "
+        "* ((ways_up + 1) * d * inner + bias * (ways_up * inner + d)) with ways_up 2 for swiglu, otherwise 1.",
+    ),
+    mistakes=(
+        Mistake(_one_layer, "attention, feed-forward and norms are in each of num_layers blocks"),
+        Mistake(
+            _mistaken(num_kv_heads=None),
+            "keys and values are kv_heads · head_size wide, which may be less than the queries",
+        ),
+        Mistake(_mistaken(tie_embeddings=True), "a head that is not tied has vocab_size · d_model parameters"),
+        Mistake(_mistaken(feed_forward="swiglu", d_ff=None), "only SwiGLU has a third matrix"),
+        Mistake(_mistaken(positions="rope"), "learned positions are parameters, context_length · d_model"),
+        Mistake(_mistaken(head_dim=None), "the projections are num_heads · head_size wide, which need not be d_model"),
+        Mistake(_mistaken(bias=False), "the biases are missing"),
+        Mistake(_mistaken(norm_position="pre"), "post-norm models have no norm at the end"),
+        Mistake(_mistaken(qk_norm_weight=False), "the learned norms of queries and keys are missing"),
+    ),
+)

@@ -1,0 +1,94 @@
+"""Exercise 3.1: RMSNorm."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from transformer.layers import RMSNorm
+
+
+def forward(self: RMSNorm, x: Tensor) -> Tensor:
+    """x / sqrt(mean(x²) + eps) · weight, each vector for itself (Zhang & Sennrich, 2019).
+
+    Args:
+        self: the layer. `self.weight` is (d_model,) or None for no weight; `self.eps` is a number.
+        x: (..., d_model).
+
+    Returns:
+        The shape and the type of `x`. (Under autocast the weight is float32 where x is bfloat16: convert the weight.)
+    """
+    raise NotImplementedError("Exercise 3.1: divide by the root of the mean square")
+
+
+# === Above: what the learner gets. Below: how it is graded, with hints and wrong answers. ===
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch.nn.functional as F
+
+from learn.exercise import Case, Exercise, Mistake
+
+
+def cases() -> Iterator[Case]:
+    """A vector; a batch; a weight; none; tiny numbers; bfloat16. Expected is PyTorch's rms_norm."""
+
+    def question(what: str, x: Tensor, weight: bool = True, eps: float = 1e-5, tolerance: float = 1e-6) -> Case:
+        layer = RMSNorm(x.shape[-1], eps, weight)
+        if layer.weight is not None:
+            layer.weight.data = 1 + 0.1 * torch.arange(x.shape[-1])
+        scale = None if layer.weight is None else layer.weight.detach().to(x.dtype)
+        expected = F.rms_norm(x, (x.shape[-1],), scale, eps)
+        return Case(what, [layer, x], expected=expected, tolerance=tolerance, observe=lambda y, _: y.detach())
+
+    random = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0))
+    yield question("the vector (3, 4), without a weight", torch.tensor([3.0, 4.0]), weight=False)
+    yield question("the vector (3, 4), with a weight of (1, 1.1)", torch.tensor([3.0, 4.0]))
+    yield question("a batch (2, 3, 4)", random)
+    yield question("numbers near 0.001, where eps counts", random / 1000, eps=1e-5)
+    yield question("bfloat16 in, bfloat16 out", random.bfloat16(), tolerance=2e-2)
+
+
+def _variant(self: RMSNorm, x: Tensor, **wrong: bool) -> Tensor:
+    if wrong.get("centred"):
+        x = x - x.mean(dim=-1, keepdim=True)
+    square = x.float().square()
+    size = square.sum(dim=-1, keepdim=True) if wrong.get("summed") else square.mean(dim=-1, keepdim=True)
+    if wrong.get("whole"):
+        size = square.mean()
+    root = size.sqrt() + self.eps if wrong.get("eps_outside") else (size + self.eps).sqrt()
+    y = x.float() / root
+    y = y if wrong.get("float32") else y.to(x.dtype)
+    return y if self.weight is None or wrong.get("no_weight") else y * self.weight.to(y.dtype)
+
+
+def _mistaken(name: str) -> Callable[..., Any]:
+    def forward(self: RMSNorm, x: Tensor) -> Tensor:
+        return _variant(self, x, **{name: True})
+
+    return forward
+
+
+EXERCISE = Exercise(
+    stub=forward,
+    reference="transformer.layers:RMSNorm.forward",
+    cases=cases,
+    in_place=True,
+    hints=(
+        "The mean is over the last axis alone, and must broadcast against x again.",
+        "x.square().mean(dim=-1, keepdim=True), plus eps, under the root. Then the weight, if there is one, in x's type.",
+        "y = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.eps); return y if self.weight is None else y * "
+        "self.weight.to(x.dtype).",
+    ),
+    mistakes=(
+        Mistake(
+            _mistaken("summed"), "divide by the root of the *mean* of the squares: this is the length of the vector"
+        ),
+        Mistake(_mistaken("centred"), "nothing is subtracted: RMSNorm is layer norm without the mean"),
+        Mistake(_mistaken("no_weight"), "the weight is missing"),
+        Mistake(_mistaken("whole"), "each vector is normalised for itself: the mean is over the last axis"),
+        Mistake(_mistaken("eps_outside"), "eps is added under the root"),
+        Mistake(_mistaken("float32"), "the output has the type of x"),
+    ),
+)

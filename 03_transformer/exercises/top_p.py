@@ -1,0 +1,90 @@
+"""Exercise 3.7: Nucleus sampling (top-p)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def keep_top_p(logits: Tensor, p: float) -> Tensor:
+    """Keep the smallest set of most likely tokens whose probability reaches p (Holtzman et al., 2020).
+
+    A token is kept if the tokens that are likelier than it have less than p together. So the most likely token always
+    stays, and the token that crosses p stays too.
+
+    Args:
+        logits: (..., vocab), in no order.
+        p: above 0; from 1 on all are kept.
+
+    Returns:
+        New logits, -inf where a token was dropped.
+
+    >>> keep_top_p(torch.tensor([0.1, 0.6, 0.3]).log(), 0.7).exp().round(decimals=1).tolist()
+    [0.0, 0.6..., 0.3...]
+    """
+    raise NotImplementedError("Exercise 3.7: keep the nucleus")
+
+
+# === Above: what the learner gets. Below: how it is graded, with hints and wrong answers. ===
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from learn.exercise import Case, Exercise, Mistake
+
+
+def cases() -> Iterator[Case]:
+    """In order; out of order; a small p; a batch; 1."""
+    yield Case("probabilities 0.5, 0.3, 0.15, 0.05 with p = 0.7", [torch.tensor([0.5, 0.3, 0.15, 0.05]).log(), 0.7])
+    yield Case("the same, out of order", [torch.tensor([0.05, 0.5, 0.15, 0.3]).log(), 0.7])
+    yield Case("p = 0.1, less than the most likely one alone", [torch.tensor([0.2, 0.5, 0.3]).log(), 0.1])
+    yield Case("p = 1", [torch.tensor([0.2, 0.5, 0.3]).log(), 1.0])
+    batch = torch.randn(3, 20, generator=torch.Generator().manual_seed(0))
+    yield Case("three rows of 20 logits, p = 0.9", [batch, 0.9])
+    yield Case("logits that do not sum to 1 as probabilities", [torch.tensor([5.0, 4.0, 6.0, 1.0]), 0.8])
+
+
+def _variant(logits: Tensor, p: float, **wrong: bool) -> Tensor:
+    if p >= 1.0:
+        return logits
+    ordered, indices = logits.sort(dim=-1, descending=not wrong.get("ascending"))
+    probabilities = ordered.exp() if wrong.get("not_normalised") else ordered.softmax(dim=-1)
+    total = probabilities.cumsum(dim=-1)
+    dropped = (total > p) if wrong.get("without_crossing") else (total - probabilities >= p)
+    if not wrong.get("not_unsorted"):
+        dropped = dropped.scatter(-1, indices, dropped)
+    if wrong.get("zero"):
+        return logits.masked_fill(dropped, 0.0)
+    return logits.masked_fill(dropped, -torch.inf)
+
+
+def _mistaken(name: str) -> Callable[..., Any]:
+    def keep_top_p(logits: Tensor, p: float) -> Tensor:
+        return _variant(logits, p, **{name: True})
+
+    return keep_top_p
+
+
+EXERCISE = Exercise(
+    stub=keep_top_p,
+    reference="transformer.logits_processors:keep_top_p",
+    cases=cases,
+    hints=(
+        "Sorted from most to least likely, the question is about sums of probabilities from the left.",
+        "cumsum is the sum up to and with a token; less the token's own probability it is the sum of the likelier ones. "
+        "Drop where that is >= p. Then carry the answer back to the places from before sorting.",
+        "ordered, indices = logits.sort(descending=True); q = ordered.softmax(-1); drop = q.cumsum(-1) - q >= p; "
+        "logits.masked_fill(drop.scatter(-1, indices, drop), -torch.inf).",
+    ),
+    mistakes=(
+        Mistake(
+            _mistaken("without_crossing"), "the token with which the sum crosses p stays: look at the sum before it"
+        ),
+        Mistake(_mistaken("ascending"), "sort from the most likely on: descending=True"),
+        Mistake(_mistaken("zero"), "a dropped token has the logit -inf; with 0 it can still be drawn"),
+        Mistake(
+            _mistaken("not_unsorted"), "what was found in the sorted order must be carried back to the original places"
+        ),
+        Mistake(_mistaken("not_normalised"), "logits become probabilities by a softmax, not by exp alone"),
+    ),
+)

@@ -1,0 +1,97 @@
+"""Exercise 4.4: Encode a pre-token, and quickly if it is long."""
+
+from __future__ import annotations
+
+from tokenizer.merging import Merger
+
+
+def merge(self: Merger, pre_token: bytes) -> list[int]:
+    """The tokens of one pre-token after all merges; see exercise 4.3 for which merge goes when.
+
+    To search the whole list again for each merge takes a time that grows with the square of the length. For words that is
+    quick. For the last question, a few thousand bytes without a space, it is slow but passes within the time limit, if a
+    step costs no more than one look at each pair. (The package keeps the possible places in a heap.)
+
+    Args:
+        self: `self._merged` maps a pair of tokens to the token it becomes.
+        pre_token: bytes; may be empty.
+    """
+    raise NotImplementedError("Exercise 4.4: merge until nothing can be merged")
+
+
+# === Above: what the learner gets. Below: how it is graded, with hints and wrong answers. ===
+
+from collections.abc import Iterator
+from itertools import pairwise
+
+from learn.exercise import Case, Exercise, Mistake
+
+# "hi", " hi", "aa", "aaaa", "bc", "ab"
+_MERGES = [(104, 105), (32, 256), (97, 97), (258, 258), (98, 99), (97, 98)]
+
+
+def cases() -> Iterator[Case]:
+    """Short ones; the order learned; repetitions; a long one."""
+    yield Case("nothing", [Merger(_MERGES), b""])
+    yield Case("' hihi'", [Merger(_MERGES), b" hihi"])
+    yield Case("'abc', where 'a' + 'bc' is a merge too", [Merger([*_MERGES, (97, 260)]), b"abc"])
+    yield Case("'abc', where it is not: 'bc' was learned before 'ab'", [Merger(_MERGES), b"abc"])
+    yield Case("'aaaaaaa'", [Merger(_MERGES), b"aaaaaaa"])
+    yield Case("2,000 bytes without a space", [Merger(_MERGES), b"abcaaabhiaab" * 166])
+
+
+def _longest_first(self: Merger, pre_token: bytes) -> list[int]:
+    spelled = {bytes([byte]): byte for byte in range(256)}
+    by_token = {byte: bytes([byte]) for byte in range(256)}
+    for (left, right), new in self._merged.items():
+        by_token[new] = by_token[left] + by_token[right]
+        spelled[by_token[new]] = new
+    tokens, start = [], 0
+    while start < len(pre_token):
+        end = max(e for e in range(start + 1, min(len(pre_token), start + 8) + 1) if pre_token[start:e] in spelled)
+        tokens.append(spelled[pre_token[start:end]])
+        start = end
+    return tokens
+
+
+def _left_to_right(self: Merger, pre_token: bytes) -> list[int]:
+    tokens: list[int] = []
+    for byte in pre_token:
+        tokens.append(byte)
+        while len(tokens) > 1 and (tokens[-2], tokens[-1]) in self._merged:
+            tokens[-2:] = [self._merged[tokens[-2], tokens[-1]]]
+    return tokens
+
+
+def _one_round(self: Merger, pre_token: bytes) -> list[int]:
+    tokens = list(pre_token)
+    for pair, new in self._merged.items():
+        if pair in pairwise(tokens):
+            at = next(i for i, found in enumerate(pairwise(tokens)) if found == pair)
+            tokens[at : at + 2] = [new]
+    return tokens
+
+
+EXERCISE = Exercise(
+    stub=merge,
+    reference="tokenizer.merging:Merger.merge",
+    cases=cases,
+    in_place=True,
+    hints=(
+        "The last list of exercise 4.3 is the answer, but most of the lists on the way need not be kept.",
+        "Keep beside the tokens a list of what each pair of neighbours would make (a very large number for no merge). Take "
+        "min of it; after a merge only the two entries beside it change.",
+        "made = [find(pair, BIG) for pair in pairwise(tokens)]; best = min(made); at = made.index(best); tokens[at:at + 2] "
+        "= [best]; del made[at]; look up made[at] and made[at - 1] again, where they exist.",
+    ),
+    mistakes=(
+        Mistake(
+            _longest_first,
+            "this takes the longest token that fits (WordPiece does so); BPE applies merges in the order learned",
+        ),
+        Mistake(
+            _left_to_right, "this merges as it reads; the merge that was learned first goes first, wherever it stands"
+        ),
+        Mistake(_one_round, "each merge is applied at one place only; go on until no pair of neighbours has a merge"),
+    ),
+)

@@ -1,0 +1,87 @@
+"""Exercise 4.7: WordPiece, the longest piece first."""
+
+from __future__ import annotations
+
+from tokenizer.wordpiece_tokenizer import CONTINUATION, UNKNOWN, WordPieceTokenizer
+
+
+def _encode_word(self: WordPieceTokenizer, word: str) -> list[int]:
+    """The ids of one word (Devlin et al., 2019).
+
+    The longest piece of the vocabulary that begins the word is taken, then the longest that goes on, and so on. Pieces
+    that go on are in the vocabulary with `CONTINUATION` ("##") before them. A word that cannot be put together so, or that
+    has more than 100 characters, is `UNKNOWN` ("[UNK]") as a whole.
+
+    Args:
+        self: `self._ids` maps each piece to its id; `self._special_ids[UNKNOWN]` is the id of the unknown word.
+        word: not empty.
+    """
+    raise NotImplementedError("Exercise 4.7: the longest piece first")
+
+
+# === Above: what the learner gets. Below: how it is graded, with hints and wrong answers. ===
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from learn.exercise import Case, Exercise, Mistake
+
+_PIECES = ["un", "##aff", "##able", "##ord", "able", "u", "##n", "a", "##b", "ab", "##c", "abcd", "##ble", "##a"]
+
+
+def cases() -> Iterator[Case]:
+    """Whole; in pieces; greedy; unknown; too long."""
+    tokenizer = WordPieceTokenizer(_PIECES)
+    yield Case("'able', a piece by itself", [tokenizer, "able"])
+    yield Case("'unaffordable'", [tokenizer, "unaffordable"])
+    yield Case("'abc': 'ab' is longer than 'a'", [tokenizer, "abc"])
+    yield Case("'unable': '##able' and not 'able'", [tokenizer, "unable"])
+    yield Case("'unx': the x is in no piece", [tokenizer, "unx"])
+    yield Case("101 times 'a'", [tokenizer, "a" * 101])
+
+
+def _encode(self: WordPieceTokenizer, word: str, **wrong: bool) -> list[int]:
+    unknown = [self._special_ids[UNKNOWN]]
+    if len(word) > 100 and not wrong.get("any_length"):
+        return unknown
+    ids: list[int] = []
+    start = 0
+    while start < len(word):
+        prefix = CONTINUATION if start and not wrong.get("no_prefix") else ""
+        ends = range(len(word), start, -1)
+        for end in reversed(ends) if wrong.get("shortest") else ends:
+            if prefix + word[start:end] in self._ids:
+                ids.append(self._ids[prefix + word[start:end]])
+                start = end
+                break
+        else:
+            return ids + unknown if wrong.get("partly") else unknown
+    return ids
+
+
+def _mistaken(name: str) -> Callable[..., Any]:
+    def _encode_word(self: WordPieceTokenizer, word: str) -> list[int]:
+        return _encode(self, word, **{name: True})
+
+    return _encode_word
+
+
+EXERCISE = Exercise(
+    stub=_encode_word,
+    reference="tokenizer.wordpiece_tokenizer:WordPieceTokenizer._encode_word",
+    cases=cases,
+    in_place=True,
+    hints=(
+        "Keep a start. From the whole rest of the word, make the candidate shorter until it is in the vocabulary.",
+        "The candidate is word[start:end], with '##' before it if start is above 0. Where no end works, the whole word is "
+        "unknown. Python's for … else says 'no break happened'.",
+        "while start < len(word): for end in range(len(word), start, -1): look up; append the id, start = end, break; else: "
+        "return [unknown].",
+    ),
+    mistakes=(
+        Mistake(_mistaken("shortest"), "the longest piece is tried first"),
+        Mistake(_mistaken("no_prefix"), "within a word, pieces are written with ## before them"),
+        Mistake(_mistaken("partly"), "a word that cannot be finished is unknown as a whole"),
+        Mistake(_mistaken("any_length"), "a word of more than 100 characters is unknown, as in BERT"),
+    ),
+)

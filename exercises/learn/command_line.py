@@ -1,0 +1,191 @@
+"""The command `learn`: start, check, hint, solution, status, run.
+
+learn start
+learn check 2.3
+learn run 05_training/train.py --config configs/small_gpt.yaml
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import runpy
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from learn.catalogue import Entry, LearnError, all_exercises, choose, choose_one
+from learn.grade import Grade
+from learn.grading_process import grade_apart
+from learn.learners_file import load_function
+from learn.reports import (
+    print_grade,
+    print_hints,
+    print_solution,
+    print_started,
+    print_status,
+    print_totals,
+    short,
+)
+from learn.substitution import CountedFunction, substitute
+from learn.workspace import Workspace
+
+
+def main(arguments: Sequence[str] | None = None, workspace: Workspace | None = None) -> int:
+    """Parse, do, and return the exit status: 0, or 1 where a checked exercise failed, 2 for a mistake in usage.
+
+    Args:
+        arguments: of the command line.
+        workspace: the learner's; by default the repository's.
+    """
+    options = _parser().parse_args(arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that lacks a sign must not end the command
+    console = Console()
+    workspace = workspace or Workspace()
+    try:
+        entries = all_exercises()
+        if options.command == "start":
+            print_started(console, workspace.start(entries), workspace)
+            console.print("Next: learn status", highlight=False)
+        elif options.command == "check":
+            return check(console, choose(entries, options.exercises), bool(options.exercises), workspace)
+        elif options.command == "hint":
+            hint(console, choose_one(entries, options.exercise), options.level, workspace)
+        elif options.command == "solution":
+            print_solution(console, choose_one(entries, options.exercise).load())
+        elif options.command == "run":
+            chosen = choose(entries, options.only.split(",") if options.only else [])
+            return run(console, chosen, options.script, options.arguments, workspace)
+        else:
+            print_status(console, entries, workspace)
+    except LearnError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="learn", description="The exercises of the nine stages.")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    commands.add_parser("start", help="put the exercises into workspace/; what you wrote stays")
+    check_parser = commands.add_parser("check", help="grade your files")
+    check_parser.add_argument("exercises", nargs="*", help="such as 2.3, or 2 for a stage; none for all")
+    hint_parser = commands.add_parser("hint", help="a hint; each call gives one more, of three")
+    hint_parser.add_argument("exercise", help="such as 2.3")
+    hint_parser.add_argument("level", nargs="?", type=int, choices=(1, 2, 3), help="up to which hint")
+    solution_parser = commands.add_parser("solution", help="show how the package does it")
+    solution_parser.add_argument("exercise", help="such as 2.3")
+    commands.add_parser("status", help="how far you are, and what to do next (also: just learn)")
+    run_parser = commands.add_parser("run", help="run a script of the project with your functions in place of its own")
+    run_parser.add_argument("--only", help="exercises to put in place, such as 3,5.1; by default all that passed")
+    run_parser.add_argument("script", type=Path, help="such as 05_training/train.py")
+    run_parser.add_argument("arguments", nargs=argparse.REMAINDER, help="of the script")
+    return parser
+
+
+def check(console: Console, entries: Sequence[Entry], named: bool, workspace: Workspace) -> int:
+    """Grade the learner's files. An exercise whose file is missing or as it was given is to do.
+
+    Args:
+        console: to print to.
+        entries: exercises to grade.
+        named: whether the user named them; otherwise those to do are only counted.
+        workspace: the learner's.
+
+    Returns:
+        1 where one failed, otherwise 0.
+
+    Raises:
+        LearnError: none of the files is there.
+    """
+    if not any(workspace.file_of(entry).exists() for entry in entries):
+        raise LearnError("your workspace has none of these exercises yet; begin with: learn start")
+    begun = [entry for entry in entries if workspace.standing(entry) != "to do"]
+    graded = grade_apart([(entry, workspace.file_of(entry)) for entry in begun])
+    grades = []
+    for entry in entries:
+        grade = Grade("to do")
+        if entry in begun:
+            _, grade = next(graded)
+            workspace.remember(entry, grade)
+        if named or entry in begun:
+            print_grade(console, entry, grade, workspace.file_of(entry))
+        grades.append(grade)
+    if len(entries) > 1:
+        print_totals(console, grades)
+    return int(any(grade.state == "failed" for grade in grades))
+
+
+def hint(console: Console, entry: Entry, level: int | None, workspace: Workspace) -> None:
+    """Show the hints up to a level, by default one more than last time."""
+    level = level or min(3, workspace.hint_level(entry) + 1)
+    print_hints(console, entry, entry.load(), level)
+    workspace.remember_hint(entry, max(level, workspace.hint_level(entry)))
+
+
+def run(console: Console, entries: Sequence[Entry], script: Path, arguments: list[str], workspace: Workspace) -> int:
+    """Run a script with the learner's functions that pass in place of the package's.
+
+    Args:
+        console: to say which.
+        entries: exercises to consider.
+        script: of the project.
+        arguments: of the script.
+        workspace: the learner's.
+
+    Returns:
+        The script's exit status.
+
+    Raises:
+        LearnError: there is no such script, or no exercise has passed.
+    """
+    if not script.is_file():
+        raise LearnError(f"there is no script {script}; name one such as 05_training/train.py")
+    changed = [entry for entry in entries if workspace.standing(entry) == "changed"]
+    for entry, grade in grade_apart([(entry, workspace.file_of(entry)) for entry in changed]):
+        workspace.remember(entry, grade)
+        print_grade(console, entry, grade, workspace.file_of(entry))
+    passed = [entry for entry in entries if workspace.standing(entry) == "passed"]
+    if not passed:
+        raise LearnError("none of your exercises has passed yet; see: learn status")
+    functions = {}
+    for entry in passed:
+        exercise = entry.load()
+        mine = CountedFunction(load_function(workspace.file_of(entry), exercise.stub.__name__))
+        substitute(exercise.resolve(), mine.function)
+        functions[entry] = mine
+    console.print(f"{short(script)} runs with your code for {len(passed)} exercises:", style="bold", highlight=False)
+    for entry in passed:
+        console.print(f"{entry.number:>5}  {entry.title}", highlight=False)
+    status = _run_script(script, arguments)
+    used = {entry: function.calls for entry, function in functions.items() if function.calls}
+    console.print(f"The run called {len(used)} of them:" if used else "The run called none of them.", style="bold")
+    for entry, calls in used.items():
+        console.print(f"{entry.number:>5}  {entry.title:<52} {calls:>11,} calls", highlight=False)
+    return status
+
+
+def _run_script(script: Path, arguments: list[str]) -> int:
+    """Like `python script arguments`, in this process."""
+    argv, path = sys.argv, list(sys.path)
+    sys.argv = [str(script), *arguments]
+    sys.path.insert(0, str(script.resolve().parent))
+    try:
+        runpy.run_path(str(script), run_name="__main__")
+    except SystemExit as end:
+        if isinstance(end.code, str):
+            print(end.code, file=sys.stderr)
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    finally:
+        sys.argv, sys.path[:] = argv, path
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,132 @@
+"""Where two values first differ, in words that help to find the reason."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence, Set
+from numbers import Number
+from typing import Any
+
+import numpy as np
+import torch
+
+_SHOWN = 12  # numbers of an array that is written out
+
+
+def first_difference(got: Any, expected: Any, tolerance: float = 0.0, where: str = "") -> str | None:
+    """What is different about `got`, or None where nothing is.
+
+    Args:
+        got: a number, text, array, tensor, dataclass, or lists, tuples, sets and dictionaries of such.
+        expected: what it should be.
+        tolerance: |got - expected| may be this, and as much again for each 1 in |expected|.
+        where: the place of both in a larger value, such as `[0]`.
+
+    >>> first_difference([1.0, 2.5], [1.0, 2.0])
+    'at [1]: 2.5, expected 2.0'
+    """
+    at = f"at {where}: " if where else ""
+    if isinstance(expected, (torch.Tensor, np.ndarray)):
+        return _array_difference(got, expected, tolerance, at)
+    if isinstance(expected, Mapping) and isinstance(got, Mapping):
+        missing = [key for key in expected if key not in got]
+        extra = [key for key in got if key not in expected]
+        if missing or extra:
+            return f"{at}missing: {_some(missing)}; not expected: {_some(extra)}"
+        return _first(first_difference(got[key], expected[key], tolerance, f"{where}[{key!r}]") for key in expected)
+    if dataclasses.is_dataclass(expected) and type(got) is type(expected):
+        names = [field.name for field in dataclasses.fields(expected)]
+        return _first(first_difference(getattr(got, n), getattr(expected, n), tolerance, f"{where}.{n}") for n in names)
+    if isinstance(expected, (list, tuple)):
+        if type(got) is not type(expected):
+            return f"{at}{_kind(got)}, expected {_kind(expected)}"
+        return _sequence_difference(got, expected, tolerance, where, at)
+    if isinstance(expected, Set) and isinstance(got, Set):
+        if got == expected:
+            return None
+        return f"{at}missing: {_some(sorted(expected - got))}; not expected: {_some(sorted(got - expected))}"
+    if isinstance(expected, (bool, np.bool_)) or not isinstance(expected, Number):
+        same = isinstance(got, (bool, np.bool_)) if isinstance(expected, (bool, np.bool_)) else True
+        return None if same and got == expected else f"{at}{show(got)}, expected {show(expected)}"
+    if not isinstance(got, Number) or isinstance(got, (bool, np.bool_)):
+        return f"{at}{_kind(got)}, expected a number: {show(expected)}"
+    close = bool(np.isclose(complex(got), complex(expected), rtol=tolerance, atol=tolerance, equal_nan=True))  # type: ignore[call-overload]
+    return None if close else f"{at}{show(got)}, expected {show(expected)}"
+
+
+def _sequence_difference(
+    got: Sequence[Any], expected: Sequence[Any], tolerance: float, where: str, at: str
+) -> str | None:
+    for index, (mine, theirs) in enumerate(zip(got, expected, strict=False)):
+        difference = first_difference(mine, theirs, tolerance, f"{where}[{index}]")
+        if difference is not None:
+            return difference
+    if len(got) != len(expected):
+        return f"{at}{len(got)} entries, expected {len(expected)}"
+    return None
+
+
+def _array_difference(got: Any, expected: torch.Tensor | np.ndarray, tolerance: float, at: str) -> str | None:
+    if not isinstance(got, type(expected)) and not (
+        isinstance(got, torch.Tensor) and isinstance(expected, torch.Tensor)
+    ):
+        return f"{at}{_kind(got)}, expected {_kind(expected)}"
+    if tuple(got.shape) != tuple(expected.shape):
+        return f"{at}shape {tuple(got.shape)}, expected {tuple(expected.shape)}"
+    if isinstance(got, torch.Tensor) and got.dtype != expected.dtype:
+        return f"{at}dtype {got.dtype}, expected {expected.dtype}"
+    mine, theirs = _to_numpy(got), _to_numpy(expected)
+    if mine.dtype.kind != theirs.dtype.kind and "f" in mine.dtype.kind + theirs.dtype.kind:
+        return f"{at}dtype {mine.dtype}, expected {theirs.dtype}"
+    wrong = ~np.isclose(
+        mine.astype(np.float64), theirs.astype(np.float64), rtol=tolerance, atol=tolerance, equal_nan=True
+    )
+    if not wrong.any():
+        return None
+    first = tuple(int(i) for i in np.argwhere(wrong)[0])
+    place = f"at [{', '.join(map(str, first))}]: " if first else ""
+    text = f"{at}{place}{show(mine[first].item())}, expected {show(theirs[first].item())}"
+    if mine.size > 1:
+        text += f"  ({int(wrong.sum())} of {mine.size} values differ)"
+    return text
+
+
+def _to_numpy(value: torch.Tensor | np.ndarray) -> np.ndarray:
+    if isinstance(value, np.ndarray):
+        return value
+    value = value.detach().cpu()
+    return value.float().numpy() if value.dtype == torch.bfloat16 else value.numpy()
+
+
+def _first(differences: Any) -> str | None:
+    return next((difference for difference in differences if difference is not None), None)
+
+
+def _some(items: Sequence[Any]) -> str:
+    return ", ".join(map(show, items[:4])) + (" …" if len(items) > 4 else "") if items else "nothing"
+
+
+def _kind(value: Any) -> str:
+    name = type(value).__name__
+    return f"{name} of shape {tuple(value.shape)}" if isinstance(value, (torch.Tensor, np.ndarray)) else name
+
+
+def show(value: Any) -> str:
+    """A value in at most a line: small ones written out, large arrays by their shape.
+
+    >>> show(torch.zeros(2, 2)), show(torch.zeros(20, 3))
+    ('[[0.0, 0.0], [0.0, 0.0]]', 'tensor of shape (20, 3)')
+    """
+    if isinstance(value, (torch.Tensor, np.ndarray)):
+        size = value.numel() if isinstance(value, torch.Tensor) else value.size
+        if size > _SHOWN:
+            return f"{'tensor' if isinstance(value, torch.Tensor) else 'array'} of shape {tuple(value.shape)}"
+        value = _to_numpy(value)
+        value = (value.round(4) if value.dtype.kind == "f" else value).tolist()
+    if isinstance(value, float):
+        return repr(float(f"{value:.6g}"))
+    if isinstance(value, (list, tuple)) and len(value) <= _SHOWN:
+        inside = ", ".join(show(item) for item in value)
+        return f"[{inside}]" if isinstance(value, list) else f"({inside}{',' * (len(value) == 1)})"
+    text = repr(value)
+    return text if len(text) <= 100 else text[:99] + "…"

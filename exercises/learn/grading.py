@@ -1,0 +1,172 @@
+"""Grade one function: ask it every question, and where it is wrong, find the mistake that it shares.
+
+A planted wrong answer that gives on the failed question just what the learner's function gave tells what was
+misunderstood. No error is raised for anything that the learner's code does.
+"""
+
+from __future__ import annotations
+
+import inspect
+import io
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext, redirect_stdout
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from attention.memory_meter import MemoryMeter
+from learn.comparison import first_difference, show
+from learn.exercise import Case, Exercise, FromReference
+from learn.grade import Grade
+from learn.learners_file import describe, load_function, own_line
+
+_PRINTED = 2000  # characters of the learner's own output that are kept
+
+
+@dataclass
+class _Outcome:
+    """What a function does with a question: a value or an error, and what it must not do besides."""
+
+    value: Any = None
+    error: BaseException | None = None
+    misdeed: str = ""
+
+    def same_as(self, other: _Outcome, tolerance: float) -> bool:
+        if self.error is not None or other.error is not None:
+            return repr(self.error) == repr(other.error)  # the same type and message
+        return self.misdeed == other.misdeed and first_difference(self.value, other.value, tolerance) is None
+
+
+def grade_file(exercise: Exercise, path: Path) -> Grade:
+    """Grade the function in a learner's file.
+
+    Args:
+        exercise: that it is to solve.
+        path: of the file.
+    """
+    printed = io.StringIO()
+    with redirect_stdout(printed):
+        try:
+            function = load_function(path, exercise.stub.__name__)
+        except (KeyboardInterrupt, GeneratorExit):
+            raise
+        except BaseException as error:
+            return Grade("failed", problem=describe(error), line=own_line(error, path))
+        grade = grade_function(exercise, function, path)
+    return replace(grade, printed=printed.getvalue()[:_PRINTED])
+
+
+def grade_function(exercise: Exercise, function: Callable[..., Any], path: Path | None = None) -> Grade:
+    """Grade a function.
+
+    Args:
+        exercise: that it is to solve.
+        function: the answer.
+        path: of the file it is in, to find the line of an exception.
+    """
+    total = sum(1 for _ in exercise.cases())
+    failure = _first_failure(exercise, function)
+    if failure is None:
+        return Grade("passed", total, total)
+    error = failure.outcome.error
+    if isinstance(error, NotImplementedError) and str(error).startswith("Exercise "):
+        return Grade("to do", total=total)
+    return Grade(
+        "failed",
+        failure.index,
+        total,
+        failure.case.what,
+        _render_call(exercise.stub, failure.case),
+        failure.problem,
+        own_line(error, path) if error is not None and path is not None else "",
+        _likely_mistake(exercise, failure),
+    )
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """The first question that a function answers wrong."""
+
+    index: int
+    case: Case  # as it was asked
+    outcome: _Outcome
+    problem: str
+
+
+def _first_failure(exercise: Exercise, function: Callable[..., Any]) -> _Failure | None:
+    reference = exercise.resolve().function
+    # The arguments of the learner, of the reference, and for comparison: each call makes new ones.
+    for index, (case, again, pristine) in enumerate(
+        zip(exercise.cases(), exercise.cases(), exercise.cases(), strict=True)
+    ):
+        outcome = _ask(exercise, function, case, pristine)
+        expected = again.expected
+        if isinstance(expected, FromReference):
+            expected = _run(reference, again)
+        problem = None
+        if outcome.error is not None:
+            problem = describe(outcome.error)
+        elif (difference := first_difference(outcome.value, expected, case.tolerance)) is not None:
+            problem = difference
+        elif outcome.misdeed:
+            problem = outcome.misdeed
+        if problem is not None:
+            return _Failure(index, pristine, outcome, problem)
+    return None
+
+
+def _likely_mistake(exercise: Exercise, failure: _Failure) -> str:
+    """Explains the planted mistake that fails at the same question in the same way, if there is one."""
+    for mistake in exercise.mistakes:
+        same = _first_failure(exercise, mistake.function)
+        if same is None or same.index != failure.index:
+            continue
+        if failure.outcome.same_as(same.outcome, failure.case.tolerance):
+            return mistake.explanation
+    return ""
+
+
+def _run(function: Callable[..., Any], case: Case) -> Any:
+    torch.manual_seed(0)  # so that what draws, draws the same
+    result = function(*case.arguments, **case.keywords)
+    if isinstance(result, Iterator):
+        result = list(result)
+    return case.observe(result, case.arguments)
+
+
+def _ask(exercise: Exercise, function: Callable[..., Any], case: Case, pristine: Case) -> _Outcome:
+    try:
+        with MemoryMeter() if case.most_bytes is not None else nullcontext() as meter:
+            value = _run(function, case)
+    except (KeyboardInterrupt, GeneratorExit):
+        raise
+    except BaseException as error:  # also SystemExit: the learner's code must not end the grader
+        return _Outcome(error=error)
+    misdeed = "" if exercise.in_place else _changed_argument(exercise, case, pristine)
+    if meter is not None and meter.peak_bytes > (case.most_bytes or 0):
+        misdeed = f"more than {case.most_bytes:,} bytes of tensors are held at a time, the limit of this question"
+    return _Outcome(value, misdeed=misdeed)
+
+
+def _changed_argument(exercise: Exercise, case: Case, pristine: Case) -> str:
+    kinds = (torch.Tensor, np.ndarray, list, Mapping)
+    names = list(inspect.signature(exercise.stub).parameters)
+    for name, mine, before in zip(names, case.arguments, pristine.arguments, strict=False):
+        if isinstance(before, kinds) and first_difference(mine, before) is not None:
+            return f"the function changes its argument {name}, which belongs to the caller"
+    return ""
+
+
+def _render_call(stub: Callable[..., Any], case: Case) -> str:
+    """The call with the arguments by name: `causal_mask(num_queries=2, num_keys=4)`."""
+    bound = inspect.signature(stub).bind(*case.arguments, **case.keywords)
+    values: Sequence[str] = [f"{name}={_render(value)}" for name, value in bound.arguments.items()]
+    return f"{stub.__name__}({', '.join(values)})"
+
+
+def _render(value: Any) -> str:
+    text = show(value)
+    return f"<{type(value).__name__}>" if text.startswith("<") or "\n" in text or len(text) > 90 else text

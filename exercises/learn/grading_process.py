@@ -1,0 +1,111 @@
+"""Grade in a process of its own, so that an endless loop or a crash ends that process and not the command.
+
+The child is told on its command line what to grade, and prints a line of JSON when it begins with an exercise
+and one when it is done. The parent waits for each line, but not for ever.
+
+python -m learn.grading_process EXERCISE_FILE LEARNERS_FILE …
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO
+
+from learn.catalogue import Entry, all_exercises
+from learn.grade import Grade
+
+TIME_LIMIT = 30.0  # seconds for one exercise; the checks of a right answer take one or two
+START_LIMIT = 120.0  # for importing PyTorch and the package the first time, on a slow disk
+
+
+def grade_apart(tasks: Sequence[tuple[Entry, Path]], time_limit: float = TIME_LIMIT) -> Iterator[tuple[Entry, Grade]]:
+    """Grade learners' files one after the other, in another process.
+
+    Args:
+        tasks: exercises, each with the learner's file.
+        time_limit: seconds for each.
+
+    Yields:
+        Each exercise with its grade, in order.
+    """
+    left = list(tasks)
+    while left:
+        for grade in _grade_until_trouble(left, time_limit):
+            yield left.pop(0)[0], grade
+
+
+def _grade_until_trouble(tasks: Sequence[tuple[Entry, Path]], time_limit: float) -> Iterator[Grade]:
+    """Grades in order; after one that had to be stopped, no more."""
+    words = [str(word) for entry, path in tasks for word in (entry.path, path)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "learn.grading_process", *words],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        errors="replace",
+        env={**os.environ, "PYTHONIOENCODING": "utf-8", "PYTHONDONTWRITEBYTECODE": "1"},
+    )
+    assert process.stdout is not None and process.stderr is not None
+    lines: queue.Queue[str] = queue.Queue()
+    errors: list[str] = []
+    threading.Thread(target=_read, args=(process.stdout, lines), daemon=True).start()
+    threading.Thread(target=lambda stream: errors.extend(stream), args=(process.stderr,), daemon=True).start()
+    try:
+        for _ in tasks:
+            begun = False
+            while True:
+                try:
+                    line = lines.get(timeout=time_limit if begun else START_LIMIT)
+                except queue.Empty:
+                    yield Grade(
+                        "failed", problem=f"still not done after {time_limit:g} seconds: is there an endless loop?"
+                    )
+                    return
+                if not line:  # the process has ended by itself
+                    status = process.wait()
+                    last = errors[-1].strip() if errors else "it said nothing"
+                    yield Grade("failed", problem=f"Python itself ended with status {status}: {last}")
+                    return
+                message = json.loads(line)
+                if "begin" in message:
+                    begun = True
+                    continue
+                yield Grade(**message)
+                break
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _read(stream: IO[str], lines: queue.Queue[str]) -> None:
+    for line in stream:
+        lines.put(line)
+    lines.put("")
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Grade the files named in pairs: an exercise's, the learner's."""
+    from learn.grading import grade_file  # imports PyTorch, which the parent does not need
+
+    # Whatever else prints, prints elsewhere: the lines on this stream are ours.
+    out = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    entries = {str(entry.path): entry for entry in all_exercises()}
+    for exercise_path, learners_path in zip(arguments[0::2], arguments[1::2], strict=True):
+        exercise = entries[exercise_path].load()
+        exercise.resolve()  # imports the package, which is not part of the learner's time
+        print(json.dumps({"begin": exercise_path}), file=out, flush=True)
+        grade = grade_file(exercise, Path(learners_path))
+        print(json.dumps(grade.to_json()), file=out, flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,44 @@
+"""A learner's file: the function in it, and what to say when it raises an exception."""
+
+from __future__ import annotations
+
+import importlib.util
+import linecache
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def load_function(path: Path, name: str) -> Callable[..., Any]:
+    """The function of a name in a file.
+
+    Raises:
+        AttributeError: the file has no such function.
+        Exception: whatever the file raises.
+    """
+    spec = importlib.util.spec_from_file_location(f"workspace_{path.stem}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    linecache.checkcache(str(path))
+    spec.loader.exec_module(module)
+    function = vars(module).get(name)
+    if not callable(function):
+        raise AttributeError(f"{path.name} defines no function {name}")
+    return function
+
+
+def describe(error: BaseException) -> str:
+    """An exception in a line."""
+    if isinstance(error, SyntaxError):
+        return f"SyntaxError: {error.msg}"
+    message = " ".join(str(error).split())
+    return f"{type(error).__name__}: {message}" if message else type(error).__name__
+
+
+def own_line(error: BaseException, path: Path) -> str:
+    """The line of the learner's file where an exception was raised, or from where it was called for."""
+    if isinstance(error, SyntaxError) and error.filename == str(path):
+        return f"line {error.lineno}: {(error.text or '').strip()}"
+    own = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    return f"line {own[-1].lineno}: {own[-1].line}" if own else ""
