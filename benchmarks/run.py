@@ -19,6 +19,7 @@ import quantization_speed
 import tokenizer_speed
 import training_speed
 import transformers_training_speed
+from harness import Comparison
 from reporting import write_report
 
 COMPARISONS = {
@@ -40,11 +41,13 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results", help="folder for the report")
     options = parser.parse_args()
     console = Console()
-    results = []
+    results: list[Comparison] = []
+    report = ""
     for name in options.only or COMPARISONS:
         with console.status(f"Measuring {name} …"):
             results += COMPARISONS[name](options.quick)
-    console.print(write_report(options.output, results), markup=False, highlight=False, soft_wrap=True)
+        report = write_report(options.output, results)  # each time, so that an interruption leaves what there is
+    console.print(report, markup=False, highlight=False, soft_wrap=True)
     console.print(f"Written to {options.output}", highlight=False)
 
 

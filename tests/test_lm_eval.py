@@ -172,7 +172,7 @@ def test_the_command_runs_in_a_process_of_its_own(trained_run: Path, folder: Pat
     tasks = ["--tasks", "docs_last_word", "--include_path", str(folder / "theirs"), "--output_path", str(tmp_path)]
     environment = {**os.environ, "HF_DATASETS_OFFLINE": "1", "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(
-        [*command, "--model_args", f"checkpoint={trained_run},add_bos_token=False", "--device", "cpu", *tasks],
+        [*command, "--model_args", f"checkpoint={trained_run},add_bos_token=False", *tasks],
         cwd=root, env=environment, capture_output=True, encoding="utf-8", check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 from lm_eval.api.registry import register_model
@@ -36,7 +37,7 @@ class NullmLM(LM):  # type: ignore[misc]  # the harness has no types
 
     Args:
         checkpoint: folder of a run or of one checkpoint.
-        device: auto, cpu, cuda or mps.
+        device: auto, cpu, cuda or mps. The harness passes cuda:0 where nothing is said; without a GPU that is auto.
         precision: auto, float32 or bfloat16.
         add_bos_token: put `<|endoftext|>` before every context, as before every document in training. The harness's
             `hf` model has the same option, off for most models.
@@ -58,7 +59,10 @@ class NullmLM(LM):  # type: ignore[misc]  # the harness has no types
     ):
         super().__init__()
         del batch_size, max_batch_size
-        self._placement = choose_placement(device, precision)
+        kind = device.partition(":")[0]
+        self._placement = choose_placement(
+            "auto" if kind == "cuda" and not torch.cuda.is_available() else kind, precision
+        )
         loaded = load_for_inference(checkpoint, self._placement.device)
         self._model, self._tokenizer, self._add_bos_token = loaded.model, loaded.tokenizer, add_bos_token
         self._device = self._placement.device

@@ -28,7 +28,7 @@ from transformer.config import GPTConfig
 from transformer.model_summary import count_parameters, training_flops_per_token
 
 WIDTHS = (16, 32, 64, 96, 128)  # d_model; 2 layers of 4 heads each
-STEPS = (50, 100, 200, 400)
+STEPS = (40, 80, 160, 320)
 BATCH_SIZE, CONTEXT, VOCABULARY = 8, 128, 1024
 
 
@@ -39,7 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="Train models of five sizes on growing amounts of text and fit a scaling law. "
         "Finished runs are kept: the same command continues after an interruption.",
     )
-    parser.add_argument("--corpus", default="python_docs", help="python_docs, tiny_shakespeare, or a file or folder")
+    parser.add_argument(
+        "--corpus", default="tiny_shakespeare", help="python_docs, tiny_shakespeare, or a file or folder"
+    )
     parser.add_argument("--output", type=Path, default=Path("outputs/scaling"), help="folder for JSON and plot")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto")
     options = parser.parse_args(arguments)
