@@ -113,7 +113,7 @@ def test_speculative_greedy_tokens_are_the_plain_ones(style, draft):
     assert outputs == reference(model, prompts, parameters)
     assert sum(handle.stats.proposed_tokens for handle in handles) > 20
     if draft:
-        assert 0 < sum(handle.stats.accepted_tokens for handle in handles)
+        assert sum(handle.stats.accepted_tokens for handle in handles) > 0
     assert engine.stats().used_blocks == 0
 
 

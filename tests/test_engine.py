@@ -234,3 +234,9 @@ def test_the_given_model_is_left_as_it_was():
     assert model.state_dict().keys() == before.keys()
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_a_batch_may_be_larger_than_the_queue():
+    engine = small_engine(max_waiting=3)
+    prompts = [[i] for i in range(1, 11)]
+    assert engine.generate_batch(prompts, GREEDY) == [list(engine.generate_ids(prompt, GREEDY)) for prompt in prompts]

@@ -15,6 +15,7 @@ from __future__ import annotations
 import itertools
 import queue
 import threading
+from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
@@ -286,18 +287,12 @@ class Engine:
             parameters: one for all, or one for each.
         """
         each = [parameters] * len(prompts) if isinstance(parameters, SamplingParameters) else parameters
-        handles, outputs = list[RequestHandle](), list[list[int]]()
-
-        def collect() -> None:
-            outputs.append([event.token for event in handles[len(outputs)] if event.token is not None])
-
+        outputs, pending = list[list[int]](), deque[RequestHandle]()
         for prompt, one in zip(prompts, each, strict=True):
-            while len(handles) - len(outputs) >= self.settings.max_waiting:
-                collect()
-            handles.append(self.submit(prompt, one))
-        while len(outputs) < len(handles):
-            collect()
-        return outputs
+            if len(pending) == self.settings.max_waiting:
+                outputs.append(pending.popleft().tokens())
+            pending.append(self.submit(prompt, one))
+        return outputs + [handle.tokens() for handle in pending]
 
     def _submit_with(
         self, prompt_ids: Sequence[int], parameters: SamplingParameters, stats: GenerationStats | None

@@ -153,6 +153,10 @@ class RequestHandle:
         self.cancelled.set()
         self._engine.wake()
 
+    def tokens(self) -> list[int]:
+        """All tokens, when the last has come."""
+        return [event.token for event in self if event.token is not None]
+
     def __iter__(self) -> Iterator[TokenEvent]:
         """Events until the last; without a thread of the engine's own, this one does the computing.
 
