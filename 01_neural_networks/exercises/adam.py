@@ -40,19 +40,24 @@ import torch
 from learn.exercise import Case, Exercise, Mistake
 
 
-def _parameters_after(result: Any, arguments: Sequence[Any]) -> list[Array]:
+def _parameters_after(result: Any, arguments: Sequence[Any]) -> dict[str, list[Array]]:
     optimizer: Adam = arguments[0]
-    return optimizer.parameters  # flat views of the arrays
+    return {"parameters": optimizer.parameters, "means": optimizer.means, "squares": optimizer.squares}
 
 
-def _by_torch(start: list[Array], gradients: list[Array], settings: dict[str, Any], before: int) -> list[Array]:
+def _by_torch(start: list[Array], gradients: list[Array], settings: dict[str, Any], before: int) -> dict[str, list[Array]]:
     parameters = [torch.tensor(array, requires_grad=True) for array in start]
     optimizer = torch.optim.Adam(parameters, **settings)
     for _ in range(before + 1):
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = torch.tensor(gradient)
         optimizer.step()
-    return [parameter.detach().numpy().reshape(-1) for parameter in parameters]
+    states = [optimizer.state[parameter] for parameter in parameters]
+    return {
+        "parameters": [parameter.detach().numpy().reshape(-1) for parameter in parameters],
+        "means": [state["exp_avg"].numpy().reshape(-1) for state in states],
+        "squares": [state["exp_avg_sq"].numpy().reshape(-1) for state in states],
+    }
 
 
 def cases() -> Iterator[Case]:
@@ -77,12 +82,14 @@ def cases() -> Iterator[Case]:
 
 def _variant(
     self: Adam, gradients: Sequence[Array], corrected: bool = True, counted: bool = True, root: bool = True,
-    eps_inside: bool = False,
+    eps_inside: bool = False, kept: bool = True,
 ) -> None:  # fmt: skip
     self.steps += counted
     beta1, beta2 = self.betas
     for parameter, gradient, m, v in zip(self.parameters, gradients, self.means, self.squares, strict=True):
         g = gradient.reshape(-1)
+        if not kept:
+            m, v = m.copy(), v.copy()
         m[:] = beta1 * m + (1 - beta1) * g
         v[:] = beta2 * v + (1 - beta2) * g * g
         with np.errstate(all="ignore"):
@@ -108,6 +115,10 @@ def _eps_inside(self: Adam, gradients: Sequence[Array]) -> None:
     _variant(self, gradients, eps_inside=True)
 
 
+def _not_kept(self: Adam, gradients: Sequence[Array]) -> None:
+    _variant(self, gradients, kept=False)
+
+
 def _rebound(self: Adam, gradients: Sequence[Array]) -> None:
     """Computes a new array, which nobody sees."""
 
@@ -129,6 +140,7 @@ EXERCISE = Exercise(
         Mistake(_not_counted, "the step is not counted, or too late: t is 1 at the first step"),
         Mistake(_no_root, "the mean is divided by the square root of the mean square"),
         Mistake(_eps_inside, "ε is added to the root, not under it"),
+        Mistake(_not_kept, "the new means and squares are not written into self.means and self.squares, and are lost"),
         Mistake(_rebound, "the parameters have not changed: write into the arrays, as with parameter -= …"),
     ),
 )

@@ -1,0 +1,153 @@
+"""Exercise 5.2: The loss without all the logits."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from training.loss import IGNORED, cross_entropy
+
+
+def linear_cross_entropy(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    softcap: float | None = None,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+) -> Tensor:
+    """Mean cross-entropy of hidden @ weight.T over the tokens that are not ignored, differentiable.
+
+    For 8 × 1,024 tokens and 50,257 ids, the logits are 1.6 GB, and their gradient as much. But tokens have nothing to do
+    with one another: take a chunk of them at a time (512, say), and let its logits be made again in the backward pass:
+    `torch.utils.checkpoint.checkpoint(function, *arguments, use_reentrant=False)` calls a function, forgets what is inside,
+    and calls it again when gradients are wanted. `cross_entropy` of exercise 5.1 gives the loss of each token.
+
+    (The package goes further and computes each chunk's gradient by hand while its logits are at hand.)
+
+    Args:
+        hidden: (..., d_model), what the model's head reads.
+        weight: (vocab, d_model), the head.
+        targets: (...) int64, IGNORED where nothing is to be predicted.
+        softcap: if given, logits become softcap · tanh(logits / softcap).
+        label_smoothing: of `cross_entropy`.
+        z_loss: of `cross_entropy`.
+
+    Returns:
+        A scalar float32; 0 where every token is ignored.
+    """
+    raise NotImplementedError("Exercise 5.2: a chunk of tokens at a time")
+
+
+# === Above: what the learner gets. Below: how it is graded, with hints and wrong answers. ===
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from torch.utils.checkpoint import checkpoint
+
+from learn.exercise import Case, Exercise, Mistake
+
+
+def _loss_and_gradients(result: Any, arguments: Sequence[Any]) -> dict[str, Any]:
+    result.backward()
+    return {"loss": result.detach(), "gradient of hidden": arguments[0].grad, "gradient of weight": arguments[1].grad}
+
+
+def cases() -> Iterator[Case]:
+    """A few tokens; a batch; ignored; softcap; everything ignored; many tokens, with memory counted."""
+
+    def question(
+        what: str, shape: tuple[int, ...], vocab: int, *rest: Any, ignore: str = "", most: int | None = None
+    ) -> Case:
+        generator = torch.Generator().manual_seed(0)
+        hidden = torch.randn(*shape, 8, generator=generator).requires_grad_()
+        weight = torch.randn(vocab, 8, generator=generator).requires_grad_()
+        targets = torch.randint(vocab, shape, generator=generator)
+        if ignore:
+            targets.view(-1)[: None if ignore == "all" else 2] = IGNORED
+        observe = _loss_and_gradients if most is None else (lambda loss, _: loss.detach())
+        return Case(what, [hidden, weight, targets, *rest], tolerance=1e-5, observe=observe, most_bytes=most)
+
+    yield question("three tokens", (3,), 10)
+    yield question("a batch of two sequences of three", (2, 3), 10)
+    yield question("700 tokens: more than one chunk, the last one shorter", (700,), 10)
+    yield question("two of six ignored", (6,), 10, ignore="first")
+    yield question("a softcap of 2", (5,), 10, 2.0)
+    yield question("label smoothing and z-loss", (5,), 10, None, 0.1, 0.01)
+    yield question("every token ignored", (3,), 10, ignore="all")
+    # All logits: 4,096 · 512 numbers of 4 bytes, 8 MiB.
+    yield question("4,096 tokens, 512 ids, memory counted", (4096,), 512, most=6 << 20)
+
+
+def _loss(
+    hidden: Tensor, weight: Tensor, targets: Tensor, softcap: float | None, smoothing: float, z: float, **wrong: Any
+) -> Tensor:
+    hidden, targets = hidden.flatten(0, -2), targets.flatten()
+    size = wrong.get("size", 512)
+
+    def chunk_loss(h: Tensor, t: Tensor) -> Tensor:
+        logits = h @ weight.T
+        if softcap is not None and not wrong.get("no_softcap"):
+            logits = softcap * (logits / softcap).tanh()
+        losses = cross_entropy(logits, t, smoothing, z)
+        return losses.mean() if wrong.get("mean_of_means") else losses.sum()
+
+    starts = range(
+        0,
+        len(targets) - len(targets) % size if wrong.get("rest_dropped") and len(targets) > size else len(targets),
+        size,
+    )
+    parts = []
+    for start in starts:
+        arguments = hidden[start : start + size], targets[start : start + size]
+        kept = wrong.get("kept")
+        parts.append(chunk_loss(*arguments) if kept else checkpoint(chunk_loss, *arguments, use_reentrant=False))
+    total = torch.stack(parts).sum()
+    if wrong.get("mean_of_means"):
+        return total / len(parts)
+    count = torch.tensor(len(targets)) if wrong.get("all_counted") else (targets != IGNORED).sum()
+    return total / (count if wrong.get("empty") else count.clamp(min=1))
+
+
+def _mistaken(**wrong: Any) -> Callable[..., Any]:
+    def linear_cross_entropy(
+        hidden: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        softcap: float | None = None,
+        label_smoothing: float = 0.0,
+        z_loss: float = 0.0,
+    ) -> Tensor:
+        return _loss(hidden, weight, targets, softcap, label_smoothing, z_loss, **wrong)
+
+    return linear_cross_entropy
+
+
+_TOO_MUCH = "all logits are held at a time: take a chunk of tokens, and call it by checkpoint, which forgets them"
+
+EXERCISE = Exercise(
+    stub=linear_cross_entropy,
+    reference="training.loss:linear_cross_entropy",
+    cases=cases,
+    in_place=True,  # gradients are left in the tensors
+    hints=(
+        "First flatten: hidden to (tokens, d_model), targets to (tokens,). Write it with all logits at once, and cut later.",
+        "A function that takes a chunk of hidden and targets and returns the *sum* of their losses; call it by checkpoint for "
+        "each chunk; add up; divide once, by the number of targets that are not IGNORED, at least 1.",
+        "total = sum(checkpoint(chunk_loss, hidden[s:s + 512], targets[s:s + 512], use_reentrant=False) for s in range(0, "
+        "len(targets), 512)); return total / (targets != IGNORED).sum().clamp(min=1).",
+    ),
+    mistakes=(
+        Mistake(_mistaken(all_counted=True), "the mean is over the tokens that are not ignored"),
+        Mistake(
+            _mistaken(mean_of_means=True, size=512),
+            "a mean of the chunks' means is wrong where chunks differ in length or in ignored tokens",
+        ),
+        Mistake(_mistaken(rest_dropped=True), "the last chunk may be shorter; its tokens count too"),
+        Mistake(_mistaken(no_softcap=True), "the softcap is not applied"),
+        Mistake(_mistaken(empty=True), "with every token ignored this divides by 0: clamp the count to at least 1"),
+        Mistake(_mistaken(kept=True), _TOO_MUCH),
+        Mistake(_mistaken(size=1 << 20), _TOO_MUCH),
+    ),
+)

@@ -1,0 +1,136 @@
+"""Exercise 5.4: Gradient clipping."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+
+def clip_gradients(parameters: Iterable[Tensor], max_norm: float) -> float:
+    """Scale all gradients by one factor so that their norm is at most `max_norm` (Pascanu et al., 2013).
+
+    The norm is the length of all gradients taken as one vector, in float32: the root of the sum of all squares. Where it is
+    larger than `max_norm`, every gradient is multiplied, in place, by max_norm / (norm + 1e-6).
+
+    Args:
+        parameters: whose gradients (`parameter.grad`) to scale; those that have None are left out. May be an iterator,
+            which can be gone through once.
+        max_norm: 0 leaves gradients as they are and only measures.
+
+    Returns:
+        The norm before, a float; inf or nan where a gradient is, and then nothing is scaled.
+    """
+    raise NotImplementedError("Exercise 5.4: one factor for all gradients")
+
+
+# === Above: what the learner gets. Below: how it is graded, with hints and wrong answers. ===
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from learn.exercise import Case, Exercise, Mistake
+
+
+class _Parameters(list[Tensor]):
+    """A list that can be gone through once, as `model.parameters()` can."""
+
+    def __init__(self, tensors: Sequence[Tensor]):
+        super().__init__(tensors)
+        self._gone = iter(list(tensors))
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return self._gone
+
+
+def _norm_and_gradients(result: Any, arguments: Sequence[Any]) -> dict[str, Any]:
+    parameters: list[Tensor] = arguments[0]
+    gradients = [parameters[i].grad for i in range(len(parameters))]
+    return {"norm": result, "gradients": gradients}
+
+
+def cases() -> Iterator[Case]:
+    """Long; short; two parameters; none; 0; inf; bfloat16."""
+
+    def question(
+        what: str, gradients: Sequence[list[float] | None], max_norm: float, dtype: torch.dtype = torch.float32
+    ) -> Case:
+        parameters = []
+        for numbers in gradients:
+            parameter = torch.zeros(len(numbers) if numbers else 1, dtype=dtype)
+            parameter.grad = None if numbers is None else torch.tensor(numbers, dtype=dtype)
+            parameters.append(parameter)
+        return Case(what, [_Parameters(parameters), max_norm], tolerance=1e-5, observe=_norm_and_gradients)
+
+    yield question("the gradient (3, 4) to a norm of 1", [[3.0, 4.0]], 1.0)
+    yield question("shorter than the limit", [[0.3, 0.4]], 1.0)
+    yield question("two parameters, taken as one vector", [[3.0], [4.0]], 1.0)
+    yield question("one of them without a gradient", [[3.0, 4.0], None], 2.0)
+    yield question("a limit of 0 only measures", [[3.0, 4.0]], 0.0)
+    yield question("a gradient that is infinite", [[3.0, float("inf")]], 1.0)
+
+
+def _clip(parameters: Iterable[Tensor], max_norm: float, **wrong: bool) -> float:
+    found = [p.grad for p in parameters if p.grad is not None]
+    if not found:
+        return 0.0
+    norms = [torch.linalg.vector_norm(g) for g in found]
+    norm = sum(norms).item() if wrong.get("norms_added") else torch.linalg.vector_norm(torch.stack(norms)).item()  # type: ignore[union-attr]
+    if wrong.get("one_by_one"):
+        for g in found:
+            g.mul_(min(1.0, max_norm / (g.norm().item() + 1e-6)) if max_norm else 1.0)
+        return norm
+    if wrong.get("by_value"):
+        for g in found:
+            g.clamp_(-max_norm, max_norm) if max_norm else None
+        return norm
+    if wrong.get("always") or (
+        (max_norm or wrong.get("zero")) and norm > max_norm and (norm < float("inf") or wrong.get("infinite"))
+    ):
+        for g in found:
+            g.mul_(max_norm / (norm + 1e-6))
+    return max_norm if wrong.get("norm_after") and norm > max_norm else norm
+
+
+def _mistaken(name: str) -> Callable[..., Any]:
+    def clip_gradients(parameters: Iterable[Tensor], max_norm: float) -> float:
+        return _clip(parameters, max_norm, **{name: True})
+
+    return clip_gradients
+
+
+def _twice(parameters: Iterable[Tensor], max_norm: float) -> float:
+    norm = torch.linalg.vector_norm(torch.stack([p.grad.norm() for p in parameters if p.grad is not None])).item()
+    for parameter in parameters:
+        if parameter.grad is not None and norm > max_norm:
+            parameter.grad.mul_(max_norm / (norm + 1e-6))
+    return norm
+
+
+EXERCISE = Exercise(
+    stub=clip_gradients,
+    reference="training.gradient_clipping:clip_gradients",
+    cases=cases,
+    in_place=True,
+    hints=(
+        "One norm for everything, then one factor for everything. Make a list of the parameters first.",
+        "The norm of the norms is the norm of the whole: torch.linalg.vector_norm(torch.stack([…])).",
+        "if max_norm and norm > max_norm and norm < float('inf'): for each gradient, grad.mul_(max_norm / (norm + 1e-6)).",
+    ),
+    mistakes=(
+        Mistake(_mistaken("by_value"), "this clips each number, which changes the direction: scale all by one factor"),
+        Mistake(_twice, "`parameters` may be an iterator, which is empty the second time: make a list of it first"),
+        Mistake(_mistaken("norm_after"), "the norm *before* clipping is returned"),
+        Mistake(_mistaken("always"), "gradients that are shorter than the limit stay as they are"),
+        Mistake(
+            _mistaken("norms_added"),
+            "the norm of the whole is the root of the sum of squares, not the sum of the norms",
+        ),
+        Mistake(
+            _mistaken("one_by_one"), "one norm and one factor for all parameters together, or the direction changes"
+        ),
+        Mistake(_mistaken("zero"), "a limit of 0 only measures"),
+        Mistake(_mistaken("infinite"), "where the norm is infinite nothing is scaled: the step will be skipped"),
+    ),
+)

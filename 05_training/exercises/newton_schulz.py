@@ -1,0 +1,123 @@
+"""Exercise 5.7: Newton–Schulz, the heart of Muon."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from training.muon import COEFFICIENTS, EPS, ROUNDS
+
+
+def orthogonalise(matrices: Tensor, rounds: int = ROUNDS) -> Tensor:
+    """The nearest orthogonal matrix, roughly, by matrix products alone (Jordan et al., 2024: Muon).
+
+    X₀ = M / ‖M‖, ‖M‖ being the root of the sum of the squares of all numbers of a matrix, at least EPS. Then `rounds` times
+
+        X ← a X + b (X Xᵀ) X + c (X Xᵀ)² X          a, b, c = COEFFICIENTS
+
+    which acts on each singular value s as a s + b s³ + c s⁵ and leaves the singular vectors alone.
+
+    A matrix with more rows than columns is transposed before and back afterwards, so that X Xᵀ is the smaller square.
+
+    Args:
+        matrices: (..., rows, columns); leading axes are separate matrices, each with its own norm.
+        rounds: how many.
+
+    Returns:
+        The same shape, bfloat16; compute in bfloat16.
+    """
+    raise NotImplementedError("Exercise 5.7: bring all singular values near one")
+
+
+# === Above: what the learner gets. Below: how it is graded, with hints and wrong answers. ===
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from learn.exercise import Case, Exercise, Mistake
+
+
+def _in_float32(result: Any, arguments: Any) -> dict[str, Any]:
+    return {"shape": tuple(result.shape), "dtype": str(result.dtype), "values": result.float()}
+
+
+def _exact(matrices: Tensor, rounds: int) -> Tensor:
+    """The polynomial applied to the singular values."""
+    u, s, v = torch.linalg.svd(matrices.bfloat16().double(), full_matrices=False)
+    s = s / s.norm(dim=-1, keepdim=True)
+    a, b, c = COEFFICIENTS
+    for _ in range(rounds):
+        s = a * s + b * s**3 + c * s**5
+    return (u * s[..., None, :] @ v).bfloat16()
+
+
+def cases() -> Iterator[Case]:
+    """One round; five; wide; tall; several. Expected is the polynomial of singular values."""
+    generator = torch.Generator().manual_seed(0)
+    for what, shape, rounds in (
+        ("a square matrix, one round", (4, 4), 1),
+        ("a square matrix, five rounds", (4, 4), 5),
+        ("a wide matrix, 3 × 8", (3, 8), 5),
+        ("a tall matrix, 8 × 3", (8, 3), 5),
+        ("two matrices of very different size", (2, 4, 6), 5),
+    ):
+        matrices = torch.randn(shape, generator=generator)
+        if len(shape) == 3:
+            matrices[0] *= 100
+        expected = _in_float32(_exact(matrices, rounds), None)
+        yield Case(what, [matrices, rounds], expected=expected, tolerance=0.06, observe=_in_float32)
+
+
+def _rounds(matrices: Tensor, rounds: int, **wrong: bool) -> Tensor:
+    a, b, c = COEFFICIENTS
+    x = matrices if wrong.get("float32") else matrices.bfloat16()
+    tall = x.shape[-2] > x.shape[-1]
+    x = x.mT if tall else x
+    if not wrong.get("not_normalised"):
+        norm = x.norm() if wrong.get("one_norm") else x.norm(dim=(-2, -1), keepdim=True)
+        if wrong.get("largest"):
+            norm = x.abs().amax(dim=(-2, -1), keepdim=True)
+        x = x / norm.clamp(min=EPS)
+    for _ in range(rounds):
+        gram = x @ x.mT
+        x = a * x + (b * gram + (0 if wrong.get("no_fifth") else c) * gram @ gram) @ x
+    return x.mT if tall and not wrong.get("not_turned_back") else x
+
+
+def _mistaken(name: str) -> Callable[..., Any]:
+    def orthogonalise(matrices: Tensor, rounds: int = ROUNDS) -> Tensor:
+        return _rounds(matrices, rounds, **{name: True})
+
+    return orthogonalise
+
+
+def _elementwise(matrices: Tensor, rounds: int = ROUNDS) -> Tensor:
+    a, b, c = COEFFICIENTS
+    x = matrices.bfloat16()
+    x = x / x.norm(dim=(-2, -1), keepdim=True)
+    for _ in range(rounds):
+        x = a * x + b * x**3 + c * x**5
+    return x
+
+
+EXERCISE = Exercise(
+    stub=orthogonalise,
+    reference="training.muon:orthogonalise",
+    cases=cases,
+    hints=(
+        "matrices.bfloat16() first; then transpose if tall, divide by the norm, go round, transpose back.",
+        ".mT transposes the last two axes. The norm of each matrix is x.norm(dim=(-2, -1), keepdim=True).",
+        "gram = x @ x.mT; x = a * x + (b * gram + c * gram @ gram) @ x, `rounds` times.",
+    ),
+    mistakes=(
+        Mistake(_elementwise, "the powers are of matrices, X Xᵀ X, not of single numbers"),
+        Mistake(
+            _mistaken("not_normalised"), "divide by the norm first: the polynomial needs singular values of at most 1"
+        ),
+        Mistake(_mistaken("largest"), "the norm is the root of the sum of all squares, not the largest number"),
+        Mistake(_mistaken("no_fifth"), "the term c (X Xᵀ)² X is missing"),
+        Mistake(_mistaken("float32"), "computed and returned in bfloat16, which is half the work"),
+        Mistake(_mistaken("not_turned_back"), "a tall matrix must be transposed back at the end"),
+        Mistake(_mistaken("one_norm"), "each matrix has its own norm: keep the leading axes apart"),
+    ),
+)

@@ -1,0 +1,106 @@
+"""Exercise 5.3: The learning rate over a run."""
+
+from __future__ import annotations
+
+import math
+
+from training.recipe_config import ScheduleConfig
+
+
+def learning_rate_factor(step: int, max_steps: int, config: ScheduleConfig) -> float:
+    """What to multiply the peak learning rate by.
+
+    Warm-up: (step + 1) / warmup_steps, so that the first step is not lost and the last step of the warm-up is at the peak.
+    After it, by `config.kind`:
+
+    - constant: 1.
+    - inverse_sqrt: sqrt(max(1, warmup_steps) / (step + 1)).
+    - linear: from 1 at the end of the warm-up down to final_fraction at max_steps, in a line.
+    - cosine: the same, along half a cosine: f + (1 - f) · (1 + cos(π progress)) / 2, f being final_fraction.
+    - wsd: 1 until the last decay_fraction of the run, round(max_steps · (1 - decay_fraction)), but not before the warm-up
+      ends; then down in a line as above.
+
+    Progress is (step - start of the decay) / (max_steps - start of the decay).
+
+    Args:
+        step: optimizer steps taken so far, from 0.
+        max_steps: steps of the run.
+        config: `kind`, `warmup_steps`, `final_fraction`, `decay_fraction`.
+
+    >>> [round(learning_rate_factor(s, 10, ScheduleConfig("linear", 2, 0.0)), 2) for s in (0, 1, 2, 6, 9)]
+    [0.5, 1.0, 1.0, 0.5, 0.12]
+    """
+    raise NotImplementedError("Exercise 5.3: up, then down along a curve")
+
+
+# === Above: what the learner gets. Below: how it is graded, with hints and wrong answers. ===
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from learn.exercise import Case, Exercise, Mistake
+from training.schedule import learning_rate_factor as _reference
+
+
+def cases() -> Iterator[Case]:
+    """Each kind, at its turning points."""
+    for kind, steps in (
+        ("cosine", (0, 1, 2, 5, 6, 9)),
+        ("linear", (0, 1, 2, 6, 9)),
+        ("constant", (0, 1, 2, 9)),
+        ("inverse_sqrt", (0, 1, 2, 7)),
+        ("wsd", (0, 2, 6, 7, 8, 9)),
+    ):
+        for step in steps:
+            yield Case(f"{kind}, step {step} of 10, warm-up of 2", [step, 10, ScheduleConfig(kind, 2, 0.1, 0.3)])  # type: ignore[arg-type]
+    yield Case("inverse_sqrt without a warm-up", [3, 10, ScheduleConfig("inverse_sqrt", 0)])
+    yield Case("wsd whose warm-up reaches into the decay", [8, 10, ScheduleConfig("wsd", 8, 0.0, 0.9)])
+
+
+def _variant(step: int, max_steps: int, config: ScheduleConfig, **wrong: bool) -> float:
+    if wrong.get("from_zero") and step < config.warmup_steps:
+        return step / config.warmup_steps
+    if wrong.get("warmup_in_progress") and step >= config.warmup_steps and config.kind == "cosine":
+        return 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * step / max_steps))
+    if wrong.get("to_zero"):
+        config = dataclasses.replace(config, final_fraction=0.0)
+    if wrong.get("whole_cosine") and config.kind == "cosine" and step >= config.warmup_steps:
+        progress = (step - config.warmup_steps) / (max_steps - config.warmup_steps)
+        return 0.1 + 0.9 * 0.5 * (1 + math.cos(2 * math.pi * progress))
+    if wrong.get("decay_from_warmup") and config.kind == "wsd":
+        config = dataclasses.replace(config, kind="linear")
+    if wrong.get("decay_before_warmup") and config.kind == "wsd" and config.warmup_steps == 8:
+        return 1 - (8 - 1) / (10 - 1)
+    return _reference(step, max_steps, config)
+
+
+def _mistaken(name: str) -> Callable[..., Any]:
+    def learning_rate_factor(step: int, max_steps: int, config: ScheduleConfig) -> float:
+        return _variant(step, max_steps, config, **{name: True})
+
+    return learning_rate_factor
+
+
+EXERCISE = Exercise(
+    stub=learning_rate_factor,
+    reference="training.schedule:learning_rate_factor",
+    cases=cases,
+    hints=(
+        "Deal with the warm-up first and return; then constant and inverse_sqrt. What is left has a start of the decay.",
+        "start is warmup_steps, for wsd max(warmup_steps, round(max_steps * (1 - decay_fraction))). Before it the factor is "
+        "1; after it progress goes from 0 to 1, and the curve from 1 to 0.",
+        "curve = 0.5 * (1 + math.cos(math.pi * progress)) if cosine else 1 - progress; return f + (1 - f) * curve.",
+    ),
+    mistakes=(
+        Mistake(_mistaken("from_zero"), "the first step would have the rate 0 and be lost: (step + 1) / warmup_steps"),
+        Mistake(
+            _mistaken("warmup_in_progress"),
+            "the decay begins where the warm-up ends; its steps are not part of the progress",
+        ),
+        Mistake(_mistaken("to_zero"), "the curve ends at final_fraction, not at 0"),
+        Mistake(_mistaken("whole_cosine"), "half a cosine, from 1 to -1: cos(π progress)"),
+        Mistake(_mistaken("decay_from_warmup"), "wsd stays at the peak until the last decay_fraction of the run"),
+        Mistake(_mistaken("decay_before_warmup"), "wsd's decay does not begin before the warm-up ends"),
+    ),
+)

@@ -1,0 +1,95 @@
+"""Exercise 5.1: Cross-entropy for training."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from training.loss import IGNORED
+
+
+def cross_entropy(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0, z_loss: float = 0.0) -> Tensor:
+    """Cross-entropy of each token, with the two additions that training uses.
+
+        lse  = ln Σ exp z
+        loss = lse - (1 - ε) z[target] - ε mean(z) + c · lse²
+
+    ε is label smoothing (Szegedy et al., 2016), c the weight of the z-loss, which keeps logits from drifting to sizes
+    that low precision cannot hold. With both 0 it is the plain cross-entropy.
+
+    Args:
+        logits: (tokens, vocab) z of any floating type; computed in float32, or in float64 if they are that.
+        targets: (tokens,) int64; IGNORED (-100) where nothing is to be predicted.
+        label_smoothing: ε.
+        z_loss: c.
+
+    Returns:
+        (tokens,) in nats, 0 where the target is IGNORED.
+    """
+    raise NotImplementedError("Exercise 5.1: a loss for each token")
+
+
+# === Above: what the learner gets. Below: how it is graded, with hints and wrong answers. ===
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from learn.exercise import Case, Exercise, Mistake
+
+
+def cases() -> Iterator[Case]:
+    """A guess; a batch; ignored; large; smoothing; z-loss; bfloat16."""
+    logits = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
+    targets = torch.tensor([0, 5, 2, 2])
+    yield Case("four equal logits: ln 4", [torch.zeros(1, 4), torch.tensor([3])])
+    yield Case("a batch of four", [logits.clone(), targets])
+    yield Case("one of them ignored", [logits.clone(), torch.tensor([0, IGNORED, 2, 2])])
+    yield Case("logits of ±1,000", [logits * 1000, targets], tolerance=1e-5)
+    yield Case("label smoothing of 0.1", [logits.clone(), targets, 0.1], tolerance=1e-5)
+    yield Case("a z-loss of 0.01", [3 + logits, targets, 0.0, 0.01], tolerance=1e-5)
+    yield Case("both, and an ignored target", [3 + logits, torch.tensor([0, IGNORED, 2, 2]), 0.1, 0.01], tolerance=1e-5)
+    yield Case("logits in bfloat16", [logits.bfloat16(), targets], tolerance=1e-4)
+
+
+def _loss(logits: Tensor, targets: Tensor, label_smoothing: float, z_loss: float, **wrong: bool) -> Tensor:
+    z = logits if logits.dtype == torch.float64 or wrong.get("low") else logits.float()
+    lse = z.exp().sum(dim=-1).log() if wrong.get("overflowing") else z.logsumexp(dim=-1)
+    at_target = z.gather(1, targets.clamp(min=0)[:, None])[:, 0]
+    spread = z.sum(dim=-1) if wrong.get("summed") else z.mean(dim=-1)
+    kept = 1.0 if wrong.get("not_taken_off") else 1 - label_smoothing
+    losses = lse - kept * at_target - label_smoothing * spread
+    losses = losses + z_loss * (lse if wrong.get("not_squared") else lse.square())
+    return losses if wrong.get("not_ignored") else losses * (targets != IGNORED)
+
+
+def _mistaken(name: str) -> Callable[..., Any]:
+    def cross_entropy(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0, z_loss: float = 0.0) -> Tensor:
+        return _loss(logits, targets, label_smoothing, z_loss, **{name: True})
+
+    return cross_entropy
+
+
+def _mean(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0, z_loss: float = 0.0) -> Tensor:
+    return _loss(logits, targets, label_smoothing, z_loss).mean()
+
+
+EXERCISE = Exercise(
+    stub=cross_entropy,
+    reference="training.loss:cross_entropy",
+    cases=cases,
+    hints=(
+        "The formula needs three numbers for each token: lse, the logit at the target, and the mean logit.",
+        "logits.logsumexp(dim=-1) does not overflow. logits.gather(1, targets[:, None])[:, 0] picks the targets'; -100 is no "
+        "index, so clamp the targets to 0 there and set the loss to 0 afterwards.",
+        "losses = lse - (1 - eps) * at_target - eps * z.mean(-1) + c * lse.square(); return losses * (targets != IGNORED).",
+    ),
+    mistakes=(
+        Mistake(_mean, "one loss for each token is asked for, not their mean"),
+        Mistake(_mistaken("not_ignored"), "where the target is IGNORED the loss is 0"),
+        Mistake(_mistaken("overflowing"), "exp overflows: use logsumexp, or take the largest logit out first"),
+        Mistake(_mistaken("summed"), "label smoothing spreads ε over the vocabulary: the mean logit, not the sum"),
+        Mistake(_mistaken("not_taken_off"), "what is spread is taken off the target: (1 - ε) z[target]"),
+        Mistake(_mistaken("not_squared"), "the z-loss is c · lse²"),
+        Mistake(_mistaken("low"), "bfloat16 has three digits: compute in float32"),
+    ),
+)

@@ -1,0 +1,95 @@
+"""Exercise 5.8: An average of the weights."""
+
+from __future__ import annotations
+
+import torch
+
+from training.weight_average import WeightAverage
+
+
+@torch.no_grad()
+def update(self: WeightAverage) -> None:
+    """a ← d a + (1 - d) θ, for every parameter, in place.
+
+    Args:
+        self: `self.parameters` maps names to parameters θ, `self.averages` maps the same names to tensors a; `self.decay`
+            is d.
+    """
+    raise NotImplementedError("Exercise 5.8: follow the weights by one step")
+
+
+# === Above: what the learner gets. Below: how it is graded, with hints and wrong answers. ===
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from torch import nn
+
+from learn.exercise import Case, Exercise, Mistake
+
+
+def _both(result: Any, arguments: Sequence[Any]) -> dict[str, Any]:
+    average: WeightAverage = arguments[0]
+    kept = {name: tensor.clone() for name, tensor in average.averages.items()}
+    # Another step of training must not change the average: it is a tensor of its own.
+    weights = {name: parameter.detach().clone() for name, parameter in average.parameters.items()}
+    for parameter in average.parameters.values():
+        parameter.data.add_(1.0)
+    return {"averages": kept, "weights": weights, "averages after the weights moved on": dict(average.averages)}
+
+
+def cases() -> Iterator[Case]:
+    """A decay of a half; of 0.9; twice."""
+    for what, decay, before in (("decay 0.5", 0.5, 0), ("decay 0.9", 0.9, 0), ("decay 0.9, the second update", 0.9, 1)):
+        torch.manual_seed(0)
+        model = nn.Linear(2, 2)
+        average = WeightAverage(model, decay)
+        model.weight.data.add_(2.0)
+        for _ in range(before):
+            average.update()
+            model.bias.data.sub_(1.0)
+        yield Case(what, [average], observe=_both)
+
+
+@torch.no_grad()
+def _exchanged(self: WeightAverage) -> None:
+    for name, parameter in self.parameters.items():
+        self.averages[name].lerp_(parameter, self.decay)
+
+
+@torch.no_grad()
+def _weights_changed(self: WeightAverage) -> None:
+    for name, parameter in self.parameters.items():
+        parameter.lerp_(self.averages[name], self.decay)
+        self.averages[name].copy_(parameter)
+
+
+@torch.no_grad()
+def _same_tensor(self: WeightAverage) -> None:
+    for name, parameter in self.parameters.items():
+        self.averages[name] = parameter.detach()
+
+
+@torch.no_grad()
+def _not_weighted(self: WeightAverage) -> None:
+    for name, parameter in self.parameters.items():
+        self.averages[name].mul_(self.decay).add_(parameter)
+
+
+EXERCISE = Exercise(
+    stub=update,
+    reference="training.weight_average:WeightAverage.update",
+    cases=cases,
+    in_place=True,
+    hints=(
+        "A loop over the names; each average moves a little towards its parameter.",
+        "a ← d a + (1 - d) θ is a + (1 - d)(θ - a). Write into the tensor: others hold it.",
+        "self.averages[name].lerp_(parameter, 1 - self.decay).",
+    ),
+    mistakes=(
+        Mistake(_exchanged, "the average keeps the share d, and takes 1 - d of the new weights"),
+        Mistake(_weights_changed, "the weights themselves must not change: training goes on with them"),
+        Mistake(_same_tensor, "the average must be a tensor of its own, which keeps its past"),
+        Mistake(_not_weighted, "the new weights count with 1 - d"),
+    ),
+)

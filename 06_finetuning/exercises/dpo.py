@@ -1,0 +1,122 @@
+"""Exercise 6.6: DPO and IPO."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from finetuning.preference_optimization import PreferenceConfig
+
+
+def preference_loss(
+    policy_chosen: Tensor,
+    policy_rejected: Tensor,
+    reference_chosen: Tensor,
+    reference_rejected: Tensor,
+    config: PreferenceConfig,
+) -> Tensor:
+    """The loss of direct preference optimization, the mean over pairs.
+
+        margin = [ln π(chosen) - ln π₀(chosen)] - [ln π(rejected) - ln π₀(rejected)]
+
+        dpo:  -(1 - ε) ln σ(β margin) - ε ln σ(-β margin)        (Rafailov et al., 2023; ε: label smoothing)
+        ipo:  (margin - 1 / (2 β))²                               (Azar et al., 2023)
+
+    Args:
+        policy_chosen: (pairs,) ln π of each better answer.
+        policy_rejected: (pairs,) ln π of the worse answers.
+        reference_chosen: (pairs,) ln π₀ of the better answers, π₀ being the model before training.
+        reference_rejected: (pairs,) ln π₀ of the worse answers.
+        config: `config.loss` is "dpo" or "ipo", `config.beta` is β, `config.label_smoothing` is ε.
+
+    Returns:
+        A scalar.
+    """
+    raise NotImplementedError("Exercise 6.6: prefer the better answer, measured from where the model began")
+
+
+# === Above: what the learner gets. Below: how it is graded, with hints and wrong answers. ===
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+from learn.exercise import Case, Exercise, Mistake
+
+
+def cases() -> Iterator[Case]:
+    """The beginning; moved; far; smoothing; ipo."""
+
+    def pairs(count: int, scale: float = 1.0) -> list[Tensor]:
+        generator = torch.Generator().manual_seed(0)
+        return [-scale * torch.rand(count, generator=generator, dtype=torch.float64) for _ in range(4)]
+
+    same = pairs(3)
+    yield Case("nothing has moved yet: ln 2", [*same[:2], *(x.clone() for x in same[:2]), PreferenceConfig()])
+    yield Case("one pair, β = 0.5", [*pairs(1), PreferenceConfig(beta=0.5)])
+    yield Case("five pairs", [*pairs(5, 20.0), PreferenceConfig(beta=0.3)])
+    yield Case("margins of several thousand", [*pairs(3, 9000.0), PreferenceConfig(beta=1.0)])
+    yield Case("label smoothing of 0.2", [*pairs(5, 20.0), PreferenceConfig(beta=0.3, label_smoothing=0.2)])
+    yield Case("ipo", [*pairs(5, 20.0), PreferenceConfig("ipo", beta=0.3)])
+
+
+def _loss(a: Tensor, b: Tensor, c: Tensor, d: Tensor, config: PreferenceConfig, **wrong: bool) -> Tensor:
+    margin = (a - c) - (b - d)
+    if wrong.get("no_reference"):
+        margin = a - b
+    if wrong.get("reference_added"):
+        margin = (a + c) - (b + d)
+    if wrong.get("exchanged"):
+        margin = -margin
+    if config.loss == "ipo" and not wrong.get("always_dpo"):
+        target = 1 / config.beta if wrong.get("twice_the_target") else 1 / (2 * config.beta)
+        return (margin - target).square().mean()
+    scaled = margin * (1.0 if wrong.get("no_beta") else config.beta)
+    smoothing = 0.0 if wrong.get("no_smoothing") else config.label_smoothing
+    if wrong.get("underflowing"):
+        return (-(1 - smoothing) * scaled.sigmoid().log() - smoothing * (-scaled).sigmoid().log()).mean()
+    return (-(1 - smoothing) * F.logsigmoid(scaled) - smoothing * F.logsigmoid(-scaled)).mean()
+
+
+def _mistaken(name: str) -> Callable[..., Any]:
+    def preference_loss(
+        policy_chosen: Tensor,
+        policy_rejected: Tensor,
+        reference_chosen: Tensor,
+        reference_rejected: Tensor,
+        config: PreferenceConfig,
+    ) -> Tensor:
+        arguments = (policy_chosen, policy_rejected, reference_chosen, reference_rejected, config)
+        return _loss(*arguments, **{name: True})
+
+    return preference_loss
+
+
+EXERCISE = Exercise(
+    stub=preference_loss,
+    reference="finetuning.preference_optimization:preference_loss",
+    cases=cases,
+    hints=(
+        "The margin first, for each pair. Everything else is a function of it.",
+        "ln σ is F.logsigmoid, which stays finite. β multiplies the margin inside it.",
+        "scaled = config.beta * margin; (-(1 - eps) * F.logsigmoid(scaled) - eps * F.logsigmoid(-scaled)).mean(); ipo: "
+        "(margin - 1 / (2 * config.beta)).square().mean().",
+    ),
+    mistakes=(
+        Mistake(_mistaken("no_reference"), "the margin is measured from the reference: subtract ln π₀ of each answer"),
+        Mistake(
+            _mistaken("reference_added"), "ln π₀ is subtracted: what counts is how much likelier an answer has become"
+        ),
+        Mistake(
+            _mistaken("exchanged"), "the margin is of the chosen answer over the rejected one: this is its negative"
+        ),
+        Mistake(_mistaken("no_beta"), "the margin is multiplied by β inside σ"),
+        Mistake(_mistaken("underflowing"), "σ underflows to 0 for large margins: use F.logsigmoid"),
+        Mistake(
+            _mistaken("no_smoothing"), "label smoothing takes a share ε of the preferences to be the wrong way round"
+        ),
+        Mistake(_mistaken("always_dpo"), "for ipo the loss is (margin - 1 / (2 β))²"),
+        Mistake(_mistaken("twice_the_target"), "the target of ipo is 1 / (2 β)"),
+    ),
+)

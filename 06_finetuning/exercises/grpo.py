@@ -1,0 +1,136 @@
+"""Exercise 6.8: The loss of GRPO."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from finetuning.policy_optimization import GRPOConfig
+
+
+def grpo_loss(
+    new: Tensor, old: Tensor, reference: Tensor, advantages: Tensor, counted: Tensor, config: GRPOConfig
+) -> Tensor:
+    """The clipped loss of policy optimization with a pull towards the reference (Shao et al., 2024).
+
+        ρ         = π / π_old = exp(new - old)
+        gain      = min(ρ A, clip(ρ, 1 - ε, 1 + ε) A)
+        divergence = π₀/π - ln(π₀/π) - 1,  with π₀/π = exp(reference - new)
+
+        loss = - mean over answers of the mean over an answer's tokens of (gain - β divergence)
+
+    Args:
+        new: (answers, time) log-probability of each token under the model.
+        old: the same when it was sampled.
+        reference: the same under the reference π₀.
+        advantages: (answers,) A.
+        counted: boolean (answers, time): the tokens of the answers; others do not count. An answer without any
+            counts 0.
+        config: `config.clip` is ε, `config.beta` is β.
+
+    Returns:
+        A scalar.
+    """
+    raise NotImplementedError("Exercise 6.8: gain, clip, divergence")
+
+
+# === Above: what the learner gets. Below: how it is graded, with hints and wrong answers. ===
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from learn.exercise import Case, Exercise, Mistake
+
+
+def cases() -> Iterator[Case]:
+    """Nothing moved; moved; far; divergence; unequal lengths; an empty answer."""
+    generator = torch.Generator().manual_seed(0)
+
+    def random(*shape: int) -> Tensor:
+        return -torch.rand(*shape, generator=generator, dtype=torch.float64)
+
+    everything = torch.ones(2, 3, dtype=torch.bool)
+    base = random(2, 3)
+    plain = GRPOConfig(beta=0.0)
+    advantages = torch.tensor([1.0, -0.7], dtype=torch.float64)
+    yield Case(
+        "nothing has moved: minus the mean advantage",
+        [base, base.clone(), base.clone(), advantages * 2 + 1, everything, plain],
+    )
+    yield Case("small moves", [base + 0.1, base.clone(), base.clone(), advantages, everything, plain])
+    far = base + torch.tensor([[0.5, -0.6, 0.1], [0.4, -0.5, 0.0]], dtype=torch.float64)
+    yield Case(
+        "moves beyond the clip, to either side", [far, base.clone(), base.clone(), advantages, everything, plain]
+    )
+    yield Case(
+        "the divergence, β = 0.5",
+        [base.clone(), base.clone(), random(2, 3), advantages, everything, GRPOConfig(beta=0.5)],
+    )
+    some = torch.tensor([[True, True, True], [True, False, False]])
+    yield Case(
+        "answers of three tokens and of one", [far, base.clone(), random(2, 3), advantages, some, GRPOConfig(beta=0.1)]
+    )
+    none = torch.tensor([[True, True, False], [False, False, False]])
+    yield Case("an answer without tokens", [far, base.clone(), base.clone(), advantages, none, plain])
+
+
+def _loss(
+    new: Tensor, old: Tensor, reference: Tensor, advantages: Tensor, counted: Tensor, config: GRPOConfig, **wrong: bool
+) -> Tensor:
+    ratio = (old - new if wrong.get("inverse_ratio") else new - old).exp()
+    advantage = advantages[:, None]
+    clipped = ratio.clamp(1 - config.clip, 1 + config.clip) * advantage
+    gain = torch.minimum(ratio * advantage, clipped)
+    if wrong.get("clip_only"):
+        gain = clipped
+    if wrong.get("not_clipped"):
+        gain = ratio * advantage
+    difference = reference - new if not wrong.get("divergence_reversed") else new - reference
+    divergence = difference.exp() - difference - 1
+    if wrong.get("plain_divergence"):
+        divergence = new - reference
+    beta = -config.beta if wrong.get("rewarded_divergence") else config.beta
+    per_token = (gain - beta * divergence) * counted
+    if wrong.get("over_all_tokens"):
+        return -per_token.sum() / counted.sum()
+    lengths = counted.sum(dim=1)
+    return -(per_token.sum(dim=1) / (lengths if wrong.get("empty") else lengths.clamp(min=1))).mean()
+
+
+def _mistaken(name: str) -> Callable[..., Any]:
+    def grpo_loss(
+        new: Tensor, old: Tensor, reference: Tensor, advantages: Tensor, counted: Tensor, config: GRPOConfig
+    ) -> Tensor:
+        return _loss(new, old, reference, advantages, counted, config, **{name: True})
+
+    return grpo_loss
+
+
+EXERCISE = Exercise(
+    stub=grpo_loss,
+    reference="finetuning.policy_optimization:grpo_loss",
+    cases=cases,
+    hints=(
+        "One number for each token, (answers, time), and only at the end the two means.",
+        "advantages[:, None] broadcasts over the tokens. The mean over an answer's tokens is the sum over those that count, "
+        "divided by their number (at least 1).",
+        "gain = torch.minimum(ratio * a, ratio.clamp(1 - eps, 1 + eps) * a); d = reference - new; per_token = (gain - beta * "
+        "(d.exp() - d - 1)) * counted; -(per_token.sum(1) / counted.sum(1).clamp(min=1)).mean().",
+    ),
+    mistakes=(
+        Mistake(_mistaken("inverse_ratio"), "ρ is new over old: exp(new - old)"),
+        Mistake(_mistaken("not_clipped"), "the ratio is not clipped: a step may move as far as it likes"),
+        Mistake(
+            _mistaken("clip_only"),
+            "the *smaller* of the clipped and the unclipped gain counts: moves in the wrong direction stay punished",
+        ),
+        Mistake(_mistaken("divergence_reversed"), "the divergence is of π₀/π: exp(reference - new)"),
+        Mistake(_mistaken("plain_divergence"), "ln π/π₀ alone may be negative; the estimate here never is"),
+        Mistake(_mistaken("rewarded_divergence"), "moving away from the reference is punished, not rewarded"),
+        Mistake(
+            _mistaken("over_all_tokens"),
+            "each answer counts the same: first the mean over its tokens, then over answers",
+        ),
+        Mistake(_mistaken("empty"), "an answer without tokens divides by 0: clamp the count to at least 1"),
+    ),
+)

@@ -1,0 +1,132 @@
+"""Exercise 6.3: The forward pass of LoRA."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from finetuning.lora import LoRAAdapter
+
+
+def forward(self: LoRAAdapter, x: Tensor, base: nn.Linear) -> Tensor:
+    """Output of a linear layer with its correction (Hu et al., 2021).
+
+        y = base(x) + s · dropout(x) Aᵀ Bᵀ
+
+    Multiply from the left: x Aᵀ has only `rank` numbers for each vector, where B A would be a full matrix.
+
+    With DoRA (Liu et al., 2024), the rows of the corrected weight W + s B A get lengths m of their own. The outputs
+    without the bias are multiplied by m / ‖W + s B A‖, one factor for each row, and the bias is added afterwards. The
+    norm is taken as a constant in the backward pass.
+
+    Args:
+        self: the adapter. `self.lora_a` is A (rank, in), `self.lora_b` is B (out, rank), `self.config.scale` is s;
+            `self.magnitude` is m (out,) for DoRA, otherwise None. Dropout is `F.dropout(x, self.config.dropout,
+            self.training)`. (With DoRA the package drops what goes into W as well; the questions on DoRA have no dropout.)
+        x: (..., in).
+        base: the frozen layer, with `weight` W (out, in) and `bias`, which may be None.
+
+    Returns:
+        (..., out).
+    """
+    raise NotImplementedError("Exercise 6.3: a layer and its correction")
+
+
+# === Above: what the learner gets. Below: how it is graded, with hints and wrong answers. ===
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+
+from finetuning.lora import LoRAConfig
+from learn.exercise import Case, Exercise, Mistake
+
+
+def _value_and_gradients(result: Any, arguments: Sequence[Any]) -> dict[str, Any]:
+    adapter: LoRAAdapter = arguments[0]
+    result.sin().sum().backward()
+    gradients = {f"gradient of {name}": parameter.grad for name, parameter in adapter.named_parameters()}
+    return {"output": result.detach(), **gradients}
+
+
+def cases() -> Iterator[Case]:
+    """A fresh adapter; a trained one; a batch; a bias; dropout; DoRA."""
+
+    def question(what: str, fresh: bool = False, bias: bool = False, training: bool = False, **settings: Any) -> Case:
+        torch.manual_seed(0)
+        base = nn.Linear(6, 4, bias=bias).double().requires_grad_(False)
+        adapter = LoRAAdapter(base, LoRAConfig(rank=2, **settings)).double().train(training)
+        if not fresh:
+            nn.init.normal_(adapter.lora_b)
+        if adapter.magnitude is not None:
+            adapter.magnitude.data *= torch.rand(4) + 0.5
+        x = torch.randn(2, 3, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        return Case(what, [adapter, x, base], observe=_value_and_gradients)
+
+    yield question("a fresh adapter, whose B is 0", fresh=True)
+    yield question("after some training, alpha 16 and rank 2")
+    yield question("alpha 3", alpha=3.0)
+    yield question("alpha 3, divided by the root of the rank", alpha=3.0, rank_stabilised=True)
+    yield question("a base with a bias", bias=True)
+    yield question("dropout of 0.5 while training", training=True, dropout=0.5)
+    yield question("DoRA", dora=True)
+    yield question("DoRA with a bias", dora=True, bias=True)
+
+
+def _forward(self: LoRAAdapter, x: Tensor, base: nn.Linear, **wrong: bool) -> Tensor:
+    dropped = x if wrong.get("no_dropout") else F.dropout(x, self.config.dropout, self.training)
+    scale = self.config.scale
+    if wrong.get("unscaled"):
+        scale = 1.0
+    if wrong.get("alpha_alone"):
+        scale = self.config.alpha
+    if wrong.get("over_rank"):
+        scale = self.config.alpha / self.config.rank
+    correction = scale * (dropped @ self.lora_a.T @ self.lora_b.T)
+    if self.magnitude is None or wrong.get("no_dora"):
+        kept = F.linear(dropped, base.weight, base.bias) if wrong.get("base_dropped") else base(x)
+        return kept + correction
+    lengths = (base.weight + scale * (self.lora_b @ self.lora_a)).norm(dim=1)
+    if not wrong.get("norm_differentiated"):
+        lengths = lengths.detach()
+    if wrong.get("bias_scaled"):
+        out: Tensor = self.magnitude / lengths * (base(x) + correction)
+        return out
+    out = self.magnitude / lengths * (F.linear(x, base.weight) + correction)
+    return out if base.bias is None else out + base.bias
+
+
+def _mistaken(name: str) -> Callable[..., Any]:
+    def forward(self: LoRAAdapter, x: Tensor, base: nn.Linear) -> Tensor:
+        return _forward(self, x, base, **{name: True})
+
+    return forward
+
+
+EXERCISE = Exercise(
+    stub=forward,
+    reference="finetuning.lora:LoRAAdapter.forward",
+    cases=cases,
+    in_place=True,
+    hints=(
+        "Write y = base(x) + correction first, and return it where self.magnitude is None. Six questions need no more.",
+        "The correction is s times dropped @ A.T @ B.T. For DoRA: lengths = (W + s B A).norm(dim=1).detach(); the factor "
+        "m / lengths multiplies F.linear(x, W) + correction, and the bias comes after.",
+        "correction = self.config.scale * (dropped @ self.lora_a.T @ self.lora_b.T), with dropped = F.dropout(x, "
+        "self.config.dropout, self.training).",
+    ),
+    mistakes=(
+        Mistake(_mistaken("unscaled"), "the correction is multiplied by s = self.config.scale"),
+        Mistake(_mistaken("alpha_alone"), "s is alpha / rank, so that the rank can be changed without a new alpha"),
+        Mistake(
+            _mistaken("over_rank"),
+            "s is alpha / sqrt(rank) where the adapter is rank-stabilised; self.config.scale knows",
+        ),
+        Mistake(_mistaken("no_dropout"), "the correction's input is dropped out while training"),
+        Mistake(_mistaken("base_dropped"), "only the correction sees dropout; the base layer reads x itself"),
+        Mistake(_mistaken("no_dora"), "where self.magnitude is not None, the rows get lengths of their own"),
+        Mistake(_mistaken("norm_differentiated"), "the norm is a constant in the backward pass: detach it"),
+        Mistake(_mistaken("bias_scaled"), "the factor does not act on the bias: add that last"),
+    ),
+)

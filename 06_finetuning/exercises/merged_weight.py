@@ -1,0 +1,91 @@
+"""Exercise 6.4: Merge a correction into the weights."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from finetuning.lora import LoRAAdapter
+
+
+def merged_weight(self: LoRAAdapter, base: nn.Linear) -> Tensor:
+    """W' = W + s · B A: after training, the correction costs nothing any more.
+
+    With DoRA each row is then given its length: row i of W' is mᵢ · (W + s B A)ᵢ / ‖(W + s B A)ᵢ‖.
+
+    Args:
+        self: the adapter; see exercise 6.3.
+        base: the layer, with `weight` W (out, in).
+
+    Returns:
+        (out, in).
+    """
+    raise NotImplementedError("Exercise 6.4: one matrix in place of three")
+
+
+# === Above: what the learner gets. Below: how it is graded, with hints and wrong answers. ===
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+from finetuning.lora import LoRAConfig
+from learn.exercise import Case, Exercise, Mistake
+
+
+def cases() -> Iterator[Case]:
+    """LoRA, LoRA of a square matrix, DoRA."""
+
+    def question(what: str, width: int = 6, **settings: Any) -> Case:
+        torch.manual_seed(0)
+        base = nn.Linear(width, 4, bias=False).double()
+        adapter = LoRAAdapter(base, LoRAConfig(rank=2, **settings)).double()
+        nn.init.normal_(adapter.lora_b)
+        if adapter.magnitude is not None:
+            adapter.magnitude.data *= torch.rand(4) + 0.5
+        return Case(what, [adapter, base], observe=lambda weight, _: weight.detach())
+
+    yield question("a 4 × 6 matrix")
+    yield question("a square matrix, alpha 1", width=4, alpha=1.0)
+    yield question("DoRA", dora=True)
+    yield question("DoRA of a square matrix", width=4, dora=True)
+
+
+def _merged(self: LoRAAdapter, base: nn.Linear, **wrong: bool) -> Tensor:
+    product = (self.lora_a.T @ self.lora_b.T) if wrong.get("transposed") else self.lora_b @ self.lora_a
+    weight = base.weight + (1.0 if wrong.get("unscaled") else self.config.scale) * product
+    if self.magnitude is None or wrong.get("no_dora"):
+        return weight
+    if wrong.get("columns"):
+        return weight * (self.magnitude / weight.norm(dim=0))
+    if wrong.get("not_divided"):
+        return weight * self.magnitude[:, None]
+    return weight * (self.magnitude / weight.norm(dim=1))[:, None]
+
+
+def _mistaken(name: str) -> Callable[..., Any]:
+    def merged_weight(self: LoRAAdapter, base: nn.Linear) -> Tensor:
+        return _merged(self, base, **{name: True})
+
+    return merged_weight
+
+
+EXERCISE = Exercise(
+    stub=merged_weight,
+    reference="finetuning.lora:LoRAAdapter.merged_weight",
+    cases=cases,
+    in_place=True,
+    hints=(
+        "B A has the shape of W: (out, rank) times (rank, in).",
+        "For DoRA divide each row by its length and multiply by its m: a factor for each row is a column, [:, None].",
+        "weight = base.weight + self.config.scale * (self.lora_b @ self.lora_a); DoRA: weight * (self.magnitude / "
+        "weight.norm(dim=1))[:, None].",
+    ),
+    mistakes=(
+        Mistake(_mistaken("unscaled"), "the correction is multiplied by s = self.config.scale"),
+        Mistake(_mistaken("transposed"), "the product is B A, (out, rank) times (rank, in), not Aᵀ Bᵀ"),
+        Mistake(_mistaken("no_dora"), "where self.magnitude is not None, the rows get lengths of their own"),
+        Mistake(_mistaken("not_divided"), "the rows must be brought to length 1 before they are given the length m"),
+        Mistake(_mistaken("columns"), "m has one length for each row of W, not for each column"),
+    ),
+)

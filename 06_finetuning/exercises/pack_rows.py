@@ -1,0 +1,109 @@
+"""Exercise 6.2: Pack conversations into rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from attention.masks import document_mask
+from finetuning.chat_format import EncodedConversation
+from training.batches import Batch
+from training.loss import IGNORED
+
+
+def pack_rows(rows: Sequence[Sequence[EncodedConversation]], context_length: int) -> Batch:
+    """The tensors of rows of conversations, each row several side by side.
+
+    A conversation of n tokens takes n - 1 places: at each, the model reads one token (`inputs`) and is to predict the next
+    (`targets`). Where the token to be predicted is not learned, the target is IGNORED. Positions begin at 0 in each
+    conversation, and no conversation sees another.
+
+    What is left of a row is padding: input 0, target IGNORED, position 0, a document of its own.
+
+    Args:
+        rows: for each row its conversations, with `ids` and `learned`; together they fit.
+        context_length: places in a row.
+
+    Returns:
+        Batch(tensors, weight). Tensors: `inputs`, `targets` and `positions`, all (rows, context_length) int64, and
+        `allowed`, the `document_mask` of the number of the conversation at each place (padding: -1). The weight is the
+        number of targets that are not IGNORED, a float.
+    """
+    raise NotImplementedError("Exercise 6.2: inputs, targets, positions, and who sees whom")
+
+
+# === Above: what the learner gets. Below: how it is graded, with hints and wrong answers. ===
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from learn.exercise import Case, Exercise, Mistake
+
+
+def cases() -> Iterator[Case]:
+    """One; padding; two in a row; two rows."""
+    first = EncodedConversation([5, 6, 7, 8, 9], [False, False, False, True, True])
+    second = EncodedConversation([1, 2, 3], [False, True, True])
+    yield Case("one conversation of five tokens in a row of four", [[[first]], 4])
+    yield Case("the same in a row of six: padding", [[[first]], 6])
+    yield Case("two in one row of eight", [[[first, second]], 8])
+    yield Case("two rows", [[[second], [second, first]], 7])
+
+
+def _pack(rows: Sequence[Sequence[EncodedConversation]], context_length: int, **wrong: bool) -> Batch:
+    inputs = torch.zeros(len(rows), context_length, dtype=torch.long)
+    targets = torch.full_like(inputs, IGNORED)
+    positions = torch.zeros_like(inputs)
+    documents = torch.full_like(inputs, -1)
+    for row, conversations in enumerate(rows):
+        start = 0
+        for number, conversation in enumerate(conversations):
+            ids, learned = torch.tensor(conversation.ids), torch.tensor(conversation.learned)
+            place = slice(start, start + len(ids) - 1)
+            inputs[row, place] = ids[:-1]
+            mask = learned[:-1] if wrong.get("unshifted_mask") else learned[1:]
+            following = ids[:-1] if wrong.get("unshifted") else ids[1:]
+            targets[row, place] = torch.where(mask, following, IGNORED)
+            positions[row, place] = torch.arange(len(ids) - 1) + (start if wrong.get("positions_go_on") else 0)
+            documents[row, place] = 0 if wrong.get("one_document") else number
+            start = place.stop
+    weight = float((targets != IGNORED).sum())
+    if wrong.get("weight_of_places"):
+        weight = float(targets.numel())
+    tensors = {"inputs": inputs, "targets": targets, "positions": positions, "allowed": document_mask(documents)}
+    return Batch(tensors, weight)
+
+
+def _mistaken(name: str) -> Callable[..., Any]:
+    def pack_rows(rows: Sequence[Sequence[EncodedConversation]], context_length: int) -> Batch:
+        return _pack(rows, context_length, **{name: True})
+
+    return pack_rows
+
+
+EXERCISE = Exercise(
+    stub=pack_rows,
+    reference="finetuning.conversation_batches:pack_rows",
+    cases=cases,
+    hints=(
+        "Make the four tensors full of padding first, then write each conversation into its stretch of a row.",
+        "A conversation goes to places start … start + n - 2: inputs are ids[:-1], targets are ids[1:] where learned[1:], "
+        "otherwise IGNORED, positions 0 … n - 2, documents the number of the conversation in the row.",
+        "place = slice(start, start + len(ids) - 1); inputs[row, place] = ids[:-1]; targets[row, place] = "
+        "torch.where(learned[1:], ids[1:], IGNORED); …; start = place.stop.",
+    ),
+    mistakes=(
+        Mistake(_mistaken("unshifted"), "the target is the next token, not the one that is read"),
+        Mistake(
+            _mistaken("unshifted_mask"),
+            "`learned` belongs to the token that is predicted, so it is shifted like the targets",
+        ),
+        Mistake(_mistaken("weight_of_places"), "the weight counts the targets that are learned, not the places"),
+        Mistake(_mistaken("positions_go_on"), "positions begin at 0 in each conversation"),
+        Mistake(
+            _mistaken("one_document"),
+            "conversations in one row must not see one another: number them for document_mask",
+        ),
+    ),
+)
