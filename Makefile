@@ -6,7 +6,7 @@ CONFIG ?= configs/small_gpt.yaml
 CHECKPOINT ?=
 ARGS ?=
 
-.PHONY: help setup docs train serve generate speedrun test soak-engine soak-checkpoints lint bench bench-quick clean
+.PHONY: help setup docs train serve generate speedrun test soak soak-engine soak-checkpoints lint bench bench-quick clean
 
 help: ## Show what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -40,6 +40,9 @@ speedrun: setup ## From nothing to a chat model with a report, in about 40 minut
 
 test: lint ## Everything that must pass
 	$(BIN)/python -m pytest -n auto $(ARGS)
+
+soak: setup ## The server under load and attack; nothing may be left over (three minutes)
+	$(BIN)/python tests/soak_server.py $(ARGS)
 
 soak-engine: setup ## 10,000 random schedules of the inference engine; no block may be lost (a quarter of an hour)
 	SCHEDULES=10000 $(BIN)/python -m pytest tests/test_random_schedules.py $(ARGS)

@@ -111,17 +111,21 @@ def serve(models: dict[str, ServedModel], **settings) -> Iterator[Served]:
 
 
 @contextlib.contextmanager
-def serve_command(root: Path, *arguments: str, **environment: str) -> Iterator[tuple[str, subprocess.Popen]]:
-    """Start the server as a user does; gives its address and the process."""
+def serve_command(
+    root: Path, *arguments: str, log: Path | None = None, **environment: str
+) -> Iterator[tuple[str, subprocess.Popen]]:
+    """Start the server as a user does; gives its address and the process. Without `log`, read its errors at the end."""
     command = [sys.executable, str(root / "09_deployment" / "api" / "main.py"), "--port", "0", *arguments]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment}, cwd=root
-    )
+    with contextlib.ExitStack() as stack:
+        errors = subprocess.PIPE if log is None else stack.enter_context(open(log, "w"))
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=errors, text=True, env={**os.environ, **environment}, cwd=root
+        )
     try:
         assert process.stdout is not None
         line = process.stdout.readline()
         found = re.search(r"http://127\.0\.0\.1:\d+", line)
-        assert found, line + process.communicate(timeout=20)[1]
+        assert found, line + str(process.communicate(timeout=20)[1])
         for _ in range(400):
             with contextlib.suppress(httpx.TransportError):
                 httpx.get(found.group() + "/health", trust_env=False)
