@@ -22,6 +22,8 @@ from tokenizer.bpe_tokenizer import BPETokenizer
 from training.placement import Placement
 from transformer.config import GPTConfig
 from transformer.gpt_model import GPTModel
+from transformer.sampling import SamplingParameters
+from transformer.sampling import generate as generate_ids
 
 CPU = Placement(torch.device("cpu"), torch.float32)
 TOKENIZER = BPETokenizer([(104, 101), (116, 256), (32, 257)], ["<|endoftext|>"])  # he, the, " the"
@@ -227,7 +229,7 @@ def test_examples_are_drawn_by_the_seed_and_never_the_question_itself(tmp_path: 
 
 
 def test_a_cloze_is_right_when_greedy_decoding_writes_it(model: GPTModel, tmp_path: Path):
-    written = text_generator(model, TOKENIZER, CPU)("The end of", 4, ()).text
+    written = text_generator(model, TOKENIZER, CPU)(["The end of"], 4, ())[0].text
     records = [{"context": "The end of", "continuation": written}, {"context": "The end of", "continuation": " zq"}]
     task = load_task(write_task(tmp_path, records, layout="cloze"))
     result = Evaluator(model, TOKENIZER, CPU).run(task)
@@ -236,16 +238,26 @@ def test_a_cloze_is_right_when_greedy_decoding_writes_it(model: GPTModel, tmp_pa
 
 def test_generation_stops_is_extracted_and_compared(model: GPTModel, tmp_path: Path):
     generate = text_generator(model, TOKENIZER, CPU)
-    whole = generate("Question: Two boxes of 3 pens?\nAnswer:", 12, ())
-    assert whole.num_tokens == 12 and not whole.ended
-    stopped = generate("Question: Two boxes of 3 pens?\nAnswer:", 12, [whole.text[3:5]])
+    question = "Question: Two boxes of 3 pens?\nAnswer:"
+    whole, cut = generate([question, "x" * 60], 12, ())
+    ids = [260 - 1, *TOKENIZER.encode(question)][-36:]  # what leaves room for 12 in a context of 48
+    plain = list(generate_ids(model, ids, SamplingParameters(max_tokens=12, temperature=0.0)))
+    assert whole.text == TOKENIZER.decode(plain) and whole.num_tokens == 12 and not whole.ended
+    assert cut.was_cut and whole.was_cut == (len(TOKENIZER.encode(question)) + 1 > 36)
+    (stopped,) = generate([question], 12, [whole.text[3:5]])
     assert stopped.text == whole.text[: whole.text.index(whole.text[3:5])] and stopped.ended
-    assert generate("x" * 60, 12, ()).was_cut
+    with pytest.raises(EvaluationError, match="empty prompt"):
+        text_generator(model, BPETokenizer(TOKENIZER.merges, ()), CPU)([""], 3, ())
 
     answers = iter(["It is #### 1,006.", "I do not know"])
     from evaluation.text_generation import GeneratedText
 
-    evaluator = Evaluator(model, TOKENIZER, CPU, generate=lambda *_: GeneratedText(next(answers), 3, True, False))
+    evaluator = Evaluator(
+        model,
+        TOKENIZER,
+        CPU,
+        generate=lambda prompts, *_: [GeneratedText(next(answers), 3, True, False) for _ in prompts],
+    )
     records = [{**GSM8K, "answer": "#### 1006"}, GSM8K]
     task = load_task(write_task(tmp_path, records, layout="gsm8k", answer_pattern=r"#### (-?[0-9.,]+)"))
     result = evaluator.run(task)

@@ -61,7 +61,7 @@ class Evaluator:
         tokenizer: the model's.
         placement: device and precision.
         begin_with_end_of_text: put `<|endoftext|>` before every prompt, as before every document in training.
-        generate: how to write text; the plain greedy decoder if None.
+        generate: how to write text; greedily with the engine of stage 7 if None.
     """
 
     model: GPTModel
@@ -140,8 +140,8 @@ class Evaluator:
             self.model, self.tokenizer, self.placement, begin_with_end_of_text=self.begin_with_end_of_text
         )
         samples = []
-        for item in items:
-            written = generate(item.contexts[0], task.max_tokens, task.stop)
+        texts = generate([item.contexts[0] for item in items], task.max_tokens, task.stop)
+        for item, written in zip(items, texts, strict=True):
             found = extract_answer(written.text, task.answer_pattern)
             expected = extract_answer(item.continuations[0], task.answer_pattern)
             if expected is None:

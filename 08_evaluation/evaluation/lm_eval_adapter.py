@@ -10,6 +10,7 @@ calls the harness's own command, of which every option works.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -101,13 +102,16 @@ class NullmLM(LM):  # type: ignore[misc]  # the harness has no types
         Raises:
             EvaluationError: a setting that this project's decoder does not have.
         """
-        texts = []
-        for request in requests:
-            context, settings = request.args
-            parameters, max_tokens, stop = read_settings(settings)
+        texts: dict[int, str] = {}
+        alike: dict[str, list[int]] = {}  # requests with the same settings run together
+        for index, request in enumerate(requests):
+            alike.setdefault(json.dumps(request.args[1], sort_keys=True), []).append(index)
+        for group in alike.values():
+            parameters, max_tokens, stop = read_settings(requests[group[0]].args[1])
             generate = text_generator(self._model, self._tokenizer, self._placement, parameters, self._add_bos_token)
-            texts.append(generate(context, max_tokens, stop).text)
-        return texts
+            written = generate([requests[index].args[0] for index in group], max_tokens, stop)
+            texts |= {index: text.text for index, text in zip(group, written, strict=True)}
+        return [texts[index] for index in range(len(requests))]
 
 
 def read_settings(settings: dict[str, Any]) -> tuple[SamplingParameters, int, list[str]]:

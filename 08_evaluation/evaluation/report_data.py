@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -137,13 +136,8 @@ def gather_report(
     say("Letting it write …")
     prompts = [_beginning(chosen[i % len(chosen)]) for i in range(samples)]
     written = _write(loaded, prompts, corpus, placement, seed, say)
-    drawing = SamplingParameters(temperature=0.8, seed=seed)
-    same = [
-        text_generator(model, tokenizer, placement, dataclasses.replace(drawing, seed=seed + i))(
-            prompts[0], 60, ()
-        ).text
-        for i in range(4)
-    ]
+    generate = text_generator(model, tokenizer, placement, SamplingParameters(temperature=0.8, seed=seed))
+    same = [text.text for text in generate([prompts[0]] * 4, 60, ())]
 
     say("Looking inside …")
     counts = token_counts(tokenizer, corpus.train)
@@ -191,12 +185,8 @@ def _write(
     say: Callable[[str], None],
 ) -> list[WrittenDocument]:
     room = loaded.model.config.context_length // 2
-    texts = [
-        text_generator(
-            loaded.model, loaded.tokenizer, placement, SamplingParameters(temperature=0.8, top_p=0.95, seed=seed + i)
-        )(prompt, room, ())
-        for i, prompt in enumerate(prompts)
-    ]
+    drawing = SamplingParameters(temperature=0.8, top_p=0.95, seed=seed)
+    texts = text_generator(loaded.model, loaded.tokenizer, placement, drawing)(prompts, room, ())
     say("Looking for copies of the training text …")
     index, symbols = TrainingIndex(corpus.train), SymbolTable((*corpus.train, *corpus.validation))
     return [

@@ -7,11 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from evaluation.errors import EvaluationError
+from optimization.engine import Engine
+from optimization.request import RequestHandle
 from tokenizer.interface import Tokenizer
 from training.placement import Placement
 from transformer.gpt_model import GPTModel
-from transformer.sampling import SamplingParameters, generate
-from transformer.stop_sequences import StopSequences
+from transformer.sampling import SamplingParameters
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,8 @@ class GeneratedText:
     was_cut: bool
 
 
-# (prompt, most tokens, texts that end it) → continuation
-Generate = Callable[[str, int, Sequence[str]], GeneratedText]
+# (prompts, most tokens of each, texts that end it) → continuations
+Generate = Callable[[Sequence[str], int, Sequence[str]], list[GeneratedText]]
 
 
 def text_generator(
@@ -42,7 +43,7 @@ def text_generator(
     parameters: SamplingParameters | None = None,
     begin_with_end_of_text: bool = True,
 ) -> Generate:
-    """A function that continues prompts with the plain decoder of stage 3.
+    """A function that continues prompts, many at once, with the engine of stage 7.
 
     A prompt leaves room for the text where it can: its beginning is dropped down to half the context.
 
@@ -50,33 +51,43 @@ def text_generator(
         model: in evaluation mode.
         tokenizer: the model's.
         placement: device and precision.
-        parameters: how to draw; greedy if None.
+        parameters: how to draw; greedy if None. Where a seed is set, prompt number i draws with seed + i.
         begin_with_end_of_text: put `<|endoftext|>` first, as every document began in training.
     """
     drawing = parameters or SamplingParameters(temperature=0.0)
     end, context = tokenizer.end_of_text_id, model.config.context_length
+    engine = Engine(model, tokenizer, placement)
 
-    def continue_text(prompt: str, max_tokens: int, stop: Sequence[str]) -> GeneratedText:
-        ids = tokenizer.encode(prompt)
-        if end is not None and (begin_with_end_of_text or not ids):
-            ids = [end, *ids]
-        if not ids:
-            raise EvaluationError("an empty prompt cannot be continued: the tokenizer has no end-of-text token")
+    def submit(number: int, ids: list[int], max_tokens: int, stop: Sequence[str]) -> RequestHandle:
+        seed = None if drawing.seed is None else drawing.seed + number
+        return engine.submit(ids, dataclasses.replace(drawing, max_tokens=max_tokens, stop=tuple(stop), seed=seed))
+
+    def continue_texts(prompts: Sequence[str], max_tokens: int, stop: Sequence[str]) -> list[GeneratedText]:
         room = max(1, context // 2, context - max_tokens)
-        settings = dataclasses.replace(drawing, max_tokens=max_tokens)
-        sequences, written, text, passed = StopSequences(stop), list[int](), "", 0
-        with placement.autocast():
-            for token in generate(model, ids[-room:], settings, () if end is None else (end,)):
-                written.append(token)
-                decoded = tokenizer.decode(written)
-                if decoded.endswith("\ufffd"):
-                    continue  # the rest of a character is still to come
-                text += sequences.push(decoded[passed:])
-                passed = len(decoded)
-                if sequences.stopped:
-                    break
-        if not sequences.stopped:
-            text += sequences.push(tokenizer.decode(written)[passed:]) + sequences.flush()
-        return GeneratedText(text, len(written), sequences.stopped or len(written) < max_tokens, len(ids) > room)
+        encoded = []
+        for prompt in prompts:
+            ids = tokenizer.encode(prompt)
+            if end is not None and (begin_with_end_of_text or not ids):
+                ids = [end, *ids]
+            if not ids:
+                raise EvaluationError("an empty prompt cannot be continued: the tokenizer has no end-of-text token")
+            encoded.append(ids)
+        texts: list[GeneratedText] = []
+        for first in range(0, len(encoded), engine.settings.max_waiting):
+            part = encoded[first : first + engine.settings.max_waiting]
+            handles = [submit(first + i, ids[-room:], max_tokens, stop) for i, ids in enumerate(part)]
+            texts += [_collect(handle, len(ids) > room) for handle, ids in zip(handles, part, strict=True)]
+        return texts
 
-    return continue_text
+    return continue_texts
+
+
+def _collect(handle: RequestHandle, was_cut: bool) -> GeneratedText:
+    pieces, tokens, reason = list[str](), 0, None
+    for event in handle:
+        if event.error is not None:
+            raise EvaluationError(f"generation failed: {event.error}")
+        pieces.append(event.text)
+        tokens += event.token is not None
+        reason = event.finish_reason or reason
+    return GeneratedText("".join(pieces), tokens, reason == "stop", was_cut)
