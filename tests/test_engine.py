@@ -33,7 +33,8 @@ def small_engine(**settings) -> Engine:
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_the_text_goes_on_past_the_context_as_in_the_plain_loop(temperature):
     engine = small_engine()
-    parameters = SamplingParameters(max_tokens=80, temperature=temperature, seed=3)
+    no_end = {256: float("-inf")}
+    parameters = SamplingParameters(max_tokens=80, temperature=temperature, seed=3, logit_bias=no_end)
     stats = GenerationStats()
     ids = list(engine.generate_ids([5, 6, 7], parameters, stats))
     assert ids == list(generate(engine.model, [5, 6, 7], parameters, {256}))

@@ -1,8 +1,7 @@
 """The engine: one object that owns the model, the cache and the schedule, and turns requests into tokens.
 
-The command line, the evaluator and the server all generate through it. Requests are submitted from any
-thread; `step` computes one token, or one piece of a prompt, for everybody at once. Who calls `step` is
-free: a thread of the engine's own after `start`, or else whoever waits for an event.
+Requests are submitted from any thread; `step` computes one token, or one piece of a prompt, for everybody at
+once. Who calls `step` is free: a thread of the engine's own after `start`, or else whoever waits for an event.
 
     engine = Engine.from_checkpoint("checkpoints/small_gpt")
     handles = [engine.submit(engine.encode_prompt(text), parameters) for text in texts]
