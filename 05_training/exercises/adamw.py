@@ -60,10 +60,10 @@ def cases() -> Iterator[Case]:
         ("the third step with betas 0.5 and 0.9", 2, {"lr": 0.1, "betas": (0.5, 0.9), "weight_decay": 0.1}),
         ("a large eps, 0.1", 1, {"lr": 0.1, "eps": 0.1, "weight_decay": 0.1}),
     ):
-        theirs = _optimizer(torch.optim.AdamW, settings)  # type: ignore[arg-type]
+        theirs = _optimizer(torch.optim.AdamW, settings)
         for _ in range(before + 1):
             theirs.step()
-        optimizer = _optimizer(AdamW, settings)  # type: ignore[arg-type]
+        optimizer = _optimizer(AdamW, settings)
         for _ in range(before):
             optimizer.step()
         yield Case(what, [optimizer], expected=_after(None, [theirs]), observe=_after)

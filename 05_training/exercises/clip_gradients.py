@@ -76,7 +76,7 @@ def _clip(parameters: Iterable[Tensor], max_norm: float, **wrong: bool) -> float
     if not found:
         return 0.0
     norms = [torch.linalg.vector_norm(g) for g in found]
-    norm = sum(norms).item() if wrong.get("norms_added") else torch.linalg.vector_norm(torch.stack(norms)).item()  # type: ignore[union-attr]
+    norm = sum(norms).item() if wrong.get("norms_added") else torch.linalg.vector_norm(torch.stack(norms)).item()
     if wrong.get("one_by_one"):
         for g in found:
             g.mul_(min(1.0, max_norm / (g.norm().item() + 1e-6)) if max_norm else 1.0)
