@@ -49,7 +49,7 @@ def chat_routes(state: ServerState) -> APIRouter:
             for choice in range(body.n)
         ]
         await state.charge(request, requests)
-        generations = state.desk.submit(requests)
+        generations = state.desk.submit(requests, body.stream)
         head = {
             "id": f"chatcmpl-{request.scope['state']['request_id']}",
             "object": "chat.completion.chunk" if body.stream else "chat.completion",

@@ -86,7 +86,7 @@ def completion_routes(state: ServerState) -> APIRouter:
             ids = await state.encode_prompt(model, prompt)
             requests += [_to_engine(body, model, ids, state, choice) for choice in range(body.n)]
         await state.charge(request, requests)
-        generations = state.desk.submit(requests)
+        generations = state.desk.submit(requests, body.stream)
         of_choice = [prompt for prompt in prompts for _ in range(body.n)]
         writers = [CompletionWriter(body, p, g) for p, g in zip(of_choice, generations, strict=True)]
         head = {

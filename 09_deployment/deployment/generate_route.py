@@ -35,7 +35,7 @@ def generate_routes(state: ServerState) -> APIRouter:
             ids = await state.encode_prompt(model, body.prompt)
         wanted = GenerationRequest(model, ids, body.sampling(limits, 200), logprobs=body.top_logprobs)
         await state.charge(request, [wanted])
-        generations = state.desk.submit([wanted])
+        generations = state.desk.submit([wanted], body.stream)
         if body.stream:
             return EventStream(_stream(generations[0]), generations)
         return await unless_disconnected(request, generations, lambda: _whole(generations[0], body))

@@ -1,7 +1,8 @@
 """Between the engine's thread and the event loop: requests in, tokens out, and nobody waits for the other.
 
 The engine delivers events on its own thread. Waking the event loop for each would cost more than computing it: at
-16 streams that is 16 wakes a step. So events gather in a deque and the loop is woken once for all that have come.
+16 streams that is 16 wakes a step. So events gather in a deque and the loop is woken once for all that have come, and
+not at all while nobody is waiting for less than a whole answer.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ class EventRelay:
     def post(self, generation: Generation, event: TokenEvent) -> None:
         """Called by an engine."""
         self._pending.append((generation, event, time.perf_counter()))
-        if not self._woken and self._loop is not None:
+        urgent = generation.streamed or event.finish_reason is not None
+        if urgent and not self._woken and self._loop is not None:
             self._woken = True
             self._loop.call_soon_threadsafe(self._deliver)
 
@@ -76,10 +78,11 @@ class Generation:
         desk: which submitted it.
         request: what is generated.
         arrived: set when there is something to take; shared by the generations of one answer.
+        streamed: whether each token matters at once, or only the last.
     """
 
-    def __init__(self, desk: GenerationDesk, request: GenerationRequest, arrived: asyncio.Event):
-        self.request, self.arrived, self._desk = request, arrived, desk
+    def __init__(self, desk: GenerationDesk, request: GenerationRequest, arrived: asyncio.Event, streamed: bool):
+        self.request, self.arrived, self.streamed, self._desk = request, arrived, streamed, desk
         self._events: list[TokenEvent] = []
         self._last_token_at: float | None = None
         self._failure: ApiError | None = None
@@ -122,7 +125,8 @@ class Generation:
             metrics.finished(name, self.stats)
             self._desk.forget(self)
         self._events.append(event)
-        self.arrived.set()
+        if self.streamed or self.done:
+            self.arrived.set()
 
     def take(self) -> list[TokenEvent]:
         """What has come since the last time; more than one event where the client reads slowly.
@@ -170,8 +174,12 @@ class GenerationDesk:
         """Generations under way."""
         return len(self._live)
 
-    def submit(self, requests: Sequence[GenerationRequest]) -> list[Generation]:
+    def submit(self, requests: Sequence[GenerationRequest], streamed: bool) -> list[Generation]:
         """Hand in requests: all of them or none.
+
+        Args:
+            requests: for one answer.
+            streamed: whether its tokens are wanted as they come.
 
         Raises:
             EngineFullError, PromptError, RequestError: see `Engine.submit`.
@@ -190,7 +198,7 @@ class GenerationDesk:
         arrived = asyncio.Event()
         try:
             for request in requests:
-                generation = Generation(self, request, arrived)
+                generation = Generation(self, request, arrived, streamed)
                 generations.append(generation)
                 self._live[generation] = asyncio.get_running_loop().call_later(
                     self.request_seconds, generation.cancel, self._too_late()
