@@ -66,7 +66,9 @@ def test_layer_norm_has_the_gradient_of_its_definition():
 
 
 @pytest.mark.parametrize(
-    ("ours", "theirs"), [(Tanh(), torch.tanh), (Sigmoid(), torch.sigmoid), (ReLU(), torch.relu)], ids=str
+    ("ours", "theirs"),
+    [(Tanh(), torch.tanh), (Sigmoid(), torch.sigmoid), (ReLU(), torch.relu)],
+    ids=["tanh", "sigmoid", "relu"],
 )
 def test_activations(ours: Module, theirs):
     x = np.linspace(-3, 3, 7)

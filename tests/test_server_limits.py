@@ -69,7 +69,11 @@ def test_without_a_key_only_the_page_and_liveness_answer(locked: Served):
     assert locked.client.post("/generate", json={"prompt": "a"}).json()["error"]["code"] == "missing_api_key"
 
 
-@pytest.mark.parametrize("value", ["Bearer", "Bearer wrong", "Basic abc", "Bearer  \xff", KEYS["alice"], "Bearer \x7f"])
+@pytest.mark.parametrize(
+    "value",
+    ["Bearer", "Bearer wrong", "Basic abc", "Bearer  \xff", KEYS["alice"], "Bearer \x7f"],
+    ids=["no key", "wrong key", "another scheme", "not ASCII", "a key without a scheme", "a control character"],
+)
 def test_wrong_keys_are_refused(locked: Served, value: str):
     answer = locked.client.get("/v1/models", headers={"Authorization": value.encode("latin-1")})
     assert answer.status_code == 401
