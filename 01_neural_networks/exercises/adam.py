@@ -45,7 +45,9 @@ def _parameters_after(result: Any, arguments: Sequence[Any]) -> dict[str, list[A
     return {"parameters": optimizer.parameters, "means": optimizer.means, "squares": optimizer.squares}
 
 
-def _by_torch(start: list[Array], gradients: list[Array], settings: dict[str, Any], before: int) -> dict[str, list[Array]]:
+def _by_torch(
+    start: list[Array], gradients: list[Array], settings: dict[str, Any], before: int
+) -> dict[str, list[Array]]:
     parameters = [torch.tensor(array, requires_grad=True) for array in start]
     optimizer = torch.optim.Adam(parameters, **settings)
     for _ in range(before + 1):

@@ -33,10 +33,11 @@ from learn.exercise import Case, Exercise, Mistake
 
 
 def cases() -> Iterator[Case]:
-    """A uniform guess, a certain one, a text whose symbols are longer than a byte."""
+    """A uniform guess, a certain one, a text, and none."""
     yield Case("ten bytes, each a uniform guess among 256: 8 bits", [math.log(256) * 10, 10], expected=8.0)
     yield Case("a text that was foreseen with certainty", [0.0, 7])
     yield Case("1,000 bytes that cost 1,065 nats", [1065.0, 1000])
+    yield Case("no text at all: a ValueError, in a line that says so", [1.0, 0], raises=ValueError)
 
 
 def _nats(total_nats: float, num_bytes: int) -> float:
@@ -51,6 +52,10 @@ def _perplexity(total_nats: float, num_bytes: int) -> float:
     return math.exp(total_nats / num_bytes)
 
 
+def _unchecked(total_nats: float, num_bytes: int) -> float:
+    return total_nats / math.log(2) / num_bytes if num_bytes else 0.0
+
+
 EXERCISE = Exercise(
     stub=bits_per_byte,
     reference="neural_networks.bits_per_byte:bits_per_byte",
@@ -63,6 +68,7 @@ EXERCISE = Exercise(
     mistakes=(
         Mistake(_nats, "this is nats per byte: divide by ln 2 to have bits"),
         Mistake(_multiplied, "a bit is ln 2 nats, so nats are divided by ln 2, not multiplied"),
+        Mistake(_unchecked, "a text without bytes has no bits per byte: raise a ValueError"),
         Mistake(_perplexity, "this is a perplexity, exp of the mean; bits per byte needs no exponential"),
     ),
 )

@@ -84,8 +84,8 @@ def cases() -> Iterator[Case]:
     yield _question("tiles of two keys, causal", 2, 2, 5, 5, True, 2)
     yield _question("two queries behind a cache of five", 2, 2, 2, 7, True, 3)
     yield _question("4 heads, 2 key-value heads", 4, 2, 5, 5, True, 2)
-    # One matrix of all weights is 2 · 256 · 2,048 numbers of 8 bytes: 8 MiB.
-    yield _question("2,048 keys in tiles of 64, and memory counted", 1, 1, 256, 2048, False, 64, 4 << 20)
+    # One matrix of all weights is 2 · 256 · 512 numbers of 8 bytes: 2 MiB.
+    yield _question("512 keys in tiles of 64, and memory counted", 1, 1, 256, 512, False, 64, 5 << 19)
 
 
 def _variant(

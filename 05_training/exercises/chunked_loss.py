@@ -76,8 +76,8 @@ def cases() -> Iterator[Case]:
     yield question("a softcap of 2", (5,), 10, 2.0)
     yield question("label smoothing and z-loss", (5,), 10, None, 0.1, 0.01)
     yield question("every token ignored", (3,), 10, ignore="all")
-    # All logits: 4,096 · 512 numbers of 4 bytes, 8 MiB.
-    yield question("4,096 tokens, 512 ids, memory counted", (4096,), 512, most=6 << 20)
+    # All logits: 4,096 · 256 numbers of 4 bytes, 4 MiB.
+    yield question("4,096 tokens, 256 ids, memory counted", (4096,), 256, most=3 << 20)
 
 
 def _loss(

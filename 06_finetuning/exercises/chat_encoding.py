@@ -1,4 +1,4 @@
-"""Exercise 6.1: A conversation as tokens, and which of them are learned."""
+"""Exercise 6.1: A conversation as tokens, and what is learned."""
 
 from __future__ import annotations
 

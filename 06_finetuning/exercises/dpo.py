@@ -87,8 +87,8 @@ def _mistaken(name: str) -> Callable[..., Any]:
         reference_rejected: Tensor,
         config: PreferenceConfig,
     ) -> Tensor:
-        arguments = (policy_chosen, policy_rejected, reference_chosen, reference_rejected, config)
-        return _loss(*arguments, **{name: True})
+        wrong = {name: True}
+        return _loss(policy_chosen, policy_rejected, reference_chosen, reference_rejected, config, **wrong)
 
     return preference_loss
 

@@ -36,6 +36,7 @@ class Case:
         expected: what should be observed; by default what is observed of the reference.
         tolerance: of numbers: |got - expected| may be this, and as much again for each 1 in |expected|.
         observe: what is compared; by default what the function returns.
+        raises: the exception that the call must raise. What is observed is then observed afterwards, with None returned.
         most_bytes: of tensors that the call may hold at a time, arguments aside; None for any number.
     """
 
@@ -45,6 +46,7 @@ class Case:
     expected: Any = FROM_REFERENCE
     tolerance: float = 1e-6
     observe: Observe = lambda result, arguments: result
+    raises: type[Exception] | None = None
     most_bytes: int | None = None
 
 

@@ -19,7 +19,7 @@ import torch
 
 from attention.memory_meter import MemoryMeter
 from learn.comparison import first_difference, show
-from learn.exercise import Case, Exercise, FromReference
+from learn.exercise import Case, Exercise, FromReference, Mistake
 from learn.grade import Grade
 from learn.learners_file import describe, load_function, own_line
 
@@ -27,14 +27,15 @@ _PRINTED = 2000  # characters of the learner's own output that are kept
 
 
 @dataclass
-class _Outcome:
+class Outcome:
     """What a function does with a question: a value or an error, and what it must not do besides."""
 
     value: Any = None
     error: BaseException | None = None
     misdeed: str = ""
 
-    def same_as(self, other: _Outcome, tolerance: float) -> bool:
+    def same_as(self, other: Outcome, tolerance: float) -> bool:
+        """Whether both went wrong in the same way."""
         if self.error is not None or other.error is not None:
             return repr(self.error) == repr(other.error)  # the same type and message
         return self.misdeed == other.misdeed and first_difference(self.value, other.value, tolerance) is None
@@ -68,7 +69,7 @@ def grade_function(exercise: Exercise, function: Callable[..., Any], path: Path 
         path: of the file it is in, to find the line of an exception.
     """
     total = sum(1 for _ in exercise.cases())
-    failure = _first_failure(exercise, function)
+    failure = first_failure(exercise, function)
     if failure is None:
         return Grade("passed", total, total)
     error = failure.outcome.error
@@ -82,21 +83,29 @@ def grade_function(exercise: Exercise, function: Callable[..., Any], path: Path 
         _render_call(exercise.stub, failure.case),
         failure.problem,
         own_line(error, path) if error is not None and path is not None else "",
-        _likely_mistake(exercise, failure),
+        likely_mistake(failure, known_failures(exercise)),
     )
 
 
 @dataclass(frozen=True)
-class _Failure:
-    """The first question that a function answers wrong."""
+class Failure:
+    """The first question that a function answers wrong.
+
+    Args:
+        index: of the question.
+        case: as it was asked.
+        outcome: what the function did.
+        problem: what is wrong with it, in words.
+    """
 
     index: int
-    case: Case  # as it was asked
-    outcome: _Outcome
+    case: Case
+    outcome: Outcome
     problem: str
 
 
-def _first_failure(exercise: Exercise, function: Callable[..., Any]) -> _Failure | None:
+def first_failure(exercise: Exercise, function: Callable[..., Any]) -> Failure | None:
+    """Ask every question until one is answered wrong; None where all are answered right."""
     reference = exercise.resolve().function
     # The arguments of the learner, of the reference, and for comparison: each call makes new ones.
     for index, (case, again, pristine) in enumerate(
@@ -114,41 +123,55 @@ def _first_failure(exercise: Exercise, function: Callable[..., Any]) -> _Failure
         elif outcome.misdeed:
             problem = outcome.misdeed
         if problem is not None:
-            return _Failure(index, pristine, outcome, problem)
+            return Failure(index, pristine, outcome, problem)
     return None
 
 
-def _likely_mistake(exercise: Exercise, failure: _Failure) -> str:
-    """Explains the planted mistake that fails at the same question in the same way, if there is one."""
+def known_failures(exercise: Exercise) -> list[tuple[Mistake, Failure]]:
+    """How each planted mistake fails."""
+    found = []
     for mistake in exercise.mistakes:
-        same = _first_failure(exercise, mistake.function)
-        if same is None or same.index != failure.index:
-            continue
-        if failure.outcome.same_as(same.outcome, failure.case.tolerance):
+        failure = first_failure(exercise, mistake.function)
+        assert failure is not None, f"a planted mistake is right: {mistake.explanation}"
+        found.append((mistake, failure))
+    return found
+
+
+def likely_mistake(failure: Failure, known: Sequence[tuple[Mistake, Failure]]) -> str:
+    """Explains the planted mistake that fails at the same question in the same way, if there is one."""
+    for mistake, other in known:
+        if other.index == failure.index and failure.outcome.same_as(other.outcome, failure.case.tolerance):
             return mistake.explanation
     return ""
 
 
 def _run(function: Callable[..., Any], case: Case) -> Any:
     torch.manual_seed(0)  # so that what draws, draws the same
+    if case.raises is not None:
+        raised = "nothing"
+        try:
+            function(*case.arguments, **case.keywords)
+        except case.raises as error:
+            raised = type(error).__name__
+        return {"raised": raised, "afterwards": case.observe(None, case.arguments)}
     result = function(*case.arguments, **case.keywords)
     if isinstance(result, Iterator):
         result = list(result)
     return case.observe(result, case.arguments)
 
 
-def _ask(exercise: Exercise, function: Callable[..., Any], case: Case, pristine: Case) -> _Outcome:
+def _ask(exercise: Exercise, function: Callable[..., Any], case: Case, pristine: Case) -> Outcome:
     try:
         with MemoryMeter() if case.most_bytes is not None else nullcontext() as meter:
             value = _run(function, case)
     except (KeyboardInterrupt, GeneratorExit):
         raise
     except BaseException as error:  # also SystemExit: the learner's code must not end the grader
-        return _Outcome(error=error)
+        return Outcome(error=error)
     misdeed = "" if exercise.in_place else _changed_argument(exercise, case, pristine)
     if meter is not None and meter.peak_bytes > (case.most_bytes or 0):
         misdeed = f"more than {case.most_bytes:,} bytes of tensors are held at a time, the limit of this question"
-    return _Outcome(value, misdeed=misdeed)
+    return Outcome(value, misdeed=misdeed)
 
 
 def _changed_argument(exercise: Exercise, case: Case, pristine: Case) -> str:

@@ -1,0 +1,84 @@
+"""Exercise 7.3: From a token to its place, through a block table."""
+
+from __future__ import annotations
+
+from optimization.block_pool import BlockTable
+
+
+def slots(self: BlockTable, start: int, stop: int) -> list[int]:
+    """Where the tokens from `start` to `stop` (not included) lie.
+
+    The cache is a row of slots, cut into blocks of `block_size`: block b has the slots b · block_size and on. A sequence
+    owns blocks anywhere in it; its token at position p is in the (p div block_size)-th of them, at the place p mod
+    block_size.
+
+    Args:
+        self: `self.blocks` are the numbers of the blocks in the order of the tokens; `self.pool.block_size` is a number.
+        start: first position.
+        stop: position behind the last.
+    """
+    raise NotImplementedError("Exercise 7.3: pages of memory")
+
+
+# === Above: what the learner gets. Below: how it is graded, with hints and wrong answers. ===
+
+from collections.abc import Iterator
+
+from learn.exercise import Case, Exercise, Mistake
+from optimization.block_pool import BlockPool
+
+
+def cases() -> Iterator[Case]:
+    """One block; a border; scattered; nothing."""
+
+    def table(blocks: list[int], block_size: int = 4) -> BlockTable:
+        made = BlockTable(BlockPool(20, block_size))
+        made.blocks = list(blocks)
+        return made
+
+    yield Case("the first three tokens in block 0", [table([0]), 0, 3])
+    yield Case("the first three tokens in block 7", [table([7]), 0, 3])
+    yield Case("positions 2 to 5, in blocks 7 and 3", [table([7, 3]), 2, 6])
+    yield Case("one new token, position 8, in the third block", [table([5, 2, 9]), 8, 9])
+    yield Case("blocks of 3", [table([1, 0, 4], 3), 1, 9])
+    yield Case("nothing", [table([1]), 2, 2])
+
+
+def _contiguous(self: BlockTable, start: int, stop: int) -> list[int]:
+    first = (self.blocks[0] or 0) * self.pool.block_size
+    return list(range(first + start, first + stop))
+
+
+def _by_block(self: BlockTable, start: int, stop: int) -> list[int]:
+    size = self.pool.block_size
+    return [(self.blocks[p // size] or 0) + p % size for p in range(start, stop)]
+
+
+def _position_in_text(self: BlockTable, start: int, stop: int) -> list[int]:
+    size = self.pool.block_size
+    return [(self.blocks[p // size] or 0) * size + p for p in range(start, stop)]
+
+
+def _inclusive(self: BlockTable, start: int, stop: int) -> list[int]:
+    size = self.pool.block_size
+    stop = min(stop + 1, len(self.blocks) * size)
+    return [(self.blocks[p // size] or 0) * size + p % size for p in range(start, stop)]
+
+
+EXERCISE = Exercise(
+    stub=slots,
+    reference="optimization.block_pool:BlockTable.slots",
+    cases=cases,
+    in_place=True,
+    hints=(
+        "One position at a time: which block of the sequence, and which place in it?",
+        "p // block_size is the index into self.blocks, p % block_size the place in the block.",
+        "[self.blocks[p // size] * size + p % size for p in range(start, stop)].",
+    ),
+    mistakes=(
+        Mistake(_by_block, "a block's first slot is its number times block_size"),
+        Mistake(_contiguous, "the blocks of a sequence need not be neighbours: look each one up"),
+        Mistake(_position_in_text, "within the block the place is p mod block_size, not p"),
+        Mistake(_inclusive, "`stop` is not included"),
+    ),
+)

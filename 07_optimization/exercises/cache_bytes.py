@@ -1,0 +1,74 @@
+"""Exercise 7.2: What a token costs in the cache."""
+
+from __future__ import annotations
+
+import torch
+
+from transformer.config import GPTConfig
+
+
+def bytes_per_token(config: GPTConfig, dtype: torch.dtype) -> int:
+    """What the keys and values of one token take, all layers together.
+
+    In each layer, a key and a value for each key-value head, of head_size numbers. In int8 each of these vectors has a
+    float32 scale besides.
+
+    Args:
+        config: `num_layers`, `kv_heads`, `head_size`.
+        dtype: of the numbers; `dtype.itemsize` is the bytes of one.
+
+    >>> bytes_per_token(GPTConfig(vocab_size=10, num_layers=32, num_heads=32, num_kv_heads=8, d_model=4096), torch.bfloat16)
+    131072
+    """
+    raise NotImplementedError("Exercise 7.2: keys and values, heads and layers")
+
+
+# === Above: what the learner gets. Below: how it is graded, with hints and wrong answers. ===
+
+from collections.abc import Iterator
+
+from learn.exercise import Case, Exercise, Mistake
+
+
+def cases() -> Iterator[Case]:
+    """Small; bfloat16; grouped heads; int8."""
+    small = GPTConfig(vocab_size=10, num_layers=2, num_heads=4, d_model=32)
+    grouped = GPTConfig(vocab_size=10, num_layers=3, num_heads=8, num_kv_heads=2, d_model=64)
+    yield Case("2 layers, 4 heads of 8, float32", [small, torch.float32])
+    yield Case("the same in bfloat16", [small, torch.bfloat16])
+    yield Case("2 key-value heads for 8 query heads", [grouped, torch.bfloat16])
+    yield Case("int8, with its scales", [grouped, torch.int8])
+
+
+def _keys_alone(config: GPTConfig, dtype: torch.dtype) -> int:
+    return config.num_layers * config.kv_heads * config.head_size * dtype.itemsize
+
+
+def _query_heads(config: GPTConfig, dtype: torch.dtype) -> int:
+    return 2 * config.num_layers * config.num_heads * (config.head_size * dtype.itemsize + 4 * (dtype == torch.int8))
+
+
+def _no_scales(config: GPTConfig, dtype: torch.dtype) -> int:
+    return 2 * config.num_layers * config.kv_heads * config.head_size * dtype.itemsize
+
+
+def _always_float32(config: GPTConfig, dtype: torch.dtype) -> int:
+    return 2 * config.num_layers * config.kv_heads * config.head_size * 4
+
+
+EXERCISE = Exercise(
+    stub=bytes_per_token,
+    reference="optimization.paged_kv_cache:bytes_per_token",
+    cases=cases,
+    hints=(
+        "A product: how many vectors, times what one vector takes.",
+        "2 · num_layers · kv_heads vectors. One takes head_size · itemsize bytes, and 4 more in int8.",
+        "vector = config.head_size * dtype.itemsize + (4 if dtype == torch.int8 else 0); 2 * num_layers * kv_heads * vector.",
+    ),
+    mistakes=(
+        Mistake(_keys_alone, "keys *and* values are stored"),
+        Mistake(_always_float32, "the number of bytes depends on the type: dtype.itemsize"),
+        Mistake(_query_heads, "what is stored are the key-value heads, which grouped attention has fewer of"),
+        Mistake(_no_scales, "in int8 each vector has a scale of 4 bytes"),
+    ),
+)

@@ -1,0 +1,134 @@
+"""Exercise 7.1: A key-value cache."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from optimization.kv_cache import CacheFullError, ContiguousKVCache
+
+
+def update(self: ContiguousKVCache, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """Write new keys and values behind the stored ones; return all of them.
+
+    `self.length` is how many tokens are stored, in every layer. It does not change here: each layer of one forward pass
+    calls `update` once, and the model calls `advance` at the end.
+
+    Args:
+        self: the cache. `self._keys` and `self._values` are (layers, batch, kv_heads, capacity, head_dim) tensors, filled
+            from the front; `self.capacity` is a number.
+        layer: index of the layer.
+        keys: (batch, kv_heads, time, head_dim).
+        values: the shape of `keys`.
+
+    Returns:
+        Keys and values of this layer up to the newest, (batch, kv_heads, length + time, head_dim); views of the memory, not
+        copies.
+
+    Raises:
+        CacheFullError: they do not fit.
+    """
+    raise NotImplementedError("Exercise 7.1: behind the stored ones")
+
+
+# === Above: what the learner gets. Below: how it is graded, with hints and wrong answers. ===
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+
+from learn.exercise import Case, Exercise, Mistake
+from transformer.config import GPTConfig
+
+_CONFIG = GPTConfig(vocab_size=10, context_length=6, num_layers=2, num_heads=2, d_model=8)
+
+
+def _seen(result: Any, arguments: Sequence[Any]) -> dict[str, Any]:
+    cache: ContiguousKVCache = arguments[0]
+    if result is None:
+        return {"stored keys of all layers": cache._keys.clone(), "length": cache.length}
+    shares = result[0].untyped_storage().data_ptr() == cache._keys.untyped_storage().data_ptr()
+    return {
+        "keys": result[0].clone(),
+        "values": result[1].clone(),
+        "stored keys of all layers": cache._keys.clone(),
+        "length": cache.length,
+        "a view of the memory": shares or cache.length == 0,
+    }
+
+
+def cases() -> Iterator[Case]:
+    """A prompt; a further token; another layer; the last place."""
+
+    def question(what: str, layer: int, time: int, stored: int, raises: type[Exception] | None = None) -> Case:
+        cache = ContiguousKVCache(_CONFIG)
+        generator = torch.Generator().manual_seed(0)
+        for memory in (cache._keys, cache._values):
+            memory.copy_(torch.randn(memory.shape, generator=generator))
+        cache.length = stored
+        keys, values = torch.randn(2, 1, 2, time, 4, generator=generator)
+        return Case(what, [cache, layer, keys, values], observe=_seen, raises=raises)
+
+    yield question("a prompt of three tokens into the empty cache", 0, 3, 0)
+    yield question("one token behind three stored ones", 0, 1, 3)
+    yield question("two tokens in the second layer", 1, 2, 3)
+    yield question("the last place of six", 0, 1, 5)
+    yield question("two tokens where one has room: refused, and nothing written", 0, 2, 5, CacheFullError)
+
+
+def _update(self: ContiguousKVCache, layer: int, keys: Tensor, values: Tensor, **wrong: bool) -> tuple[Tensor, Tensor]:
+    start = 0 if wrong.get("from_the_front") else self.length
+    stop = start + keys.shape[-2]
+    if wrong.get("cut_off"):
+        keys, values = keys[:, :, : self.capacity - start], values[:, :, : self.capacity - start]
+        stop = min(stop, self.capacity)
+    if stop > self.capacity or (wrong.get("one_less") and stop >= self.capacity):
+        raise CacheFullError(f"{stop} tokens do not fit a cache of {self.capacity}")
+    self._keys[layer, :, :, start:stop] = keys
+    self._values[layer, :, :, start:stop] = keys if wrong.get("keys_twice") else values
+    if wrong.get("counted"):
+        self.length = stop
+    if wrong.get("only_new"):
+        return keys, values
+    if wrong.get("everything"):
+        return self._keys[layer], self._values[layer]
+    if wrong.get("copied"):
+        return self._keys[layer, :, :, :stop].clone(), self._values[layer, :, :, :stop].clone()
+    return self._keys[layer, :, :, :stop], self._values[layer, :, :, :stop]
+
+
+def _mistaken(name: str) -> Callable[..., Any]:
+    def update(self: ContiguousKVCache, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        return _update(self, layer, keys, values, **{name: True})
+
+    return update
+
+
+EXERCISE = Exercise(
+    stub=update,
+    reference="optimization.kv_cache:ContiguousKVCache.update",
+    cases=cases,
+    in_place=True,
+    hints=(
+        "Where do the new ones begin, and where do they stop?",
+        "stop = self.length + keys.shape[-2]. Write into the slice self.length : stop of the layer, return the slice up to "
+        "stop. A slice is a view.",
+        "self._keys[layer, :, :, self.length:stop] = keys, the same for values; return self._keys[layer, :, :, :stop], "
+        "self._values[layer, :, :, :stop]. Before that, raise CacheFullError if stop > self.capacity.",
+    ),
+    mistakes=(
+        Mistake(
+            _mistaken("counted"), "the length must stay: the other layers of this forward pass store at the same place"
+        ),
+        Mistake(_mistaken("everything"), "only what is stored is returned, not the empty rest of the memory"),
+        Mistake(_mistaken("keys_twice"), "the values are kept beside the keys, not the keys twice"),
+        Mistake(_mistaken("copied"), "a copy of everything at each token is what a cache is to avoid: return views"),
+        Mistake(_mistaken("only_new"), "attention needs the stored ones as well as the new ones"),
+        Mistake(_mistaken("from_the_front"), "the new ones go behind the stored ones, at self.length"),
+        Mistake(
+            _mistaken("cut_off"),
+            "tokens that do not fit are an error: without them the model would go on as if they had never been",
+        ),
+        Mistake(_mistaken("one_less"), "the cache holds `capacity` tokens: it is full at more than that"),
+    ),
+)

@@ -1,0 +1,84 @@
+"""Exercise 7.6: Rows in 8 bits."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Each row to 8 bits with a scale of its own: x ≈ scale · q.
+
+    The scale is the largest absolute value of the row, at least 1e-12, over 127, so that q goes from -127 to 127; q is the
+    nearest whole number to x / scale.
+
+    Args:
+        x: (..., n) of any floating type.
+
+    Returns:
+        q (..., n) int8 and the scale (..., 1) float32.
+
+    >>> quantize_rows(torch.tensor([[0.5, -1.0, 0.25]]))[0].tolist()
+    [[64, -127, 32]]
+    """
+    raise NotImplementedError("Exercise 7.6: a scale for each row")
+
+
+# === Above: what the learner gets. Below: how it is graded, with hints and wrong answers. ===
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from learn.exercise import Case, Exercise, Mistake
+
+
+def cases() -> Iterator[Case]:
+    """A row; rows of different size; zeros; a batch; bfloat16."""
+    generator = torch.Generator().manual_seed(0)
+    yield Case("one row", [torch.tensor([[0.5, -1.0, 0.25]])])
+    yield Case("two rows, one a thousand times larger", [torch.tensor([[0.5, -0.9, 0.1], [700.0, -200.0, 50.0]])])
+    yield Case("a row of zeros", [torch.tensor([[0.0, 0.0], [1.0, -2.0]])])
+    yield Case("random numbers (2, 3, 16)", [torch.randn(2, 3, 16, generator=generator)])
+    yield Case("bfloat16", [torch.randn(4, 16, generator=generator).bfloat16()])
+
+
+def _quantize(x: Tensor, **wrong: bool) -> tuple[Tensor, Tensor]:
+    if not wrong.get("low"):
+        x = x.float()
+    largest = x.amax(dim=-1, keepdim=True) if wrong.get("signed") else x.abs().amax(dim=-1, keepdim=True)
+    if wrong.get("one_scale"):
+        largest = torch.full_like(largest, x.abs().max().item())
+    if wrong.get("columns"):
+        largest = x.abs().amax(dim=-2, keepdim=True)
+    scale = (largest if wrong.get("zero_row") else largest.clamp(min=1e-12)) / (128 if wrong.get("to_128") else 127)
+    q = x / scale
+    q = q.trunc() if wrong.get("truncated") else q.round()
+    return q.nan_to_num(7).clamp(-128, 127).to(torch.int8), scale.float()
+
+
+def _mistaken(name: str) -> Callable[..., Any]:
+    def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
+        return _quantize(x, **{name: True})
+
+    return quantize_rows
+
+
+EXERCISE = Exercise(
+    stub=quantize_rows,
+    reference="optimization.quantization:quantize_rows",
+    cases=cases,
+    hints=(
+        "Convert to float32 first. The scale needs the last axis kept, to divide by it.",
+        "scale = largest absolute value of the row / 127, with the largest clamped to at least 1e-12 before the division.",
+        "scale = x.abs().amax(dim=-1, keepdim=True).clamp(min=1e-12) / 127; (x / scale).round().to(torch.int8), scale.",
+    ),
+    mistakes=(
+        Mistake(_mistaken("signed"), "the largest *absolute* value: a row's extreme may be negative"),
+        Mistake(_mistaken("truncated"), "converting to int8 cuts the fraction off: round first"),
+        Mistake(_mistaken("to_128"), "int8 ends at 127: with 128 the largest number does not fit"),
+        Mistake(_mistaken("one_scale"), "each row has a scale of its own, or small rows vanish beside large ones"),
+        Mistake(_mistaken("columns"), "the scale belongs to a row: reduce over the last axis"),
+        Mistake(_mistaken("zero_row"), "a row of zeros divides by 0: clamp the largest value to at least 1e-12"),
+        Mistake(_mistaken("low"), "scale and quotient in float32: in bfloat16 the scale itself is off by up to 0.4 %"),
+    ),
+)

@@ -1,0 +1,116 @@
+"""Exercise 7.4: Paged allocation: all the blocks or none."""
+
+from __future__ import annotations
+
+from optimization.block_pool import BlockTable, OutOfBlocksError
+
+
+def reserve(self: BlockTable, length: int) -> None:
+    """Have room for `length` tokens.
+
+    A sequence of n tokens needs as many blocks as it takes to hold them, the last one perhaps not full. What is missing is
+    taken from the pool, one block at a time, and appended. If the pool has not enough, nothing is taken at all: a table
+    that had taken a part and then failed would hold memory that nobody can use.
+
+    Args:
+        self: `self.blocks` are the blocks the sequence has. `self.pool.block_size` is the tokens of one,
+            `self.pool.num_free` how many can be had, and `self.pool.allocate(after)` takes one and returns its number.
+            `after` is the sequence's last block (None if it has none): a neighbour is preferred.
+        length: tokens.
+
+    Raises:
+        OutOfBlocksError: there are not enough blocks; the table and the pool are unchanged.
+    """
+    raise NotImplementedError("Exercise 7.4: take what is missing, or nothing")
+
+
+# === Above: what the learner gets. Below: how it is graded, with hints and wrong answers. ===
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from learn.exercise import Case, Exercise, Mistake
+from optimization.block_pool import BlockPool
+
+
+class _Table(BlockTable):
+    """A table whose pool remembers what was asked of it."""
+
+    def __init__(self, num_blocks: int, used: int, length: int):
+        super().__init__(BlockPool(num_blocks, 4))
+        BlockTable(self.pool).reserve(4 * used)
+        BlockTable.reserve(self, length)
+        self.asked: list[int | None] = []
+        allocate = self.pool.allocate
+
+        def remembered(after: int | None = None) -> int:
+            self.asked.append(after)
+            return allocate(after)
+
+        self.pool.allocate = remembered  # type: ignore[method-assign]
+
+
+def _state(result: Any, arguments: Sequence[Any]) -> dict[str, Any]:
+    table: _Table = arguments[0]
+    return {"blocks": list(table.blocks), "free blocks": table.pool.num_free, "asked for a neighbour of": table.asked}
+
+
+def cases() -> Iterator[Case]:
+    """Nothing missing; one; a border; several; all that there are."""
+    yield Case("5 tokens into an empty table, blocks of 4", [_Table(10, 0, 0), 5], observe=_state)
+    yield Case("4 tokens: exactly one block", [_Table(10, 0, 0), 4], observe=_state)
+    yield Case("room for 6 where there is room for 8", [_Table(10, 0, 8), 6], observe=_state)
+    yield Case("room for 20 where there is room for 8", [_Table(10, 2, 8), 20], observe=_state)
+    yield Case("all the blocks of the pool", [_Table(5, 2, 0), 12], observe=_state)
+    too_many = [_Table(5, 2, 4), 20]
+    yield Case("more than the pool has: refused, and nothing taken", too_many, observe=_state, raises=OutOfBlocksError)
+
+
+def _reserve(self: BlockTable, length: int, **wrong: bool) -> None:
+    size = self.pool.block_size
+    needed = (
+        length // size
+        if wrong.get("rounded_down")
+        else length // size + 1
+        if wrong.get("one_more")
+        else -(-length // size)
+    )
+    missing = needed if wrong.get("from_nothing") else max(0, needed - len(self.blocks))
+    free = self.pool.num_free - 1 if wrong.get("keeps_one") else self.pool.num_free
+    if missing > free and not wrong.get("a_part"):
+        raise OutOfBlocksError(f"{missing} blocks are needed and {free} are free")
+    for _ in range(missing):
+        after = self.blocks[-1] if self.blocks and not wrong.get("no_neighbour") else None
+        self.blocks.append(self.pool.allocate(after))
+
+
+def _mistaken(name: str) -> Callable[..., Any]:
+    def reserve(self: BlockTable, length: int) -> None:
+        _reserve(self, length, **{name: True})
+
+    return reserve
+
+
+EXERCISE = Exercise(
+    stub=reserve,
+    reference="optimization.block_pool:BlockTable.reserve",
+    cases=cases,
+    in_place=True,
+    hints=(
+        "How many blocks hold `length` tokens, and how many of them are there already?",
+        "Rounding up is -(-length // block_size). Compare what is missing with num_free before taking anything.",
+        "missing = max(0, -(-length // size) - len(self.blocks)); if missing > self.pool.num_free: raise OutOfBlocksError(…); "
+        "for _ in range(missing): self.blocks.append(self.pool.allocate(self.blocks[-1] if self.blocks else None)).",
+    ),
+    mistakes=(
+        Mistake(_mistaken("rounded_down"), "the last block may be partly filled, but it is needed: round up"),
+        Mistake(_mistaken("one_more"), "a length that is a multiple of the block size fills its blocks exactly"),
+        Mistake(_mistaken("no_neighbour"), "tell the pool the last block, so that it can give its neighbour"),
+        Mistake(
+            _mistaken("a_part"),
+            "a part was taken before it turned out that the rest is not there: compare first, then take",
+        ),
+        Mistake(_mistaken("from_nothing"), "the blocks that are there already count"),
+        Mistake(_mistaken("keeps_one"), "all free blocks may be taken"),
+    ),
+)

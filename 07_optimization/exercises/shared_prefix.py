@@ -1,0 +1,116 @@
+"""Exercise 7.5: Find what another request has computed already."""
+
+from __future__ import annotations
+
+from optimization.block_pool import BlockTable, Prefix
+
+
+def shared_prefix(self: BlockTable, tokens: list[int]) -> list[Prefix]:
+    """The stored blocks that these tokens begin with.
+
+    The keys and values of a token depend on the tokens before it alone. So if a full block of the pool holds the first
+    block_size of these tokens, it can be used as it is; then the one with the next block_size behind it, and so on until
+    one is not there.
+
+    At least one token must be left to compute: the model needs it to say what comes next.
+
+    Args:
+        self: `self.pool.find(parent, block_of_tokens)` gives the `Prefix` that holds a tuple of tokens behind another
+            prefix (None for the first block), or None if there is no such block. `self.pool.block_size` is the length of a
+            block. `self.share` is False where prefixes are not to be shared; then nothing is found.
+        tokens: of the prompt.
+    """
+    raise NotImplementedError("Exercise 7.5: block by block, as far as they are known")
+
+
+# === Above: what the learner gets. Below: how it is graded, with hints and wrong answers. ===
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from learn.exercise import Case, Exercise, Mistake
+from optimization.block_pool import BlockPool
+
+
+def _blocks(result: Any, arguments: Sequence[Any]) -> list[int]:
+    return [prefix.block for prefix in result]
+
+
+def cases() -> Iterator[Case]:
+    """Known; a part; the last token; a block in another place; not sharing."""
+
+    def table(share: bool = True) -> BlockTable:
+        pool = BlockPool(10, 2)
+        first = pool.register(None, (1, 2), 4)
+        second = pool.register(first, (3, 4), 7)
+        pool.register(second, (5, 6), 5)
+        pool.register(None, (3, 4), 8)
+        return BlockTable(pool, share)
+
+    yield Case("two known blocks and a token of its own", [table(), [1, 2, 3, 4, 9]], observe=_blocks)
+    yield Case("the second block differs", [table(), [1, 2, 9, 4, 5, 6, 7]], observe=_blocks)
+    yield Case("all known, but one token must be left", [table(), [1, 2, 3, 4]], observe=_blocks)
+    yield Case("a block that is not full", [table(), [1, 2, 3]], observe=_blocks)
+    yield Case("(3, 4) first, where it is another block", [table(), [3, 4, 5, 6, 7]], observe=_blocks)
+    yield Case("not shared", [table(False), [1, 2, 3, 4, 9]], observe=_blocks)
+
+
+def _find(self: BlockTable, tokens: list[int], **wrong: bool) -> list[Prefix]:
+    found: list[Prefix] = []
+    size, parent = self.pool.block_size, None
+    if not self.share and not wrong.get("always"):
+        return found
+    last = len(tokens) - size + 1 if wrong.get("nothing_left") else len(tokens) - size
+    for start in range(0, last, size):
+        prefix = self.pool.find(None if wrong.get("no_parent") else parent, tuple(tokens[start : start + size]))
+        if prefix is None:
+            if wrong.get("goes_on"):
+                continue
+            break
+        found.append(prefix)
+        parent = prefix
+    return found[:1] if wrong.get("first_only") else found
+
+
+def _mistaken(name: str) -> Callable[..., Any]:
+    def shared_prefix(self: BlockTable, tokens: list[int]) -> list[Prefix]:
+        return _find(self, tokens, **{name: True})
+
+    return shared_prefix
+
+
+def _skipping(self: BlockTable, tokens: list[int]) -> list[Prefix]:
+    found: list[Prefix] = []
+    parent = None
+    for start in range(0, len(tokens) - 2, 2):
+        for known in (parent, *found, *(p for p in self.pool._index.values())):
+            prefix = self.pool.find(known, tuple(tokens[start : start + 2]))
+            if prefix is not None:
+                found.append(prefix)
+                parent = prefix
+                break
+    return found
+
+
+EXERCISE = Exercise(
+    stub=shared_prefix,
+    reference="optimization.block_pool:BlockTable.shared_prefix",
+    cases=cases,
+    in_place=True,
+    hints=(
+        "A walk: from no parent to the first block, from that to the second, until find says None.",
+        "The starts are 0, block_size, 2 · block_size, … below len(tokens) - block_size: so at least one token is left.",
+        "for start in range(0, len(tokens) - size, size): prefix = self.pool.find(parent, tuple(tokens[start:start + size])); "
+        "break on None; append; parent = prefix.",
+    ),
+    mistakes=(
+        Mistake(
+            _mistaken("no_parent"),
+            "a block is known by its tokens *and* what stands before it: pass the prefix found last",
+        ),
+        Mistake(_mistaken("first_only"), "go on with the next block as long as one is found"),
+        Mistake(_skipping, "after the first block that is not known, nothing behind it can be used"),
+        Mistake(_mistaken("nothing_left"), "at least one token must be left to compute"),
+        Mistake(_mistaken("always"), "where self.share is False nothing is looked for"),
+    ),
+)

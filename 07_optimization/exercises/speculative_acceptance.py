@@ -1,0 +1,114 @@
+"""Exercise 7.7: Accept a guess or replace it, exactly."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from transformer.sampling import draw_token
+
+
+def accept_or_replace(
+    probabilities: Tensor, guess: int, guessed_with: Tensor | None, generator: torch.Generator
+) -> tuple[int, bool]:
+    """Accept a guess x with probability min(1, p(x) / q(x)), or else draw from max(0, p - q), normalised.
+
+    The token that comes out then has the distribution p, whatever q was (Leviathan et al., 2023). Why: x comes out as an
+    accepted guess with probability q(x) · min(1, p(x) / q(x)) = min(p(x), q(x)), and what is missing to p(x) is
+    max(0, p(x) - q(x)).
+
+    So that a seed gives the same text everywhere, draw in this way: one number u from 0 to 1 by `torch.rand((),
+    generator=generator, dtype=torch.float64)`, and accept if u · q(x) < p(x). Only where it is not accepted, draw the
+    replacement by `draw_token(weights, generator)`, which takes weights that need not sum to 1.
+
+    Args:
+        probabilities: (vocab,) the model's distribution p.
+        guess: x.
+        guessed_with: (vocab,) the distribution q that x was drawn from; None for a certain guess: q(x) = 1, 0 elsewhere.
+        generator: of the draws.
+
+    Returns:
+        The token, and whether it is the guess.
+    """
+    raise NotImplementedError("Exercise 7.7: accept or replace")
+
+
+# === Above: what the learner gets. Below: how it is graded, with hints and wrong answers. ===
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from learn.exercise import Case, Exercise, Mistake
+
+
+def cases() -> Iterator[Case]:
+    """Each with several seeds: too sure; not sure enough; certain guesses."""
+    # In an order in which each of the mistakes below is told from the others by what it draws first.
+    seeds = [10, 9, 4, 6, 5, 0, 2, 8]
+    few = torch.tensor([0.1, 0.6, 0.3])
+    many = torch.tensor([0.05, 0.30, 0.10, 0.05, 0.20, 0.05, 0.20, 0.05])
+    for what, p, guess, q in (
+        ("p(x) = 0.6, q(x) = 0.2: always accepted", few, 1, torch.tensor([0.4, 0.2, 0.4])),
+        ("p(x) = 0.05, q(x) = 0.4", many, 0, torch.tensor([0.40, 0.05, 0.20, 0.05, 0.05, 0.10, 0.10, 0.05])),
+        ("p(x) = 0.3, q(x) = 0.5: accepted three times in five", few, 2, torch.tensor([0.3, 0.2, 0.5])),
+        ("a certain guess with p(x) = 0.6", few, 1, None),
+        ("a certain guess with p(x) = 0.1", few, 0, None),
+    ):
+        for seed in seeds if p is many else sorted(seeds, key=lambda seed: seed not in (4, 6)):
+            generator = torch.Generator().manual_seed(seed)
+            yield Case(f"{what} (seed {seed})", [p.clone(), guess, None if q is None else q.clone(), generator])
+
+
+def _accept(p: Tensor, guess: int, q: Tensor | None, generator: torch.Generator, **wrong: bool) -> tuple[int, bool]:
+    u = torch.rand((), generator=generator, dtype=torch.float64).item()
+    q_guess = 1.0 if q is None else float(q[guess])
+    accepted = u * q_guess < float(p[guess])
+    if wrong.get("p_alone"):
+        accepted = u < float(p[guess])
+    if wrong.get("reversed"):
+        accepted = u * float(p[guess]) < q_guess
+    if accepted:
+        return guess, True
+    rest = p.clone()
+    if not wrong.get("from_p"):
+        rest = rest - (torch.nn.functional.one_hot(torch.tensor(guess), len(p)) if q is None else q)
+        rest = rest.abs() if wrong.get("absolute") else rest.clamp(min=0.0)
+        if wrong.get("guess_removed_only"):
+            rest = p.clone()
+            rest[guess] = 0.0
+    return draw_token(rest, generator), False
+
+
+def _mistaken(name: str) -> Callable[..., Any]:
+    def accept_or_replace(
+        probabilities: Tensor, guess: int, guessed_with: Tensor | None, generator: torch.Generator
+    ) -> tuple[int, bool]:
+        return _accept(probabilities, guess, guessed_with, generator, **{name: True})
+
+    return accept_or_replace
+
+
+EXERCISE = Exercise(
+    stub=accept_or_replace,
+    reference="optimization.speculative:accept_or_replace",
+    cases=cases,
+    hints=(
+        "The acceptance first; it needs two numbers, p(x) and q(x). Most guesses end there.",
+        "For the replacement: p - q with negative numbers set to 0. For a certain guess, q is 1 at x, so p with 0 at x.",
+        "u = torch.rand((), generator=generator, dtype=torch.float64).item(); if u * q_x < float(p[guess]): return guess, "
+        "True; return draw_token((p - q).clamp(min=0), generator), False.",
+    ),
+    mistakes=(
+        Mistake(_mistaken("p_alone"), "the guess was drawn with q, so it is accepted with p(x) / q(x), not with p(x)"),
+        Mistake(
+            _mistaken("from_p"),
+            "the replacement is drawn from max(0, p - q): tokens that q proposed enough get no second chance",
+        ),
+        Mistake(_mistaken("absolute"), "where q is larger than p the weight is 0, not the difference"),
+        Mistake(_mistaken("guess_removed_only"), "all of q is subtracted, not only the guess taken out"),
+        Mistake(
+            _mistaken("reversed"),
+            "the ratio is p(x) / q(x): a guess the model finds likelier than the guesser is always accepted",
+        ),
+    ),
+)

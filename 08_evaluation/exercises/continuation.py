@@ -1,0 +1,96 @@
+"""Exercise 8.7: Where the question ends and the answer begins."""
+
+from __future__ import annotations
+
+from tokenizer.interface import Tokenizer
+
+
+def encode_pair(tokenizer: Tokenizer, context: str, continuation: str) -> tuple[list[int], list[int]]:
+    """Ids of a context and of what follows it, to ask how likely a model finds the answer.
+
+    BPE may merge across the border, and a word and the space before it are one token. So, as lm-evaluation-harness does:
+
+    - spaces at the end of the context are moved to the front of the continuation;
+    - both are encoded together, and the ids are cut at the number of ids that the context has by itself. An empty context
+      has none.
+
+    Args:
+        tokenizer: the model's.
+        context: may be empty.
+        continuation: not empty.
+
+    Returns:
+        Ids of the context, ids of the continuation.
+    """
+    raise NotImplementedError("Exercise 8.7: encode together, cut afterwards")
+
+
+# === Above: what the learner gets. Below: how it is graded, with hints and wrong answers. ===
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from learn.exercise import Case, Exercise, Mistake
+from tokenizer.bpe_tokenizer import BPETokenizer
+
+
+def cases() -> Iterator[Case]:
+    """A border that is none; a space; several; a merge across; nothing."""
+    # "ab", " c", " ca", "abc"
+    tokenizer = BPETokenizer([(97, 98), (32, 99), (257, 97), (256, 99)])
+    yield Case("'ab' and ' ca'", [tokenizer, "ab", " ca"])
+    yield Case("'ab ' and 'ca': the space belongs to the answer", [tokenizer, "ab ", "ca"])
+    yield Case("'ab' and 'c', which merge into one token", [tokenizer, "ab", "cc"])
+    yield Case("'x  ' and 'ca': two spaces", [tokenizer, "x  ", "ca"])
+    yield Case("an empty context", [tokenizer, "", "ca"])
+
+
+def _pair(tokenizer: Tokenizer, context: str, continuation: str, **wrong: bool) -> tuple[list[int], list[int]]:
+    if wrong.get("apart"):
+        moved = context[len(context.rstrip()) :]
+        return tokenizer.encode(context.rstrip()), tokenizer.encode(moved + continuation)
+    if not wrong.get("spaces_stay"):
+        stripped = context.rstrip()
+        spaces = context[len(stripped) :]
+        spaces = spaces[:1] if wrong.get("one_space") else "" if wrong.get("spaces_lost") else spaces
+        context, continuation = stripped, spaces + continuation
+    whole = tokenizer.encode(context + continuation)
+    if wrong.get("from_the_end"):
+        split = len(whole) - len(tokenizer.encode(continuation))
+    else:
+        split = len(tokenizer.encode(context))
+    return whole[:split], whole[split:]
+
+
+def _mistaken(name: str) -> Callable[..., Any]:
+    def encode_pair(tokenizer: Tokenizer, context: str, continuation: str) -> tuple[list[int], list[int]]:
+        return _pair(tokenizer, context, continuation, **{name: True})
+
+    return encode_pair
+
+
+EXERCISE = Exercise(
+    stub=encode_pair,
+    reference="evaluation.answer_scoring:encode_pair",
+    cases=cases,
+    in_place=True,
+    hints=(
+        "First settle the two texts, then encode them as one.",
+        "stripped = context.rstrip(); what was stripped is context[len(stripped):] and goes in front of the continuation.",
+        "whole = tokenizer.encode(stripped + continuation); split = len(tokenizer.encode(stripped)); return whole[:split], "
+        "whole[split:].",
+    ),
+    mistakes=(
+        Mistake(
+            _mistaken("spaces_stay"),
+            "spaces at the end of the context belong to the answer: models learn ' word' as one token",
+        ),
+        Mistake(_mistaken("spaces_lost"), "the spaces are moved, not dropped"),
+        Mistake(
+            _mistaken("apart"),
+            "encoded apart, the border forces a cut where the model has learned none: encode both together",
+        ),
+        Mistake(_mistaken("from_the_end"), "the cut is counted from the front, by the context's own ids"),
+        Mistake(_mistaken("one_space"), "all the spaces at the end are moved"),
+    ),
+)

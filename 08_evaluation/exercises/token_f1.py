@@ -1,0 +1,90 @@
+"""Exercise 8.1: F1 of an answer."""
+
+from __future__ import annotations
+
+from evaluation.text_overlap import normalise_answer
+
+
+def token_f1(prediction: str, reference: str) -> float:
+    """Harmonic mean of precision and recall over words, order ignored (Rajpurkar et al., 2016: SQuAD).
+
+    Both texts go through `normalise_answer` and are split at spaces. Shared are the words in both, each counted as often as
+    in the text that has it less often. Precision is shared words over words of the prediction, recall shared words over
+    words of the reference; their harmonic mean is 2 P R / (P + R) = 2 · shared / (both lengths together).
+
+    Where one of them has no words left, the score is 1 if neither has, otherwise 0.
+
+    >>> token_f1("in the year 1991", "1991")
+    0.5
+    """
+    raise NotImplementedError("Exercise 8.1: shared words")
+
+
+# === Above: what the learner gets. Below: how it is graded, with hints and wrong answers. ===
+
+from collections import Counter
+from collections.abc import Iterator
+
+from learn.exercise import Case, Exercise, Mistake
+
+
+def cases() -> Iterator[Case]:
+    """Right; partly; none; repeated; empty."""
+    yield Case("the same but for case, articles and punctuation", ["The Answer!", "answer"])
+    yield Case("one word of three", ["in the year 1991", "1991"])
+    yield Case("nothing in common", ["red", "blue"])
+    yield Case("a word that comes twice in one and once in the other", ["no no no yes", "no yes"])
+    yield Case("nothing left after normalising", ["the", "a"])
+    yield Case("nothing left of one of them", ["the", "answer"])
+
+
+def _words(text: str) -> list[str]:
+    return normalise_answer(text).split()
+
+
+def _raw(prediction: str, reference: str) -> float:
+    p, r = prediction.split(), reference.split()
+    shared = sum((Counter(p) & Counter(r)).values())
+    return 2 * shared / (len(p) + len(r)) if p and r else float(p == r)
+
+
+def _sets(prediction: str, reference: str) -> float:
+    p, r = _words(prediction), _words(reference)
+    return 2 * len(set(p) & set(r)) / (len(set(p)) + len(set(r))) if p and r else float(p == r)
+
+
+def _membership(prediction: str, reference: str) -> float:
+    p, r = _words(prediction), _words(reference)
+    return 2 * sum(word in r for word in p) / (len(p) + len(r)) if p and r else float(p == r)
+
+
+def _recall(prediction: str, reference: str) -> float:
+    p, r = _words(prediction), _words(reference)
+    return sum((Counter(p) & Counter(r)).values()) / len(r) if p and r else float(p == r)
+
+
+def _undefined(prediction: str, reference: str) -> float:
+    p, r = _words(prediction), _words(reference)
+    return 2 * sum((Counter(p) & Counter(r)).values()) / (len(p) + len(r))
+
+
+EXERCISE = Exercise(
+    stub=token_f1,
+    reference="evaluation.text_overlap:token_f1",
+    cases=cases,
+    hints=(
+        "Deal with texts that have no words first. Then count the words of each.",
+        "Counter(a) & Counter(b) has each word as often as the one that has it less often; its values sum to the shared words.",
+        "2 * sum((Counter(p) & Counter(r)).values()) / (len(p) + len(r)).",
+    ),
+    mistakes=(
+        Mistake(_raw, "both texts are normalised first: case, punctuation and articles do not count"),
+        Mistake(
+            _recall,
+            "this is the recall alone; a long answer that happens to hold the right words must pay for the others",
+        ),
+        Mistake(_sets, "words count as often as they occur: use Counter, not set"),
+        Mistake(_membership, "a word is shared only as often as *both* texts have it"),
+        Mistake(_undefined, "two texts without words are equal: 1, and no division by 0"),
+    ),
+)

@@ -1,0 +1,200 @@
+"""Exercise 9.5: A limit on what a client may send."""
+
+from __future__ import annotations
+
+import asyncio
+
+from starlette.datastructures import Headers
+from starlette.types import Message, Receive, Scope, Send
+
+from deployment.errors import ApiError
+from deployment.middleware import BodyGuard
+
+
+async def __call__(self: BodyGuard, scope: Scope, receive: Receive, send: Send) -> None:
+    """Pass a request on to the app, with a bound on its body's size and on the time it takes.
+
+    An ASGI app is called with a scope (a dictionary), `await receive()` for the next message from the client, and `await
+    send(message)`. A middleware calls the app in its turn, and may hand it a `receive` of its own, which looks at each
+    message on its way. Raise an `ApiError(status, message)` where a limit is passed:
+
+    1. What is not HTTP (scope["type"] != "http") is passed on as it is.
+    2. 413 at once, without calling the app, if the header `content-length` is there and is no whole number or above the limit:
+       `Headers(scope=scope).get("content-length", "0")`.
+    3. 413 as soon as more bytes have come than the limit, whatever the header said: a message has some in
+       `message.get("body", b"")`.
+    4. 408 if a message has not come `body_seconds` after the beginning of the call: `asyncio.wait_for(receive(), seconds)`
+       raises asyncio.TimeoutError. Once the body is complete (message.get("more_body", False) is False), no time limit holds.
+
+    Args:
+        self: `self._app` is what is inside; `self._limits.max_body_bytes` and `self._limits.body_seconds` are the limits.
+        scope: of the request.
+        receive: gives the client's messages.
+        send: takes the answer.
+    """
+    raise NotImplementedError("Exercise 9.5: count what comes in")
+
+
+# === Above: what the learner gets. Below: how it is graded, with hints and wrong answers. ===
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from deployment.settings import Limits
+from learn.exercise import Case, Exercise, Mistake
+
+
+class _Exchange:
+    """A client that sends pieces, an app that reads them all and answers 200, and what happened."""
+
+    def __init__(self, pieces: Sequence[bytes], pauses: Sequence[float]):
+        self.pieces, self.pauses, self.sent = list(pieces), list(pauses), 0
+        self.read = 0
+        self.app_called = False
+        self.status = 0
+
+    async def receive(self) -> Message:
+        """The next piece; behind the last, the client goes away."""
+        index, self.sent = self.sent, self.sent + 1
+        await asyncio.sleep(self.pauses[index] if index < len(self.pauses) else 0)
+        if index >= len(self.pieces):
+            return {"type": "http.disconnect"}
+        return {"type": "http.request", "body": self.pieces[index], "more_body": index + 1 < len(self.pieces)}
+
+    async def send(self, message: Message) -> None:
+        """Notes the status."""
+        self.status = message.get("status", self.status)
+
+    async def app(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Reads the body, then waits for the client to go away, as a stream does."""
+        self.app_called = True
+        more = True
+        while more:
+            message = await receive()
+            self.read += len(message.get("body", b""))
+            more = message.get("more_body", False)
+        if scope.get("path") == "/stream":
+            await receive()
+        await send({"type": "http.response.start", "status": 200})
+
+
+def _happened(result: Any, arguments: Sequence[Any]) -> dict[str, Any]:
+    exchange: _Exchange = arguments[3].__self__
+    status = 0
+    try:
+        asyncio.run(result)
+    except ApiError as error:
+        status = error.status
+    return {
+        "status": status or exchange.status,
+        "app called": exchange.app_called,
+        "bytes that the app read": exchange.read,
+    }
+
+
+def cases() -> Iterator[Case]:
+    """Small; declared too large; undeclared; a lie; slow; slow afterwards; no HTTP."""
+
+    def question(
+        what: str, pieces: Sequence[bytes], declared: str | None = None, pauses: Sequence[float] = (), kind: str = "http",
+        path: str = "/", seconds: float = 20.0,
+    ) -> Case:  # fmt: skip
+        exchange = _Exchange(pieces, pauses)
+        guard = BodyGuard(exchange.app, Limits(max_body_bytes=10, body_seconds=seconds))
+        headers = [] if declared is None else [(b"content-length", declared.encode())]
+        scope = {"type": kind, "headers": headers, "path": path}
+        return Case(what, [guard, scope, exchange.receive, exchange.send], observe=_happened)
+
+    yield question("5 bytes where 10 are allowed", [b"12345"], "5")
+    yield question("exactly 10 bytes in two pieces, length not declared", [b"12345", b"67890"])
+    yield question("declared as 11 bytes", [b"12345678901"], "11")
+    yield question("a declared length that is no number", [b"1"], "-1")
+    yield question("12 bytes in one piece, length not declared", [b"123456789012"])
+    yield question("12 bytes in three pieces, length not declared", [b"1234", b"5678", b"9012"])
+    yield question("12 bytes, declared as 4", [b"123456", b"789012"], "4")
+    yield question(
+        "the second piece does not come for 0.2 seconds, where 0.05 are allowed",
+        [b"1", b"2"],
+        None,
+        [0.0, 0.2],
+        seconds=0.05,
+    )
+    yield question(
+        "complete; then the client waits for a stream", [b"1"], None, [0.0, 0.2], path="/stream", seconds=0.1
+    )
+    yield question("a lifespan message, which is not HTTP", [b"12345678901234"], None, kind="lifespan")
+
+
+async def _guard(self: Any, scope: Scope, receive: Receive, send: Send, **wrong: bool) -> None:
+    if scope["type"] != "http" and not wrong.get("everything_guarded"):
+        await self._app(scope, receive, send)
+        return
+    largest, declared = self._limits.max_body_bytes, Headers(scope=scope).get("content-length", "0")
+    bad = int(declared) > largest if wrong.get("not_validated") else not declared.isdigit() or int(declared) > largest
+    if bad and not wrong.get("header_ignored"):
+        raise ApiError(413, "too large")
+    received, complete = 0, False
+    deadline = asyncio.get_running_loop().time() + self._limits.body_seconds
+
+    async def bounded() -> Message:
+        nonlocal received, complete
+        if complete and not wrong.get("always_timed"):
+            return await receive()
+        if wrong.get("not_timed"):
+            message = await receive()
+        else:
+            try:
+                message = await asyncio.wait_for(receive(), deadline - asyncio.get_running_loop().time())
+            except asyncio.TimeoutError:
+                raise ApiError(408, "too slow") from None
+        size = len(message.get("body", b""))
+        received = size if wrong.get("piece_alone") else received + size
+        complete = not message.get("more_body", False)
+        limit = largest - 1 if wrong.get("one_less") else largest
+        if received > limit and not wrong.get("header_trusted"):
+            raise ApiError(413, "too large")
+        return message
+
+    await self._app(scope, bounded, send)
+
+
+def _mistaken(name: str) -> Callable[..., Any]:
+    async def __call__(self: BodyGuard, scope: Scope, receive: Receive, send: Send) -> None:
+        await _guard(self, scope, receive, send, **{name: True})
+
+    return __call__
+
+
+EXERCISE = Exercise(
+    stub=__call__,
+    reference="deployment.middleware:BodyGuard.__call__",
+    cases=cases,
+    in_place=True,
+    hints=(
+        "Steps 1 and 2 need no receive of your own. For 3 and 4 write an inner async function that calls the outer receive, "
+        "looks at the message, and returns it.",
+        "The inner function keeps its count in a variable of the outer one: `nonlocal received`. The time left is a deadline, "
+        "taken at the beginning, less asyncio.get_running_loop().time().",
+        "async def bounded(): message = await asyncio.wait_for(receive(), deadline - now); received += "
+        "len(message.get('body', b'')); raise ApiError(413, …) if received > largest; complete = not "
+        "message.get('more_body', False); return message. Then await self._app(scope, bounded, send).",
+    ),
+    mistakes=(
+        Mistake(_mistaken("one_less"), "the limit itself is allowed: refuse only what is above it"),
+        Mistake(
+            _mistaken("header_ignored"),
+            "a length that is declared above the limit is refused at once, before the app is called",
+        ),
+        Mistake(_mistaken("not_validated"), "the header is text from a stranger: what is no whole number is refused"),
+        Mistake(_mistaken("header_trusted"), "the header may be missing or a lie: count the bytes that come"),
+        Mistake(_mistaken("piece_alone"), "the bytes of all pieces together count"),
+        Mistake(
+            _mistaken("not_timed"), "a client that sends slowly occupies the server: wait no longer than body_seconds"
+        ),
+        Mistake(
+            _mistaken("always_timed"),
+            "after the body no time limit holds: the app waits for the client to go away while it streams",
+        ),
+        Mistake(_mistaken("everything_guarded"), "what is not HTTP is passed on as it is"),
+    ),
+)

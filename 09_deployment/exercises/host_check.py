@@ -1,0 +1,114 @@
+"""Exercise 9.4: By which name were you called?"""
+
+from __future__ import annotations
+
+import re
+
+from starlette.datastructures import Headers
+
+from deployment.errors import ApiError
+from deployment.middleware import Gate
+
+
+def _check_host(self: Gate, headers: Headers) -> None:
+    """Refuse a request that names a host which is not this server's.
+
+    A server on 127.0.0.1 is not safe from the web: a page of evil.example can make its own name lead to 127.0.0.1, and then
+    the browser lets it read the answers ("DNS rebinding"). But the browser still sends the name that the page used, in the
+    header `host`.
+
+    The name is what stands before the port, without regard to case: "LocalHost:8000" is "localhost", "[::1]:8000" is
+    "[::1]". A missing header is the name "".
+
+    Args:
+        self: `self._hosts` are the names that are allowed, in lower case; None allows every name.
+        headers: `headers.get("host", "")`.
+
+    Raises:
+        ApiError: ApiError(403, message, code="wrong_host"), the message naming the host; where it is not allowed.
+    """
+    raise NotImplementedError("Exercise 9.4: compare the host's name")
+
+
+# === Above: what the learner gets. Below: how it is graded, with hints and wrong answers. ===
+
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+from learn.exercise import Case, Exercise, Mistake
+
+
+def cases() -> Iterator[Case]:
+    """Right; with a port; IPv6; wrong; alike; missing; everything allowed."""
+    local = frozenset({"localhost", "127.0.0.1", "[::1]"})
+
+    def question(what: str, host: str | None, allowed: frozenset[str] | None = local, refused: bool = False) -> Case:
+        gate: Any = SimpleNamespace(_hosts=allowed)
+        headers = Headers({} if host is None else {"host": host})
+        return Case(what, [gate, headers], raises=ApiError if refused else None)
+
+    yield question("localhost", "localhost")
+    yield question("127.0.0.1:8000, with a port", "127.0.0.1:8000")
+    yield question("LocalHost:8000", "LocalHost:8000")
+    yield question("[::1]:8000, whose name has colons in it", "[::1]:8000")
+    yield question("[::1] without a port", "[::1]")
+    yield question("evil.example", "evil.example:8000", refused=True)
+    yield question("localhost.evil.example, which begins alike", "localhost.evil.example", refused=True)
+    yield question("no header", None, refused=True)
+    yield question("any name, where every name is allowed", "evil.example", None)
+
+
+def _check(self: Any, headers: Headers, **wrong: bool) -> None:
+    host = headers.get("host", "")
+    if wrong.get("first_colon"):
+        host = host.split(":")[0]
+    elif wrong.get("last_colon"):
+        host = host.rpartition(":")[0] if ":" in host else host
+    elif not wrong.get("with_port"):
+        host = re.sub(r":\d*$", "", host)
+    host = host if wrong.get("case_matters") else host.lower()
+    if self._hosts is None and not wrong.get("none_is_nobody"):
+        return
+    allowed = host in (self._hosts or ())
+    if wrong.get("begins_alike"):
+        allowed = any(host.startswith(name) for name in self._hosts)
+    if wrong.get("missing_allowed"):
+        allowed = allowed or not host
+    if not allowed and not wrong.get("not_refused"):
+        raise ApiError(403, f"the host name {host!r} is not one of this server's", code="wrong_host")
+
+
+def _mistaken(name: str) -> Callable[..., Any]:
+    def _check_host(self: Gate, headers: Headers) -> None:
+        _check(self, headers, **{name: True})
+
+    return _check_host
+
+
+EXERCISE = Exercise(
+    stub=_check_host,
+    reference="deployment.middleware:Gate._check_host",
+    cases=cases,
+    in_place=True,
+    hints=(
+        "Three steps: the header, the name without its port in lower case, and the comparison.",
+        "A port is a colon and digits at the very end: re.sub(r':\\d*$', '', host). IPv6 names have colons, but end with ].",
+        "host = re.sub(r':\\d*$', '', headers.get('host', '')).lower(); if self._hosts is not None and host not in "
+        "self._hosts: raise ApiError(403, …, code='wrong_host').",
+    ),
+    mistakes=(
+        Mistake(_mistaken("with_port"), "the port is not part of the name"),
+        Mistake(_mistaken("case_matters"), "names of hosts do not distinguish case"),
+        Mistake(
+            _mistaken("first_colon"), "an IPv6 name has colons of its own: only digits behind the last colon are a port"
+        ),
+        Mistake(
+            _mistaken("last_colon"), "[::1] without a port ends with ]: only digits behind the last colon are a port"
+        ),
+        Mistake(_mistaken("not_refused"), "a foreign name is refused with an ApiError"),
+        Mistake(_mistaken("begins_alike"), "the whole name must be equal: anybody can register localhost.evil.example"),
+        Mistake(_mistaken("missing_allowed"), "a request without the header is refused too"),
+        Mistake(_mistaken("none_is_nobody"), "where self._hosts is None, every name is allowed"),
+    ),
+)

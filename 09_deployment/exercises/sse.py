@@ -1,0 +1,78 @@
+"""Exercise 9.1: Server-sent events."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+
+def sse(data: Any, event: str | None = None) -> bytes:
+    r"""One server-sent event with JSON in it, as an answer is streamed to a browser.
+
+    An event is a few lines of text in UTF-8, each ended by a line feed: `event: NAME` if it has a name, then `data: TEXT`,
+    then an empty line, which ends the event. A line break within the text would end the data, so the JSON is in one line:
+    `json.dumps(data, separators=(",", ":"))`.
+
+    Args:
+        data: anything that JSON can hold.
+        event: name of the event.
+
+    >>> sse({"a": 1}, "token")
+    b'event: token\ndata: {"a":1}\n\n'
+    """
+    raise NotImplementedError("Exercise 9.1: frame an event")
+
+
+# === Above: what the learner gets. Below: how it is graded, with hints and wrong answers. ===
+
+from collections.abc import Callable, Iterator
+
+from learn.exercise import Case, Exercise, Mistake
+
+
+def cases() -> Iterator[Case]:
+    """Plain; named; line breaks; beyond ASCII."""
+    yield Case("an event without a name", [{"a": 1}])
+    yield Case("an event with a name", [{"a": 1}, "token"])
+    yield Case("a text with a line break", [{"text": "one\ntwo"}])
+    yield Case("a text beyond ASCII", [{"text": "é 😀"}, "token"])
+
+
+def _frame(data: Any, event: str | None, **wrong: bool) -> bytes:
+    text = json.dumps(data, separators=(",", ":"), indent=1 if wrong.get("indented") else None)
+    if wrong.get("str"):
+        text = str(data)
+    end = "\n" if wrong.get("one_line_feed") else "\n\n"
+    lines = f"data: {text}{end}"
+    if event is not None and not wrong.get("no_name"):
+        lines = f"data: {text}\nevent: {event}{end}" if wrong.get("name_last") else f"event: {event}\n{lines}"
+    elif event is None and wrong.get("always_named"):
+        lines = f"event: None\n{lines}"
+    return lines.encode()
+
+
+def _mistaken(name: str) -> Callable[..., Any]:
+    def sse(data: Any, event: str | None = None) -> bytes:
+        return _frame(data, event, **{name: True})
+
+    return sse
+
+
+EXERCISE = Exercise(
+    stub=sse,
+    reference="deployment.answering:sse",
+    cases=cases,
+    hints=(
+        "Two or three lines of text, then .encode().",
+        "'data: ' + the JSON + two line feeds; with a name, 'event: ' + the name + a line feed before it.",
+        'head = "" if event is None else f"event: {event}\\n"; return f"{head}data: {text}\\n\\n".encode().',
+    ),
+    mistakes=(
+        Mistake(_mistaken("one_line_feed"), "an event ends with an empty line: two line feeds"),
+        Mistake(_mistaken("indented"), "the JSON must be in one line: a line break ends the data"),
+        Mistake(_mistaken("str"), "str() of a dictionary is not JSON: json.dumps"),
+        Mistake(_mistaken("always_named"), "without a name there is no `event` line"),
+        Mistake(_mistaken("no_name"), "the name of the event is missing"),
+        Mistake(_mistaken("name_last"), "the package writes the name first, before the data"),
+    ),
+)

@@ -1,0 +1,98 @@
+"""Exercise 9.2: Count tokens as the bill does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from deployment.generation import Generation
+
+
+def usage_of(generations: Sequence[Generation], n: int, prompt_only: bool = False) -> dict[str, Any]:
+    """The field `usage` of an answer, as OpenAI counts.
+
+    One request may ask for several prompts and for n choices of each. A prompt counts once, however many choices it gets;
+    the tokens of every choice count.
+
+    Args:
+        generations: of one answer, n for each prompt, one after the other. `generation.stats` has `prompt_tokens`,
+            `generated_tokens` and `cached_tokens` (of the prompt, found in the cache).
+        n: choices.
+        prompt_only: the generated tokens were not asked for, and count 0.
+
+    Returns:
+        {"prompt_tokens", "completion_tokens", "total_tokens": both together, "prompt_tokens_details": {"cached_tokens": of
+        each prompt's first choice}}.
+    """
+    raise NotImplementedError("Exercise 9.2: prompts once, choices each")
+
+
+# === Above: what the learner gets. Below: how it is graded, with hints and wrong answers. ===
+
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+
+from learn.exercise import Case, Exercise, Mistake
+
+
+def cases() -> Iterator[Case]:
+    """One; two choices; two prompts; prompts alone."""
+
+    def generation(prompt: int, generated: int, cached: int) -> Any:
+        return SimpleNamespace(
+            stats=SimpleNamespace(prompt_tokens=prompt, generated_tokens=generated, cached_tokens=cached)
+        )
+
+    yield Case("one prompt, one choice", [[generation(5, 7, 2)], 1])
+    yield Case("one prompt, two choices", [[generation(5, 7, 2), generation(5, 9, 4)], 2])
+    four = [generation(5, 7, 0), generation(5, 9, 4), generation(3, 1, 1), generation(3, 2, 2)]
+    yield Case("two prompts, two choices of each", [four, 2])
+    yield Case("only the prompts were asked for", [list(four), 2, True])
+
+
+def _usage(generations: Sequence[Generation], n: int, prompt_only: bool, **wrong: bool) -> dict[str, Any]:
+    firsts = (
+        generations if wrong.get("every_choice") else generations[:1] if wrong.get("first_prompt") else generations[::n]
+    )
+    counted = generations[::n] if wrong.get("first_choice") else generations
+    prompt = sum(generation.stats.prompt_tokens for generation in firsts)
+    completion = sum(generation.stats.generated_tokens for generation in counted)
+    if prompt_only and not wrong.get("always_counted"):
+        completion = 0
+    cached = sum(g.stats.cached_tokens for g in (generations if wrong.get("all_cached") else firsts))
+    return {
+        "prompt_tokens": prompt - cached if wrong.get("cached_free") else prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+        "prompt_tokens_details": {"cached_tokens": cached},
+    }
+
+
+def _mistaken(name: str) -> Callable[..., Any]:
+    def usage_of(generations: Sequence[Generation], n: int, prompt_only: bool = False) -> dict[str, Any]:
+        return _usage(generations, n, prompt_only, **{name: True})
+
+    return usage_of
+
+
+EXERCISE = Exercise(
+    stub=usage_of,
+    reference="deployment.usage:usage_of",
+    cases=cases,
+    hints=(
+        "Which of the generations stand for a prompt each?",
+        "Every n-th: generations[::n]. Prompt and cached tokens are summed over these, generated tokens over all.",
+        "prompt = sum(g.stats.prompt_tokens for g in generations[::n]); completion = 0 if prompt_only else "
+        "sum(g.stats.generated_tokens for g in generations).",
+    ),
+    mistakes=(
+        Mistake(
+            _mistaken("cached_free"), "tokens found in the cache are prompt tokens too; they are only named besides"
+        ),
+        Mistake(_mistaken("every_choice"), "a prompt counts once, however many choices it gets"),
+        Mistake(_mistaken("first_choice"), "the tokens of every choice count"),
+        Mistake(_mistaken("all_cached"), "cached tokens are counted with the prompt: once, of its first choice"),
+        Mistake(_mistaken("first_prompt"), "there may be several prompts: every n-th generation begins one"),
+        Mistake(_mistaken("always_counted"), "with prompt_only, generated tokens count 0"),
+    ),
+)
