@@ -110,6 +110,28 @@ def test_the_packed_kernel_gives_what_the_plain_layer_gives(kind, rows, dtype):
     assert error < (0.15 if kind is Int4Linear else 0.02)
 
 
+@pytest.mark.skipif(
+    not torch.backends.mkldnn.is_available() or torch.backends.cpu.get_cpu_capability() != "AVX512",
+    reason="which kernels oneDNN takes, and so in what order they sum, was looked at on AVX-512 only",
+)
+@pytest.mark.parametrize("kind", [None, Int8Linear, W8A8Linear, Int4Linear])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_row_comes_out_the_same_to_the_last_bit_whatever_else_is_in_the_batch(kind, dtype):
+    for features_in, features_out in ((768, 3072), (3072, 768), (64, 192)):
+        linear = nn.Linear(features_in, features_out).to(dtype)
+        if kind is None:
+            packed: nn.Module = PackedLinear(linear)
+        else:
+            layer = kind(features_out, features_in, bias=True)
+            layer.quantize(linear)
+            packed = pack_quantized_layer(layer)
+        x = torch.randn(130, features_in).to(dtype)
+        with torch.no_grad():
+            together = packed(x)
+            for start, stop in ((0, 1), (7, 8), (0, 2), (5, 8), (0, 4), (3, 8), (0, 16), (9, 26), (30, 130)):
+                assert torch.equal(packed(x[start:stop]), together[start:stop]), (start, stop)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("rows", [1, 2, 17])
 def test_packed_plain_layers_are_the_plain_layers(dtype, rows):

@@ -14,8 +14,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-# The layout is tuned for products of about so many rows; it works for any number.
-EXPECTED_ROWS = 16
+# The layout is chosen for products of so many rows; it works for any number. The kernel for four rows is faster
+# than those for one, two and three: they too have to read all weights, and do it less evenly.
+FEWEST_ROWS = 4
 
 
 def packing_is_available(device: torch.device, dtype: torch.dtype) -> bool:
@@ -27,9 +28,8 @@ class PackedLinear(nn.Module):
     """y = x Wᵀ + b with W in oneDNN's layout. For inference only: the weight can be neither trained nor saved.
 
     The rows of a batch do not disturb one another: a row's result is the same to the last bit whatever
-    else is in the batch. In float32 one row alone would run by a different kernel with a different order of
-    summation, so it is computed twice, side by side, which costs next to nothing: the weights are what
-    takes the time.
+    else is in the batch. One to three rows would run by other kernels with another order of summation, and more
+    slowly; so they are filled up to four. It costs arithmetic, of which there is plenty while weights are read.
 
     Args:
         linear: a layer on the CPU, in float32 or bfloat16.
@@ -40,14 +40,15 @@ class PackedLinear(nn.Module):
         weight = linear.weight.detach()
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.bias = None if linear.bias is None else linear.bias.detach()
-        self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), EXPECTED_ROWS)
-        self._twice = weight.dtype == torch.float32
+        self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), FEWEST_ROWS)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) → (..., out)."""
         rows = x.reshape(-1, self.in_features)
-        alone = self._twice and rows.shape[0] == 1
-        if alone:
-            rows = rows.expand(2, -1).contiguous()
+        count = rows.shape[0]
+        if count == 1:
+            rows = rows.expand(FEWEST_ROWS, -1).contiguous()
+        elif count < FEWEST_ROWS:
+            rows = torch.cat([rows, rows[:1].expand(FEWEST_ROWS - count, -1)])
         y: Tensor = torch.ops.mkldnn._linear_pointwise(rows, self._packed, self.bias, "none", [], "")
-        return (y[:1] if alone else y).view(*x.shape[:-1], self.out_features)
+        return y[:count].view(*x.shape[:-1], self.out_features)
