@@ -16,6 +16,7 @@ import batching_speed
 import decoding_speed
 import mlp_speed
 import quantization_speed
+import server_speed
 import tokenizer_speed
 import training_speed
 import transformers_training_speed
@@ -30,6 +31,7 @@ COMPARISONS = {
     "decoding": decoding_speed.run,
     "batching": batching_speed.run,
     "quantization": quantization_speed.run,
+    "server": server_speed.run,
 }
 
 

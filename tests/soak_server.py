@@ -115,7 +115,7 @@ async def nuisances(url: str, seconds: float) -> Counter:
                 writer.write(data)
                 if name != "cut off":
                     with contextlib.suppress(asyncio.TimeoutError):
-                        await asyncio.wait_for(reader.read(1000), 3)
+                        await asyncio.wait_for(reader.read(1000), 8)
                 writer.close()
                 sent[name] += 1
             await asyncio.sleep(0.2)
@@ -182,8 +182,8 @@ def main() -> None:
         arguments = ["--checkpoint", str(save_run(Path(folder) / "tiny"))]
         settings = {
             "NULLM_ENGINE__MAX_WAITING": str(QUEUE),
-            "NULLM_LIMITS__HEADER_SECONDS": "1",
-            "NULLM_LIMITS__BODY_SECONDS": "1",
+            "NULLM_LIMITS__HEADER_SECONDS": "5",
+            "NULLM_LIMITS__BODY_SECONDS": "2",
         }
         with serve_command(ROOT, *arguments, log=Path(folder) / "log", **settings) as (url, process):
             watched = psutil.Process(process.pid)

@@ -107,7 +107,7 @@ def test_stop_keeps_what_came_and_frees_the_blocks(page, served: Served):
     settings(page, max_tokens=1000)
     say(page, "go on", wait=False)
     page.wait_for_function("() => document.querySelectorAll('.token').length > 5")
-    page.click("#stop")
+    page.evaluate("document.getElementById('stop').click()")  # at once: the tiny model is soon done
     page.wait_for_selector("#send:visible")
     served.wait_until_idle()
     count = page.locator(".token").count()

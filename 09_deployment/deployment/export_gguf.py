@@ -184,16 +184,16 @@ def _tensors(model: GPTModel, architecture: str) -> list[tuple[str, Tensor]]:
         if not module.startswith("blocks."):
             out.append((f"{OUTSIDE[module]}.{kind}", tensor))
             continue
-        _, layer, part = module.split(".", 2)
+        _, block, part = module.split(".", 2)
         if architecture == "gpt2" and part in ("attention.key", "attention.value"):
             continue
         theirs = BLOCK[part]
         if architecture == "gpt2" and part == "attention.query":
-            tensor = torch.cat([state[f"blocks.{layer}.attention.{p}.{kind}"] for p in ("query", "key", "value")])
+            tensor = torch.cat([state[f"blocks.{block}.attention.{p}.{kind}"] for p in ("query", "key", "value")])
             theirs = "attn_qkv"
         elif architecture == "llama" and part in ("attention.query", "attention.key"):
             tensor = _neighbouring_pairs(tensor, config.head_size)
-        out.append((f"blk.{layer}.{theirs}.{kind}", tensor))
+        out.append((f"blk.{block}.{theirs}.{kind}", tensor))
     return out
 
 

@@ -84,6 +84,7 @@ export class Transcript {
     const classes = ["token"];
     if (token.chosen) classes.push("chosen");
     if (!token.text) classes.push("part");
+    if (/^[\r\n]+$/.test(token.text)) classes.push("line"); // nothing to point at otherwise
     const span = element("span", { className: classes.join(" "), tabIndex: index ? -1 : 0, "--t": surprise(token).toFixed(3) }, token.text || "·");
     span.place = { node, index };
     return span;
@@ -109,7 +110,7 @@ export class Transcript {
     const line = summary(node);
     if (line) {
       const values = node.tokens.filter((token) => token.entropy !== undefined).map((token) => Math.min(1, bits(token.entropy) / 8));
-      tools.push(element("span", { className: "stats" }, line), sparkline(values));
+      tools.push(element("span", { className: "stats" }, line, sparkline(values)));
     }
     return tools;
   }
