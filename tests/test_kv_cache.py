@@ -60,7 +60,7 @@ def test_sequences_of_unequal_length_side_by_side_in_blocks_give_the_plain_logit
                 row.table.reserve(row.start + row.count)
             ids = torch.cat([texts[i][row.start : row.start + row.count] for i, row in zip(used, rows, strict=True)])
             batch = RaggedBatch(storage, rows, model.config, torch.float32, CPU)
-            logits = model(ids[None], batch, positions=batch.positions())[0]
+            logits = model(ids[None], batch, positions=torch.tensor([batch.positions()]))[0]
             for i, row, part in zip(used, rows, logits.split([row.count for row in rows]), strict=True):
                 outputs[i].append(part)
                 row.table.commit(texts[i].tolist(), row.start + row.count)

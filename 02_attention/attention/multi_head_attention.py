@@ -133,6 +133,7 @@ class MultiHeadAttention(nn.Module):
         self.output = nn.Linear(num_heads * self.head_dim, d_model, bias=bias)
         self.query_norm, self.key_norm = query_norm, key_norm
         self.observer: WeightsObserver | None = None
+        self.joint: nn.Module | None = None  # the first three projections as one product, where stage 7 has joined them
 
     def forward(
         self,
@@ -156,9 +157,14 @@ class MultiHeadAttention(nn.Module):
             (batch, time, d_model).
         """
         batch, time, _ = x.shape
-        q = self._split_heads(self.query(x), self.num_heads)  # (batch, heads, time, head_dim)
-        k = self._split_heads(self.key(x), self.num_kv_heads)  # (batch, kv_heads, time, head_dim)
-        v = self._split_heads(self.value(x), self.num_kv_heads)
+        if self.joint is None:
+            q, k, v = self.query(x), self.key(x), self.value(x)
+        else:
+            widths = [self.num_heads * self.head_dim] + 2 * [self.num_kv_heads * self.head_dim]
+            q, k, v = self.joint(x).split(widths, dim=-1)
+        q = self._split_heads(q, self.num_heads)  # (batch, heads, time, head_dim)
+        k = self._split_heads(k, self.num_kv_heads)  # (batch, kv_heads, time, head_dim)
+        v = self._split_heads(v, self.num_kv_heads)
         if self.query_norm is not None:
             q = self.query_norm(q)
         if self.key_norm is not None:

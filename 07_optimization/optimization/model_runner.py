@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from optimization.packed_linear import FEWEST_ROWS
 from optimization.paged_kv_cache import BlockStorage, RaggedBatch, RaggedRow
 from optimization.scheduler import Work
 from training.placement import Placement
@@ -51,10 +52,14 @@ class ModelRunner:
             counts.append(len(needed))
         device, dtype = self.placement.device, self.placement.precision
         batch = RaggedBatch(self.storage, rows, self.model.config, dtype, device)
-        hidden = self.model.hidden_states(torch.tensor([ids], device=device), batch, batch.positions().to(device))
+        # The packed layers fill up fewer rows than four, each anew; done once here, it costs nothing.
+        filling = [0] * (FEWEST_ROWS - len(ids) if device.type == "cpu" else 0)
+        token_ids = torch.tensor([ids + filling], device=device)
+        positions = torch.tensor([batch.positions() + filling], device=device)
+        hidden = self.model.hidden_states(token_ids, batch, positions)
         if not wanted:
             return [hidden.new_empty(0, self._vocab_size)] * len(work)
-        if len(wanted) < len(ids):
+        if len(wanted) < hidden.shape[1]:
             hidden = hidden[:, torch.tensor(wanted, device=device)]
         logits = self.model.logits(hidden)[0, :, : self._vocab_size].cpu()
         return list(logits.to(torch.promote_types(dtype, torch.float32)).split(counts))

@@ -188,17 +188,19 @@ class RaggedBatch(RaggedStore):
         for row in rows:
             row.prepare(config, device)
 
-    def positions(self) -> Tensor:
-        """(1, tokens) position of each token in its text."""
-        return torch.tensor([[p for row in self._rows for p in range(row.start, row.start + row.count)]])
+    def positions(self) -> list[int]:
+        """The position of each token in its text."""
+        return [position for row in self._rows for position in range(row.start, row.start + row.count)]
 
     def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor, score_bias: ScoreBias | None) -> Tensor:
-        """See `RaggedStore.attend`."""
-        self._storage.write(layer, self._slots, keys[0].transpose(0, 1), values[0].transpose(0, 1))
+        """See `RaggedStore.attend`. Tokens behind those of the rows are filling, and neither stored nor attended to."""
+        count, filling = len(self._slots), queries.shape[2] - len(self._slots)
+        k_new, v_new = keys[0, :, :count].transpose(0, 1), values[0, :, :count].transpose(0, 1)
+        self._storage.write(layer, self._slots, k_new, v_new)
         computed = queries.to(self._precision)
         outputs, offset = [], 0
         for row in self._rows:
-            q = computed if len(self._rows) == 1 else computed.narrow(2, offset, row.count)
+            q = computed.narrow(2, offset, row.count)
             k, v = self._storage.read(layer, row.runs, q.dtype)
             bias = None
             if score_bias is not None:
@@ -207,6 +209,8 @@ class RaggedBatch(RaggedStore):
                     bias = bias[..., row.key_positions]
             outputs.append(attention_fused(q, k, v, row.allowed, bias))
             offset += row.count
+        if filling:
+            outputs.append(computed.narrow(2, count, filling))  # of no sequence: whatever comes out is not read
         heads = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=2)
         return heads.to(queries.dtype)
 
