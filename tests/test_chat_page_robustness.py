@@ -193,7 +193,7 @@ def test_the_conversation_can_be_exported(page):
 def test_a_model_that_cannot_converse_completes(browser):
     with serve(tiny_models(chat=False)) as server:
         for page in open_page(browser, server.url):
-            assert page.locator("input[value=chat]").is_disabled()
+            page.wait_for_selector("input[value=chat]:disabled", state="attached", timeout=10_000)  # after /v1/models
             settings(page, max_tokens=5)
             page.locator("#starters button").first.click()
             page.wait_for_selector(".token")
