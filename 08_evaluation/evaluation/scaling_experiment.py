@@ -159,6 +159,8 @@ def draw_scaling(points: list[TrainedPoint], law: ScalingLaw) -> Figure:
         ends = [frontier[0].flops, frontier[-1].flops]
         axes.plot(ends, [factor * c**exponent for c in ends], color="0.2", label=f"frontier ∝ C^{exponent:.3f}")
     axes.set(xscale="log", yscale="log", xlabel="training compute in FLOP", ylabel="held-out loss, nats a token")
+    axes.yaxis.set_minor_formatter("{x:g}")
+    axes.yaxis.set_major_formatter("{x:g}")
     axes.set_title("Dashed: the fitted law")
     axes.grid(alpha=0.3, which="both")
     axes.legend(fontsize=8)
