@@ -95,7 +95,9 @@ def test_a_mistake_is_one_line_and_leaves_no_files(
     assert not list(tmp_path.glob("datasets/*tmp"))
 
 
-def test_a_diverging_run_stops_says_what_to_change_and_keeps_the_batch(tiny_settings, write_config, capsys, monkeypatch):
+def test_a_diverging_run_stops_says_what_to_change_and_keeps_the_batch(
+    tiny_settings, write_config, capsys, monkeypatch
+):
     monkeypatch.setattr("training.validation.linear_cross_entropy", lambda h, *rest: h.sum() * float("nan"))
     tiny_settings["training"]["max_skipped_steps"] = 2
     assert main(["--config", write_config(tiny_settings)]) == 1
