@@ -96,6 +96,8 @@ def draw_ratios(comparisons: Sequence[dict[str, Any]]) -> Figure:
     labels = [f"{title[:70]}\nbeside {m['name']}" for title, m in rows]
     axes.set(xscale="log", yticks=range(len(rows)), xlabel="our speed over theirs")
     axes.set_yticklabels(labels, fontsize=6)
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter("{x:g}")
     axes.grid(alpha=0.3, axis="x", which="both")
     axes.invert_yaxis()
     return figure
