@@ -99,7 +99,10 @@ def compare(title: str, unit: str, work: float, contenders: list[Contender], rou
 
 
 class PeakMemory:
-    """The most memory that this process and its children held within a `with`, beyond what they held before."""
+    """The most memory that this process and its children held within a `with`, beyond what they held before.
+
+    What an allocator has kept from earlier work and gives out again is not seen: it was held before.
+    """
 
     def __init__(self) -> None:
         self.mib = 0.0
