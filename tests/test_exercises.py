@@ -94,6 +94,14 @@ def test_every_stage_has_six_to_twelve_exercises_numbered_in_order():
         assert all(entry.folder.startswith(f"{stage:02}_") for entry in EXERCISES if entry.stage == stage)
 
 
+def test_the_readme_lists_every_exercise():
+    text = (ROOT / "exercises" / "README.md").read_text(encoding="utf-8")
+    for entry in EXERCISES:
+        link = f"../{entry.folder}/exercises/{entry.path.name}"
+        assert f"| {entry.number} | [{entry.title}]({link}) |" in text
+    assert f": {len(EXERCISES)} in all" in text
+
+
 def test_names_are_distinct():
     names = [entry.name for entry in EXERCISES]
     assert len(set(names)) == len(names)  # the workspace and the type checker know exercises by name

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +63,7 @@ class Entry:
         spec = importlib.util.spec_from_file_location(f"exercise_{self.name}", self.path)
         assert spec is not None and spec.loader is not None
         module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module  # a dataclass in the file looks for its module there
         spec.loader.exec_module(module)
         exercise: Exercise = module.EXERCISE
         return exercise

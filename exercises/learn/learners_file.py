@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import linecache
+import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 
@@ -17,11 +18,12 @@ def load_function(path: Path, name: str) -> Callable[..., Any]:
         AttributeError: the file has no such function.
         Exception: whatever the file raises.
     """
-    spec = importlib.util.spec_from_file_location(f"workspace_{path.stem}", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
+    # Compiled here and not imported, so that no cached bytecode of an earlier version is ever run.
+    module = ModuleType(f"workspace_{path.stem}")
+    module.__file__ = str(path)
+    sys.modules[module.__name__] = module  # a dataclass in the file looks for its module there
     linecache.checkcache(str(path))
-    spec.loader.exec_module(module)
+    exec(compile(path.read_text(encoding="utf-8"), str(path), "exec", dont_inherit=True), vars(module))
     function = vars(module).get(name)
     if not callable(function):
         raise AttributeError(f"{path.name} defines no function {name}")
