@@ -113,14 +113,14 @@ def cases() -> Iterator[Case]:
     yield question("12 bytes in three pieces, length not declared", [b"1234", b"5678", b"9012"])
     yield question("12 bytes, declared as 4", [b"123456", b"789012"], "4")
     yield question(
-        "the second piece does not come for 0.2 seconds, where 0.05 are allowed",
+        "the second piece does not come for 0.4 seconds, where 0.2 are allowed",
         [b"1", b"2"],
         None,
         [0.0, 0.2],
         seconds=0.05,
     )
     yield question(
-        "complete; then the client waits for a stream", [b"1"], None, [0.0, 0.2], path="/stream", seconds=0.1
+        "complete; then the client waits for a stream", [b"1"], None, [0.0, 0.4], path="/stream", seconds=0.25
     )
     yield question("a lifespan message, which is not HTTP", [b"12345678901234"], None, kind="lifespan")
 
