@@ -116,8 +116,8 @@ def cases() -> Iterator[Case]:
         "the second piece does not come for 0.4 seconds, where 0.2 are allowed",
         [b"1", b"2"],
         None,
-        [0.0, 0.2],
-        seconds=0.05,
+        [0.0, 0.4],
+        seconds=0.2,
     )
     yield question(
         "complete; then the client waits for a stream", [b"1"], None, [0.0, 0.4], path="/stream", seconds=0.25
