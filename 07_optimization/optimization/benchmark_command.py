@@ -172,7 +172,7 @@ def plot(results: list[LoadResult], path: Path) -> None:
     axes.set_xlabel("tokens a second, all requests together")
     axes.set_ylabel("ms between two tokens of a request")
     axes.set_title("Latency and throughput, by requests at once")
-    axes.set_xlim(left=0)
+    axes.set_xlim(0, 1.1 * max(r.tokens_per_second for r in results))
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
     path.parent.mkdir(parents=True, exist_ok=True)
