@@ -34,7 +34,11 @@ CPU = torch.device("cpu")
 def small_model(style: str, seed: int = 0) -> GPTModel:
     torch.manual_seed(seed)
     config = GPTConfig(vocab_size=257, context_length=48, num_layers=2, num_heads=4, d_model=32, **STYLES[style])
-    return GPTModel(config).eval().double()
+    model = GPTModel(config).eval().double()
+    with torch.no_grad():  # weights large enough that every earlier token has a say in the next one
+        for parameter in model.parameters():
+            parameter.mul_(8 if parameter.ndim > 1 else 1)
+    return model
 
 
 def engine_for(model: GPTModel, precision: torch.dtype = torch.float64, proposer=None, **settings) -> Engine:

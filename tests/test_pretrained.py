@@ -230,6 +230,7 @@ except ValueError as error:
         **os.environ,
         "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
         "HF_HOME": str(tmp_path / "cache"),
+        "HF_HUB_OFFLINE": "0",  # the hub is this process; another test may have forbidden the network
         "HF_HUB_DISABLE_XET": "1",
         "NO_PROXY": "127.0.0.1",
     }

@@ -26,7 +26,7 @@ from transformer.sampling import SamplingParameters, generate
 
 NUM_SCHEDULES = int(os.environ.get("SCHEDULES", "200"))
 CONTEXT = 16
-BEGINNINGS = [(), (1, 2, 3, 4, 5, 6), (1, 2, 3, 4, 7, 7, 7), (8, 8, 8, 8)]
+BEGINNINGS = [(), (1, 2, 3, 4, 5, 6), (1, 2, 3, 4, 7, 7, 7), (8, 8, 8, 8), (3, 4, 1, 2), (5, 6, 3, 4, 1)]
 
 
 @functools.cache
@@ -34,7 +34,11 @@ def model(windowed: bool) -> GPTModel:
     torch.manual_seed(0)
     window = {"sliding_window": 5, "attention_sinks": 1} if windowed else {}
     config = GPTConfig(vocab_size=12, context_length=CONTEXT, num_layers=1, num_heads=2, d_model=8, **window)
-    return GPTModel(config).eval().double()
+    random = GPTModel(config).eval().double()
+    with torch.no_grad():  # weights large enough that every earlier token has a say in the next one
+        for parameter in random.parameters():
+            parameter.mul_(20 if parameter.ndim > 1 else 1)
+    return random
 
 
 @functools.cache
