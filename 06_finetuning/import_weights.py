@@ -1,0 +1,9 @@
+"""Make published weights a checkpoint of this project, so that every command takes them.
+
+python 06_finetuning/import_weights.py path/to/hugging_face_model --output checkpoints/llama
+"""
+
+from finetuning.import_command import main
+
+if __name__ == "__main__":
+    raise SystemExit(main())
