@@ -22,6 +22,8 @@ from matplotlib.figure import Figure
 from attention.flash_attention import flash_attention, peak_bytes
 from attention.masks import causal_mask, document_mask, left_padded_positions, left_padding_mask
 from attention.scaled_dot_product import attention_fused, attention_reference
+from training.recipe_config import ScheduleConfig
+from training.schedule import learning_rate_factor
 from transformer.feed_forward import ACTIVATIONS
 from transformer.logits_processors import keep_min_p, keep_top_k, keep_top_p, keep_typical
 from transformer.positional_encoding import RotaryEmbedding, alibi_slopes, sinusoidal_table
@@ -128,15 +130,35 @@ def sampling() -> Figure:
     }
     figure, axes = plt.subplots(1, len(processors), figsize=(11, 2.3), sharey=True, layout="constrained")
     for axis, (name, process) in zip(axes, processors.items(), strict=True):
-        axis.bar(range(len(logits)), logits.softmax(-1), color="#d0d7de")
-        axis.bar(range(len(logits)), process(logits).softmax(-1), color="#0969da", alpha=0.75)
+        axis.bar(range(len(logits)), logits.softmax(-1), width=0.9, color="#d0d7de", label="as predicted")
+        axis.bar(range(len(logits)), process(logits).softmax(-1), width=0.5, color="#0969da", label="drawn from")
         axis.set(title=name, xticks=[])
-    axes[0].set_ylabel("probability")
+    axes[0].set(ylabel="probability", xlabel="twelve tokens")
+    axes[-1].legend(fontsize=7)
+    return figure
+
+
+def schedules() -> Figure:
+    """The learning rate over a run of 1,000 steps, for each schedule of stage 5."""
+    steps = range(1000)
+    figure, axis = plt.subplots(figsize=(6, 3), layout="constrained")
+    shapes = {
+        "cosine": ScheduleConfig("cosine", 100, 0.1),
+        "linear": ScheduleConfig("linear", 100, 0.0),
+        "wsd": ScheduleConfig("wsd", 100, 0.0, 0.3),
+        "inverse_sqrt": ScheduleConfig("inverse_sqrt", 100),
+    }
+    for name, shape in shapes.items():
+        axis.plot(steps, [learning_rate_factor(step, len(steps), shape) for step in steps], label=name)
+    axis.set(xlabel="step", ylabel="share of the peak rate", title="Schedules, 100 steps of warm-up")
+    axis.legend()
+    axis.grid(alpha=0.3)
     return figure
 
 
 FIGURES = {
-    figure.__name__: figure for figure in (masks, attention_memory, activations, positions, rope_scaling, sampling)
+    figure.__name__: figure
+    for figure in (masks, attention_memory, activations, positions, rope_scaling, sampling, schedules)
 }
 
 

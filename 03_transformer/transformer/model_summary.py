@@ -106,7 +106,7 @@ def print_summary(config: GPTConfig, batch_size: int) -> None:
     parameters.add_row("total", f"{counts.total:,}", "100%")
 
     training = Table(
-        "precision", "weights", "gradients", "AdamW", "activations", "total", "total, checkpointed",
+        "precision", "weights", "gradients", "AdamW", "activations", "total", "recomputing",
         title=f"Training memory in MiB, batch {batch_size} × {config.context_length} tokens",
     )  # fmt: skip
     inference = Table(
@@ -172,6 +172,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             base.update(_model_section(chosen.config))
         parser.set_defaults(base)
         values = parser.instantiate(parser.parse_args(rest)).as_dict()
+        if values["vocab_size"] is None:
+            raise ValueError("which model? Give --preset, --config or --vocab_size; see --help")
         batch_size = values.pop("batch_size")
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")

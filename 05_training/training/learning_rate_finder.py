@@ -30,12 +30,14 @@ class RangeTest:
     Args:
         factors: on the configured learning rates.
         losses: smoothed, at each factor.
-        suggestion: the factor at which the loss fell fastest.
+        steepest: the factor at which the loss fell fastest.
+        lowest: the factor at which it was lowest, shortly before it rises.
     """
 
     factors: list[float]
     losses: list[float]
-    suggestion: float
+    steepest: float
+    lowest: float
 
 
 def range_test(trainer: Trainer, steps: int = STEPS) -> RangeTest:
@@ -70,18 +72,19 @@ def range_test(trainer: Trainer, steps: int = STEPS) -> RangeTest:
     if len(losses) < 3:
         raise TrainingError("the loss blew up at the smallest learning rate: lower optimizer.lr by a factor of 1,000")
     slopes = [losses[i + 1] - losses[i - 1] for i in range(1, len(losses) - 1)]
-    return RangeTest(factors, losses, factors[1 + slopes.index(min(slopes))])
+    return RangeTest(factors, losses, factors[1 + slopes.index(min(slopes))], factors[losses.index(min(losses))])
 
 
 def find_learning_rate(trainer: Trainer, console: Console) -> None:
-    """Run the test, print the rate that it suggests, and draw the losses."""
+    """Run the test, print between which rates a good one lies, and draw the losses."""
     with console.status(f"Trying learning rates for {STEPS} steps …"):
         test = range_test(trainer)
     for optimizer in trainer.optimizers:
         rate = optimizer.param_groups[0]["peak_lr"]
         name = type(optimizer).__name__
         console.print(
-            f"{name}: the loss fell fastest at a rate of about {rate * test.suggestion:.2g} (configured: {rate:g})",
+            f"{name}: the loss fell fastest at a rate of {rate * test.steepest:.2g} and was lowest at "
+            f"{rate * test.lowest:.2g}; a good one lies between (configured: {rate:g})",
             highlight=False,
         )
     path = _draw(test, trainer.run_folder)
@@ -96,7 +99,8 @@ def _draw(test: RangeTest, folder: Path) -> Path:
 
     figure, axes = plt.subplots(figsize=(7, 4), dpi=120)
     axes.semilogx(test.factors, test.losses)
-    axes.axvline(test.suggestion, linestyle="--", color="C1", label=f"fastest fall: {test.suggestion:.2g}")
+    axes.axvline(test.steepest, linestyle="--", color="C1", label=f"fastest fall: {test.steepest:.2g}")
+    axes.axvline(test.lowest, linestyle=":", color="C2", label=f"lowest: {test.lowest:.2g}")
     axes.set(xlabel="learning rate / configured learning rate", ylabel="loss (smoothed)", title="Range test")
     axes.grid(alpha=0.3)
     axes.legend()

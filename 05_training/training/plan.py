@@ -139,7 +139,7 @@ def print_plan(
     table.add_row(
         "plan",
         f"{config.training.max_steps:,} steps × {config.tokens_per_step * workers.world_size:,} tokens = "
-        f"{plan.tokens / 1e6:.2f} M tokens ({plan.epochs:.2f} epochs), {ratio:.1f} a parameter "
+        f"{plan.tokens / 1e6:.2f} M tokens ({plan.epochs:.2f} epochs), {ratio:.2g} tokens a parameter "
         f"(compute-optimal: about {COMPUTE_OPTIMAL})",
     )
     table.add_row("compute", f"{plan.flops:.2e} FLOP, {plan.flops / plan.tokens / 1e6:,.0f} MFLOP a token")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from training.trainer import Trainer
 
-SMOOTHING = 0.95  # of the loss that is shown
+RECENT = 10  # steps whose mean loss is shown; a longer memory would lag behind where the loss falls fast
 
 
 class TrainingProgress:
@@ -25,7 +27,7 @@ class TrainingProgress:
 
     def __init__(self, progress: Progress, trainer: Trainer, flops_per_token: float, peak_flops: float):
         self.progress, self.flops_per_token, self.peak_flops = progress, flops_per_token, peak_flops
-        self.smoothed: float | None = None
+        self._recent: deque[float] = deque(maxlen=RECENT)
         self.task = progress.add_task(
             "train", total=trainer.training.max_steps, completed=trainer.step, loss=0.0, speed=0.0, mfu=0.0, memory=0.0
         )
@@ -38,14 +40,19 @@ class TrainingProgress:
         """Model FLOPs utilisation; see `peak_flops`."""
         return self.speed(trainer) * self.flops_per_token / self.peak_flops
 
+    @property
+    def smoothed(self) -> float:
+        """Mean training loss of the last steps; 0 before the first."""
+        return sum(self._recent) / max(1, len(self._recent))
+
     def step(self, trainer: Trainer, loss: float) -> None:
         """Show a step."""
-        if loss == loss:  # nan would stay in the average for good
-            self.smoothed = loss if self.smoothed is None else SMOOTHING * self.smoothed + (1 - SMOOTHING) * loss
+        if math.isfinite(loss):  # that of a skipped step may not be
+            self._recent.append(loss)
         self.progress.update(
             self.task,
             completed=trainer.step,
-            loss=self.smoothed or 0.0,
+            loss=self.smoothed,
             speed=self.speed(trainer),
             mfu=100 * self.utilisation(trainer),
             memory=trainer.placement.memory_in_use() / 2**30,

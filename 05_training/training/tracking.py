@@ -148,13 +148,13 @@ def _start_wandb(project: str, run_folder: Path, settings: dict[str, Any]) -> An
     return wandb.init(project=project, name=run_folder.name, dir=str(run_folder), config=settings, resume="allow")
 
 
-def _smooth(values: list[float], decay: float = 0.95) -> list[float]:
-    """Exponential moving average, corrected for starting at nothing as Adam's moments are."""
-    smoothed, average, weight = [], 0.0, 0.0
-    for value in values:
-        if math.isfinite(value):  # a skipped step may have recorded nan
-            average, weight = decay * average + (1 - decay) * value, decay * weight + (1 - decay)
-        smoothed.append(average / weight if weight else math.nan)
+def _smooth(values: list[float]) -> list[float]:
+    """The mean of each value and those shortly before it; nan where there is none."""
+    width = max(10, len(values) // 40)
+    smoothed = []
+    for end in range(1, len(values) + 1):
+        recent = [value for value in values[max(0, end - width) : end] if math.isfinite(value)]  # nan: a skipped step
+        smoothed.append(sum(recent) / len(recent) if recent else math.nan)
     return smoothed
 
 

@@ -24,6 +24,8 @@ def first_difference(got: Any, expected: Any, tolerance: float = 0.0, where: str
 
     >>> first_difference([1.0, 2.5], [1.0, 2.0])
     'at [1]: 2.5, expected 2.0'
+    >>> first_difference(np.ones(3).sum(), np.array(3.0)) is None
+    True
     """
     at = f"at {where}: " if where else ""
     if isinstance(expected, (torch.Tensor, np.ndarray)):
@@ -67,6 +69,8 @@ def _sequence_difference(
 
 
 def _array_difference(got: Any, expected: torch.Tensor | np.ndarray, tolerance: float, at: str) -> str | None:
+    if isinstance(got, np.generic) and isinstance(expected, np.ndarray):
+        got = np.asarray(got)  # NumPy turns an array without axes into a number at every operation
     if not isinstance(got, type(expected)) and not (
         isinstance(got, torch.Tensor) and isinstance(expected, torch.Tensor)
     ):
