@@ -57,7 +57,7 @@ def bytes_read_per_token(model: GPTModel, dtype: torch.dtype) -> int:
 def main() -> None:
     """Print the bandwidth, and what it means for models of a few sizes."""
     bandwidth = measure_read_bandwidth()
-    print(f"{bandwidth / 1e9:.1f} GB/s are read from memory, with {torch.get_num_threads()} threads\n")
+    print(f"{bandwidth / 1e9:.1f} GB/s are read from memory (threads: {torch.get_num_threads()})\n")
     print("parameters   most tokens a second, one text at a time")
     print("             float32  bfloat16      int8      int4")
     for millions in (10, 124, 1000, 7000):

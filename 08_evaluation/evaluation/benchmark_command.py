@@ -69,10 +69,11 @@ def _run(options: argparse.Namespace, console: Console) -> int:
 
 def _print(result: TaskResult, console: Console) -> None:
     settings = result.settings
-    table = Table(
-        "metric", "value", "95 % interval", title=f"{result.task}: {result.questions} questions, "
-        f"{settings['few_shot']} examples, seed {settings['seed']}", title_justify="left",
-    )  # fmt: skip
+    console.print(  # not the table's title, which would be folded to its width
+        f"{result.task}: {result.questions} questions, {settings['few_shot']} examples, seed {settings['seed']}",
+        highlight=False,
+    )
+    table = Table("metric", "value", "95 % interval")
     for column in table.columns[1:]:
         column.justify = "right"
     for name, interval in result.metrics.items():

@@ -75,11 +75,10 @@ def _name_and_path(text: str) -> tuple[str, str]:
 
 def _print(ladder: Ladder, console: Console) -> None:
     text = ladder.text
-    table = Table(
-        "", "bits per byte", "seconds", "parameters",
-        title=f"{text.name}: {text.train_bytes:,} bytes to learn from, {text.validation_bytes:,} held out",
-        title_justify="left",
-    )  # fmt: skip
+    console.print(
+        f"{text.name}: {text.train_bytes:,} bytes to learn from, {text.validation_bytes:,} held out", highlight=False
+    )
+    table = Table("", "bits per byte", "seconds", "parameters")
     for column in table.columns[1:]:
         column.justify = "right"
     for rung in sorted(ladder.rungs.values(), key=lambda rung: -rung.bits_per_byte):
