@@ -30,6 +30,15 @@ STAGES = {
     9: ("09_deployment", "deployment"),
 }
 
+# Files of the repository that are pages of the site under another name.
+PAGES = {
+    "README.md": "/index.md",
+    "CONTRIBUTING.md": "/contributing.md",
+    "exercises": "/exercises.md",
+    "exercises/README.md": "/exercises.md",
+    "05_training/is_my_loss_normal.md": "/is_my_loss_normal.md",
+}
+
 project = "nuLLM"
 author = "the nuLLM authors"
 extensions = [
@@ -43,6 +52,7 @@ extensions = [
 ]
 html_theme = "furo"
 html_title = "nuLLM"
+html_show_copyright = False
 html_static_path = ["static"]
 html_css_files = ["site.css"]
 exclude_patterns = ["_build", "results/*.json"]
@@ -68,6 +78,7 @@ _LESSON = re.compile(r"^<!-- lesson (\d) -->$", re.MULTILINE)
 _MODULES = re.compile(r"^<!-- modules (\d) -->$", re.MULTILINE)
 _FIELDS = re.compile(r"^<!-- configuration ([\w.]+) -->$", re.MULTILINE)
 _INCLUDED = re.compile(r"^<!-- file ([\w./]+) -->$", re.MULTILINE)
+_DOCSTRING_LINK = re.compile(r"\[(`[^`]+`)\]\([^)\s]+\)")
 _LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
 
 
@@ -75,6 +86,7 @@ def setup(app: Any) -> None:
     """Called by Sphinx."""
     app.connect("source-read", _read_source)
     app.connect("autodoc-process-docstring", _process_docstring)
+    app.connect("autodoc-process-signature", _process_signature)
 
 
 def _read_source(app: Any, docname: str, source: list[str]) -> None:
@@ -114,10 +126,12 @@ def rewrite_links(text: str, folder: Path) -> str:
             if relative.startswith(f"{stage}/{package}/") and relative.endswith(".py"):
                 module = relative.removeprefix(f"{stage}/").removesuffix(".py").replace("/", ".")
                 return f"{{py:mod}}`{label.strip('`')} <{module}>`"
+            if relative == f"{stage}/exercises":
+                return f"[{label}](/exercises.md)"
         if relative.startswith("docs/"):
             return f"{mark}[{label}](/{relative.removeprefix('docs/')}{'#' + anchor if anchor else ''})"
-        if relative == "CONTRIBUTING.md":
-            return f"[{label}](/contributing.md)"
+        if relative in PAGES:
+            return f"[{label}]({PAGES[relative]})"
         return label  # a file of the repository that is not part of the site
 
     parts = re.split(r"(^```.*?^```$)", text, flags=re.MULTILINE | re.DOTALL)  # code stays as it is
@@ -196,6 +210,14 @@ def _process_docstring(app: Any, what: str, name: str, obj: Any, options: Any, l
         if margin is None:
             before = indent if line.strip() else before
             if not line.lstrip().startswith(">>>"):
+                line = _DOCSTRING_LINK.sub(r"\1", line)
                 line = _CODE.sub(lambda m: f"``{m[1]}``" + ("\\ " if m[2] else ""), line).replace("|", "\\|")
         out.append(f"    {line}" if margin == 0 and line.strip() and indent == 0 else line)
     lines[:] = out
+
+
+def _process_signature(
+    app: Any, what: str, name: str, obj: Any, options: Any, signature: str | None, returns: str | None
+) -> tuple[str | None, str | None]:
+    """A protocol is not constructed; `(*args, **kwargs)` would only be in the way."""
+    return (None if what == "class" and getattr(obj, "_is_protocol", False) else signature), returns

@@ -109,7 +109,7 @@ def draw_heatmaps(weights: Tensor, tokens: Sequence[str], path: Path | str, titl
         for column in range(columns):
             axis = axes[layer][column]
             rollout = column == heads
-            if rollout and layer:
+            if rollout and layer < layers - 1:  # in the last row, where the labels below need room anyway
                 axis.axis("off")
                 continue
             image = attention_rollout(weights) if rollout else weights[layer, column]
