@@ -15,6 +15,7 @@ import matplotlib
 
 matplotlib.use("svg")
 import matplotlib.pyplot as plt
+import numpy as np
 import torch
 import torch.nn.functional as F
 from matplotlib.figure import Figure
@@ -22,6 +23,7 @@ from matplotlib.figure import Figure
 from attention.flash_attention import flash_attention, peak_bytes
 from attention.masks import causal_mask, document_mask, left_padded_positions, left_padding_mask
 from attention.scaled_dot_product import attention_fused, attention_reference
+from neural_networks.optimizers import SGD, Adam, Momentum
 from training.recipe_config import ScheduleConfig
 from training.schedule import learning_rate_factor
 from transformer.feed_forward import ACTIVATIONS
@@ -30,6 +32,30 @@ from transformer.positional_encoding import RotaryEmbedding, alibi_slopes, sinus
 from transformer.rope_scaling import RopeScaling, rotary_speeds
 
 FOLDER = Path(__file__).parent / "figures"
+
+
+def descent() -> Figure:
+    """Three optimizers in a valley that is 25 times as steep across as along."""
+    steepness = np.array([1.0, 25.0])  # of f(x, y) = (x² + 25 y²) / 2, whose gradient is (x, 25 y)
+    figure, axes = plt.subplots(1, 3, figsize=(10, 2.4), layout="constrained", sharey=True)
+    x, y = np.meshgrid(np.linspace(-10, 3, 53), np.linspace(-2, 2, 33))
+    ways: dict[str, Callable[[np.ndarray], SGD | Momentum | Adam]] = {
+        "gradient descent, η = 0.07": lambda place: SGD([place], 0.07),
+        "momentum, η = 0.02, μ = 0.8": lambda place: Momentum([place], 0.02, 0.8),
+        "Adam, η = 0.4": lambda place: Adam([place], 0.4),
+    }
+    for axis, (name, make) in zip(axes, ways.items(), strict=True):
+        place = np.array([-9.0, 1.5])
+        optimizer = make(place)
+        path = [place.copy()]
+        for _ in range(40):
+            optimizer.step([steepness * place])
+            path.append(place.copy())
+        axis.contour(x, y, (x**2 + 25 * y**2) / 2, levels=[0.5, 2, 5, 10, 20, 35, 50], colors="#d0d7de", linewidths=0.8)
+        axis.plot(*np.array(path).T, ".-", color="#0969da", linewidth=0.8, markersize=4)
+        axis.plot(0, 0, "x", color="black")
+        axis.set_title(name)
+    return figure
 
 
 def masks() -> Figure:
@@ -158,7 +184,7 @@ def schedules() -> Figure:
 
 FIGURES = {
     figure.__name__: figure
-    for figure in (masks, attention_memory, activations, positions, rope_scaling, sampling, schedules)
+    for figure in (descent, masks, attention_memory, activations, positions, rope_scaling, sampling, schedules)
 }
 
 

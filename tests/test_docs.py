@@ -56,7 +56,7 @@ def test_every_stage_has_a_lesson_in_the_same_shape():
 
 @pytest.mark.skipif(not matplotlib.__version__.startswith("3.11"), reason="another matplotlib draws other files")
 def test_figures_are_what_the_code_draws(tmp_path: Path):
-    names = ["masks", "activations", "rope_scaling", "sampling", "schedules"]
+    names = ["descent", "masks", "activations", "rope_scaling", "sampling", "schedules"]
     command = [sys.executable, str(ROOT / "docs" / "make_figures.py"), *names, "--output", str(tmp_path)]
     subprocess.run(command, check=True, capture_output=True)
     for name in names:
