@@ -20,8 +20,8 @@ def calibrate(confidence: NDArray[np.float64], correct: NDArray[np.bool_], bins:
         bins: how many.
 
     Returns:
-        Calibration(counts, confidence, accuracy), each (bins,): how many predictions, the mean of their confidence, the share
-        of right ones; the last two 0 in an empty bin. From these, `expected_error` is computed.
+        Calibration(counts, confidence, accuracy), each (bins,): how many predictions (integers), the mean of their
+        confidence, the share of right ones; the last two 0 in an empty bin. From these, `expected_error` is computed.
     """
     raise NotImplementedError("Exercise 8.3: bins of confidence")
 
