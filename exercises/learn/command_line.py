@@ -1,7 +1,8 @@
-"""The command `learn`: start, check, hint, solution, status, run.
+"""The command `learn`: start, check, hint, solution, status, run, lab.
 
 learn start
 learn check 2.3
+learn lab 5.A
 learn run 05_training/train.py --config configs/small_gpt.yaml
 """
 
@@ -16,7 +17,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from learn.catalogue import Entry, LearnError, all_exercises, choose, choose_one
+from learn.catalogue import Entry, LabEntry, LearnError, all_exercises, all_labs, choose, choose_one
+from learn.experiment import run_apart
 from learn.grade import Grade
 from learn.grading_process import grade_apart
 from learn.learners_file import load_function
@@ -46,21 +48,24 @@ def main(arguments: Sequence[str] | None = None, workspace: Workspace | None = N
     console = Console()
     workspace = workspace or Workspace()
     try:
-        entries = all_exercises()
+        entries, labs = all_exercises(), all_labs()
         if options.command == "start":
             print_started(console, workspace.start(entries), workspace)
             console.print("Next: learn status", highlight=False)
         elif options.command == "check":
-            return check(console, choose(entries, options.exercises), bool(options.exercises), workspace)
+            chosen = choose([*entries, *labs], options.exercises)
+            return check(console, _without_unopened_labs(chosen, workspace), bool(options.exercises), workspace)
         elif options.command == "hint":
-            hint(console, choose_one(entries, options.exercise), options.level, workspace)
+            hint(console, choose_one([*entries, *labs], options.exercise), options.level, workspace)
         elif options.command == "solution":
-            print_solution(console, choose_one(entries, options.exercise).load())
+            solution(console, choose_one([*entries, *labs], options.exercise))
+        elif options.command == "lab":
+            lab(console, choose(labs, [options.lab] if options.lab else []), workspace)
         elif options.command == "run":
-            chosen = choose(entries, options.only.split(",") if options.only else [])
-            return run(console, chosen, options.script, options.arguments, workspace)
+            own = choose(entries, options.only.split(",") if options.only else [])
+            return run(console, own, options.script, options.arguments, workspace)
         else:
-            print_status(console, entries, workspace)
+            print_status(console, entries, labs, workspace)
     except LearnError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -71,7 +76,7 @@ def main(arguments: Sequence[str] | None = None, workspace: Workspace | None = N
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="learn", description="The exercises of the nine stages.")
+    parser = argparse.ArgumentParser(prog="learn", description="The exercises and labs of the nine stages.")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     commands.add_parser("start", help="put the exercises into workspace/; what you wrote stays")
     check_parser = commands.add_parser("check", help="grade your files")
@@ -80,8 +85,10 @@ def _parser() -> argparse.ArgumentParser:
     hint_parser.add_argument("exercise", help="such as 2.3")
     hint_parser.add_argument("level", nargs="?", type=int, choices=(1, 2, 3), help="up to which hint")
     solution_parser = commands.add_parser("solution", help="show how the package does it")
-    solution_parser.add_argument("exercise", help="such as 2.3")
+    solution_parser.add_argument("exercise", help="such as 2.3, or a lab such as 2.A")
     commands.add_parser("status", help="how far you are, and what to do next (also: just learn)")
+    lab_parser = commands.add_parser("lab", help="find a planted bug: put a broken file there and show what it does")
+    lab_parser.add_argument("lab", nargs="?", help="such as 5.A; without it, a list")
     run_parser = commands.add_parser("run", help="run a script of the project with your functions in place of its own")
     run_parser.add_argument("--only", help="exercises to put in place, such as 3,5.1; by default all that passed")
     run_parser.add_argument("script", type=Path, help="such as 05_training/train.py")
@@ -127,6 +134,50 @@ def hint(console: Console, entry: Entry, level: int | None, workspace: Workspace
     level = level or min(3, workspace.hint_level(entry) + 1)
     print_hints(console, entry, entry.load(), level)
     workspace.remember_hint(entry, max(level, workspace.hint_level(entry)))
+
+
+def _without_unopened_labs(entries: Sequence[Entry], workspace: Workspace) -> list[Entry]:
+    """A lab counts from when it was put into the workspace."""
+    kept = [entry for entry in entries if not isinstance(entry, LabEntry) or workspace.file_of(entry).exists()]
+    if not kept:
+        raise LearnError(f"the lab is not in your workspace yet; begin with: learn lab {entries[0].number}")
+    return kept
+
+
+def solution(console: Console, entry: Entry) -> None:
+    """Show how the package does it; for a lab, the bug and how to find it."""
+    if isinstance(entry, LabEntry):
+        from learn.lab_reports import print_lab_solution
+
+        print_lab_solution(console, entry, entry.load_lab())
+    else:
+        print_solution(console, entry.load())
+
+
+def lab(console: Console, entries: Sequence[LabEntry], workspace: Workspace) -> None:
+    """List labs; or for one, put its file into the workspace unless it is there, and run its experiment.
+
+    Args:
+        console: to print to.
+        entries: one lab, or several to list.
+        workspace: the learner's.
+
+    Raises:
+        LearnError: the experiment does not end.
+    """
+    from learn.lab_reports import print_experiment, print_labs  # imports PyTorch, which `learn status` does not need
+
+    if len(entries) > 1:
+        print_labs(console, entries, workspace)
+        return
+    (entry,) = entries
+    done = workspace.start([entry])
+    if done.made:
+        console.print(f"Put into {short(done.made[0])}", highlight=False, soft_wrap=True)
+    if done.outdated:
+        console.print("[yellow]The lab has changed since; your file stays as it is.[/]", highlight=False)
+    path = workspace.file_of(entry)
+    print_experiment(console, entry, path, run_apart(entry, path))
 
 
 def run(console: Console, entries: Sequence[Entry], script: Path, arguments: list[str], workspace: Workspace) -> int:

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
-from learn.catalogue import Entry, all_exercises
+from learn.catalogue import Entry, all_exercises, all_labs
 from learn.grade import Grade
 
 TIME_LIMIT = 30.0  # seconds for one exercise; the checks of a right answer take one or two
@@ -98,7 +98,7 @@ def main(arguments: Sequence[str]) -> None:
     # Whatever else prints, prints elsewhere: the lines on this stream are ours.
     out = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    entries = {str(entry.path): entry for entry in all_exercises()}
+    entries = {str(entry.path): entry for entry in [*all_exercises(), *all_labs()]}
     for exercise_path, learners_path in zip(arguments[0::2], arguments[1::2], strict=True):
         exercise = entries[exercise_path].load()
         exercise.resolve()  # imports the package, which is not part of the learner's time

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.syntax import Syntax
 from rich.table import Table
 
-from learn.catalogue import ROOT, Entry
+from learn.catalogue import ROOT, Entry, LabEntry
 from learn.exercise import Exercise
 from learn.grade import Grade
 from learn.workspace import Standing, Started, Workspace
@@ -72,8 +72,8 @@ def print_totals(console: Console, grades: Sequence[Grade]) -> None:
     console.print(", ".join(parts), style="bold", highlight=False)
 
 
-def print_status(console: Console, entries: Sequence[Entry], workspace: Workspace) -> None:
-    """A bar for each stage, and what to do next."""
+def print_status(console: Console, entries: Sequence[Entry], labs: Sequence[LabEntry], workspace: Workspace) -> None:
+    """A bar for each stage, how many labs are solved, and what to do next."""
     standings = {entry.name: workspace.standing(entry) for entry in entries}
     table = Table(box=None, show_header=False, pad_edge=False)
     for stage in sorted({entry.stage for entry in entries}):
@@ -83,6 +83,8 @@ def print_status(console: Console, entries: Sequence[Entry], workspace: Workspac
         table.add_row(f"{stage}", own[0].folder[3:].replace("_", " "), bar, f"{passed} of {len(own)}")
     console.print(table)
     console.print("[green]█[/] passed  [red]▒[/] failed  [yellow]▒[/] not checked since it changed  [dim]░ to do[/]")
+    solved = sum(workspace.standing(lab) == "passed" for lab in labs)
+    console.print(f"Labs, with a bug to find: {solved} of {len(labs)} solved   (learn lab)", highlight=False)
     console.print(f"\nNext: {_advice(entries, standings, workspace)}", highlight=False, soft_wrap=True)
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 from learn.exercise import Reference
@@ -51,3 +53,13 @@ def substitute(reference: Reference, replacement: Callable[..., Any]) -> None:
             for key, value in list(vars(module).items()):
                 if value is reference.function:
                     setattr(module, key, replacement)
+
+
+@contextlib.contextmanager
+def substituted(reference: Reference, replacement: Callable[..., Any]) -> Iterator[None]:
+    """`substitute`, and undo it on leaving."""
+    substitute(reference, replacement)
+    try:
+        yield
+    finally:
+        substitute(replace(reference, function=replacement), reference.function)

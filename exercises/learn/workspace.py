@@ -64,7 +64,7 @@ class Workspace:
 
     def file_of(self, entry: Entry) -> Path:
         """The learner's file of an exercise, whether it exists or not."""
-        return self.folder / entry.folder / entry.path.name
+        return self.folder / entry.workspace_path
 
     def start(self, entries: Sequence[Entry]) -> Started:
         """Put the stubs there. What the learner has written is never touched.

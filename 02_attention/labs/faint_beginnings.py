@@ -1,0 +1,105 @@
+"""Lab 2.B: The first positions are faint, and a later word changes them.
+
+Attention over random queries, keys and values, in matrices. With the function below the first positions give hardly any
+output and the last ones a normal one. And though no position gives weight to a later one, editing the last word changes
+what comes out at the first.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def attention_reference(
+    queries: Tensor, keys: Tensor, values: Tensor, allowed: Tensor | None = None, bias: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Attention as the equation says it, with the weights returned.
+
+    Args:
+        queries: (..., heads, num_queries, head_dim).
+        keys: (..., kv_heads, num_keys, head_dim); each serves heads / kv_heads neighbouring query heads.
+        values: (..., kv_heads, num_keys, value_dim).
+        allowed: boolean, broadcastable to (..., heads, num_queries, num_keys); False hides a key.
+            A query that sees no key gets weights of nan.
+        bias: added to the scores, broadcastable to them.
+
+    Returns:
+        The output (..., heads, num_queries, value_dim) and the weights (..., heads, num_queries, num_keys).
+    """
+    if queries.ndim > 2 and queries.shape[-3] != keys.shape[-3]:
+        group = queries.shape[-3] // keys.shape[-3]
+        keys, values = keys.repeat_interleave(group, dim=-3), values.repeat_interleave(group, dim=-3)
+    scores = queries @ keys.transpose(-2, -1) / math.sqrt(queries.shape[-1])
+    if bias is not None:
+        scores = scores + bias
+    weights = scores.softmax(dim=-1)
+    if allowed is not None:
+        weights = weights.masked_fill(~allowed, 0.0)
+    return weights @ values, weights
+
+
+# === Above: what the learner gets. Below: how it is graded, the experiment, and the answer. ===
+
+from attention import scaled_dot_product
+from attention.masks import causal_mask
+from learn.catalogue import load_exercise
+from learn.lab import Lab, Measurement
+
+LENGTH = 32
+
+
+def measure() -> Measurement:
+    """One head over 32 positions; then again with another last key and value."""
+    queries, keys, values = (torch.randn(1, 1, LENGTH, 16) for _ in range(3))
+    allowed = causal_mask(LENGTH, LENGTH)
+    output, weights = scaled_dot_product.attention_reference(queries, keys, values, allowed)
+    edited_keys, edited_values = keys.clone(), values.clone()
+    edited_keys[..., -1, :] *= 5
+    edited_values[..., -1, :] *= 5
+    edited, _ = scaled_dot_product.attention_reference(queries, edited_keys, edited_values, allowed)
+    change = (edited - output).abs().amax(dim=-1)[0, 0]
+    return {
+        "length of the output at each position": output.norm(dim=-1)[0, 0].tolist(),
+        "largest weight on a later position": weights[0, 0].triu(1).max().item(),
+        "change at the first position when the last is edited": change[0].item(),
+        "change at any but the last": change[:-1].max().item(),
+    }
+
+
+def visible(file: Measurement, package: Measurement) -> bool:
+    """Editing the last position changes earlier ones, as it does not in the package."""
+    name = "change at any but the last"
+    return float(file[name]) > 1e-3 and float(package[name]) < 1e-6  # type: ignore[arg-type]
+
+
+LAB = Lab(
+    broken=attention_reference,
+    reference="attention.scaled_dot_product:attention_reference",
+    cases=load_exercise("attention_reference").cases,
+    measure=measure,
+    visible=visible,
+    repair=[
+        (
+            "    weights = scores.softmax(dim=-1)\n    if allowed is not None:\n"
+            "        weights = weights.masked_fill(~allowed, 0.0)\n",
+            "    if allowed is not None:\n        scores = scores.masked_fill(~allowed, -torch.inf)\n"
+            "    weights = scores.softmax(dim=-1)\n",
+        ),
+    ],
+    hints=(
+        "An output is an average of values. What do the weights of an average add up to? Print it for each position.",
+        "weights.sum(dim=-1) is small at the first positions and 1 at the last. What did the softmax divide by?",
+        "The sum in the softmax's denominator ran over the later keys too. Hide them before the softmax: "
+        "scores.masked_fill(~allowed, -torch.inf).",
+    ),
+    diagnosis=(
+        "Two measurements point at it. The rows of the weights should sum to 1, and the first ones do not. And the test "
+        "of causality, edit a later position and look at the earlier ones, fails although no weight is above the "
+        "diagonal: the later key reached them by way of the softmax's denominator. The mask has to come before the "
+        "softmax, as scores of -inf. Training with this goes well enough to be overlooked: the layer leaks only how "
+        "large the later scores are."
+    ),
+)
