@@ -1,4 +1,4 @@
-"""Lab 4.A: The text comes back, and there are more tokens than there should be.
+"""Lab 4.A: The text comes back, in more tokens than there should be.
 
 A BPE tokenizer encodes and decodes every text exactly, and all tests of that pass. But with the function below a text has
 more tokens than in the run beside it, and the same word gets other ids in a short text than in a long one, which goes
