@@ -45,7 +45,9 @@ def show(options: argparse.Namespace, console: Console) -> None:
     if text is not None:
         show_text(tokenizer, text, options, console)
         return
-    console.print("Type a text; /merges WORD shows how a word is merged; an empty line ends.", style="dim")
+    console.print(
+        "Type a text; /merges WORD shows how a word is merged (␣WORD: behind a space); an empty line ends.", style="dim"
+    )
     while True:
         try:
             text = input("> ")
@@ -54,10 +56,9 @@ def show(options: argparse.Namespace, console: Console) -> None:
         if not text:
             return
         if text.startswith("/merges ") and isinstance(tokenizer, BPETokenizer):
-            for step in tokenizer.merge_steps(text.removeprefix("/merges ")):
-                console.print(
-                    "  " + " · ".join(token.decode("utf-8", "backslashreplace") for token in step), markup=False
-                )
+            for step in tokenizer.merge_steps(text.removeprefix("/merges ").replace("␣", " ")):
+                tokens = (token.decode("utf-8", "backslashreplace").replace(" ", "␣") for token in step)
+                console.print("  " + " · ".join(tokens), markup=False)
         else:
             show_text(tokenizer, text, options, console)
 
