@@ -1,8 +1,8 @@
-"""Decoding speed beside `transformers`, and the share of the memory's bandwidth that is reached.
+"""Decoding speed beside `transformers` and llama.cpp, and the share of the memory's bandwidth that is reached.
 
 Same weights, same prompt, same number of threads, greedy. Work is counted in new tokens; the prompt's pass is
-part of the time. The last contender of each comparison is the bound: reading the weights once a token, and
-nothing else.
+part of the time. The last contender of each comparison with one stream is the bound: reading the weights once a
+token, and nothing else. llama.cpp takes part where llama-cpp-python is installed, with f16 beside our bfloat16.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ import torch
 
 from decoding_models import build_engine, build_model, in_transformers, random_prompts, transformers_generate
 from harness import Comparison, Contender, compare
+from llama_cpp_model import LlamaCppModel, llama_cpp_is_installed
 from optimization.engine import Engine
 from optimization.memory_bandwidth import bytes_read_per_token
 from optimization.quantized_model import quantize_model
+from transformer.gpt_model import GPTModel
 from transformer.sampling import SamplingParameters
 
 PROMPT = 32
@@ -28,35 +30,72 @@ def run(quick: bool) -> list[Comparison]:
 def _at(shape: str, quick: bool) -> list[Comparison]:
     new_tokens, rounds = (32, 3) if quick else (128, 3)
     model = build_model(shape)
-    parameters = SamplingParameters(max_tokens=new_tokens, temperature=0.0)
     comparisons = []
-    for precision in (torch.float32, torch.bfloat16):
-        theirs, name = in_transformers(model, precision), str(precision).removeprefix("torch.")
-        engine = build_engine(model, precision)
+    for precision, kind in ((torch.float32, "f32"), (torch.bfloat16, "f16")):
+        theirs, engine = in_transformers(model, precision), build_engine(model, precision)
         read = bytes_read_per_token(model, precision)
-        for batch in (1, 8):
-            prompts = random_prompts([PROMPT] * batch)
+        for streams in (1, 8):
+            prompts = random_prompts([PROMPT] * streams)
             contenders = [
-                Contender("nuLLM", lambda e=engine, p=prompts: e.generate_batch(p, parameters), setup=_forget(engine)),
+                _ours("nuLLM", engine, prompts, new_tokens),
                 Contender("transformers", lambda m=theirs, p=prompts: transformers_generate(m, p, new_tokens)),
             ]
-            if batch == 1 and precision == torch.bfloat16:
-                small = quantize_model(model, "w8a8")
-                fast = build_engine(small, precision)
-                contenders += [
-                    Contender("nuLLM w8a8", lambda e=fast, p=prompts: e.generate_batch(p, parameters), _forget(fast))
-                ]
-            if batch == 1:
-                contenders.append(Contender("bound: read the weights", lambda n=read: _read(n, new_tokens)))
-            streams = "one stream" if batch == 1 else f"{batch} streams"
-            title = f"Decode {new_tokens} tokens behind {PROMPT}, {shape} parameters, {name}, {streams}"
-            comparisons.append(compare(title, "tokens/s", batch * new_tokens, contenders, rounds))
-    return comparisons
+            comparisons.append(
+                _compare(
+                    f"{shape} parameters, {str(precision).removeprefix('torch.')}, {_count(streams)}",
+                    contenders,
+                    prompts,
+                    new_tokens,
+                    rounds,
+                    model,
+                    kind,
+                    read if streams == 1 else None,
+                )
+            )
+        del theirs, engine
+    small = quantize_model(model, "w8a8")
+    read = bytes_read_per_token(small, torch.bfloat16)
+    engine = build_engine(small, torch.bfloat16)
+    for streams in (1, 8):
+        prompts = random_prompts([PROMPT] * streams)
+        title = f"{shape} parameters, 8 bits, {_count(streams)}"
+        contenders = [_ours("nuLLM w8a8", engine, prompts, new_tokens)]
+        bound = read if streams == 1 else None
+        comparisons.append(_compare(title, contenders, prompts, new_tokens, rounds, model, "q8_0", bound))
+    return [comparison for comparison in comparisons if len(comparison.measurements) > 1]
 
 
-def _forget(engine: Engine):
-    """The prompt of the round before must not be found in the cache."""
-    return engine.pool.forget_idle
+def _compare(
+    title: str,
+    contenders: list[Contender],
+    prompts: list[list[int]],
+    new_tokens: int,
+    rounds: int,
+    model: GPTModel,
+    kind: str,
+    read: int | None,
+) -> Comparison:
+    """Add llama.cpp, if it is there, and the bound, if there is one."""
+    llama = LlamaCppModel(model, kind, len(prompts), PROMPT + new_tokens) if llama_cpp_is_installed() else None
+    if llama is not None:
+        contenders.append(Contender(f"llama.cpp {kind}", lambda: llama.generate(prompts, new_tokens)))
+    if read is not None:
+        contenders.append(Contender("bound: read the weights", lambda: _read(read, new_tokens)))
+    title = f"Decode {new_tokens} tokens behind {PROMPT}, {title}"
+    comparison = compare(title, "tokens/s", len(prompts) * new_tokens, contenders, rounds)
+    if llama is not None:
+        llama.close()
+    return comparison
+
+
+def _ours(name: str, engine: Engine, prompts: list[list[int]], new_tokens: int) -> Contender:
+    parameters = SamplingParameters(max_tokens=new_tokens, temperature=0.0)
+    # The prompt of the round before must not be found in the cache.
+    return Contender(name, lambda: engine.generate_batch(prompts, parameters), setup=engine.pool.forget_idle)
+
+
+def _count(streams: int) -> str:
+    return "one stream" if streams == 1 else f"{streams} streams"
 
 
 def _read(num_bytes: int, times: int) -> None:

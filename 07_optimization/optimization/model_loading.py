@@ -11,11 +11,17 @@ import itertools
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from attention.multi_head_attention import MultiHeadAttention
+from optimization.huge_pages import move_to_huge_pages
 from optimization.packed_linear import PackedLinear, packing_is_available
-from optimization.packed_quantized import pack_quantized_layer
+from optimization.packed_quantized import (
+    PackedInt4Linear,
+    PackedInt8Linear,
+    PackedW8A8Linear,
+    pack_quantized_layer,
+)
 from optimization.quantization import QuantizedLayer
 from optimization.quantized_model import is_quantized, load_quantized
 from training.checkpoint import LoadedModel, build_model, find_checkpoint, load_model
@@ -59,7 +65,7 @@ def inference_copy(model: GPTModel, dtype: torch.dtype, pack: bool = True) -> GP
         clone.sinusoids = clone.sinusoids.to(dtype)
     if pack and model.device.type == "cpu":
         _join_projections(clone)
-        _pack(clone)
+        move_to_huge_pages(_pack(clone))
     return clone
 
 
@@ -85,9 +91,12 @@ def _join_projections(model: GPTModel) -> None:
         module.query = module.key = module.value = nn.Identity()  # type: ignore[assignment]
 
 
-def _pack(model: GPTModel) -> None:
+def _pack(model: GPTModel) -> list[Tensor]:
+    """Replace what can be packed; returns the packed weights."""
     for name, module in list(model.named_modules()):
         if isinstance(module, QuantizedLayer):
             model.set_submodule(name, pack_quantized_layer(module))
         elif isinstance(module, nn.Linear) and packing_is_available(module.weight.device, module.weight.dtype):
             model.set_submodule(name, PackedLinear(module))
+    packed = (PackedLinear, PackedInt8Linear, PackedW8A8Linear, PackedInt4Linear)
+    return [module.packed for module in model.modules() if isinstance(module, packed)]

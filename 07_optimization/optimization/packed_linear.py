@@ -40,7 +40,7 @@ class PackedLinear(nn.Module):
         weight = linear.weight.detach()
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.bias = None if linear.bias is None else linear.bias.detach()
-        self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), FEWEST_ROWS)
+        self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), FEWEST_ROWS)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) → (..., out)."""
@@ -50,5 +50,5 @@ class PackedLinear(nn.Module):
             rows = rows.expand(FEWEST_ROWS, -1).contiguous()
         elif count < FEWEST_ROWS:
             rows = torch.cat([rows, rows[:1].expand(FEWEST_ROWS - count, -1)])
-        y: Tensor = torch.ops.mkldnn._linear_pointwise(rows, self._packed, self.bias, "none", [], "")
+        y: Tensor = torch.ops.mkldnn._linear_pointwise(rows, self.packed, self.bias, "none", [], "")
         return y[:count].view(*x.shape[:-1], self.out_features)

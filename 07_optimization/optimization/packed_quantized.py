@@ -22,7 +22,7 @@ class PackedInt8Linear(nn.Module):
 
     def __init__(self, layer: Int8Linear):
         super().__init__()
-        self._layer = layer
+        self._layer, self.packed = layer, layer.weight
         self._ones = torch.ones(layer.out_features, dtype=torch.bfloat16)  # bfloat16 would round the scales
 
     def forward(self, x: Tensor) -> Tensor:
@@ -44,7 +44,7 @@ class PackedW8A8Linear(nn.Module):
     def __init__(self, layer: W8A8Linear):
         super().__init__()
         self.in_features, self.out_features = layer.in_features, layer.out_features
-        self._packed = torch.ops.onednn.qlinear_prepack(layer.weight, None)
+        self.packed = torch.ops.onednn.qlinear_prepack(layer.weight, None)
         self._scale, self._bias = layer.scale, layer.bias
         self._zeros = torch.zeros(layer.out_features, dtype=torch.int64)
         self._tiny = torch.tensor(1e-14)  # a row of zeros is not divided by zero
@@ -58,7 +58,7 @@ class PackedW8A8Linear(nn.Module):
         scale = torch.add(self._tiny, largest, alpha=1 / 127)  # (tokens, 1)
         q = torch.addcdiv(self._offset, rows.float(), scale).to(torch.uint8)
         y: Tensor = torch.ops.onednn.qlinear_pointwise(
-            q, 1.0, 128, self._packed, self._scale, self._zeros, None, 1.0, 0, torch.float32, "none", [], ""
+            q, 1.0, 128, self.packed, self._scale, self._zeros, None, 1.0, 0, torch.float32, "none", [], ""
         )
         y = y.mul_(scale) if self._bias is None else torch.addcmul(self._bias, y, scale)
         return y.to(x.dtype).view(*x.shape[:-1], self.out_features)
@@ -75,14 +75,14 @@ class PackedInt4Linear(nn.Module):
         super().__init__()
         self.in_features, self.out_features = layer.in_features, layer.out_features
         self._group = layer.in_features // layer.scale.shape[1]
-        self._packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(layer.levels(), 1)
+        self.packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(layer.levels(), 1)
         self._scales_and_zeros = torch.stack([layer.scale.T, layer.zero.T], dim=-1).contiguous()  # (groups, out, 2)
         self._bias = layer.bias
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) → (..., out)."""
         rows = x.reshape(-1, self.in_features).bfloat16()
-        y: Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(rows, self._packed, self._group, self._scales_and_zeros)
+        y: Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(rows, self.packed, self._group, self._scales_and_zeros)
         if self._bias is not None:
             y = y + self._bias
         return y.to(x.dtype).view(*x.shape[:-1], self.out_features)

@@ -1,0 +1,103 @@
+"""What each part of a recipe is worth: the recipe with one thing changed, several seeds each.
+
+python benchmarks/recipe_ablations.py                     # configs/tiny_shakespeare_fast.yaml, 3 seeds
+python benchmarks/recipe_ablations.py --only recipe --only adamw --seeds 1 2
+
+Runs are one thread each and as many at a time as there are cores, so that a run's processor time can be compared
+with that of another. Finished runs are kept in the results file; the command goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import track
+
+from reporting import describe_machine
+from tokenizer.text_files import write_atomically
+from training.command_line import parse_config
+from training.data_preparation import prepare_dataset
+from training.run import run_training
+
+ROOT = Path(__file__).parents[1]
+CONFIG = ROOT / "configs" / "tiny_shakespeare_fast.yaml"
+
+VARIANTS: dict[str, tuple[str, ...]] = {
+    "recipe": (),
+    "adamw": ("--optimizer.name=adamw",),
+    "sgd, rate 0.1": ("--optimizer.name=sgd", "--optimizer.lr=0.1"),
+    "half the rates": ("--optimizer.lr=0.002", "--optimizer.muon_lr=0.01"),
+    "twice the rates": ("--optimizer.lr=0.008", "--optimizer.muon_lr=0.04"),
+    "no weight decay": ("--optimizer.weight_decay=0",),
+    "no clipping": ("--optimizer.grad_clip=0",),
+    "averaged weights, decay 0.98": ("--optimizer.ema_decay=0.98",),
+    "cosine to a tenth": ("--schedule.kind=cosine", "--schedule.final_fraction=0.1"),
+    "wsd, decay in the last 30 %": ("--schedule.kind=wsd",),
+    "constant rate": ("--schedule.kind=constant",),
+    "no warm-up": ("--schedule.warmup_steps=0",),
+    "no qk-norm": ("--model.qk_norm=false",),
+    "no zero-initialised projections": ("--model.zero_init_residual=false",),
+    "learned positions": ("--model.positions=learned",),
+    "layernorm": ("--model.norm=layernorm",),
+    "gelu": ("--model.feed_forward=gelu",),
+    "swiglu": ("--model.feed_forward=swiglu",),
+    "untied head": ("--model.tie_embeddings=false",),
+    "context 128, batch 6": ("--model.context_length=128", "--training.batch_size=6"),
+    "batch 24, half the steps": ("--training.batch_size=24", "--training.max_steps=200"),
+}
+
+
+def train(config: str, overrides: tuple[str, ...], seed: int) -> dict[str, float]:
+    """One run: held-out loss in nats a token over the whole validation text, and processor seconds."""
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = [f"--config={config}", f"--seed={seed}", f"--output_dir={folder}/run", "--device=cpu"]
+        arguments += ["--tracking.tensorboard=false", "--training.sample_prompts=[]", *overrides]
+        run = parse_config(arguments)
+        start = time.process_time()
+        run_training(run, Console(quiet=True))
+        seconds = time.process_time() - start
+        records = [json.loads(line) for line in Path(folder, "run", "metrics.jsonl").read_text().splitlines()]
+    last = next(record for record in reversed(records) if "validation_bits_per_byte" in record)
+    return {"loss": last["validation_loss"], "seconds": seconds}
+
+
+def main() -> None:
+    """Train what is missing from the results file, and write it."""
+    parser = argparse.ArgumentParser(description="What each part of a recipe is worth, over several seeds.")
+    parser.add_argument("--config", default=str(CONFIG), help="the recipe; default: %(default)s")
+    parser.add_argument("--only", choices=VARIANTS, action="append", help="these variants only")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="default: 1 2 3")
+    parser.add_argument("--processes", type=int, default=torch.get_num_threads(), help="runs at a time")
+    parser.add_argument("--output", type=Path, default=ROOT / "docs" / "results" / "recipe" / "ablations.json")
+    options = parser.parse_args()
+    results: dict[str, Any] = json.loads(options.output.read_text()) if options.output.exists() else {"runs": {}}
+    results |= {"config": Path(options.config).name, "machine": describe_machine()}
+    recipe = parse_config([f"--config={options.config}"])
+    prepare_dataset(recipe.data, recipe.tokenizer, Console())  # once, before processes share it
+    # A forked child of a process that has run PyTorch's threads can hang, so children start afresh.
+    with ProcessPoolExecutor(options.processes, multiprocessing.get_context("spawn")) as pool:
+        jobs = {
+            pool.submit(train, options.config, VARIANTS[name], seed): (name, seed)
+            for name in options.only or VARIANTS
+            for seed in options.seeds
+            if str(seed) not in results["runs"].get(name, {})
+        }
+        for job in track(as_completed(jobs), "Training", total=len(jobs)):
+            name, seed = jobs[job]
+            results["runs"].setdefault(name, {})[str(seed)] = job.result()
+            write_atomically(options.output, json.dumps(results, indent=2) + "\n")
+    print(f"Written to {options.output}; the tables: python docs/write_tables.py")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,44 @@
+"""Keep what a training run came to, for the documentation: figures, configuration, machine, curve and samples.
+
+python benchmarks/record_run.py checkpoints/small_gpt docs/results/small_gpt --command "make train"
+
+The tables of the documentation are then written from it by `python docs/write_tables.py`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+from pathlib import Path
+
+from reporting import describe_machine
+from tokenizer.text_files import write_atomically
+from training.checkpoint import CheckpointError, find_checkpoint, read_settings
+from training.report import SUMMARY_FILE
+from training.tracking import CURVE_FILE
+
+
+def main() -> int:
+    """Copy and describe; returns the exit status."""
+    parser = argparse.ArgumentParser(description="Keep what a training run came to, for the documentation.")
+    parser.add_argument("run", type=Path, help="folder of a finished run")
+    parser.add_argument("output", type=Path, help="folder for run.json and loss_curve.png")
+    parser.add_argument("--command", required=True, help="what was typed to make it")
+    options = parser.parse_args()
+    try:
+        settings = read_settings(find_checkpoint(options.run))
+        summary = json.loads((options.run / SUMMARY_FILE).read_text(encoding="utf-8"))
+    except (CheckpointError, OSError) as error:
+        print(f"error: {options.run} is not a finished run: {error}", file=sys.stderr)
+        return 1
+    content = {"command": options.command, "machine": describe_machine(), "summary": summary, "settings": settings}
+    write_atomically(options.output / "run.json", json.dumps(content, indent=2) + "\n")
+    shutil.copyfile(options.run / CURVE_FILE, options.output / CURVE_FILE)
+    print(f"Written to {options.output}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
