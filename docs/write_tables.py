@@ -93,6 +93,73 @@ def tasks(content: dict[str, Any]) -> str:
     return _table(("task", "metric", "questions", "value (95 % interval)", "guessing"), rows, numbers_from=2)
 
 
+def run_beside_compressors(content: dict[str, Any]) -> str:
+    """Bits per byte of a training run, beside the compressors of the same text."""
+    summary = content["summary"]
+    rows = [(f"`{name}`", f"{value:.3f}") for name, value in summary["references"].items()]
+    name = Path(content["settings"]["output_dir"]).name
+    rows.append((f"**`{name}`**", f"**{summary['bits_per_byte']:.3f}**"))
+    return _table(("", "bits per byte"), rows)
+
+
+def run_cost(content: dict[str, Any]) -> str:
+    """Size, length and speed of a training run in one sentence."""
+    summary, on = content["summary"], content["machine"]
+    return (
+        f"`{content['command']}` on {on['cores']} cores of an {on['cpu']}, PyTorch {on['torch']}: "
+        f"{summary['parameters'] / 1e6:.1f} M parameters, {summary['tokens'] / 1e6:.2f} M tokens, "
+        f"{summary['training_seconds'] / 60:.1f} minutes of training at {summary['tokens_per_second']:,.0f} "
+        f"tokens/s in {summary['precision']}; loss {summary['validation_loss']:.3f} a token on held-out text.\n"
+    )
+
+
+def run_samples(content: dict[str, Any]) -> str:
+    """What a run wrote at its end."""
+    blocks = (f"```text\n{text}\n```\n" for text in content["summary"]["samples"].values())
+    return "\n".join(blocks)
+
+
+def ablations(content: dict[str, Any]) -> str:
+    """Held-out loss of a recipe with one thing changed: mean over seeds, range, difference, relative time."""
+
+    def mean(values: Sequence[float]) -> float:
+        return sum(values) / len(values)
+
+    runs = {name: list(seeds.values()) for name, seeds in content["runs"].items()}
+    loss = {name: mean([run["loss"] for run in seeds]) for name, seeds in runs.items()}
+    seconds = {name: mean([run["seconds"] for run in seeds]) for name, seeds in runs.items()}
+    rows = [
+        (
+            f"**{name}**" if name == "recipe" else name,
+            f"{loss[name]:.3f}",
+            f"{min(run['loss'] for run in seeds):.3f} – {max(run['loss'] for run in seeds):.3f}",
+            f"{loss[name] - loss['recipe']:+.3f}" if name != "recipe" else "",
+            f"{seconds[name] / seconds['recipe']:.2f}",
+        )
+        for name, seeds in sorted(runs.items(), key=lambda item: loss[item[0]])
+    ]
+    return _table(("change", "loss", "of the seeds", "difference", "time"), rows)
+
+
+def speedrun(content: dict[str, Any]) -> str:
+    """Every model of the chain and the baselines: bits per byte, exact answers, words in common."""
+    rows = []
+    for name, scores in {**content["scores"], **content["baselines"]}.items():
+        cells = [f"{scores['bits_per_byte']:.3f}" if "bits_per_byte" in scores else ""]
+        for asked in ("memorised", "held_out"):
+            cells += [f"{scores[asked]['exact']:.1%}", f"{scores[asked]['rouge_l']:.3f}"]
+        rows.append((name, *cells))
+    head = ("", "bits per byte", "memorised: exact", "ROUGE-L", "held out: exact", "ROUGE-L")
+    return _table(head, rows)
+
+
+def speedrun_minutes(content: dict[str, Any]) -> str:
+    """What each step of the speedrun took."""
+    rows = [(name, f"{seconds / 60:.1f}") for name, seconds in content["seconds"].items()]
+    rows.append(("**in all**", f"**{sum(content['seconds'].values()) / 60:.1f}**"))
+    return _table(("step", "minutes"), rows)
+
+
 def machine(content: dict[str, Any]) -> str:
     """What the speeds were measured on."""
     return ", ".join(f"{name} {value}" for name, value in content["machine"].items() if value is not None) + "\n"
@@ -104,6 +171,12 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "scaling-law": ("scaling/scaling.json", scaling_law),
     "speed": ("speed/results.json", speed),
     "speed-machine": ("speed/results.json", machine),
+    "small-gpt": ("small_gpt/run.json", run_beside_compressors),
+    "small-gpt-cost": ("small_gpt/run.json", run_cost),
+    "small-gpt-samples": ("small_gpt/run.json", run_samples),
+    "recipe": ("recipe/ablations.json", ablations),
+    "speedrun": ("speedrun/scores.json", speedrun),
+    "speedrun-minutes": ("speedrun/scores.json", speedrun_minutes),
     "tasks": ("tasks", tasks),  # a folder: what benchmark.py writes, one file a task
 }
 

@@ -35,6 +35,10 @@ def test_a_run_learns_and_leaves_what_it_promises(trained_run: Path):
     assert losses[-1] < 0.6 * losses[0]
     assert (trained_run / "loss_curve.png").stat().st_size > 10_000
     assert list((trained_run / "tensorboard").glob("events*"))
+    summary = json.loads((trained_run / "summary.json").read_text())
+    assert summary["steps"] == 60 and summary["tokens"] == 60 * 256
+    assert summary["validation_loss"] == read_metrics(trained_run)[-1]["validation_loss"]
+    assert summary["samples"]["Return the"].startswith("Return the")
     folder = list_checkpoints(trained_run)[-1]
     names = {path.name for path in folder.iterdir()}
     assert names == {

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from neural_networks.bits_per_byte import bits_per_byte, perplexity
+from tokenizer.text_files import write_atomically
 from training.data_preparation import DatasetMeta
 from training.token_files import Tokens
 from training.tracking import Tracker
@@ -17,11 +20,12 @@ from training.validation import evaluating, total_loss
 from transformer.sampling import SamplingParameters, generate
 
 SAMPLE_TOKENS = 100
+SUMMARY_FILE = "summary.json"
 
 
 def report(
     trainer: Trainer, validation_tokens: Tokens, meta: DatasetMeta, tracker: Tracker | None, console: Console
-) -> None:
+) -> dict[str, Any]:
     """Measure on the whole validation text and print what came of the run; every process must call this.
 
     Args:
@@ -30,12 +34,15 @@ def report(
         meta: of the data.
         tracker: of the main process; None in the others, which only help to measure.
         console: where to print.
+
+    Returns:
+        The same figures by name; nothing in the processes that only help.
     """
     start = time.perf_counter()
     with trainer.averaged(), console.status("Measuring on the whole validation text …"):
         nats = total_loss(trainer.model, validation_tokens, trainer.placement, trainer.module, trainer.workers)
     if tracker is None:
-        return
+        return {}
     loss = nats / (meta.validation_tokens - 1)
     bits = bits_per_byte(nats, meta.validation_bytes)
     if not any("validation_bits_per_byte" in record for record in tracker.records):  # measured again, not anew
@@ -63,10 +70,30 @@ def report(
         highlight=False,
     )
     console.print(f"Curve: {curve}   TensorBoard: tensorboard --logdir {run_folder}", highlight=False)
+    return {
+        "steps": trainer.step,
+        "tokens": trainer.tokens_seen,
+        "skipped_steps": trainer.monitor.skipped,
+        "parameters": trainer.model.num_parameters(),
+        "training_seconds": trainer.seconds,
+        "tokens_per_second": speed,
+        "device": str(trainer.placement.device),
+        "precision": str(trainer.placement.precision).removeprefix("torch."),
+        "validation_loss": loss,
+        "bits_per_byte": bits,
+        "references": references,
+    }
 
 
-def print_samples(trainer: Trainer, tracker: Tracker, console: Console) -> None:
-    """Continue the configured prompts."""
+def write_summary(trainer: Trainer, figures: dict[str, Any], samples: dict[str, str]) -> None:
+    """Leave what `report` measured, with the samples, in the run's folder as `summary.json`."""
+    content = {**figures, "samples": samples}
+    write_atomically(trainer.run_folder / SUMMARY_FILE, json.dumps(content, indent=2) + "\n")
+
+
+def print_samples(trainer: Trainer, tracker: Tracker, console: Console) -> dict[str, str]:
+    """Continue the configured prompts; returns the texts by prompt."""
+    samples = {}
     parameters = SamplingParameters(max_tokens=SAMPLE_TOKENS, temperature=0.7, seed=1337)
     for prompt in trainer.training.sample_prompts:
         ids = trainer.tokenizer.encode(prompt)[: trainer.model.config.context_length]
@@ -76,6 +103,8 @@ def print_samples(trainer: Trainer, tracker: Tracker, console: Console) -> None:
         tracker.log_text("sample", text, trainer.step)
         console.rule(f"sample at step {trainer.step}: {prompt!r}", style="dim")
         console.print(text, markup=False, highlight=False)
+        samples[prompt] = text
+    return samples
 
 
 def minutes(seconds: float) -> str:

@@ -21,7 +21,7 @@ from training.placement import Placement, choose_placement
 from training.plan import check_plan, make_plan, print_plan, with_vocabulary
 from training.profiling import profile_steps
 from training.progress import training_progress
-from training.report import minutes, print_samples, report
+from training.report import minutes, print_samples, report, write_summary
 from training.resuming import checkpoint_to_resume
 from training.token_files import Tokens, open_tokens
 from training.tracking import Tracker
@@ -105,9 +105,10 @@ def _run(config: RunConfig, console: Console, task: Task, workers: Workers) -> i
         if trainer.step < config.training.max_steps and not _train(trainer, tracker, console):
             console.print(f"Stopped and saved at step {trainer.step}; the same command continues from there.")
             return 130
-        report(trainer, validation_tokens, dataset.meta, tracker, console)
-        if tracker is not None and not trainer.sharded:
-            print_samples(trainer, tracker, console)
+        figures = report(trainer, validation_tokens, dataset.meta, tracker, console)
+        if tracker is not None:
+            samples = {} if trainer.sharded else print_samples(trainer, tracker, console)
+            write_summary(trainer, figures, samples)
     finally:
         if tracker is not None:
             tracker.close()

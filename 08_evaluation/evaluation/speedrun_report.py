@@ -24,7 +24,7 @@ pre { white-space: pre-wrap; border: 1px solid #8886; border-radius: 6px; paddin
 
 
 def write_report(folder: Path, settings: dict[str, Any], seconds: dict[str, float]) -> Path:
-    """Write `report.md` and `report.html` from what the steps left in a folder.
+    """Write `report.md`, `report.html` and the figures as `scores.json` from what the steps left in a folder.
 
     Args:
         folder: of the speedrun.
@@ -36,7 +36,7 @@ def write_report(folder: Path, settings: dict[str, Any], seconds: dict[str, floa
     """
     results = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
     curve = _draw_curves(folder)
-    device = choose_placement("auto", "float32").describe()
+    device = choose_placement("auto", "auto").describe()
     minutes = sum(seconds.values()) / 60
     text = "\n".join(
         [
@@ -68,12 +68,16 @@ def write_report(folder: Path, settings: dict[str, Any], seconds: dict[str, floa
     path = folder / "report.md"
     write_atomically(path, text + "\n")
     write_atomically(path.with_suffix(".html"), _to_html(text, folder))
+    scores = {name: result["scores"] for name, result in results.items() if name != "baselines"}
+    figures = {"settings": settings, "seconds": seconds, "baselines": results["baselines"], "scores": scores}
+    write_atomically(folder / "scores.json", json.dumps(figures, indent=2) + "\n")
     return path
 
 
 def _timing_table(seconds: dict[str, float]) -> str:
     rows = ["| step | minutes |", "| --- | ---: |"]
     rows += [f"| {name} | {value / 60:.1f} |" for name, value in seconds.items()]
+    rows.append(f"| in all | {sum(seconds.values()) / 60:.1f} |")
     return "\n".join(rows)
 
 
