@@ -30,6 +30,22 @@ def test_links_between_files_lead_somewhere(page: Path):
         assert where.exists(), f"{target} is linked to, and is not there"
 
 
+def headings_of(page: Path) -> set[str]:
+    """What can be linked to behind a #, named as GitHub and the site name it."""
+    if lesson := re.fullmatch(r"docs/stages/(\d)\.md", page.relative_to(ROOT).as_posix()):
+        [page] = ROOT.glob(f"0{lesson[1]}_*/README.md")  # which is what the site has there
+    headings = re.findall(r"^#+ (.*)$", CODE.sub("", page.read_text(encoding="utf-8")), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@NAMES
+def test_links_to_headings_name_one_that_is_there(page: Path):
+    text = CODE.sub("", page.read_text(encoding="utf-8"))
+    for target, anchor in re.findall(r"\]\(([^)\s#:]*)#([^)\s]+)\)", text):
+        there = (page.parent / target).resolve() if target else page
+        assert anchor in headings_of(there), f"{target}#{anchor}"
+
+
 @NAMES
 def test_commands_name_scripts_modules_and_configurations_that_exist(page: Path):
     for block in CODE.findall(page.read_text(encoding="utf-8")):
@@ -52,6 +68,21 @@ def test_every_stage_has_a_lesson_in_the_same_shape():
         assert text.startswith(f"# {number} · "), lesson
         assert "**At the end of this stage**" in text, lesson
         assert number == 9 or "**Next:** [" in text, lesson
+        parts = ["## Experiments", "## What goes wrong", "## Test yourself", "<details>", "## Further reading"]
+        places = [text.rfind(part) for part in parts]  # a lesson may fold away other answers earlier
+        assert -1 not in places and places == sorted(places), (lesson, dict(zip(parts, places, strict=True)))
+        assert "eading order" in text, lesson
+
+
+def test_the_learning_path_has_every_exercise_in_one_week():
+    from learn.catalogue import all_exercises
+
+    text = (ROOT / "docs" / "learning_path.md").read_text(encoding="utf-8")
+    planned = []
+    for cells in re.findall(r"^\| \d+ \|[^|]*\|[^|]*\|([^|]*)\|", text, re.MULTILINE):
+        for stage, first, last in re.findall(r"(\d)\.(\d+)(?:–\d\.(\d+))?", cells):
+            planned += [f"{stage}.{number}" for number in range(int(first), int(last or first) + 1)]
+    assert sorted(planned) == sorted(str(entry.number) for entry in all_exercises())
 
 
 @pytest.mark.skipif(not matplotlib.__version__.startswith("3.11"), reason="another matplotlib draws other files")
