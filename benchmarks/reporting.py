@@ -52,35 +52,36 @@ def spread(seconds: Sequence[float]) -> float:
     return (max(seconds) - min(seconds)) / statistics.median(seconds)
 
 
-def to_markdown(comparisons: Sequence[dict[str, Any]], machine: dict[str, Any]) -> str:
+def to_markdown(groups: dict[str, dict[str, Any]]) -> str:
     """The report as Markdown tables.
 
     Args:
-        comparisons: as in results.json.
-        machine: likewise.
+        groups: as in results.json.
     """
     lines = [
         "# Benchmarks",
         "",
-        ", ".join(f"{name} {value}" for name, value in machine.items() if value is not None),
-        "",
         "Medians of alternating runs. Spread: (slowest - fastest) / median. Ratio: our speed over theirs, above 1 ours",
         "is faster; in brackets the smallest and largest of a round. Memory: on top of what was there before.",
     ]
-    for comparison in comparisons:
-        lines += [
-            "",
-            f"## {comparison['title']}",
-            "",
-            f"| | {comparison['unit']} | spread | ratio | memory, MiB |",
-            "| --- | ---: | ---: | ---: | ---: |",
-        ]
-        for index, m in enumerate(comparison["measurements"]):
-            ratio = f"{m['ratio']:.2f} [{m['ratio_low']:.2f}, {m['ratio_high']:.2f}]" if index else ""
-            lines.append(
-                f"| {m['name']} | {m['throughput']:,.2f} | {spread(m['seconds']):.0%} | {ratio} | {m['peak_mib']:,.0f} |"
-            )
+    for name, group in groups.items():
+        described = ", ".join(f"{key} {value}" for key, value in group["machine"].items() if value is not None)
+        lines += ["", f"## {name}", "", described + (", --quick" if group["quick"] else "")]
+        for comparison in group["comparisons"]:
+            lines += [
+                "",
+                f"### {comparison['title']}",
+                "",
+                f"| | {comparison['unit']} | spread | ratio | memory, MiB |",
+                "| --- | ---: | ---: | ---: | ---: |",
+            ]
+            lines += [_row(index, m) for index, m in enumerate(comparison["measurements"])]
     return "\n".join(lines) + "\n"
+
+
+def _row(index: int, m: dict[str, Any]) -> str:
+    ratio = f"{m['ratio']:.2f} [{m['ratio_low']:.2f}, {m['ratio_high']:.2f}]" if index else ""
+    return f"| {m['name']} | {m['throughput']:,.2f} | {spread(m['seconds']):.0%} | {ratio} | {m['peak_mib']:,.0f} |"
 
 
 def draw_ratios(comparisons: Sequence[dict[str, Any]]) -> Figure:
@@ -103,12 +104,23 @@ def draw_ratios(comparisons: Sequence[dict[str, Any]]) -> Figure:
     return figure
 
 
-def write_report(folder: Path, comparisons: list[Comparison]) -> str:
-    """Write `results.json`, `results.md` and `results.svg`; return the Markdown."""
-    machine = describe_machine()
-    content = {"machine": machine, "comparisons": [asdict(comparison) for comparison in comparisons]}
-    write_atomically(folder / "results.json", json.dumps(content, indent=2) + "\n")
-    markdown = to_markdown(content["comparisons"], machine)  # type: ignore[arg-type]
+def write_report(folder: Path, name: str, comparisons: list[Comparison], quick: bool) -> str:
+    """Put a group of comparisons into `results.json`, `results.md` and `results.svg`; return the Markdown.
+
+    Other groups that are there stay, each with the machine and the day it was measured on.
+
+    Args:
+        folder: of the report.
+        name: of the group.
+        comparisons: its results.
+        quick: whether with less data.
+    """
+    path = folder / "results.json"
+    groups: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    measured = [asdict(comparison) for comparison in comparisons]
+    groups[name] = {"machine": describe_machine(), "quick": quick, "comparisons": measured}
+    write_atomically(path, json.dumps(groups, indent=2) + "\n")
+    markdown = to_markdown(groups)
     write_atomically(folder / "results.md", markdown)
-    save_figure(draw_ratios(content["comparisons"]), folder / "results.svg")  # type: ignore[arg-type]
+    save_figure(draw_ratios([c for group in groups.values() for c in group["comparisons"]]), folder / "results.svg")
     return markdown

@@ -3,6 +3,8 @@
 python benchmarks/run.py                               # everything, into benchmarks/results
 python benchmarks/run.py --quick                       # less data and fewer rounds
 python benchmarks/run.py --output docs/results/speed   # the figures that the documentation shows
+
+With --only, what the report says of the others stays.
 """
 
 from __future__ import annotations
@@ -20,7 +22,6 @@ import server_speed
 import tokenizer_speed
 import training_speed
 import transformers_training_speed
-from harness import Comparison
 from reporting import write_report
 
 COMPARISONS = {
@@ -43,12 +44,11 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results", help="folder for the report")
     options = parser.parse_args()
     console = Console()
-    results: list[Comparison] = []
     report = ""
     for name in options.only or COMPARISONS:
         with console.status(f"Measuring {name} …"):
-            results += COMPARISONS[name](options.quick)
-        report = write_report(options.output, results)  # each time, so that an interruption leaves what there is
+            results = COMPARISONS[name](options.quick)
+        report = write_report(options.output, name, results, options.quick)
     console.print(report, markup=False, highlight=False, soft_wrap=True)
     console.print(f"Written to {options.output}", highlight=False)
 

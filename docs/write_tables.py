@@ -66,7 +66,7 @@ def scaling_law(content: dict[str, Any]) -> str:
 def speed(content: dict[str, Any]) -> str:
     """One row for each peer: our throughput, theirs, the ratio with its range."""
     rows = []
-    for comparison in content["comparisons"]:
+    for comparison in (comparison for group in content.values() for comparison in group["comparisons"]):
         ours, *others = comparison["measurements"]
         rows += [
             (
@@ -161,8 +161,11 @@ def speedrun_minutes(content: dict[str, Any]) -> str:
 
 
 def machine(content: dict[str, Any]) -> str:
-    """What the speeds were measured on."""
-    return ", ".join(f"{name} {value}" for name, value in content["machine"].items() if value is not None) + "\n"
+    """What the speeds were measured on; groups measured on another day say so in results.json."""
+    described = [group["machine"] for group in content.values()]
+    same = ("cpu", "cores", "threads", "memory_gib", "gpu", "system", "python", "torch")
+    lines = {", ".join(f"{name} {m[name]}" for name in same if m[name] is not None) for m in described}
+    return "".join(f"{line}\n" for line in sorted(lines))
 
 
 TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {

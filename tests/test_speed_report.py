@@ -57,10 +57,14 @@ def test_the_report_is_json_markdown_and_a_plot(benchmarks, tmp_path: Path):
         harness.Measurement("ours", [1.0, 1.2, 1.1], 10.0, 1.0, 1.0, 1.0, 5.0),
         harness.Measurement("peer", [2.0, 2.4, 2.2], 5.0, 2.0, 1.9, 2.1, 7.0),
     ]
-    markdown = reporting.write_report(tmp_path, [harness.Comparison("Add", "sums/s", 11.0, measurements)])
+    markdown = reporting.write_report(
+        tmp_path, "sums", [harness.Comparison("Add", "sums/s", 11.0, measurements)], False
+    )
     assert "| peer | 5.00 | 18% | 2.00 [1.90, 2.10] | 7 |" in markdown
     assert (tmp_path / "results.md").read_text(encoding="utf-8") == markdown
     assert "</svg>" in (tmp_path / "results.svg").read_text(encoding="utf-8")
     content = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
-    assert content["comparisons"][0]["measurements"][1]["ratio"] == 2.0
-    assert {"cpu", "cores", "memory_gib", "torch", "date"} <= content["machine"].keys()
+    assert content["sums"]["comparisons"][0]["measurements"][1]["ratio"] == 2.0
+    assert {"cpu", "cores", "memory_gib", "torch", "date"} <= content["sums"]["machine"].keys()
+    both = reporting.write_report(tmp_path, "products", [harness.Comparison("Mul", "/s", 1.0, measurements)], True)
+    assert "### Add" in both and "### Mul" in both and "--quick" in both  # the first group has stayed
