@@ -122,7 +122,7 @@ def test_a_lab_from_its_symptom_to_solved(workspace: Workspace, capsys: pytest.C
     assert main(["lab", "2.B"], workspace) == 0
     out = capsys.readouterr().out
     path = workspace.file_of(entry)
-    assert "Put into" in out and entry.title in out and "change at any but the" in out
+    assert "Put into" in out and entry.title in out and "edit the last key and" in out
     assert "learn check 2.B grades it" in out and path.with_suffix(".png").stat().st_size > 1000
     text = path.read_text(encoding="utf-8")
     assert text == entry.stub and "LAB" not in text

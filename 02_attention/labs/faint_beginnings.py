@@ -62,16 +62,16 @@ def measure() -> Measurement:
     edited, _ = scaled_dot_product.attention_reference(queries, edited_keys, edited_values, allowed)
     change = (edited - output).abs().amax(dim=-1)[0, 0]
     return {
-        "length of the output at each position": output.norm(dim=-1)[0, 0].tolist(),
-        "largest weight on a later position": weights[0, 0].triu(1).max().item(),
-        "change at the first position when the last is edited": change[0].item(),
-        "change at any but the last": change[:-1].max().item(),
+        "length of the output": output.norm(dim=-1)[0, 0].tolist(),
+        "largest weight above the diagonal": weights[0, 0].triu(1).max().item(),
+        "edit the last key and value: change at the first": change[0].item(),
+        "largest change before the last": change[:-1].max().item(),
     }
 
 
 def visible(file: Measurement, package: Measurement) -> bool:
     """Editing the last position changes earlier ones, as it does not in the package."""
-    name = "change at any but the last"
+    name = "largest change before the last"
     return float(file[name]) > 1e-3 and float(package[name]) < 1e-6  # type: ignore[arg-type]
 
 

@@ -127,7 +127,7 @@ def measure() -> Measurement:
         loss = trainer._accumulate_gradients(_batches(rows_each))
         squares = [float(p.grad.square().sum()) for p in trainer.model.parameters() if p.grad is not None]
         measured[f"loss, {8 // rows_each} × {rows_each} rows"] = loss
-        measured[f"length of the gradient, {8 // rows_each} × {rows_each} rows"] = sum(squares) ** 0.5
+        measured[f"gradient, {8 // rows_each} × {rows_each} rows"] = sum(squares) ** 0.5
     return measured
 
 
