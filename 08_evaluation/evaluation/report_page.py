@@ -15,12 +15,16 @@ from evaluation.report_data import ReportData, WrittenDocument
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
-h1 { font-size: 1.5rem; } h2 { margin-top: 2.5rem; border-bottom: 1px solid #ddd; }
-table { border-collapse: collapse; margin: 1rem 0; } td, th { padding: .25rem .8rem; text-align: left; vertical-align: top; }
+h1 { font-size: 1.5rem; overflow-wrap: anywhere; } h2 { margin-top: 2.5rem; border-bottom: 1px solid #ddd; }
+table { border-collapse: collapse; margin: 1rem 0; display: block; overflow-x: auto; } td, th { padding: .25rem .8rem; text-align: left; vertical-align: top; }
 tr + tr { border-top: 1px solid #e4e4e4; } td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
-pre { white-space: pre-wrap; background: #f6f6f6; padding: .8rem; border-radius: 4px; margin: .5rem 0; }
-img { max-width: 100%; } .note { color: #666; } .prompt { color: #777; } .bad { color: #b00020; } mark { background: #ffe08a; }
+pre { white-space: pre-wrap; overflow-wrap: anywhere; min-width: 14rem; background: #f6f6f6; padding: .8rem; border-radius: 4px; margin: .5rem 0; }
+img { max-width: 100%; background: #fff; } .note { color: #666; } .prompt { color: #777; } .bad { color: #b00020; } mark { background: #ffe08a; }
 nav a { margin-right: 1rem; }
+@media (prefers-color-scheme: dark) {
+  body { background: #17191b; color: #ddd; } pre { background: #24272a; } a { color: #7ab7ff; } .bad { color: #ff8a8a; }
+  h2, tr + tr { border-color: #3a3d40; } .note, .prompt { color: #999; } mark { background: #6b5500; color: #fff; }
+}
 """
 
 
@@ -37,7 +41,8 @@ def render(data: ReportData) -> str:
     links = "".join(f'<a href="#s{i}">{escape(name)}</a>' for i, name in enumerate(sections))
     body = "".join(f'<h2 id="s{i}">{escape(name)}</h2>{text}' for i, (name, text) in enumerate(sections.items()))
     return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(data.title)}</title>'
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        f'<meta name="viewport" content="width=device-width"><title>{escape(data.title)}</title>'
         f"<style>{STYLE}</style></head><body><h1>{escape(data.title)}</h1><nav>{links}</nav>{body}</body></html>\n"
     )
 
