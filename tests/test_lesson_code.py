@@ -45,7 +45,7 @@ WITH_PYTHON = [page for page in PAGES if python_blocks(page)]
 
 
 def test_the_lessons_have_code_to_run():
-    assert sum(len(python_blocks(page)) for page in WITH_PYTHON) >= 12
+    assert sum(len(python_blocks(page)) for page in WITH_PYTHON) >= 25
 
 
 @pytest.mark.parametrize("page", WITH_PYTHON, ids=lambda page: page.relative_to(ROOT).as_posix())
