@@ -23,7 +23,7 @@ from training.placement import Placement, choose_placement
 from training.recipe_config import OptimizerConfig, ScheduleConfig, TrainingConfig
 from training.token_files import DataError, TokenShards, find_token_files
 from training.tracking import read_metrics
-from training.trainer import Trainer, TrainingError, rehearsal
+from training.trainer import Trainer, TrainingError, rehearsal, seconds_per_step
 from training.validation import next_token_loss
 from transformer.config import GPTConfig
 from transformer.gpt_model import GPTModel
@@ -346,3 +346,22 @@ def test_several_corpora_are_mixed_with_one_tokenizer(tmp_path: Path, tiny_setti
     meta = json.loads((folder / "meta.json").read_text())
     assert meta["corpora"] == [str(text_file), str(other)]
     assert meta["xz_bits_per_byte"] is None
+
+
+def test_the_time_of_a_step_is_reckoned_from_a_few_micro_batches_and_leaves_no_trace(tmp_path: Path):
+    """A step of 32 large micro-batches would keep a plan waiting for minutes."""
+    drawn = []
+    plain = next_token_loss()
+
+    def loss(model, tensors):
+        drawn.append(len(tensors["inputs"]))
+        return plain(model, tensors)
+
+    trainer = _trainer(tmp_path, loss, accumulation_steps=32)
+    before = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
+    assert seconds_per_step(trainer) > 0
+    assert drawn == [4, 4, 4]
+    assert trainer.training.accumulation_steps == 32 and trainer.step == 0
+    assert all(torch.equal(before[name], tensor) for name, tensor in trainer.model.state_dict().items())
+    trainer.take_step()
+    assert len(drawn) == 3 + 32

@@ -10,6 +10,7 @@ that continues as if nothing had happened. What a batch is and what its loss is 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -40,6 +41,7 @@ from training.stop_signal import stop_on_signal
 from training.weight_average import WeightAverage
 from transformer.gpt_model import GPTModel
 
+SLOW_SECONDS = 5.0  # a plan need not be more exact than that
 # Called with the trainer's figures: what is measured on held-out data, `validation_loss` among it.
 Validate = Callable[["Trainer"], dict[str, float]]
 
@@ -332,17 +334,21 @@ def rehearsal(trainer: Trainer) -> Iterator[None]:
 
 
 def seconds_per_step(trainer: Trainer, trials: int = 2) -> float:
-    """Time whole steps, without a trace.
+    """Time steps of one micro-batch, without a trace, and reckon with as many as a step has.
 
     Args:
         trainer: about to start.
-        trials: steps to time, after one to warm up; the fastest counts.
+        trials: to time, after one to warm up; the fastest counts. A slow one counts at once.
     """
-    times = []
+    whole, times = trainer.training, list[float]()
     with rehearsal(trainer):
+        trainer.training = dataclasses.replace(whole, accumulation_steps=1)
         trainer.model.train()
-        for _ in range(trials + 1):
-            start = time.perf_counter()
-            trainer.take_step()
-            times.append(time.perf_counter() - start)
-    return min(times[1:])
+        try:
+            while len(times) <= trials and not trainer.workers.any(sum(times) > SLOW_SECONDS):  # all alike
+                start = time.perf_counter()
+                trainer.take_step()
+                times.append(time.perf_counter() - start)
+        finally:
+            trainer.training = whole
+    return min(times[1:] or times) * whole.accumulation_steps
