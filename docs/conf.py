@@ -127,7 +127,7 @@ def rewrite_links(text: str, folder: Path) -> str:
             if relative.startswith(f"{stage}/{package}/") and relative.endswith(".py"):
                 module = relative.removeprefix(f"{stage}/").removesuffix(".py").replace("/", ".")
                 return f"{{py:mod}}`{label.strip('`')} <{module}>`"
-            if relative == f"{stage}/exercises":
+            if relative.startswith((f"{stage}/exercises", f"{stage}/labs")):
                 return f"[{label}](/exercises.md)"
         if relative.startswith("docs/"):
             return f"{mark}[{label}](/{relative.removeprefix('docs/')}{'#' + anchor if anchor else ''})"
