@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from neural_networks.command_line import HelpFormatter
 from neural_networks.corpora import load_corpus
 from tokenizer.command_line import run
 from tokenizer.pre_token_counts import count_pre_tokens
@@ -17,9 +18,7 @@ from tokenizer.vocab_builder import compression_by_size, plot_compression
 
 def main() -> int:
     """Parse, measure, and return the exit status."""
-    parser = argparse.ArgumentParser(
-        description="Bytes per token by vocabulary size.", formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description="Bytes per token by vocabulary size.", formatter_class=HelpFormatter)
     parser.add_argument("--input", default="python_docs", help="python_docs, tiny_shakespeare, a file or a folder")
     parser.add_argument("--sizes", type=int, nargs="+", default=[2**power for power in range(8, 17)])
     parser.add_argument("--plot", type=Path, default=Path("workspace/tokenizers/compression.png"))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from neural_networks.command_line import HelpFormatter
 from tokenizer.command_line import PATTERNS, WORKSPACE, count_input, run, train_with_progress
 from tokenizer.huggingface_files import save_huggingface
 from tokenizer.interface import END_OF_TEXT, check_special_tokens
@@ -18,9 +19,7 @@ from tokenizer.tokenizer_trainer import check_vocab_size
 
 def main() -> int:
     """Parse, train, save, and return the exit status."""
-    parser = argparse.ArgumentParser(
-        description="Train a byte-level BPE tokenizer.", formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description="Train a byte-level BPE tokenizer.", formatter_class=HelpFormatter)
     parser.add_argument("--input", nargs="+", required=True, help="files, folders, python_docs or tiny_shakespeare")
     parser.add_argument("--vocab-size", type=int, required=True, help="ids: 256 bytes + merges + special tokens")
     parser.add_argument("--output", type=Path, help="file to write; default: in workspace/tokenizers")

@@ -24,7 +24,7 @@ def corpus_arguments(description: str) -> argparse.ArgumentParser:
     Args:
         description: what `--help` says first; line breaks are kept.
     """
-    parser = argparse.ArgumentParser(description=description, formatter_class=_Help)
+    parser = argparse.ArgumentParser(description=description, formatter_class=HelpFormatter)
     parser.add_argument("--corpus", default="python_docs", help="python_docs, tiny_shakespeare, or a file or folder")
     parser.add_argument("--validation_fraction", type=float, default=0.05, help="share of the text that is held out")
     parser.add_argument("--seed", type=int, default=0, help="one seed, one result, on one machine")
@@ -33,8 +33,11 @@ def corpus_arguments(description: str) -> argparse.ArgumentParser:
     return parser
 
 
-class _Help(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
-    pass
+class HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
+    """Keeps the line breaks of a description, and names each default that says something."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default in (None, "") else super()._get_help_string(action)
 
 
 @contextlib.contextmanager
