@@ -132,10 +132,17 @@ def test_a_lab_from_its_symptom_to_solved(workspace: Workspace, capsys: pytest.C
     path.write_text(text.replace("masked_fill(~allowed, 0.0)", "masked_fill(allowed, 0.0)"), encoding="utf-8")
     assert main(["check"], workspace) == 1
     assert "failed" in capsys.readouterr().out
-    path.write_text(text.replace("weights @ values, weights", "nothing"), encoding="utf-8")
+    path.write_text(
+        text.replace("    return weights @ values, weights", "    print('here')\n    return nothing"), encoding="utf-8"
+    )
     assert main(["lab", "2.B"], workspace) == 0
     out = capsys.readouterr().out
-    assert "NameError: name 'nothing' is not defined" in out and "return nothing" in out and "Put into" not in out
+    assert (
+        "here\n" in out
+        and "NameError: name 'nothing' is not defined" in out
+        and "return nothing" in out
+        and "Put into" not in out
+    )
 
     path.write_text(entry.load_lab().mended(text), encoding="utf-8")
     assert main(["lab", "2.B"], workspace) == 0

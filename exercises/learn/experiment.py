@@ -6,6 +6,7 @@ python -m learn.experiment LAB_FILE LEARNERS_FILE
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import subprocess
@@ -21,6 +22,7 @@ from learn.learners_file import describe, load_function, own_line
 if TYPE_CHECKING:
     from learn.lab import Measurement
 
+_PRINTED = 2000  # characters
 TIME_LIMIT = 120.0  # seconds; both runs take a few on one core, and importing PyTorch a few more
 
 
@@ -33,12 +35,14 @@ class Findings:
         file: with the learner's; empty where it raised an exception.
         problem: the exception, and the learner's line.
         visible: whether the symptom shows.
+        printed: the beginning of what the learner's code printed.
     """
 
     package: Measurement
     file: Measurement = field(default_factory=dict)
     problem: str = ""
     visible: bool = True
+    printed: str = ""
 
 
 def run_apart(entry: LabEntry, path: Path, time_limit: float = TIME_LIMIT) -> Findings:
@@ -80,14 +84,16 @@ def experiment(entry: LabEntry, path: Path) -> Findings:
         path: the learner's file.
     """
     lab = entry.load_lab()
-    package = lab.experiment()
+    package, printed = lab.experiment(), io.StringIO()
     try:
-        file = lab.experiment(load_function(path, lab.broken.__name__))
+        with contextlib.redirect_stdout(printed):
+            file = lab.experiment(load_function(path, lab.broken.__name__))
     except (KeyboardInterrupt, GeneratorExit):
         raise
     except BaseException as error:  # also SystemExit: the learner's code must not end the experiment
-        return Findings(package, problem=" · ".join(filter(None, [describe(error), own_line(error, path)])))
-    return Findings(package, file, visible=lab.visible(file, package))
+        problem = " · ".join(filter(None, [describe(error), own_line(error, path)]))
+        return Findings(package, problem=problem, printed=printed.getvalue()[:_PRINTED])
+    return Findings(package, file, visible=lab.visible(file, package), printed=printed.getvalue()[:_PRINTED])
 
 
 def main(arguments: Sequence[str]) -> None:

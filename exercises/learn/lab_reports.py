@@ -42,6 +42,9 @@ def print_experiment(console: Console, entry: LabEntry, path: Path, findings: Fi
         findings: of the experiment.
     """
     console.print(f"[bold]{entry.number:>5}  {escape(entry.title)}[/]", highlight=False)
+    if findings.printed:
+        console.print("[dim]Your code printed:[/]")
+        console.print(escape(findings.printed.rstrip()), highlight=False, soft_wrap=True)
     if findings.problem:
         console.print(f"       [red]{escape(findings.problem)}[/]", highlight=False, soft_wrap=True)
         return
@@ -115,7 +118,7 @@ def _curve(value: Value, both: Sequence[Value], width: int) -> str:
     """A curve in one line, on the scale of both sides, between its first and its last value.
 
     >>> _curve([0.0, 1.0, 2.0], [[0.0, 1.0, 2.0]], width=32)
-    '0 ▁▄█ 2'
+    '0 ▁▅█ 2'
     """
     if not isinstance(value, list) or not value:
         return ""
