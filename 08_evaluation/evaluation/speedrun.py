@@ -6,6 +6,7 @@ where it was. Nothing here trains: the steps are those of stages 5, 6 and 7, and
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import subprocess
@@ -45,6 +46,7 @@ from training.token_files import Tokens, open_tokens
 from transformer.sampling import SamplingParameters
 
 ROOT = Path(__file__).resolve().parents[2]
+SHOTS = 3  # answered questions before each that the pretrained model is asked
 
 
 class SpeedrunError(ValueError):
@@ -194,12 +196,13 @@ class Speedrun:
         engine = Engine.from_checkpoint(stage.checkpoint)
         scores: dict[str, Any] = {"bits_per_byte": self._bits_per_byte(engine)}
         conversations: list[dict[str, Any]] = []
-        # The pretrained model has never seen the marks: it is asked in plain text, as a document would be.
+        # The pretrained model has never seen the marks: it is shown the form by example, in plain text.
+        shots = "" if stage.chats else self._shots(memorised)
         for name, examples in (("memorised", memorised), ("held_out", held_out)):
             if stage.chats:
                 answers = ask_model(engine, template, examples)
             else:
-                answers = [_continue(engine, example) for example in examples]
+                answers = [_continue(engine, shots, example) for example in examples]
             scores[name] = asdict(score_answers(answers, examples))
             conversations += [
                 {
@@ -211,6 +214,13 @@ class Speedrun:
                 for example, answer in zip(examples, answers, strict=True)
             ]
         return {"scores": scores, "conversations": conversations, "bytes": _weight_bytes(stage.checkpoint)}
+
+    def _shots(self, memorised: list[Example]) -> str:
+        """Questions with their answers, none of which is asked."""
+        asked = {example.messages for example in memorised}
+        train = _read_conversations(self.folder / "sft.jsonl")
+        others = (example for example in train if len(example.messages) == 2 and example.messages not in asked)
+        return "".join(_as_text(example) for example in itertools.islice(others, SHOTS))
 
     def _bits_per_byte(self, engine: Engine) -> float:
         """On the held-out text of the pretraining."""
@@ -248,11 +258,18 @@ def _nats_in_windows(engine: Engine, tokens: Tokens) -> float:
     return total
 
 
-def _continue(engine: Engine, example: Example) -> str:
-    prompt = "\n".join(message.content for message in example.messages[:-1]) + "\n\n"
-    parameters = SamplingParameters(max_tokens=64, temperature=0.0, stop=("\n",))
-    ids = engine.encode_prompt(prompt)[-engine.context_length + 64 :]
-    return "".join(event.text for event in engine.submit(ids, parameters)).strip()
+def _as_text(example: Example, answered: bool = True) -> str:
+    """A conversation without marks."""
+    *asked, answer = (message.content for message in example.messages)
+    return "Question: " + "\n".join(asked) + "\nAnswer:" + (f" {answer}\n\n" if answered else "")
+
+
+def _continue(engine: Engine, shots: str, example: Example) -> str:
+    """The first line that is not empty."""
+    parameters = SamplingParameters(max_tokens=64, temperature=0.0)
+    ids = engine.encode_prompt(shots + _as_text(example, answered=False))[-engine.context_length + 64 :]
+    text = "".join(event.text for event in engine.submit(ids, parameters))
+    return next((line.strip() for line in text.splitlines() if line.strip()), "")
 
 
 def _weight_bytes(checkpoint: Path) -> int:

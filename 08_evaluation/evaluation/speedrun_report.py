@@ -58,7 +58,8 @@ def write_report(folder: Path, settings: dict[str, Any], seconds: dict[str, floa
             "",
             _result_table(results),
             "",
-            "Retrieval may read the documentation while it answers; the models may not.",
+            "Retrieval may read the documentation while it answers; the models may not. The pretrained model is shown three "
+            "answered questions before each.",
             "",
             "## Conversations, good and bad",
             "",
