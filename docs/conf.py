@@ -70,7 +70,6 @@ napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 add_module_names = False
 copybutton_prompt_text = "$ "
-viewcode_follow_imported_members = False  # code is shown where it is written
 suppress_warnings = ["misc.highlighting_failure"]  # output of programs is not a language
 
 _COMMAND = re.compile(r"([A-Z_]+=\S+ )?(python|torchrun|make) [-\w./]")
