@@ -82,6 +82,28 @@ def speed(content: dict[str, Any]) -> str:
     return _table(("", "beside", "ours", "theirs", "", "ratio"), rows, numbers_from=2)
 
 
+def decoding(content: dict[str, Any]) -> str:
+    """Tokens a second of ours and each peer's, with our speed over theirs in brackets."""
+    peers = ("transformers", "llama.cpp", "bound")
+    rows = []
+    for comparison in content["decoding"]["comparisons"]:
+        ours, *others = comparison["measurements"]
+        cells = {
+            peer: f"{m['throughput']:,.0f} ({m['ratio']:.2f})"
+            for peer in peers
+            for m in others
+            if m["name"].startswith(peer)
+        }
+        name = comparison["title"].split(", ", 1)[1].replace(" parameters", "")
+        rows.append((name, f"{ours['throughput']:,.0f}", *(cells.get(peer, "") for peer in peers)))
+    return _table(("tokens a second", "nuLLM", *peers), rows)
+
+
+def batching(content: dict[str, Any]) -> str:
+    """What many requests at once gain, one row for each peer."""
+    return speed({"batching": content["batching"]})
+
+
 def tasks(content: dict[str, Any]) -> str:
     """Accuracy on each task with its interval, beside guessing."""
     rows = []
@@ -173,6 +195,8 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "scaling": ("scaling/scaling.json", scaling),
     "scaling-law": ("scaling/scaling.json", scaling_law),
     "speed": ("speed/results.json", speed),
+    "speed-decoding": ("speed/results.json", decoding),
+    "speed-batching": ("speed/results.json", batching),
     "speed-machine": ("speed/results.json", machine),
     "small-gpt": ("small_gpt/run.json", run_beside_compressors),
     "small-gpt-cost": ("small_gpt/run.json", run_cost),
