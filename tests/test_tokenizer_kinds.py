@@ -212,9 +212,9 @@ def test_the_scripts_train_encode_and_show(root: Path, text_file: Path, tmp_path
     assert result.returncode == 0, result.stderr
     assert "MB/s" in result.stdout
     assert np.fromfile(ids, dtype="<u2").max() < 300
-    result = run(root, "tokenize_text.py", "--tokenizer", saved, stdin="Return\n/merges Return\n\n")
+    result = run(root, "tokenize_text.py", "--tokenizer", saved, stdin="Return\n/merges ␣Return\n\n")
     assert result.returncode == 0, result.stderr
-    assert "Return" in result.stdout and "R · e · t · u · r · n" in result.stdout
+    assert "Return" in result.stdout and "␣ · R · e · t · u · r · n" in result.stdout
     result = run(root, "tokenize_text.py", "--tokenizer", saved, "--file", text_file, "--statistics")
     assert "bytes per token" in result.stdout
 

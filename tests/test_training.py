@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from itertools import pairwise
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from training.placement import Placement
 from training.recipe_config import OptimizerConfig, ScheduleConfig
 from training.schedule import learning_rate_factor
 from training.token_files import DataError, open_tokens
+from training.tracking import _smooth
 from training.validation import sampled_loss, total_loss
 from transformer.config import GPTConfig
 from transformer.gpt_model import GPTModel
@@ -170,3 +172,18 @@ def test_accumulated_micro_batches_take_the_same_step_as_one_large_batch(tiny_se
     for other in weights[1:]:
         for name, tensor in weights[0].items():
             torch.testing.assert_close(other[name], tensor, atol=2e-4, rtol=1e-3)
+
+
+def test_the_range_test_names_a_range_of_learning_rates_and_draws_it(tiny_settings, write_config, capsys):
+    assert main(["--config", write_config(tiny_settings), "--find-lr"]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    said = re.search(r"fell fastest at a rate of (\S+) and was lowest at (\S+); a good one", printed)
+    assert said is not None and float(said[1]) <= float(said[2])
+    assert (Path(tiny_settings["output_dir"]) / "learning_rates.png").stat().st_size > 10_000
+    assert not list_checkpoints(Path(tiny_settings["output_dir"]))
+
+
+def test_the_smoothed_loss_is_the_mean_of_the_last_ten_and_passes_over_nan():
+    assert _smooth([3.0, 1.0]) == [3.0, 2.0]
+    assert _smooth([float(i) for i in range(20)])[-1] == sum(range(10, 20)) / 10
+    assert _smooth([math.nan, 1.0, math.nan])[1:] == [1.0, 1.0]

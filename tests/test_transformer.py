@@ -321,6 +321,7 @@ def test_the_summary_command_explains_a_model_and_its_mistakes(capsys, tmp_path)
         (["--config", str(tmp_path / "none.yaml")], "cannot be read"),
         (["--d_model", "31", "--vocab_size", "9"], "31 / 4 is not whole"),
         (["--preset", "tiny", "--batch_size", "0"], "batch_size must be at least 1"),
+        ([], "Give --preset, --config or --vocab_size"),
     ):
         assert main(arguments) == 2
         assert message in capsys.readouterr().err
