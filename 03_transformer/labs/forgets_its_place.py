@@ -72,7 +72,7 @@ from learn.lab import Lab, Measurement
 from learn.small_runs import LETTERS, TEXT, continue_text, decode, encode, train
 from transformer.config import GPTConfig
 
-CONTEXT, STEPS, WRITTEN = 64, 120, 40
+CONTEXT, STEPS, WRITTEN = 64, 90, 40
 PROMPT = "Explicit is better"
 
 
@@ -141,7 +141,7 @@ def _with_cache(model: GPTModel) -> tuple[str, list[float]]:
 def measure() -> Measurement:
     """Learn the text by heart, and write with and without a cache."""
     model = _model()
-    losses = train(model, encode(TEXT[:240]), STEPS, CONTEXT, batch_size=8)
+    losses = train(model, encode(TEXT[:200]), STEPS, CONTEXT, batch_size=8)
     model.eval()
     written, distances = _with_cache(model)
     return {
