@@ -93,6 +93,7 @@ def test_every_stage_has_labs_lettered_in_order():
 def test_the_readmes_list_every_lab():
     text = (ROOT / "exercises" / "README.md").read_text(encoding="utf-8")
     assert f"{len(LABS)} labs" in text
+    assert f"[{len(LABS)} labs](exercises/README.md#labs)" in (ROOT / "README.md").read_text(encoding="utf-8")
     for entry in LABS:
         assert f"| {entry.number} | [{entry.title}](../{entry.folder}/labs/{entry.path.name}) |" in text
         lesson = (ROOT / entry.folder / "README.md").read_text(encoding="utf-8")

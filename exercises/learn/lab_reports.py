@@ -29,7 +29,7 @@ def print_labs(console: Console, entries: Sequence[LabEntry], workspace: Workspa
     for entry in entries:
         solved = "[green]solved[/]" if workspace.standing(entry) == "passed" else ""
         console.print(f"{entry.number:>5}  {escape(entry.title):<64} {solved}".rstrip(), highlight=False)
-    console.print("\nBegin one: learn lab 1.A", highlight=False)
+    console.print(f"\nBegin one: learn lab {entries[0].number}", highlight=False)
 
 
 def print_experiment(console: Console, entry: LabEntry, path: Path, findings: Findings) -> None:
