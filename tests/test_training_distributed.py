@@ -6,8 +6,10 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -115,3 +117,32 @@ def test_resume_of_two_processes_is_bit_identical(distributed_settings, write_co
         first, second = (load_file(run / "step_00000006" / file) for run in (straight, killed))
         assert first.keys() == second.keys()
         assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_torchrun_restarts_a_run_whose_worker_was_killed(
+    distributed_settings, write_config, root: Path, tmp_path: Path
+):
+    distributed_settings["training"] |= {"max_steps": 120, "eval_interval": 120, "checkpoint_interval": 10}
+    config = write_config(distributed_settings)
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    torchrun(root, 2, "--config", config, "--output_dir", str(straight))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "--max-restarts=1"]
+    script = [str(root / "05_training" / "train.py"), "--config", config, "--output_dir", str(killed)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    run = subprocess.Popen(
+        [*command, *script], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while not list_checkpoints(killed) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        workers = [child for child in psutil.Process(run.pid).children() if "train.py" in " ".join(child.cmdline())]
+        assert len(workers) == 2
+        workers[-1].kill()
+        _, errors = run.communicate(timeout=180)
+    finally:
+        run.kill()
+    assert run.returncode == 0, errors
+    assert "exitcode: -9" in errors  # it was alive when it was killed, and torchrun saw it die
+    for name, tensor in _weights(straight, 120).items():
+        assert torch.equal(_weights(killed, 120)[name], tensor), name

@@ -10,6 +10,7 @@ pre-token, a long one through the arrays of `bulk_encoder`; the ids are the same
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, ClassVar, Literal
 
@@ -41,6 +42,8 @@ class BPETokenizer(Tokenizer):
         pattern: cuts text into pre-tokens.
         ids: the id of each token in that order, where it is not 0, 1, 2, …: GPT-2 for one numbers the
             bytes in another order. Numbers may be left out.
+        nfc: compose characters before anything else, so that é is one character however it was typed
+            (Unicode's normalization form C). Qwen's models do. A text then decodes to its composed form.
 
     Raises:
         TokenizerError: a merge uses a token that does not exist yet or is listed twice, specials or ids
@@ -55,7 +58,9 @@ class BPETokenizer(Tokenizer):
         special_tokens: Iterable[str] = (),
         pattern: str = GPT2_PATTERN,
         ids: Sequence[int] | None = None,
+        nfc: bool = False,
     ):
+        self.nfc = nfc
         self.merges = [(int(left), int(right)) for left, right in merges]
         self.pattern = pattern
         token_bytes = _spell_tokens(self.merges)
@@ -97,8 +102,11 @@ class BPETokenizer(Tokenizer):
             return self.encode_to_array(text, allowed_special).tolist()
         ids: list[int] = []
         for piece, special_id in split_special(text, self._special_ids, allowed_special):
-            ids += self._encode_short(piece) if special_id is None else [special_id]
+            ids += self._encode_short(self._normalise(piece)) if special_id is None else [special_id]
         return ids
+
+    def _normalise(self, text: str) -> str:
+        return unicodedata.normalize("NFC", text) if self.nfc else text
 
     def encode_to_array(self, text: str, allowed_special: Literal["all"] | Collection[str] = ()) -> NDArray[np.uint32]:
         """Encode a text of any length into an array. See `Tokenizer.encode_to_array`."""
@@ -116,7 +124,7 @@ class BPETokenizer(Tokenizer):
         for text in texts:
             for part, special_id in split_special(text, self._special_ids, allowed_special):
                 if special_id is None:
-                    pieces += self._pre_tokenizer.pieces(part, PIECE_LENGTH)
+                    pieces += self._pre_tokenizer.pieces(self._normalise(part), PIECE_LENGTH)
                 else:
                     special_ids.append(special_id)
                     pieces_before_special.append(len(pieces))
@@ -136,8 +144,8 @@ class BPETokenizer(Tokenizer):
             raise TokenizerError(f"id {error.args[0]} is outside the vocabulary of {self.vocab_size}") from None
 
     def last_safe_cut(self, text: str, start: int, end: int) -> int:
-        """See `Tokenizer.last_safe_cut`; -1 for every text if the pattern is not one of `patterns`."""
-        return self._pre_tokenizer.last_safe_cut(text, start, end)
+        """See `Tokenizer.last_safe_cut`; -1 for every text if the pattern is not one of `patterns`, or with `nfc`."""
+        return -1 if self.nfc else self._pre_tokenizer.last_safe_cut(text, start, end)
 
     def merge_steps(self, pre_token: str) -> list[list[bytes]]:
         """The merging of one pre-token, step by step: its bytes, then the tokens after each merge.
@@ -164,14 +172,16 @@ class BPETokenizer(Tokenizer):
         return ids
 
     def to_json(self) -> dict[str, Any]:
-        """Pattern, special tokens, merges, and the ids where they are not in order."""
+        """Pattern, special tokens, merges, the ids where they are not in order, and `nfc` where it is set."""
         content = {"pattern": self.pattern, "special_tokens": list(self._special_ids), "merges": self.merges}
-        return content if self.ids == list(range(len(self.ids))) else {**content, "ids": self.ids}
+        if self.ids != list(range(len(self.ids))):
+            content["ids"] = self.ids
+        return {**content, "nfc": True} if self.nfc else content
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> BPETokenizer:
         """Inverse of `to_json`."""
-        return cls(data["merges"], data["special_tokens"], data["pattern"], data.get("ids"))
+        return cls(data["merges"], data["special_tokens"], data["pattern"], data.get("ids"), data.get("nfc", False))
 
     def __reduce__(self) -> tuple[Callable[[dict[str, Any]], BPETokenizer], tuple[dict[str, Any]]]:
         # For other processes: what defines the tokenizer, without what it remembers.

@@ -59,7 +59,7 @@ def save_huggingface(tokenizer: BPETokenizer, folder: Path | str, context_length
         "truncation": None,
         "padding": None,
         "added_tokens": specials,
-        "normalizer": None,
+        "normalizer": {"type": "NFC"} if tokenizer.nfc else None,
         "pre_tokenizer": pre_tokenizer,
         "post_processor": None,
         "decoder": {**byte_level, "use_regex": True},
@@ -98,7 +98,7 @@ def load_huggingface(path: Path | str) -> BPETokenizer:
         path: the file, or the folder that it is in.
 
     Raises:
-        TokenizerError: the file is missing or damaged, or is no byte-level BPE without a normalizer.
+        TokenizerError: the file is missing or damaged, or is no byte-level BPE, or changes text otherwise than by NFC.
     """
     path = Path(path)
     path = path / "tokenizer.json" if path.is_dir() else path
@@ -115,15 +115,16 @@ def _from_content(content: dict[str, Any]) -> BPETokenizer:
     model = content["model"]
     if model.get("type", "BPE") != "BPE":
         raise TokenizerError(f"its model is {model['type']}, only BPE can be read")
-    if content.get("normalizer") is not None:
-        raise TokenizerError(f"it has a normalizer ({content['normalizer']['type']}), which changes the text")
+    normalizer = content.get("normalizer")
+    if normalizer not in (None, {"type": "NFC"}):
+        raise TokenizerError(f"its normalizer is {normalizer['type']}; only NFC, or none, can be read")
     if model.get("byte_fallback") or model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"):
         raise TokenizerError("its BPE is not byte-level")
     special_ids = {token["content"]: token["id"] for token in content.get("added_tokens", ())}
     ids = {from_printable(text): index for text, index in model["vocab"].items() if text not in special_ids}
     merges = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
     pairs = [(from_printable(left), from_printable(right)) for left, right in merges]
-    return tokenizer_from_vocabulary(ids, pairs, special_ids, _find_pattern(content["pre_tokenizer"]))
+    return tokenizer_from_vocabulary(ids, pairs, special_ids, _find_pattern(content["pre_tokenizer"]), normalizer is not None)
 
 
 def _find_pattern(pre_tokenizer: dict[str, Any]) -> str:

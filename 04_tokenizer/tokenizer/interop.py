@@ -52,7 +52,11 @@ def from_printable(text: str) -> bytes:
 
 
 def tokenizer_from_vocabulary(
-    ids: dict[bytes, int], merges: Iterable[tuple[bytes, bytes]], special_ids: dict[str, int], pattern: str
+    ids: dict[bytes, int],
+    merges: Iterable[tuple[bytes, bytes]],
+    special_ids: dict[str, int],
+    pattern: str,
+    nfc: bool = False,
 ) -> BPETokenizer:
     """Build a tokenizer from tokens given by their bytes.
 
@@ -61,6 +65,7 @@ def tokenizer_from_vocabulary(
         merges: pairs of tokens, in the order learned.
         special_ids: id of every special token.
         pattern: cuts text into pre-tokens.
+        nfc: compose characters first.
 
     Raises:
         TokenizerError: a byte has no id, or vocabulary and merges do not fit.
@@ -81,7 +86,7 @@ def tokenizer_from_vocabulary(
     in_order = sorted(special_ids, key=special_ids.__getitem__)
     all_ids = [*(ids[token] for token in number), *(special_ids[text] for text in in_order)]
     plain = list(range(len(all_ids)))
-    return BPETokenizer(numbered, in_order, pattern, None if all_ids == plain else all_ids)
+    return BPETokenizer(numbered, in_order, pattern, None if all_ids == plain else all_ids, nfc)
 
 
 def load_gpt2_files(
@@ -118,7 +123,12 @@ def load_gpt2_files(
 
 
 def save_gpt2_files(tokenizer: BPETokenizer, folder: Path | str) -> None:
-    """Write `vocab.json` and `merges.txt`."""
+    """Write `vocab.json` and `merges.txt`.
+
+    Raises:
+        TokenizerError: the tokenizer composes characters first, which the files cannot say.
+    """
+    _refuse_nfc(tokenizer, "GPT-2's files")
     printable = [to_printable(tokenizer.decode_bytes([index])) for index in ordinary_ids(tokenizer)]
     vocabulary = dict(zip(printable, ordinary_ids(tokenizer), strict=True)) | tokenizer.special_tokens
     lines = ["#version: 0.2", *(f"{printable[left]} {printable[right]}" for left, right in tokenizer.merges)]
@@ -166,11 +176,21 @@ def _last_merge(token: bytes, ranks: dict[bytes, int]) -> tuple[bytes, bytes]:
 
 
 def save_tiktoken_ranks(tokenizer: BPETokenizer, path: Path | str) -> None:
-    """Write a `.tiktoken` file, for `tiktoken.load.load_tiktoken_bpe`; special tokens are not in it."""
+    """Write a `.tiktoken` file, for `tiktoken.load.load_tiktoken_bpe`; special tokens are not in it.
+
+    Raises:
+        TokenizerError: the tokenizer composes characters first, which the file cannot say.
+    """
+    _refuse_nfc(tokenizer, "a .tiktoken file")
     lines = []
     for index in sorted(ordinary_ids(tokenizer)):
         lines.append(f"{base64.b64encode(tokenizer.decode_bytes([index])).decode()} {index}")
     write_atomically(Path(path), "\n".join(lines) + "\n")
+
+
+def _refuse_nfc(tokenizer: BPETokenizer, what: str) -> None:
+    if tokenizer.nfc:
+        raise TokenizerError(f"{what} cannot say that characters are composed first (NFC); tokenizer.json can")
 
 
 def ordinary_ids(tokenizer: BPETokenizer) -> list[int]:
