@@ -156,7 +156,10 @@ def test_characters_are_composed_first_as_qwens_tokenizer_does(tmp_path: Path):
     chunks = list(ours.encode_iterable(["cafe", "\u0301 and on"]))  # cut between a letter and its accent
     assert chunks == ours.encode("café and on")
     loaded = load_huggingface(tmp_path)
-    assert loaded.nfc and loaded.sha256() == ours.sha256() != BPETokenizer(trained.merges, ["<|im_end|>"], pattern).sha256()
+    assert (
+        loaded.nfc
+        and loaded.sha256() == ours.sha256() != BPETokenizer(trained.merges, ["<|im_end|>"], pattern).sha256()
+    )
     with pytest.raises(TokenizerError, match="NFC"):
         save_tiktoken_ranks(ours, tmp_path / "x.tiktoken")
     with pytest.raises(TokenizerError, match="NFC"):

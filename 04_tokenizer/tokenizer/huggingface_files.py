@@ -124,7 +124,9 @@ def _from_content(content: dict[str, Any]) -> BPETokenizer:
     ids = {from_printable(text): index for text, index in model["vocab"].items() if text not in special_ids}
     merges = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
     pairs = [(from_printable(left), from_printable(right)) for left, right in merges]
-    return tokenizer_from_vocabulary(ids, pairs, special_ids, _find_pattern(content["pre_tokenizer"]), normalizer is not None)
+    return tokenizer_from_vocabulary(
+        ids, pairs, special_ids, _find_pattern(content["pre_tokenizer"]), normalizer is not None
+    )
 
 
 def _find_pattern(pre_tokenizer: dict[str, Any]) -> str:
