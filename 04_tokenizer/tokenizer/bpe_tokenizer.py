@@ -173,7 +173,11 @@ class BPETokenizer(Tokenizer):
 
     def to_json(self) -> dict[str, Any]:
         """Pattern, special tokens, merges, the ids where they are not in order, and `nfc` where it is set."""
-        content = {"pattern": self.pattern, "special_tokens": list(self._special_ids), "merges": self.merges}
+        content: dict[str, Any] = {
+            "pattern": self.pattern,
+            "special_tokens": list(self._special_ids),
+            "merges": self.merges,
+        }
         if self.ids != list(range(len(self.ids))):
             content["ids"] = self.ids
         return {**content, "nfc": True} if self.nfc else content
