@@ -99,9 +99,9 @@ def decoding(content: dict[str, Any]) -> str:
     return _table(("tokens a second", "nuLLM", *peers), rows)
 
 
-def batching(content: dict[str, Any]) -> str:
-    """What many requests at once gain, one row for each peer."""
-    return speed({"batching": content["batching"]})
+def speed_of(group: str) -> Callable[[dict[str, Any]], str]:
+    """The rows of one group of comparisons."""
+    return lambda content: speed({group: content[group]})
 
 
 def tasks(content: dict[str, Any]) -> str:
@@ -190,13 +190,14 @@ def machine(content: dict[str, Any]) -> str:
     return "".join(f"{line}\n" for line in sorted(lines))
 
 
+SPEED_GROUPS = ("batching", "mlp", "server", "tokenizer", "training", "training-transformers", "quantization")
 TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "ladder": ("ladder/ladder.json", ladder),
     "scaling": ("scaling/scaling.json", scaling),
     "scaling-law": ("scaling/scaling.json", scaling_law),
     "speed": ("speed/results.json", speed),
     "speed-decoding": ("speed/results.json", decoding),
-    "speed-batching": ("speed/results.json", batching),
+    **{f"speed-{group}": ("speed/results.json", speed_of(group)) for group in SPEED_GROUPS},
     "speed-machine": ("speed/results.json", machine),
     "small-gpt": ("small_gpt/run.json", run_beside_compressors),
     "small-gpt-cost": ("small_gpt/run.json", run_cost),

@@ -199,10 +199,7 @@ class Speedrun:
         # The pretrained model has never seen the marks: it is shown the form by example, in plain text.
         shots = "" if stage.chats else self._shots(memorised)
         for name, examples in (("memorised", memorised), ("held_out", held_out)):
-            if stage.chats:
-                answers = ask_model(engine, template, examples)
-            else:
-                answers = [_continue(engine, shots, example) for example in examples]
+            answers = ask_model(engine, template, examples) if stage.chats else _continue(engine, shots, examples)
             scores[name] = asdict(score_answers(answers, examples))
             conversations += [
                 {
@@ -264,12 +261,15 @@ def _as_text(example: Example, answered: bool = True) -> str:
     return "Question: " + "\n".join(asked) + "\nAnswer:" + (f" {answer}\n\n" if answered else "")
 
 
-def _continue(engine: Engine, shots: str, example: Example) -> str:
-    """The first line that is not empty."""
+def _continue(engine: Engine, shots: str, examples: list[Example]) -> list[str]:
+    """The first line that is not empty, of each continuation."""
     parameters = SamplingParameters(max_tokens=64, temperature=0.0)
-    ids = engine.encode_prompt(shots + _as_text(example, answered=False))[-engine.context_length + 64 :]
-    text = "".join(event.text for event in engine.submit(ids, parameters))
-    return next((line.strip() for line in text.splitlines() if line.strip()), "")
+    handles = []
+    for example in examples:
+        ids = engine.tokenizer.encode(shots + _as_text(example, answered=False))  # too long a one loses its beginning
+        handles.append(engine.submit(ids[-engine.context_length + parameters.max_tokens :], parameters))
+    texts = ("".join(event.text for event in handle) for handle in handles)
+    return [next((line.strip() for line in text.splitlines() if line.strip()), "") for text in texts]
 
 
 def _weight_bytes(checkpoint: Path) -> int:
