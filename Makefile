@@ -35,7 +35,7 @@ lint: setup ## Style, import contract, types
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 
-speedrun: setup ## From nothing to a chat model with a report, in about 40 minutes (TIER=smoke: one minute)
+speedrun: setup ## From nothing to a chat model with a report, in about 25 minutes (TIER=smoke: one minute)
 	$(BIN)/python 08_evaluation/speedrun.py --config configs/speedrun/$(or $(TIER),full).yaml $(ARGS)
 
 test: lint ## Everything that must pass

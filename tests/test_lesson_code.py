@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import doctest
+import functools
+import importlib
 import re
 import runpy
 import shlex
@@ -115,7 +117,6 @@ def only_parsing(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
-@pytest.mark.filterwarnings("ignore:.*found in sys.modules after import")
 @pytest.mark.parametrize("command", ALL_COMMANDS, ids=lambda command: command.split("#")[0].strip()[:80])
 def test_commands_are_understood_by_what_they_call(command: str, monkeypatch: pytest.MonkeyPatch):
     words = [word for word in shlex.split(command, comments=True) if not re.match(r"[A-Z_]+=", word)]
@@ -126,9 +127,9 @@ def test_commands_are_understood_by_what_they_call(command: str, monkeypatch: py
     else:
         words = words[1:]
     if words[0] == "-m" and not (words[1].split(".")[0] in sys.stdlib_module_names or "." not in words[1]):
-        run, name, words = runpy.run_module, words[1], words[1:]
+        run, words = importlib.import_module(words[1]).main, words[1:]  # as running the module does
     elif words[0].endswith(".py"):
-        run, name = runpy.run_path, words[0]
+        run = functools.partial(runpy.run_path, words[0], run_name="__main__")
     else:
         pytest.skip("not a command of this project")
     monkeypatch.chdir(ROOT)
@@ -136,5 +137,5 @@ def test_commands_are_understood_by_what_they_call(command: str, monkeypatch: py
     if len(words) == 1:  # nothing to understand: that the script is there is tested with the links
         return
     with only_parsing(monkeypatch), pytest.raises((Parsed, SystemExit)) as ended:
-        run(name, run_name="__main__")
+        run()
     assert isinstance(ended.value, Parsed) or ended.value.code == 0  # such as --print_config

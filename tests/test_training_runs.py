@@ -148,3 +148,14 @@ def test_an_edited_corpus_is_prepared_anew_and_does_not_continue_a_run(
     assert main(["--config", config]) == 1  # the first run was on the text as it was
     assert "prepared.corpus_sha256" in capsys.readouterr().err
     assert all(folder.name.startswith("mine-bpe320-") for folder in folders)
+
+
+def test_a_sample_that_cannot_be_written_does_not_spoil_a_run(tiny_settings, write_config, capsys):
+    tiny_settings["tokenizer"] = {"kind": "character", "vocab_size": None}
+    tiny_settings["training"] |= {"max_steps": 2, "sample_prompts": ["Ω", "Return"]}
+    tiny_settings["schedule"] = {"warmup_steps": 0}
+    assert main(["--config", write_config(tiny_settings)]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "warning: no sample for 'Ω'" in printed
+    summary = json.loads((Path(tiny_settings["output_dir"]) / "summary.json").read_text())
+    assert list(summary["samples"]) == ["Return"]

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from neural_networks.bits_per_byte import bits_per_byte, perplexity
+from tokenizer.errors import TokenizerError
 from tokenizer.text_files import write_atomically
 from training.data_preparation import DatasetMeta
 from training.token_files import Tokens
@@ -96,7 +97,11 @@ def print_samples(trainer: Trainer, tracker: Tracker, console: Console) -> dict[
     samples = {}
     parameters = SamplingParameters(max_tokens=SAMPLE_TOKENS, temperature=0.7, seed=1337)
     for prompt in trainer.training.sample_prompts:
-        ids = trainer.tokenizer.encode(prompt)[: trainer.model.config.context_length]
+        try:
+            ids = trainer.tokenizer.encode(prompt)[: trainer.model.config.context_length]
+        except TokenizerError as error:  # a character tokenizer knows those of its text; the run itself is good
+            console.print(f"warning: no sample for {prompt!r}: {error}", markup=False, highlight=False)
+            continue
         with trainer.averaged(), evaluating(trainer.model), trainer.placement.autocast():
             text = prompt + trainer.tokenizer.decode(generate(trainer.model, ids, parameters))
         text = text.split("<|endoftext|>")[0].rstrip()
