@@ -102,12 +102,12 @@ def test_problems_are_told_and_can_be_tried_again(page, served: Served):
     busy = {"error": {"message": "the server is busy", "type": "rate_limit_error", "param": None, "code": "queue_full"}}
     page.route("**/generate", lambda route: route.fulfill(status=429, headers={"Retry-After": "3"}, json=busy))
     page.get_by_role("button", name="Try again").click()
-    page.wait_for_function("() => document.querySelector('.problem').textContent.includes('Try again in 3 s')")
+    page.wait_for_function("() => document.querySelector('.problem')?.textContent.includes('Try again in 3 s')")
     page.unroute("**/generate")
     cut = 'event: start\ndata: {"prompt_ids": [1]}\n\n'
     page.route("**/generate", lambda route: route.fulfill(status=200, content_type="text/event-stream", body=cut))
     page.get_by_role("button", name="Try again").click()
-    page.wait_for_function("() => document.querySelector('.problem').textContent.includes('connection was lost')")
+    page.wait_for_function("() => document.querySelector('.problem')?.textContent.includes('connection was lost')")
     page.unroute("**/generate")
     page.get_by_role("button", name="Try again").click()
     page.wait_for_selector(".token")
