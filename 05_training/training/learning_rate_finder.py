@@ -14,7 +14,8 @@ from pathlib import Path
 from rich.console import Console
 
 from training.optimizer import set_learning_rate
-from training.trainer import Trainer, TrainingError, rehearsal
+from training.rehearsal import rehearsal
+from training.trainer import Trainer, TrainingError
 
 STEPS = 80
 LOWEST, HIGHEST = 1e-3, 30.0  # factors on the configured rates

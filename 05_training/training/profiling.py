@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from rich.console import Console
 
-from training.trainer import Trainer, rehearsal
+from training.rehearsal import rehearsal
+from training.trainer import Trainer
 
 STEPS = 5
 TRACE_FILE = "profile.json"

@@ -21,11 +21,12 @@ from training.placement import Placement, choose_placement
 from training.plan import check_plan, make_plan, print_plan, with_vocabulary
 from training.profiling import profile_steps
 from training.progress import training_progress
+from training.rehearsal import seconds_per_step
 from training.report import minutes, print_samples, report, write_summary
 from training.resuming import checkpoint_to_resume
 from training.token_files import Tokens, open_tokens
 from training.tracking import Tracker
-from training.trainer import Trainer, seconds_per_step
+from training.trainer import Trainer
 from training.validation import next_token_loss, sampled_loss
 from transformer.gpt_model import GPTModel
 from transformer.model_summary import training_flops_per_token

@@ -43,10 +43,11 @@ from training.batches import BatchSource, LossFunction
 from training.checkpoint import model_weights, save_checkpoint
 from training.placement import Placement, choose_placement
 from training.progress import training_progress
+from training.rehearsal import seconds_per_step
 from training.report import minutes
 from training.resuming import checkpoint_to_resume
 from training.tracking import Tracker
-from training.trainer import Trainer, Validate, seconds_per_step
+from training.trainer import Trainer, Validate
 from transformer.gpt_model import GPTModel
 from transformer.model_summary import training_flops_per_token
 from transformer.sampling import SamplingParameters, generate

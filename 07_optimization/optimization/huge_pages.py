@@ -20,7 +20,7 @@ MADV_COLLAPSE = 25
 
 
 def move_to_huge_pages(tensors: Iterable[Tensor]) -> int:
-    """Ask the kernel to lay tensors on the CPU into huge pages; takes about two seconds a gigabyte.
+    """Ask the kernel to lay tensors on the CPU into huge pages; takes two to five seconds a gigabyte.
 
     Args:
         tensors: of any layout, oneDNN's included; they may share memory.
