@@ -26,7 +26,7 @@ from safetensors.torch import load_file
 from training.checkpoint import list_checkpoints, verify_checkpoint
 
 ROOT = Path(__file__).parents[1]
-STEPS_A_KILL = 15  # of the run; one that is over early is left in peace by the kills that remain
+STEPS_A_KILL = 200  # of the run, so that it is not over before the last kill: two seconds are up to so many
 
 
 @dataclass
