@@ -61,14 +61,15 @@ def test_stop_keeps_what_came_and_frees_the_blocks(page, served: Served):
 
 
 def test_pointing_shows_alternatives_and_choosing_one_branches(page):
-    settings(page, max_tokens=10)
+    settings(page, max_tokens=10, temperature=0)  # what it says, and with it the alternatives, is the same every time
     say(page, "hello")
     first = page.locator(".token").all_inner_texts()
     page.locator(".token").nth(4).hover()
     page.wait_for_selector("#popover:visible")
     rows = page.locator("#popover-list li")
     assert rows.count() >= 8 and page.locator("#popover-list .it").count() == 1
-    button = page.locator("#popover-list button:enabled").first
+    # One that is shown as it is written: the tiny model likes control characters and halves of letters too.
+    button = page.locator("#popover-list button:enabled").filter(has_not_text="⟨").first
     chosen = button.locator("b").inner_text()
     button.click()
     page.wait_for_selector("#send:visible")

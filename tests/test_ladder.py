@@ -13,18 +13,23 @@ import torch
 
 from evaluation.errors import EvaluationError
 from evaluation.ladder import Ladder
+from evaluation.ladder_chat import questions_about, tuned
 from evaluation.ladder_command import main
 from evaluation.ladder_text import TIERS, LadderText, LadderTier, ladder_text
 from evaluation.scaling_experiment import draw_scaling
 from evaluation.scaling_law import TrainedPoint, compute_frontier, fit_scaling_law, power_law
 from evaluation.sliding_window import score_documents, score_stream
 from evaluation.small_training import Recipe, encode_stream, train_small
+from finetuning.chat_format import Message, chat_template
+from finetuning.instruction_tuning import Example
 from neural_networks.corpora import Corpus, load_corpus
+from neural_networks.python_docs import DocumentedSymbol
 from tokenizer.bpe_tokenizer import BPETokenizer
 from training.checkpoint import load_model
 from training.placement import Placement
 from training.recipe_config import ScheduleConfig
 from transformer.config import GPTConfig
+from transformer.gpt_model import GPTModel
 
 CPU = Placement(torch.device("cpu"), torch.float32)
 TINY = LadderTier("tiny", 20_000, 2_000, 3, 40, 300, 16, 64, 2, 8, 4)
@@ -79,6 +84,36 @@ def test_the_command_adds_a_checkpoint_of_the_users(trained_run: Path, text_file
     assert rungs["mine"]["bits_per_byte"] == pytest.approx(expected, rel=0.01)  # the command may compute in bfloat16
     assert main([*arguments, "--also", "nonsense"]) == 1
     assert "takes NAME=CHECKPOINT" in capsys.readouterr().err
+
+
+def test_instruction_tuning_for_the_ladder_leaves_the_base_as_it_was():
+    tokenizer = BPETokenizer([], ["<|endoftext|>"])
+    config = GPTConfig(vocab_size=257, context_length=64, num_layers=1, num_heads=2, d_model=16)
+    model = GPTModel(config).eval()
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    questions = [Example((Message("user", "What does len do?"), Message("assistant", "Count items.")))] * 8
+    losses: list[float] = []
+    chat, extended, seconds = tuned(model, tokenizer, questions, 30, 4, CPU, lambda step, loss: losses.append(loss))
+    assert losses[-1] < losses[0] and seconds > 0
+    assert set(chat_template("nullm").special_tokens) <= set(extended.special_tokens)
+    assert chat.token_embedding.num_embeddings == extended.vocab_size > model.token_embedding.num_embeddings
+    assert all(torch.equal(before[name], weight) for name, weight in model.state_dict().items())
+    with pytest.raises(EvaluationError, match="none of the 1 questions fits 64 tokens"):
+        tuned(model, tokenizer, [Example((Message("user", "x"), Message("assistant", "y" * 99)))], 1, 1, CPU, print)
+
+
+def test_questions_for_the_ladder_are_about_its_training_text_alone(monkeypatch):
+    names = [f"box.method_{number}" for number in range(40)]
+    symbols = [
+        DocumentedSymbol("box", name, "(self, item)", f"Put the item number {name[11:]} into the box.")
+        for name in names
+    ]
+    monkeypatch.setattr("evaluation.ladder_chat.gather_symbols", lambda: symbols)
+    read, held_out = tuple(s.text for s in symbols[:30]), tuple(s.text for s in symbols[30:])
+    asked = questions_about(LadderText("python_docs", read, held_out))
+    said = " ".join(message.content for example in asked for message in example.messages)
+    assert "method_3" in said and not any(f"method_{number}" in said for number in range(30, 40))
+    assert questions_about(LadderText("a file", read, held_out)) == ()
 
 
 def test_a_stream_pays_for_where_documents_end(trained_run: Path):

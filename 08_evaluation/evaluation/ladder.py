@@ -17,6 +17,7 @@ import torch
 from matplotlib.figure import Figure
 
 from evaluation.errors import EvaluationError
+from evaluation.ladder_chat import questions_about, tuned
 from evaluation.ladder_models import TRANSFORMERS, Tokenizers, TransformerRung, measure_transformer
 from evaluation.ladder_text import LadderText, LadderTier
 from evaluation.sliding_window import score_stream
@@ -33,6 +34,7 @@ from training.placement import Placement
 from transformer.gpt_model import GPTModel
 
 Progress = Callable[[str], None]
+AFTER_SFT = "best recipe, after SFT"
 QUANTIZED: tuple[Method, ...] = ("int8", "int4")
 
 
@@ -122,6 +124,8 @@ class Ladder:
         for method in QUANTIZED:
             # Kept since the best model was trained, or else it is trained again.
             ways[f"{best.name}, {method}"] = lambda say, method=method: self._quantized(best, method, say)  # type: ignore[misc]
+        if self.text.name == "python_docs":  # the one text that this repository can make questions about
+            ways[AFTER_SFT] = lambda say: self._after_sft(best, say)
         return ways
 
     def climb(self, name: str, say: Progress) -> Rung:
@@ -179,11 +183,26 @@ class Ladder:
         self._newest = rung.name, trained.model, tokenizer
         return Rung(rung.name, rung.stage, bits, trained.seconds, trained.model.num_parameters())
 
-    def _quantized(self, rung: TransformerRung, method: Method, say: Progress) -> Rung:
+    def _trained(self, rung: TransformerRung, say: Progress) -> tuple[GPTModel, Tokenizer]:
         if self._newest is None or self._newest[0] != rung.name:
             self._transformer(rung, say)
         assert self._newest is not None
-        _, model, tokenizer = self._newest
+        return self._newest[1:]
+
+    def _after_sft(self, rung: TransformerRung, say: Progress) -> Rung:
+        def on_step(step: int, loss: float) -> None:
+            say(f"{AFTER_SFT}: step {step:,} of {self.tier.steps:,}, loss {loss:.3f}")
+
+        model, tokenizer = self._trained(rung, say)
+        say(f"{AFTER_SFT}: making questions …")
+        model, tokenizer, seconds = tuned(
+            model, tokenizer, questions_about(self.text), self.tier.steps, self.tier.batch_size, self.placement, on_step
+        )
+        bits = score_stream(model, tokenizer, self.text.validation, self.placement).bits_per_byte
+        return Rung(AFTER_SFT, 6, bits, seconds, model.num_parameters())
+
+    def _quantized(self, rung: TransformerRung, method: Method, say: Progress) -> Rung:
+        model, tokenizer = self._trained(rung, say)
         start = time.perf_counter()
         quantized = quantize_model(model.float(), method)
         seconds = time.perf_counter() - start

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from tokenizer.interface import Tokenizer
+from training.batches import BatchSource, LossFunction
 from training.data_loader import WindowLoader
 from training.placement import Placement
 from training.recipe_config import OptimizerConfig, ScheduleConfig, TrainingConfig
@@ -79,13 +80,37 @@ def train_small(
         on_step: called with the number of steps taken and the last loss.
     """
     torch.manual_seed(recipe.seed)
-    model = GPTModel(config).to(placement.device).train()
-    training = TrainingConfig(max_steps=recipe.steps, batch_size=recipe.batch_size)
+    model = GPTModel(config).to(placement.device)
     loader = WindowLoader({"text": tokens}, config.context_length, recipe.seed)
+    return take_steps(model, loader, next_token_loss(), tokenizer, recipe, placement, on_step)
+
+
+def take_steps(
+    model: GPTModel,
+    batches: BatchSource,
+    loss_function: LossFunction,
+    tokenizer: Tokenizer,
+    recipe: Recipe,
+    placement: Placement,
+    on_step: Callable[[int, float], None] = lambda step, loss: None,
+) -> TrainedModel:
+    """Train a model that is there already, in place.
+
+    Args:
+        model: on the placement's device.
+        batches: to learn from.
+        loss_function: of a batch.
+        tokenizer: the model's.
+        recipe: how.
+        placement: where and how precisely.
+        on_step: called with the number of steps taken and the last loss.
+    """
+    model.train()
+    training = TrainingConfig(max_steps=recipe.steps, batch_size=recipe.batch_size)
     losses = []
     with tempfile.TemporaryDirectory() as folder:  # the trainer keeps batches there whose loss is out of line
         trainer = Trainer(
-            model, next_token_loss(), loader, recipe.optimizer, recipe.schedule, training, placement, Path(folder),
+            model, loss_function, batches, recipe.optimizer, recipe.schedule, training, placement, Path(folder),
             tokenizer, {},
         )  # fmt: skip
         start = time.perf_counter()
