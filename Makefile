@@ -57,7 +57,7 @@ docs: setup ## Build the documentation site into docs/_build/html, warnings bein
 bench: setup ## Speed beside the peers; JSON and Markdown in benchmarks/results
 	$(BIN)/python benchmarks/run.py $(ARGS)
 
-bench-quick: setup ## The same on less data, in a few minutes
+bench-quick: setup ## The same on less data, in three minutes
 	$(BIN)/python benchmarks/run.py --quick $(ARGS)
 
 clean: ## Remove what tools made; data sets and checkpoints stay

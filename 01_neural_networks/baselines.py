@@ -1,28 +1,21 @@
 """What compressors and counting make of a corpus: the figures that a neural network has to beat.
 
 python 01_neural_networks/baselines.py
-python 01_neural_networks/baselines.py path/to/text_or_folder
+python 01_neural_networks/baselines.py --corpus path/to/text_or_folder
 """
-
-import argparse
 
 from rich.console import Console
 
 from neural_networks.bits_per_byte import xz_bits_per_byte
 from neural_networks.byte_models import byte_stream, measure
-from neural_networks.command_line import compressor_rows, load, one_line_errors, print_ladder
+from neural_networks.command_line import compressor_rows, load, one_line_errors, print_ladder, text_arguments
 from neural_networks.kneser_ney import MAX_ORDER, KneserNeyModel
 from neural_networks.ngram import BigramModel, UnigramModel
 
 
 def main() -> None:
     """Load the corpus and print the table."""
-    parser = argparse.ArgumentParser(
-        description="Bits per byte of gzip, xz and counting models on the held-out part of a corpus."
-    )
-    parser.add_argument("corpus", nargs="?", default="python_docs", help="python_docs, tiny_shakespeare or a path")
-    parser.add_argument("--validation_fraction", type=float, default=0.05)
-    options = parser.parse_args()
+    options = text_arguments(__doc__).parse_args()
     console = Console()
     with one_line_errors():
         corpus = load(options, console)

@@ -19,8 +19,7 @@ from transformer.sampling import SamplingParameters
 def run(quick: bool) -> list[Comparison]:
     """At 10M parameters when quick, otherwise at 124M."""
     model = build_model("10M" if quick else "124M")
-    rounds = 3 if quick else 2
-    return [_batching(model, rounds), _shared_prefix(model, rounds), _lookup(model, rounds)]
+    return [_batching(model, 2), _shared_prefix(model, 4), _lookup(model, 2)]
 
 
 def _batching(model: GPTModel, rounds: int) -> Comparison:
@@ -65,7 +64,7 @@ def _shared_prefix(model: GPTModel, rounds: int) -> Comparison:
             Contender("512 tokens shared with an earlier request", run_second, setup=warm),
             Contender("nothing shared", run_second, setup=engine.pool.forget_idle),
         ],
-        2 * rounds,
+        rounds,
     )
 
 

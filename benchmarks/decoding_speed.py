@@ -28,7 +28,7 @@ def run(quick: bool) -> list[Comparison]:
 
 
 def _at(shape: str, quick: bool) -> list[Comparison]:
-    new_tokens, rounds = (32, 3) if quick else (128, 3)
+    new_tokens, rounds = (32, 2) if quick else (128, 3)
     model = build_model(shape)
     comparisons = []
     for precision, kind in ((torch.float32, "f32"), (torch.bfloat16, "f16")):

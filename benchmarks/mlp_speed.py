@@ -28,7 +28,7 @@ SHAPES = [
 def run(quick: bool) -> list[Comparison]:
     """Measure each shape; a run is so many steps that it takes about half a second."""
     return [
-        _compare(config, batch_size, max(10, int(5e10 / _flops(config, batch_size))), rounds=3 if quick else 5)
+        _compare(config, batch_size, max(10, int(5e10 / _flops(config, batch_size))), rounds=2 if quick else 5)
         for config, batch_size in (SHAPES[:1] if quick else SHAPES)
     ]
 

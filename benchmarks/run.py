@@ -10,6 +10,7 @@ With --only, what the report says of the others stays.
 from __future__ import annotations
 
 import argparse
+import time
 from pathlib import Path
 
 from rich.console import Console
@@ -46,9 +47,11 @@ def main() -> None:
     console = Console()
     report = ""
     for name in options.only or COMPARISONS:
+        start = time.perf_counter()
         with console.status(f"Measuring {name} …"):
             results = COMPARISONS[name](options.quick)
         report = write_report(options.output, name, results, options.quick)
+        console.print(f"{name}: measured in {time.perf_counter() - start:.0f} s", highlight=False)
     console.print(report, markup=False, highlight=False, soft_wrap=True)
     console.print(f"Written to {options.output}", highlight=False)
 

@@ -205,7 +205,7 @@ def run(quick: bool) -> list[Comparison]:
                 contenders.append(Contender(name, work))
             tokens = steps * shape.batch_size * shape.context_length
             title = f"Train a GPT: {shape.name}"
-            comparisons.append(compare(title, "tokens/s", tokens, contenders, rounds=3 if quick else 5))
+            comparisons.append(compare(title, "tokens/s", tokens, contenders, rounds=2 if quick else 5))
             for pipe in pipes:
                 pipe.send(0)
             for process in processes:

@@ -28,7 +28,7 @@ VOCABULARY = 8192
 def run(quick: bool) -> list[Comparison]:
     """Compare at a small and a middle shape; the small one alone when quick."""
     choose_placement("cpu", "float32")  # the allocator's settings, for both sides
-    return [_compare(*shape, rounds=3 if quick else 5) for shape in SHAPES[: 1 if quick else 2]]
+    return [_compare(*shape, rounds=2 if quick else 5) for shape in SHAPES[: 1 if quick else 2]]
 
 
 def _compare(name: str, layers: int, width: int, context: int, batch: int, steps: int, rounds: int) -> Comparison:

@@ -248,7 +248,7 @@ def test_a_run_that_diverges_says_so(root: Path, tmp_path: Path, text_file: Path
         (["train_mlp.py", "--lr", "nan"], "error: --lr must be a number above 0, got nan"),
         (["train_bigram.py", "--steps", "0"], "error: --steps must be at least 1, got 0"),
         (["train_ngram.py", "--max_order", "9"], "error: --max_order must be from 1 to 8, got 9"),
-        (["baselines.py", "no such file"], "error: there is no corpus called 'no such file'"),
+        (["baselines.py", "--corpus", "no such file"], "error: there is no corpus called 'no such file'"),
     ],
 )
 def test_a_mistake_gets_one_line(root: Path, tmp_path: Path, arguments: list[str], message: str):

@@ -18,8 +18,8 @@ from neural_networks.byte_models import ByteModel, sample
 from neural_networks.corpora import Corpus, load_corpus
 
 
-def corpus_arguments(description: str) -> argparse.ArgumentParser:
-    """A parser with the arguments that every script of this stage takes.
+def text_arguments(description: str) -> argparse.ArgumentParser:
+    """A parser with the two arguments that choose a text and what is held out of it.
 
     Args:
         description: what `--help` says first; line breaks are kept.
@@ -27,6 +27,16 @@ def corpus_arguments(description: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description, formatter_class=HelpFormatter)
     parser.add_argument("--corpus", default="python_docs", help="python_docs, tiny_shakespeare, or a file or folder")
     parser.add_argument("--validation_fraction", type=float, default=0.05, help="share of the text that is held out")
+    return parser
+
+
+def corpus_arguments(description: str) -> argparse.ArgumentParser:
+    """A parser with the arguments of every script that trains a model.
+
+    Args:
+        description: what `--help` says first; line breaks are kept.
+    """
+    parser = text_arguments(description)
     parser.add_argument("--seed", type=int, default=0, help="one seed, one result, on one machine")
     parser.add_argument("--prompt", default="", help="how the generated sample begins")
     parser.add_argument("--output_dir", type=Path, default=Path("outputs"), help="folder for the plot")

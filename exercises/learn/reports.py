@@ -17,7 +17,7 @@ from learn.exercise import Exercise
 from learn.grade import Grade
 from learn.workspace import Standing, Started, Workspace
 
-_BAR = {"passed": "[green]█[/]", "failed": "[red]▒[/]", "changed": "[yellow]▒[/]", "to do": "[dim]░[/]"}
+_BAR = {"passed": "[green]█[/]", "failed": "[red]×[/]", "changed": "[yellow]▒[/]", "to do": "[dim]░[/]"}
 _WORD = {"passed": "[green]passed[/]", "failed": "[red]failed[/]", "to do": "[dim]to do[/]"}
 
 
@@ -82,7 +82,7 @@ def print_status(console: Console, entries: Sequence[Entry], labs: Sequence[LabE
         passed = sum(standings[entry.name] == "passed" for entry in own)
         table.add_row(f"{stage}", own[0].folder[3:].replace("_", " "), bar, f"{passed} of {len(own)}")
     console.print(table)
-    console.print("[green]█[/] passed  [red]▒[/] failed  [yellow]▒[/] not checked since it changed  [dim]░ to do[/]")
+    console.print("[green]█[/] passed  [red]×[/] failed  [yellow]▒[/] not checked since it changed  [dim]░ to do[/]")
     solved = sum(workspace.standing(lab) == "passed" for lab in labs)
     console.print(f"Labs, with a bug to find: {solved} of {len(labs)} solved   (learn lab)", highlight=False)
     console.print(f"\nNext: {_advice(entries, standings, workspace)}", highlight=False, soft_wrap=True)
