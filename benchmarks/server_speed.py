@@ -32,12 +32,23 @@ from transformer.sampling import SamplingParameters
 STREAMS = 16
 
 
+SMALL = GPTConfig(vocab_size=4096, context_length=256, feed_forward="relu2", qk_norm=True)  # as `small_gpt`
+LARGE = GPTConfig(vocab_size=50_257, context_length=256, num_layers=12, num_heads=12, d_model=768)  # as GPT-2
+
+
 def run(quick: bool) -> list[Comparison]:
-    """Generate 128 tokens (32 when quick) for each of 16 prompts of 32, at the shape of `small_gpt`."""
-    new_tokens = 32 if quick else 128
+    """Generate for 16 prompts of 32 tokens, at the shape of `small_gpt` and, unless quick, of GPT-2."""
+    if quick:
+        return [_compare("4 layers × 256", SMALL, "float32", 32, rounds=3)]
+    return [
+        _compare("4 layers × 256", SMALL, "float32", 128, rounds=7),
+        _compare("12 layers × 768", LARGE, "bfloat16", 64, rounds=5),
+    ]
+
+
+def _compare(shape: str, config: GPTConfig, precision: str, new_tokens: int, rounds: int) -> Comparison:
     torch.manual_seed(0)
-    config = GPTConfig(vocab_size=4096, context_length=256, feed_forward="relu2", qk_norm=True)
-    engine = Engine(GPTModel(config).eval(), BPETokenizer([]), choose_placement("cpu", "float32"))
+    engine = Engine(GPTModel(config).eval(), BPETokenizer([]), choose_placement("cpu", precision))
     prompts = [[(7 * i + 3 * j) % 256 for j in range(32)] for i in range(STREAMS)]
     parameters = SamplingParameters(max_tokens=new_tokens, temperature=0.0)
 
@@ -68,19 +79,17 @@ def run(quick: bool) -> list[Comparison]:
         assert answer.strip() == "done", answer
 
     try:
-        return [
-            compare(
-                f"Serve {STREAMS} texts of {new_tokens} tokens behind 32, 4 layers × 256, float32",
-                "tokens/s",
-                STREAMS * new_tokens,
-                [
-                    Contender("HTTP, streamed", lambda: through_http("stream")),
-                    Contender("HTTP, whole", lambda: through_http("whole")),
-                    Contender("bare engine", bare),
-                ],
-                rounds=3 if quick else 7,
-            )
-        ]
+        return compare(
+            f"Serve {STREAMS} texts of {new_tokens} tokens behind 32, {shape}, {precision}",
+            "tokens/s",
+            STREAMS * new_tokens,
+            [
+                Contender("HTTP, streamed", lambda: through_http("stream")),
+                Contender("HTTP, whole", lambda: through_http("whole")),
+                Contender("bare engine", bare),
+            ],
+            rounds,
+        )
     finally:
         clients.stdin.close()
         clients.wait()

@@ -199,3 +199,26 @@ def test_a_model_that_cannot_converse_completes(browser):
             page.wait_for_selector(".token")
             page.wait_for_selector("#send:visible")
             assert page.locator(".user .text").inner_text() == "Return the number of"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_nothing_stands_in_the_way_of_a_screen_reader(browser, served: Served, scheme: str, width: int):
+    """No violation of axe's rules (WCAG A and AA among them): names, roles, order, contrast."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    for page in open_page(browser, served.url, color_scheme=scheme, viewport={"width": width, "height": 844}):
+        violations = {"empty": Axe().run(page).response["violations"]}
+        settings(page, max_tokens=6)
+        say(page, "hello")
+        page.locator(".token").nth(3).click()
+        page.wait_for_selector("#heads .layer button")
+        violations["after an answer, looking inside"] = Axe().run(page).response["violations"]
+        page.click("#open-settings")
+        violations["settings"] = Axe().run(page).response["violations"]
+        found = [
+            (where, one["id"], one["help"], [node["html"][:120] for node in one["nodes"]][:3])
+            for where, some in violations.items()
+            for one in some
+        ]
+        assert not found
