@@ -6,6 +6,7 @@ python 01_neural_networks/train_bigram.py --corpus path/to/text --steps 500
 
 from __future__ import annotations
 
+import argparse
 import math
 from pathlib import Path
 
@@ -20,10 +21,10 @@ from neural_networks.command_line import (
     corpus_arguments,
     learning_rate,
     load,
-    one_line_errors,
     print_ladder,
     print_sample,
     progress_bar,
+    report_user_errors,
 )
 from neural_networks.figures import Curve, draw_curves, save_figure
 from neural_networks.neural_bigram import NeuralBigram
@@ -31,8 +32,8 @@ from neural_networks.ngram import BigramModel, UnigramModel
 from neural_networks.optimizers import Adam
 
 
-def main() -> None:
-    """Count, learn, compare, draw."""
+def main() -> int:
+    """Parse, run, and return the exit status."""
     parser = corpus_arguments(
         "A bigram gives the next byte a probability by looking at the one before it.\n\n"
         "Counted: how often did each byte follow each other one?\n"
@@ -43,47 +44,49 @@ def main() -> None:
     parser.add_argument("--batch_size", type=int, default=2048, help="pairs of bytes a step")
     parser.add_argument("--lr", type=float, default=0.1, help="Adam's learning rate at first; it falls to 0")
     options = parser.parse_args()
-    console = Console()
-    with one_line_errors():
-        steps, batch_size = at_least_one("steps", options.steps), at_least_one("batch_size", options.batch_size)
-        lr = learning_rate(options.lr)
-        corpus = load(options, console)
-        stream = byte_stream(corpus.train)
-        unigram, counted, learned = UnigramModel(stream), BigramModel(stream), NeuralBigram()
-        optimizer, rng = Adam([learned.scores.data], lr), np.random.default_rng(options.seed)
-        seen: list[float] = []
-        with progress_bar(console) as progress:
-            task = progress.add_task("Learning", total=steps, note="")
-            for step in range(steps):
-                optimizer.lr = lr * (1 - step / steps)
-                places = rng.integers(0, len(stream) - 1, batch_size)
-                learned.scores.grad = None
-                loss = learned.loss(stream[places], stream[places + 1])
-                loss.backward()
-                assert learned.scores.grad is not None
-                optimizer.step([learned.scores.grad])
-                seen.append(loss.item() / math.log(2))
-                progress.update(task, advance=1, note=f"{seen[-1]:.2f} bits")
-        rows = {
-            "uniform guess": 8.0,
-            "unigram, counted": measure(unigram, corpus.validation),
-            "bigram, counted": measure(counted, corpus.validation),
-            "bigram, learned": measure(learned, corpus.validation),
-        }
-        print_ladder(console, rows | compressor_rows(corpus))
-        shares = np.bincount(stream, minlength=256) / len(stream)
-        apart = shares @ np.abs(learned.probabilities - counted.probabilities).sum(axis=1) / 2
-        console.print(
-            f"Learned and counted probabilities differ by {100 * apart:.1f} % on average over the text "
-            "(0 % would be the same table, 100 % no byte in common).",
-            highlight=False,
-        )
-        print_sample(console, learned, options.prompt, options.seed)
-        curves = {"learned, on each batch": (range(1, steps + 1), seen)}
-        path = draw(
-            options.output_dir / "bigram.png", curves, {"counted": rows["bigram, counted"]}, learned.probabilities
-        )
-        console.print(f"Drawn in {path}", highlight=False)
+    return report_user_errors(lambda: run(options, Console()))
+
+
+def run(options: argparse.Namespace, console: Console) -> int:
+    """Count, learn, compare, draw."""
+    steps, batch_size = at_least_one("steps", options.steps), at_least_one("batch_size", options.batch_size)
+    lr = learning_rate(options.lr)
+    corpus = load(options, console)
+    stream = byte_stream(corpus.train)
+    unigram, counted, learned = UnigramModel(stream), BigramModel(stream), NeuralBigram()
+    optimizer, rng = Adam([learned.scores.data], lr), np.random.default_rng(options.seed)
+    seen: list[float] = []
+    with progress_bar(console) as progress:
+        task = progress.add_task("Learning", total=steps, note="")
+        for step in range(steps):
+            optimizer.lr = lr * (1 - step / steps)
+            places = rng.integers(0, len(stream) - 1, batch_size)
+            learned.scores.grad = None
+            loss = learned.loss(stream[places], stream[places + 1])
+            loss.backward()
+            assert learned.scores.grad is not None
+            optimizer.step([learned.scores.grad])
+            seen.append(loss.item() / math.log(2))
+            progress.update(task, advance=1, note=f"{seen[-1]:.2f} bits")
+    rows = {
+        "uniform guess": 8.0,
+        "unigram, counted": measure(unigram, corpus.validation),
+        "bigram, counted": measure(counted, corpus.validation),
+        "bigram, learned": measure(learned, corpus.validation),
+    }
+    print_ladder(console, rows | compressor_rows(corpus))
+    shares = np.bincount(stream, minlength=256) / len(stream)
+    apart = shares @ np.abs(learned.probabilities - counted.probabilities).sum(axis=1) / 2
+    console.print(
+        f"Learned and counted probabilities differ by {100 * apart:.1f} % on average over the text "
+        "(0 % would be the same table, 100 % no byte in common).",
+        highlight=False,
+    )
+    print_sample(console, learned, options.prompt, options.seed)
+    curves = {"learned, on each batch": (range(1, steps + 1), seen)}
+    path = draw(options.output_dir / "bigram.png", curves, {"counted": rows["bigram, counted"]}, learned.probabilities)
+    console.print(f"Drawn in {path}", highlight=False)
+    return 0
 
 
 def draw(path: Path, curves: dict[str, Curve], references: dict[str, float], probabilities: Array) -> Path:
@@ -105,4 +108,4 @@ def draw(path: Path, curves: dict[str, Curve], references: dict[str, float], pro
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

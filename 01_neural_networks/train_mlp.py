@@ -7,6 +7,7 @@ python 01_neural_networks/train_mlp.py --corpus path/to/text --hidden 256 --step
 
 from __future__ import annotations
 
+import argparse
 import math
 import time
 
@@ -20,10 +21,10 @@ from neural_networks.command_line import (
     corpus_arguments,
     learning_rate,
     load,
-    one_line_errors,
     print_ladder,
     print_sample,
     progress_bar,
+    report_user_errors,
 )
 from neural_networks.figures import save_curves
 from neural_networks.kneser_ney import MAX_ORDER, KneserNeyModel
@@ -37,8 +38,8 @@ LOOK_BYTES = 20_000
 DIVERGED = 1000.0  # nats a byte: nothing comes back from there
 
 
-def main() -> None:
-    """Parse, train, measure, draw."""
+def main() -> int:
+    """Parse, run, and return the exit status."""
     parser = corpus_arguments(
         "A network reads the bytes before and gives all 256 next bytes a probability.\n\n"
         "Each byte becomes a vector; the vectors side by side go through a tanh layer and a softmax.\n"
@@ -52,65 +53,69 @@ def main() -> None:
     parser.add_argument("--optimizer", choices=OPTIMIZERS, default="adam", help="what to do with the gradient")
     parser.add_argument("--lr", type=float, default=4e-3, help="learning rate at first; it falls to 0 in a line")
     options = parser.parse_args()
-    console = Console()
-    with one_line_errors():
-        config = MLPConfig(options.context, options.embedding_dim, options.hidden)
-        steps, batch_size = at_least_one("steps", options.steps), at_least_one("batch_size", options.batch_size)
-        lr = learning_rate(options.lr)
-        corpus = load(options, console)
-        rng = np.random.default_rng(options.seed)
-        model = MLP(config, rng)
-        optimizer = OPTIMIZERS[options.optimizer]([model.parameters], lr)
-        stream = byte_stream(corpus.train)
-        windows = context_windows(stream, config.context)
-        apart = max(1, corpus.validation_bytes // LOOK_BYTES)
-        look = byte_stream(corpus.validation[::apart])[:LOOK_BYTES]  # documents from all over the held-out text
-        console.print(f"{model.parameters.size:,} parameters, {options.optimizer}", highlight=False)
+    return report_user_errors(lambda: run(options, Console()))
 
-        losses, looks = np.empty(steps), ([0], [model.total_nats(look) / (len(look) - 1) / math.log(2)])
-        start = time.perf_counter()
-        # A diverging run overflows; the check below says so in one line.
-        with progress_bar(console) as progress, np.errstate(over="ignore", invalid="ignore"):
-            task = progress.add_task("Training", total=steps, note="")
-            for step in range(steps):
-                optimizer.lr = lr * (1 - step / steps)
-                losses[step] = model.loss_and_gradients(windows[rng.integers(0, len(windows), batch_size)])
-                optimizer.step([model.gradients])
-                if not math.isfinite(losses[step]) or losses[step] > DIVERGED:
-                    raise MLPError(
-                        f"training diverged: a loss of {losses[step]:.0f} nats a byte at step {step + 1:,}, where a "
-                        f"uniform guess costs {math.log(256):.1f}; try a smaller --lr than {lr}"
-                    )
-                if (step + 1) % max(1, steps // LOOKS) == 0:
-                    looks[0].append(step + 1)
-                    looks[1].append(model.total_nats(look) / (len(look) - 1) / math.log(2))
-                if step % 50 == 0:
-                    progress.update(task, completed=step, note=f"{losses[step] / math.log(2):.2f} bits")
-            progress.update(task, completed=steps)
-        seconds = time.perf_counter() - start
-        console.print(
-            f"{steps:,} steps in {seconds:.0f} s: {steps / seconds:,.0f} steps/s, "
-            f"{steps * batch_size / len(windows):.2f} times the training text",
-            highlight=False,
-        )
-        mlp = measure(model, corpus.validation)
-        references = compressor_rows(corpus)
-        order = min(MAX_ORDER, config.context + 1)
-        counting = {
-            "unigram": measure(UnigramModel(stream), corpus.validation),
-            "bigram": measure(BigramModel(stream), corpus.validation),
-            f"Kneser-Ney, order {order}": measure(KneserNeyModel(stream, order), corpus.validation),
-        }
-        print_ladder(console, {"uniform guess": 8.0, **counting, **references, "MLP": mlp})
-        print_sample(console, model, options.prompt, options.seed)
-        path = save_curves(
-            options.output_dir / "mlp.png",
-            {"training, mean of 100 batches": _smooth(losses, 100), "held-out text, a part": looks},
-            references | {"bigram": counting["bigram"]},
-            xlabel="step",
-            title=f"MLP on {corpus.name}: {mlp:.3f} bits per byte",
-        )
-        console.print(f"Drawn in {path}", highlight=False)
+
+def run(options: argparse.Namespace, console: Console) -> int:
+    """Train, measure, draw."""
+    config = MLPConfig(options.context, options.embedding_dim, options.hidden)
+    steps, batch_size = at_least_one("steps", options.steps), at_least_one("batch_size", options.batch_size)
+    lr = learning_rate(options.lr)
+    corpus = load(options, console)
+    rng = np.random.default_rng(options.seed)
+    model = MLP(config, rng)
+    optimizer = OPTIMIZERS[options.optimizer]([model.parameters], lr)
+    stream = byte_stream(corpus.train)
+    windows = context_windows(stream, config.context)
+    apart = max(1, corpus.validation_bytes // LOOK_BYTES)
+    look = byte_stream(corpus.validation[::apart])[:LOOK_BYTES]  # documents from all over the held-out text
+    console.print(f"{model.parameters.size:,} parameters, {options.optimizer}", highlight=False)
+
+    losses, looks = np.empty(steps), ([0], [model.total_nats(look) / (len(look) - 1) / math.log(2)])
+    start = time.perf_counter()
+    # A diverging run overflows; the check below says so in one line.
+    with progress_bar(console) as progress, np.errstate(over="ignore", invalid="ignore"):
+        task = progress.add_task("Training", total=steps, note="")
+        for step in range(steps):
+            optimizer.lr = lr * (1 - step / steps)
+            losses[step] = model.loss_and_gradients(windows[rng.integers(0, len(windows), batch_size)])
+            optimizer.step([model.gradients])
+            if not math.isfinite(losses[step]) or losses[step] > DIVERGED:
+                raise MLPError(
+                    f"training diverged: a loss of {losses[step]:.0f} nats a byte at step {step + 1:,}, where a "
+                    f"uniform guess costs {math.log(256):.1f}; try a smaller --lr than {lr}"
+                )
+            if (step + 1) % max(1, steps // LOOKS) == 0:
+                looks[0].append(step + 1)
+                looks[1].append(model.total_nats(look) / (len(look) - 1) / math.log(2))
+            if step % 50 == 0:
+                progress.update(task, completed=step, note=f"{losses[step] / math.log(2):.2f} bits")
+        progress.update(task, completed=steps)
+    seconds = time.perf_counter() - start
+    console.print(
+        f"{steps:,} steps in {seconds:.0f} s: {steps / seconds:,.0f} steps/s, "
+        f"{steps * batch_size / len(windows):.2f} times the training text",
+        highlight=False,
+    )
+    mlp = measure(model, corpus.validation)
+    references = compressor_rows(corpus)
+    order = min(MAX_ORDER, config.context + 1)
+    counting = {
+        "unigram": measure(UnigramModel(stream), corpus.validation),
+        "bigram": measure(BigramModel(stream), corpus.validation),
+        f"Kneser-Ney, order {order}": measure(KneserNeyModel(stream, order), corpus.validation),
+    }
+    print_ladder(console, {"uniform guess": 8.0, **counting, **references, "MLP": mlp})
+    print_sample(console, model, options.prompt, options.seed)
+    path = save_curves(
+        options.output_dir / "mlp.png",
+        {"training, mean of 100 batches": _smooth(losses, 100), "held-out text, a part": looks},
+        references | {"bigram": counting["bigram"]},
+        xlabel="step",
+        title=f"MLP on {corpus.name}: {mlp:.3f} bits per byte",
+    )
+    console.print(f"Drawn in {path}", highlight=False)
+    return 0
 
 
 def _smooth(losses: np.ndarray, width: int) -> tuple[list[float], list[float]]:
@@ -121,4 +126,4 @@ def _smooth(losses: np.ndarray, width: int) -> tuple[list[float], list[float]]:
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

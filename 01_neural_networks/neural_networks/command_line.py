@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import math
-from collections.abc import Iterator, Mapping
+import os
+import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -50,15 +51,24 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefau
         return action.help if action.default in (None, "") else super()._get_help_string(action)
 
 
-@contextlib.contextmanager
-def one_line_errors() -> Iterator[None]:
-    """A mistake of the user's ends the script with one line and status 1, without a traceback."""
+def report_user_errors(command: Callable[[], int]) -> int:
+    """Run a command; a mistake of the user's becomes one line and a status of 1, not a traceback.
+
+    Args:
+        command: does the work and returns the exit status.
+    """
     try:
-        yield
-    except (ValueError, OSError) as error:  # every error of this package that a user can cause is a ValueError
-        raise SystemExit(f"error: {error}") from None
+        return command()
+    except BrokenPipeError:  # the reader of our output, such as `head`, has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except KeyboardInterrupt:
-        raise SystemExit("interrupted") from None
+        print("interrupted", file=sys.stderr)
+        return 130
+    except (ValueError, OSError) as error:
+        # Every error that this project raises for a user's mistake is a ValueError with one line.
+        print(f"error: {error}", file=sys.stderr)
+        return 1
 
 
 def at_least_one(name: str, value: int) -> int:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NoReturn
 
 from jsonargparse import ArgumentParser
 from rich.console import Console
 
+from neural_networks.command_line import report_user_errors
 from training.config import RunConfig
 from training.run import Task, run_training
-from training.trainer import TrainingError
 
 
 class OneLineErrorParser(ArgumentParser):
@@ -51,22 +49,6 @@ def parse_command(arguments: Sequence[str] | None = None) -> tuple[RunConfig, Ta
         return RunConfig(**fields), task
     except (ValueError, TypeError) as error:
         parser.error(str(error).strip().splitlines()[-1].strip())
-
-
-def report_user_errors(command: Callable[[], int]) -> int:
-    """Run a command; a mistake of the user's becomes one line and a status of 1, not a traceback."""
-    try:
-        return command()
-    except BrokenPipeError:  # the reader of our output, such as `head`, has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    except (ValueError, TrainingError, OSError) as error:
-        # Every error that this project raises for a user's mistake is a ValueError with one line.
-        print(f"error: {error}", file=sys.stderr)
-        return 1
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

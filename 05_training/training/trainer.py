@@ -44,7 +44,7 @@ from transformer.gpt_model import GPTModel
 Validate = Callable[["Trainer"], dict[str, float]]
 
 
-class TrainingError(RuntimeError):
+class TrainingError(ValueError):
     """Training that cannot go on."""
 
 

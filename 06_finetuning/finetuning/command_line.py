@@ -8,7 +8,8 @@ from rich.console import Console
 
 from finetuning.config import FinetuningConfig
 from finetuning.run import run_finetuning
-from training.command_line import OneLineErrorParser, report_user_errors
+from neural_networks.command_line import report_user_errors
+from training.command_line import OneLineErrorParser
 
 
 def parse_config(arguments: Sequence[str] | None = None) -> FinetuningConfig:

@@ -9,8 +9,8 @@ from pathlib import Path
 from finetuning.base_model import load_base
 from finetuning.chat_format import TEMPLATES, chat_template
 from finetuning.vocabulary_extension import add_special_tokens
+from neural_networks.command_line import report_user_errors
 from training.checkpoint import CheckpointError, list_checkpoints, model_weights, save_checkpoint
-from training.command_line import report_user_errors
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from finetuning.base_model import template_of
 from finetuning.chat_format import ChatTemplate, Message
+from neural_networks.command_line import report_user_errors
 from optimization.engine import Engine
 from optimization.events import GenerationStats, PromptError
 from optimization.memory_bandwidth import bytes_read_per_token, measure_read_bandwidth
@@ -17,7 +18,6 @@ from optimization.settings import EngineSettings
 from optimization.speculative import DraftModel, PromptLookup, Proposer
 from tokenizer.interface import Tokenizer, TokenizerError
 from training.checkpoint import newest_run
-from training.command_line import report_user_errors
 from training.placement import choose_placement
 from transformer.sampling import SamplingParameters
 

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from neural_networks.command_line import report_user_errors
 from neural_networks.corpora import load_corpus, read_text
 from optimization.model_loading import inference_copy
 from optimization.quantized_model import (
@@ -24,7 +25,6 @@ from optimization.quantized_model import (
     save_quantized,
 )
 from training.checkpoint import STEP_FOLDER, LoadedModel, load_model, newest_run
-from training.command_line import report_user_errors
 from transformer.gpt_model import GPTModel
 
 CALIBRATION_SHARE = 0.5  # of the text; the rest measures, so that no method is tested on what it has seen

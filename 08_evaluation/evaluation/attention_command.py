@@ -10,10 +10,10 @@ import torch
 
 from attention.attention_visualizer import draw_heatmaps, draw_text, record_attention, stack_layers, write_page
 from evaluation.errors import EvaluationError
+from neural_networks.command_line import report_user_errors
 from optimization.model_loading import load_for_inference
 from tokenizer.interface import Tokenizer
 from training.checkpoint import newest_run
-from training.command_line import report_user_errors
 from transformer.gpt_model import GPTModel
 
 MAX_TOKENS = 256  # a page of all heads grows with the square

@@ -15,9 +15,9 @@ from evaluation.benchmark import Evaluator, TaskResult, write_result
 from evaluation.errors import EvaluationError
 from evaluation.significance import compare_paired, mcnemar_p_value
 from evaluation.task import load_task, task_names
+from neural_networks.command_line import report_user_errors
 from optimization.model_loading import load_for_inference
 from training.checkpoint import newest_run
-from training.command_line import report_user_errors
 from training.placement import choose_placement
 
 DEFAULT_TASKS = ["docs_description", "docs_continuation", "docs_last_word", "docs_first_argument"]

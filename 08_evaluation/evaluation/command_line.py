@@ -9,10 +9,10 @@ from pathlib import Path
 from evaluation.calibration import calibrate
 from evaluation.sliding_window import score_text
 from neural_networks.bits_per_byte import xz_bits_per_byte
+from neural_networks.command_line import report_user_errors
 from neural_networks.corpora import read_text
 from optimization.model_loading import load_for_inference
 from training.checkpoint import newest_run
-from training.command_line import report_user_errors
 from training.placement import choose_placement
 
 

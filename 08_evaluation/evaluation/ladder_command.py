@@ -13,9 +13,9 @@ from evaluation.errors import EvaluationError
 from evaluation.ladder import Ladder, Rung, draw_ladder
 from evaluation.ladder_models import measure_checkpoint
 from evaluation.ladder_text import TIERS, ladder_text
+from neural_networks.command_line import report_user_errors
 from neural_networks.corpora import load_corpus
 from neural_networks.figures import save_figure
-from training.command_line import report_user_errors
 from training.placement import choose_placement
 
 

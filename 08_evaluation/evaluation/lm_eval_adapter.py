@@ -23,8 +23,8 @@ from evaluation.answer_scoring import score_continuations
 from evaluation.errors import EvaluationError
 from evaluation.sliding_window import score_documents
 from evaluation.text_generation import text_generator
+from neural_networks.command_line import report_user_errors
 from optimization.model_loading import load_for_inference
-from training.command_line import report_user_errors
 from training.placement import choose_placement
 from transformer.sampling import SamplingParameters
 

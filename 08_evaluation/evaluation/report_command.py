@@ -12,11 +12,11 @@ from rich.console import Console
 from evaluation.errors import EvaluationError
 from evaluation.report_data import gather_report
 from evaluation.report_page import render
+from neural_networks.command_line import report_user_errors
 from neural_networks.corpora import load_corpus
 from optimization.model_loading import load_for_inference
 from tokenizer.text_files import write_atomically
 from training.checkpoint import LoadedModel, newest_run
-from training.command_line import report_user_errors
 from training.placement import choose_placement
 
 

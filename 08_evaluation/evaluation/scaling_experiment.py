@@ -17,11 +17,11 @@ from evaluation.ladder_text import TIERS, ladder_text
 from evaluation.scaling_law import ScalingLaw, TrainedPoint, compute_frontier, fit_scaling_law, power_law
 from evaluation.sliding_window import score_stream
 from evaluation.small_training import Recipe, encode_stream, train_small
+from neural_networks.command_line import report_user_errors
 from neural_networks.corpora import load_corpus
 from neural_networks.figures import save_figure
 from tokenizer.text_files import write_atomically
 from tokenizer.tokenizer_trainer import train_bpe
-from training.command_line import report_user_errors
 from training.placement import choose_placement
 from training.recipe_config import OptimizerConfig, ScheduleConfig
 from transformer.config import GPTConfig

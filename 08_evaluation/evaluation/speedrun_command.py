@@ -8,7 +8,8 @@ from rich.console import Console
 
 from evaluation.speedrun import Speedrun
 from evaluation.speedrun_config import SpeedrunConfig
-from training.command_line import OneLineErrorParser, report_user_errors
+from neural_networks.command_line import report_user_errors
+from training.command_line import OneLineErrorParser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

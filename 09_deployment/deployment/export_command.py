@@ -15,8 +15,8 @@ from deployment.export_onnx import export_onnx, export_torchscript
 from deployment.served_model import find_template, name_of
 from finetuning.lora import fold_adapter
 from finetuning.peft_format import load_adapter
+from neural_networks.command_line import report_user_errors
 from training.checkpoint import load_model, newest_run
-from training.command_line import report_user_errors
 
 DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 

@@ -24,7 +24,7 @@ from deployment.served_model import load_models
 from deployment.server_state import ServerState
 from deployment.settings import ServerSettings, load_settings
 from deployment.structured_logging import configure_logging
-from training.command_line import report_user_errors
+from neural_networks.command_line import report_user_errors
 
 CUT_SECONDS = 5  # from the end of draining to the end of the process
 
