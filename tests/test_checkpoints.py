@@ -106,7 +106,12 @@ def test_a_write_to_a_really_full_device_is_an_error_too():
 def test_killed_at_random_moments_nothing_is_lost(tiny_settings, write_config, tmp_path: Path):
     from kill_harness import kill_again_and_again
 
-    tiny_settings["training"] |= {"max_steps": 400, "checkpoint_interval": 2, "eval_interval": 2, "keep_checkpoints": 2}
+    tiny_settings["training"] |= {
+        "max_steps": 100_000,
+        "checkpoint_interval": 2,
+        "eval_interval": 2,
+        "keep_checkpoints": 2,
+    }
     tiny_settings["tracking"] = {"tensorboard": False}
     outcome = kill_again_and_again(write_config(tiny_settings), tmp_path / "runs", kills=3, longest_wait=0.6, seed=1)
     assert outcome.kills == 3
