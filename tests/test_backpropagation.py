@@ -60,6 +60,14 @@ def test_backward_asks_for_a_gradient_of_several_numbers():
         Tensor(1.0).backward()
 
 
+def test_a_backward_function_that_returns_an_array_is_told_to_return_a_tuple():
+    x = Tensor(np.ones(1), requires_grad=True)  # of length 1, so that it could pass for a tuple of one
+    doubled = Tensor.from_operation(2 * x.data, (x,), lambda g: 2 * g, "double")
+    with pytest.raises(TypeError, match=r"'double' returned an array; .* one gradient for each input: \(gradient,\)"):
+        doubled.backward()
+    assert x.grad is None
+
+
 def test_no_grad_and_detach_build_no_graph():
     x = Tensor(2.0, requires_grad=True)
     with no_grad():

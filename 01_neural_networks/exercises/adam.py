@@ -40,14 +40,17 @@ import torch
 from learn.exercise import Case, Exercise, Mistake
 
 
-def _parameters_after(result: Any, arguments: Sequence[Any]) -> dict[str, list[Array]]:
+def _parameters_after(result: Any, arguments: Sequence[Any]) -> dict[str, Any]:
     optimizer: Adam = arguments[0]
-    return {"parameters": optimizer.parameters, "means": optimizer.means, "squares": optimizer.squares}
+    return {
+        "parameters": optimizer.parameters,
+        "means": optimizer.means,
+        "squares": optimizer.squares,
+        "steps": optimizer.steps,
+    }
 
 
-def _by_torch(
-    start: list[Array], gradients: list[Array], settings: dict[str, Any], before: int
-) -> dict[str, list[Array]]:
+def _by_torch(start: list[Array], gradients: list[Array], settings: dict[str, Any], before: int) -> dict[str, Any]:
     parameters = [torch.tensor(array, requires_grad=True) for array in start]
     optimizer = torch.optim.Adam(parameters, **settings)
     for _ in range(before + 1):
@@ -59,6 +62,7 @@ def _by_torch(
         "parameters": [parameter.detach().numpy().reshape(-1) for parameter in parameters],
         "means": [state["exp_avg"].numpy().reshape(-1) for state in states],
         "squares": [state["exp_avg_sq"].numpy().reshape(-1) for state in states],
+        "steps": before + 1,
     }
 
 
@@ -84,9 +88,10 @@ def cases() -> Iterator[Case]:
 
 def _variant(
     self: Adam, gradients: Sequence[Array], corrected: bool = True, counted: bool = True, root: bool = True,
-    eps_inside: bool = False, kept: bool = True,
+    eps_inside: bool = False, kept: bool = True, stored: bool = True, rebound: bool = False,
 ) -> None:  # fmt: skip
-    self.steps += counted
+    t = self.steps + counted
+    self.steps = t if stored else self.steps
     beta1, beta2 = self.betas
     for parameter, gradient, m, v in zip(self.parameters, gradients, self.means, self.squares, strict=True):
         g = gradient.reshape(-1)
@@ -95,10 +100,11 @@ def _variant(
         m[:] = beta1 * m + (1 - beta1) * g
         v[:] = beta2 * v + (1 - beta2) * g * g
         with np.errstate(all="ignore"):
-            mean = m / (1 - np.float64(beta1) ** self.steps) if corrected else m
-            square = v / (1 - np.float64(beta2) ** self.steps) if corrected else v
+            mean = m / (1 - np.float64(beta1) ** t) if corrected else m
+            square = v / (1 - np.float64(beta2) ** t) if corrected else v
             size = np.sqrt(square + self.eps) if eps_inside else (np.sqrt(square) if root else square) + self.eps
-            parameter -= self.lr * mean / size
+            if not rebound:
+                parameter -= self.lr * mean / size
 
 
 def _uncorrected(self: Adam, gradients: Sequence[Array]) -> None:
@@ -121,8 +127,18 @@ def _not_kept(self: Adam, gradients: Sequence[Array]) -> None:
     _variant(self, gradients, kept=False)
 
 
+def _not_stored(self: Adam, gradients: Sequence[Array]) -> None:
+    _variant(self, gradients, stored=False)
+
+
 def _rebound(self: Adam, gradients: Sequence[Array]) -> None:
-    """Computes a new array, which nobody sees."""
+    """Computes a new array of parameters, which nobody sees."""
+    _variant(self, gradients, rebound=True)
+
+
+def _all_rebound(self: Adam, gradients: Sequence[Array]) -> None:
+    """The same of the means and squares."""
+    _variant(self, gradients, rebound=True, kept=False)
 
 
 EXERCISE = Exercise(
@@ -142,7 +158,13 @@ EXERCISE = Exercise(
         Mistake(_not_counted, "the step is not counted, or too late: t is 1 at the first step"),
         Mistake(_no_root, "the mean is divided by the square root of the mean square"),
         Mistake(_eps_inside, "ε is added to the root, not under it"),
+        Mistake(
+            _not_stored, "self.steps is what it was before: the next step must find it one higher, self.steps += 1"
+        ),
         Mistake(_not_kept, "the new means and squares are not written into self.means and self.squares, and are lost"),
         Mistake(_rebound, "the parameters have not changed: write into the arrays, as with parameter -= …"),
+        Mistake(
+            _all_rebound, "neither parameters nor means have changed: write into the arrays, as with parameter -= …"
+        ),
     ),
 )

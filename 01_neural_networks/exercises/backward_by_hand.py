@@ -3,9 +3,9 @@
 The network of the lesson: n bytes become n vectors side by side, go through a tanh layer, and give 256
 scores. No engine helps: each line of the derivation is a line of code. When yours passes,
 
-    learn run --only 1.10 01_neural_networks/train_mlp.py --steps 500
+    learn run --only 1.10 01_neural_networks/train_mlp.py --steps 500 --corpus CONTRIBUTING.md
 
-trains the network with it.
+trains the network with it, on one short file. (Without --corpus it reads the whole of Python's documentation.)
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ def loss_and_gradients(self: MLP, windows: Array) -> float:
             `w2` (H, 256), `b2` (256,). `self.gradient_views` has arrays of the same names and shapes, to be written into
             (`grad["w2"][:] = …`); what is in them is from the step before.
         windows: (B, n + 1) bytes, the last of each row being the target. `scatter_rows(rows, ids, 256)` sums the rows
-            that have the same id.
+            that have the same id: rows (N, d), ids (N,), result (256, d).
     """
     raise NotImplementedError("Exercise 1.10: forward, loss, and backward")
 
 
 # === Above: what the learner gets. Below: how it is graded, with hints and wrong answers. ===
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -49,10 +49,6 @@ import torch
 from learn.exercise import Case, Exercise, Mistake
 from neural_networks.mlp_numpy import MLPConfig
 from neural_networks.mlp_pytorch import TorchMLP
-
-
-def _loss_and_gradients(result: Any, arguments: Sequence[Any]) -> dict[str, Any]:
-    return {"loss": float(result), **arguments[0].gradient_views}
 
 
 def _by_torch(model: MLP, windows: Array) -> dict[str, Any]:
@@ -73,22 +69,25 @@ def _by_torch(model: MLP, windows: Array) -> dict[str, Any]:
 def cases() -> Iterator[Case]:
     """One window; a batch; bytes that repeat; stale gradients. Expected is what PyTorch finds."""
     rng = np.random.default_rng(0)
-    model = MLP(MLPConfig(context=3, embedding_dim=4, hidden=5), np.random.default_rng(1), np.float64)
-    questions = [
-        ("one window", rng.integers(0, 256, (1, 4)).astype(np.uint8)),
-        ("a batch of six", rng.integers(0, 256, (6, 4)).astype(np.uint8)),
-        ("a batch in which the bytes 0 to 2 come again and again", rng.integers(0, 3, (8, 4)).astype(np.uint8)),
-    ]
-    for what, windows in questions:
+
+    def question(what: str, windows: Array) -> Case:
         model = MLP(MLPConfig(context=3, embedding_dim=4, hidden=5), np.random.default_rng(1), np.float64)
         model.gradients[:] = 7.0  # of the step before
-        expected = _by_torch(model, windows)
-        yield Case(what, [model, windows], expected=expected, tolerance=1e-9, observe=_loss_and_gradients)
+        views = dict(model.gradient_views)  # what the optimizer sees, whatever the names point to afterwards
+
+        def observe(result: Any, arguments: Any) -> dict[str, Any]:
+            return {"loss": float(result), **views}
+
+        return Case(what, [model, windows], expected=_by_torch(model, windows), tolerance=1e-9, observe=observe)
+
+    yield question("one window", rng.integers(0, 256, (1, 4)).astype(np.uint8))
+    yield question("a batch of six", rng.integers(0, 256, (6, 4)).astype(np.uint8))
+    yield question(
+        "a batch in which the bytes 0 to 2 come again and again", rng.integers(0, 3, (8, 4)).astype(np.uint8)
+    )
 
 
-def _variant(
-    self: MLP, windows: Array, mean: bool = True, slope: bool = True, added: bool = False, assigned: bool = False
-) -> float:
+def _variant(self: MLP, windows: Array, **wrong: bool) -> float:
     contexts, targets = windows[:, :-1], windows[:, -1]
     batch, p, grad = len(windows), self.views, self.gradient_views
     x = p["embedding"][contexts].reshape(batch, -1)
@@ -99,34 +98,36 @@ def _variant(
     loss = -log_p[np.arange(batch), targets].mean()
     dz = np.exp(log_p)
     dz[np.arange(batch), targets] -= 1
-    dz /= batch if mean else 1
-    da = dz @ p["w2"].T * ((1 - h * h) if slope else (1 - h))
+    dz /= 1 if wrong.get("summed") else batch
+    slope = 1 - h * h
+    if wrong.get("not_squared"):
+        slope = 1 - h
+    if wrong.get("before_tanh"):
+        slope = 1 - np.square(x @ p["w1"] + p["b1"])
+    da = dz @ p["w2"].T * slope
     dx = (da @ p["w1"].T).reshape(contexts.size, -1)
     embedding = np.zeros_like(p["embedding"])
-    if assigned:
+    if wrong.get("assigned"):
         embedding[contexts.ravel()] = dx
     else:
-        embedding = scatter_rows(dx, contexts.ravel(), 256)
+        embedding = scatter_rows(dx, contexts if wrong.get("not_flat") else contexts.ravel(), 256)
     new = {"embedding": embedding, "w1": x.T @ da, "b1": da.sum(0), "w2": h.T @ dz, "b2": dz.sum(0)}
     for name, gradient in new.items():
-        grad[name][:] = grad[name] + gradient if added else gradient
+        if wrong.get("rebound") or (wrong.get("weights_rebound") and name.startswith("w")):
+            grad[name] = gradient
+        else:
+            grad[name][:] = grad[name] + gradient if wrong.get("added") else gradient
     return float(loss)
 
 
-def _summed(self: MLP, windows: Array) -> float:
-    return _variant(self, windows, mean=False)
+def _mistaken(name: str) -> Callable[..., Any]:
+    def loss_and_gradients(self: MLP, windows: Array) -> float:
+        return _variant(self, windows, **{name: True})
+
+    return loss_and_gradients
 
 
-def _wrong_slope(self: MLP, windows: Array) -> float:
-    return _variant(self, windows, slope=False)
-
-
-def _added(self: MLP, windows: Array) -> float:
-    return _variant(self, windows, added=True)
-
-
-def _assigned(self: MLP, windows: Array) -> float:
-    return _variant(self, windows, assigned=True)
+_NEW_ARRAY = "the name points to a new array, which the optimizer does not see; write into the old one with [:]"
 
 
 EXERCISE = Exercise(
@@ -145,9 +146,18 @@ EXERCISE = Exercise(
         "windows[:, :-1].ravel(), 256).",
     ),
     mistakes=(
-        Mistake(_wrong_slope, "the slope of tanh is 1 - tanh², so da = dh · (1 - h²)"),
-        Mistake(_summed, "the loss is a mean over the batch: divide dz by B, once"),
-        Mistake(_added, "the arrays hold the gradients of the step before: write over them, do not add"),
-        Mistake(_assigned, "a byte that was looked up several times gets the sum of its gradients: scatter_rows"),
+        Mistake(_mistaken("not_squared"), "the slope of tanh is 1 - tanh², so da = dh · (1 - h²)"),
+        Mistake(_mistaken("before_tanh"), "the slope of tanh is 1 - h² with h = tanh a, not 1 - a²"),
+        Mistake(_mistaken("summed"), "the loss is a mean over the batch: divide dz by B, once"),
+        Mistake(_mistaken("added"), "the arrays hold the gradients of the step before: write over them, do not add"),
+        Mistake(
+            _mistaken("assigned"), "a byte that was looked up several times gets the sum of its gradients: scatter_rows"
+        ),
+        Mistake(
+            _mistaken("not_flat"),
+            "scatter_rows takes one id for each row of dx.reshape(-1, d): flatten the ids, (B, n) to (B · n,)",
+        ),
+        Mistake(_mistaken("rebound"), _NEW_ARRAY),
+        Mistake(_mistaken("weights_rebound"), _NEW_ARRAY),
     ),
 )

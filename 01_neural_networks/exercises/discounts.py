@@ -18,8 +18,8 @@ def discounts(counts: Array) -> Array:
 
         D(1) = 1 - 2 Y n₂/n₁    D(2) = 2 - 3 Y n₃/n₂    D(3 and more) = 3 - 4 Y n₄/n₃
 
-    Nothing is taken off a count of 0. Where a D(c) cannot be computed (n_c is 0) or does not lie strictly between
-    0 and c, it is 0.5.
+    Nothing is taken off a count of 0. Where a D(c) cannot be computed (n_c is 0, or Y is 0/0) or does not lie
+    strictly between 0 and c, it is 0.5.
 
     Args:
         counts: (num_grams,) integers, how often each n-gram was seen; all at least 1.
@@ -46,11 +46,13 @@ def cases() -> Iterator[Case]:
     zipf = np.minimum(np.random.default_rng(0).zipf(1.8, 3000), 10_000)
     yield Case("3,000 n-grams with counts as in text", [zipf])
     yield Case("all n-grams seen once: nothing is known about 2 and 3", [np.ones(5, dtype=np.int64)])
+    yield Case("counts of 3, 3 and 5: nothing was seen once or twice, and Y is 0/0", [np.array([3, 3, 5])])
     yield Case("an estimate that is not positive", [np.array([1, 2, 2, 2, 3, 3, 3, 3, 3, 4, 4, 4, 4, 4, 4])])
 
 
-def _estimate(counts: Array, y_of: str = "right", guard: bool = True) -> Array:
+def _estimate(counts: Array, y_of: str = "right", guard: bool = True, three: str = "exactly") -> Array:
     n = np.bincount(np.minimum(counts, 5), minlength=6).astype(np.float64)
+    n[3] = n[3:].sum() if three == "or more" else n[3]
     y = n[1] / max(1, n[1] + (2 * n[2] if y_of == "right" else n[2]))
     result = np.zeros(4)
     for c in (1, 2, 3):
@@ -69,6 +71,16 @@ def _wrong_y(counts: Array) -> Array:
 
 def _distinct(counts: Array) -> Array:
     return _estimate(np.concatenate([np.full(count, count) for count in np.minimum(counts, 5)]))
+
+
+def _three_or_more(counts: Array) -> Array:
+    return _estimate(counts, three="or more")
+
+
+def _undivided(counts: Array) -> Array:
+    n1, n2 = (int((counts == count).sum()) for count in (1, 2))
+    n1 / (n1 + 2 * n2)  # of Python's integers, which divide by 0 with an error
+    return _estimate(counts)
 
 
 def _clipped_at_four(counts: Array) -> Array:
@@ -93,6 +105,11 @@ EXERCISE = Exercise(
             _clipped_at_four,
             "n₄ is the number of n-grams seen exactly four times; those seen more often do not belong to it",
         ),
+        Mistake(
+            _three_or_more,
+            "n₃ is the number of n-grams seen exactly three times; those seen more often do not belong to it",
+        ),
+        Mistake(_undivided, "Y is 0/0 where no n-gram was seen once or twice: every D(c) is 0.5 then"),
         Mistake(_distinct, "n₂ is the number of n-grams seen twice, each counted once, not their occurrences"),
     ),
 )

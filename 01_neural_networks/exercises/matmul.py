@@ -18,7 +18,7 @@ def __matmul__(self: Tensor, other: ArrayLike) -> Tensor:
 
     An operation is made by `Tensor.from_operation(result, inputs, backward, name)`: `result` is the array, `inputs` the
     tensors that it was computed from, and `backward` turns the gradient of the result into a tuple of gradients, one for
-    each input.
+    each input (a tuple even for one input: `(gradient,)`). `name` is any short text, for drawings.
 
     Args:
         self: A, (..., m, k). Its numbers are `self.data`.

@@ -87,6 +87,16 @@ def _last_axis(x: Tensor, axis: int = -1) -> Tensor:
     return Tensor.from_operation(p, (x,), lambda g: (p * (g - (g * p).sum(axis=-1, keepdims=True)),), "softmax")
 
 
+def _last_axis_backwards(x: Tensor, axis: int = -1) -> Tensor:
+    p = _probabilities(x.data, axis)
+    return Tensor.from_operation(p, (x,), lambda g: (p * (g - (g * p).sum(axis=-1, keepdims=True)),), "softmax")
+
+
+def _not_in_a_tuple(x: Tensor, axis: int = -1) -> Tensor:
+    p = _probabilities(x.data, axis)
+    return Tensor.from_operation(p, (x,), lambda g: p * (g - (g * p).sum(axis=axis, keepdims=True)), "softmax")
+
+
 def _not_weighted(x: Tensor, axis: int = -1) -> Tensor:
     p = _probabilities(x.data, axis)
     return Tensor.from_operation(p, (x,), lambda g: (p * (g - g.sum(axis=axis, keepdims=True)),), "softmax")
@@ -110,6 +120,8 @@ EXERCISE = Exercise(
         ),
         Mistake(_not_weighted, "the sum in the gradient is of gᵢ pᵢ, not of gᵢ"),
         Mistake(_last_axis, "the axis that was asked for is not used everywhere"),
+        Mistake(_last_axis_backwards, "the sum in the gradient runs along `axis` too, not always along the last one"),
+        Mistake(_not_in_a_tuple, "one input, one gradient, and still a tuple: return (gradient,)"),
         Mistake(_overflowing, "exp overflows: subtract the largest number of the axis first"),
     ),
 )

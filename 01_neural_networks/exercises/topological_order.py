@@ -36,13 +36,14 @@ def _in_order(result: Any, arguments: Sequence[Any]) -> dict[str, Any]:
     """What can be said about any right order; there are many."""
     places: dict[int, int] = {id(tensor): place for place, tensor in enumerate(result)}
     late = [
-        f"{tensor.operation} stands before one of its inputs"
+        f"'{tensor.operation}' stands before '{i.operation}', which it was computed from"
         for tensor in result
-        if any(places.get(id(i), -1) >= places[id(tensor)] for i in tensor._inputs if i.requires_grad)
+        for i in tensor._inputs
+        if i.requires_grad and places.get(id(i), -1) >= places[id(tensor)]
     ]
     return {
         "operations and leaves": sorted(tensor.operation for tensor in result),
-        "out of order": late[:1],
+        "order": late[0] if late else "inputs before outputs",
         "the last is the tensor itself": bool(result) and result[-1] is arguments[0],
     }
 
@@ -101,8 +102,25 @@ def _breadth_first(self: Tensor) -> list[Tensor]:
     return _walk(self, first_in_first_out=True)
 
 
+def _depth_first(self: Tensor) -> list[Tensor]:
+    return _walk(self)
+
+
 def _repeated(self: Tensor) -> list[Tensor]:
     return _walk(self, once=False)
+
+
+def _when_met(self: Tensor) -> list[Tensor]:
+    order: list[Tensor] = []
+
+    def visit(node: Tensor) -> None:
+        order.append(node)
+        for tensor in node._inputs:
+            if tensor.requires_grad and not any(tensor is other for other in order):
+                visit(tensor)
+
+    visit(self)
+    return order[::-1]
 
 
 def _outputs_first(self: Tensor) -> list[Tensor]:
@@ -128,6 +146,11 @@ def _recursive_free(self: Tensor, constants: bool = False) -> list[Tensor]:
     return order
 
 
+_TOO_EARLY = (
+    "a tensor was listed when it was first met. It may be met on a short way while others on a longer way need it too: "
+    "list it after all its inputs"
+)
+
 EXERCISE = Exercise(
     stub=topological_order,
     reference="neural_networks.backpropagation:Tensor.topological_order",
@@ -147,10 +170,8 @@ EXERCISE = Exercise(
         Mistake(_outputs_first, "this is the opposite order: inputs come before outputs"),
         Mistake(_with_constants, "tensors with requires_grad = False have no gradient and are left out"),
         Mistake(_repeated, "a tensor that is used twice is in the list twice: remember by id() whom you have visited"),
-        Mistake(
-            _breadth_first,
-            "a tensor is placed when it is first met. It may be met on a short way before others on a longer way need it: "
-            "place it after all its inputs are placed",
-        ),
+        Mistake(_when_met, _TOO_EARLY),
+        Mistake(_breadth_first, _TOO_EARLY),
+        Mistake(_depth_first, _TOO_EARLY),
     ),
 )

@@ -12,7 +12,11 @@ from neural_networks.layers import Module
 
 
 def zero_grad(self: Module) -> None:
-    """Forget the gradients of the last step; `backward` would add to them."""
+    """Forget the gradients of the last step; `backward` would add to them.
+
+    `vars(self)` holds what the module itself has: tensors, modules, and lists of modules. `self.parameters()` finds the
+    parameters of all of them.
+    """
     for value in vars(self).values():
         if isinstance(value, Tensor):
             value.grad = None

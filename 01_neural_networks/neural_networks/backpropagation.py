@@ -76,8 +76,8 @@ class Tensor:
         Args:
             data: the result.
             inputs: what it was computed from.
-            backward: gradient of the result → gradients of the inputs, in order. It must not change
-                the array that it is given: other operations may hold the same one.
+            backward: gradient of the result → gradients of the inputs, in order, a tuple even for one
+                input. It must not change the array that it is given: other operations may hold the same one.
             operation: name, for drawings.
         """
         out = Tensor(data)
@@ -103,6 +103,7 @@ class Tensor:
         Raises:
             RuntimeError: nothing here requires a gradient, the graph was freed by an earlier call,
                 or the tensor has several numbers and no gradient was given. No `grad` has changed.
+            TypeError: the backward function of an operation returned an array in place of a tuple.
         """
         if not self.requires_grad:
             raise RuntimeError("backward() on a tensor that does not require a gradient")
@@ -130,7 +131,13 @@ class Tensor:
             if node._backward is None:
                 continue
             if grad is not None:
-                for tensor, contribution in zip(node._inputs, node._backward(grad), strict=True):
+                contributions = node._backward(grad)
+                if isinstance(contributions, np.ndarray):
+                    raise TypeError(
+                        f"the backward function of {node.operation!r} returned an array; it must return a tuple, "
+                        "one gradient for each input: (gradient,)"
+                    )
+                for tensor, contribution in zip(node._inputs, contributions, strict=True):
                     if tensor.requires_grad and contribution is not None:
                         contribution = contribution.astype(tensor.data.dtype, copy=False)
                         known = gradients.get(id(tensor))
