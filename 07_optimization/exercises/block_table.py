@@ -31,17 +31,17 @@ from optimization.block_pool import BlockPool
 def cases() -> Iterator[Case]:
     """One block; a border; scattered; nothing."""
 
-    def table(blocks: list[int], block_size: int = 4) -> BlockTable:
-        made = BlockTable(BlockPool(20, block_size))
-        made.blocks = list(blocks)
-        return made
+    def question(what: str, blocks: list[int], start: int, stop: int, block_size: int = 4) -> Case:
+        table = BlockTable(BlockPool(20, block_size))
+        table.blocks = list(blocks)
+        return Case(f"blocks {blocks}, block_size {block_size}: {what}", [table, start, stop])
 
-    yield Case("the first three tokens in block 0", [table([0]), 0, 3])
-    yield Case("the first three tokens in block 7", [table([7]), 0, 3])
-    yield Case("positions 2 to 5, in blocks 7 and 3", [table([7, 3]), 2, 6])
-    yield Case("one new token, position 8, in the third block", [table([5, 2, 9]), 8, 9])
-    yield Case("blocks of 3", [table([1, 0, 4], 3), 1, 9])
-    yield Case("nothing", [table([1]), 2, 2])
+    yield question("the first three tokens", [0], 0, 3)
+    yield question("the first three tokens", [7], 0, 3)
+    yield question("positions 2 to 5", [7, 3], 2, 6)
+    yield question("one new token, position 8, in the third block", [5, 2, 9], 8, 9)
+    yield question("positions 1 to 8", [1, 0, 4], 1, 9, 3)
+    yield question("nothing", [1], 2, 2)
 
 
 def _contiguous(self: BlockTable, start: int, stop: int) -> list[int]:

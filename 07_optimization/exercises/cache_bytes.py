@@ -34,10 +34,10 @@ def cases() -> Iterator[Case]:
     """Small; bfloat16; grouped heads; int8."""
     small = GPTConfig(vocab_size=10, num_layers=2, num_heads=4, d_model=32)
     grouped = GPTConfig(vocab_size=10, num_layers=3, num_heads=8, num_kv_heads=2, d_model=64)
-    yield Case("2 layers, 4 heads of 8, float32", [small, torch.float32])
-    yield Case("the same in bfloat16", [small, torch.bfloat16])
-    yield Case("2 key-value heads for 8 query heads", [grouped, torch.bfloat16])
-    yield Case("int8, with its scales", [grouped, torch.int8])
+    yield Case("num_layers 2, kv_heads 4, head_size 8, float32", [small, torch.float32])
+    yield Case("num_layers 2, kv_heads 4, head_size 8, bfloat16", [small, torch.bfloat16])
+    yield Case("num_layers 3, num_heads 8, kv_heads 2, head_size 8, bfloat16", [grouped, torch.bfloat16])
+    yield Case("num_layers 3, num_heads 8, kv_heads 2, head_size 8, int8 with its scales", [grouped, torch.int8])
 
 
 def _keys_alone(config: GPTConfig, dtype: torch.dtype) -> int:
@@ -50,6 +50,10 @@ def _query_heads(config: GPTConfig, dtype: torch.dtype) -> int:
 
 def _no_scales(config: GPTConfig, dtype: torch.dtype) -> int:
     return 2 * config.num_layers * config.kv_heads * config.head_size * dtype.itemsize
+
+
+def _one_scale(config: GPTConfig, dtype: torch.dtype) -> int:
+    return _no_scales(config, dtype) + 4 * (dtype == torch.int8)
 
 
 def _always_float32(config: GPTConfig, dtype: torch.dtype) -> int:
@@ -69,6 +73,7 @@ EXERCISE = Exercise(
         Mistake(_keys_alone, "keys *and* values are stored"),
         Mistake(_always_float32, "the number of bytes depends on the type: dtype.itemsize"),
         Mistake(_query_heads, "what is stored are the key-value heads, which grouped attention has fewer of"),
+        Mistake(_one_scale, "each vector (a key or a value, of each head and layer) has a scale of its own"),
         Mistake(_no_scales, "in int8 each vector has a scale of 4 bytes"),
     ),
 )

@@ -14,14 +14,14 @@ def update(self: ContiguousKVCache, layer: int, keys: Tensor, values: Tensor) ->
     calls `update` once, and the model calls `advance` at the end.
 
     Args:
-        self: the cache. `self._keys` and `self._values` are (layers, batch, kv_heads, capacity, head_dim) tensors, filled
+        self: the cache. `self._keys` and `self._values` are (layers, batch, kv_heads, capacity, head_size) tensors, filled
             from the front; `self.capacity` is a number.
         layer: index of the layer.
-        keys: (batch, kv_heads, time, head_dim).
+        keys: (batch, kv_heads, time, head_size).
         values: the shape of `keys`.
 
     Returns:
-        Keys and values of this layer up to the newest, (batch, kv_heads, length + time, head_dim); views of the memory, not
+        Keys and values of this layer up to the newest, (batch, kv_heads, length + time, head_size); views of the memory, not
         copies.
 
     Raises:
@@ -67,12 +67,15 @@ def cases() -> Iterator[Case]:
             memory.copy_(torch.randn(memory.shape, generator=generator))
         cache.length = stored
         keys, values = torch.randn(2, 1, 2, time, 4, generator=generator)
+        what = f"length {stored}, capacity {cache.capacity}: {what}"
         return Case(what, [cache, layer, keys, values], observe=_seen, raises=raises)
 
-    yield question("a prompt of three tokens into the empty cache", 0, 3, 0)
-    yield question("one token behind three stored ones", 0, 1, 3)
+    yield question("a prompt of three tokens", 0, 3, 0)
+    yield question("one token", 0, 1, 3)
     yield question("two tokens in the second layer", 1, 2, 3)
-    yield question("the last place of six", 0, 1, 5)
+    # Nothing is raised here. Asked like a refusal, so that an error is recognised whatever its message is.
+    yield question("one token into the last place is not refused", 0, 1, 5, CacheFullError)
+    yield question("one token into the last place", 0, 1, 5)
     yield question("two tokens where one has room: refused, and nothing written", 0, 2, 5, CacheFullError)
 
 
@@ -129,6 +132,6 @@ EXERCISE = Exercise(
             _mistaken("cut_off"),
             "tokens that do not fit are an error: without them the model would go on as if they had never been",
         ),
-        Mistake(_mistaken("one_less"), "the cache holds `capacity` tokens: it is full at more than that"),
+        Mistake(_mistaken("one_less"), "exactly full is not too full: the cache holds `capacity` tokens"),
     ),
 )

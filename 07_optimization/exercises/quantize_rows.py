@@ -9,11 +9,11 @@ from torch import Tensor
 def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     """Each row to 8 bits with a scale of its own: x ≈ scale · q.
 
-    The scale is the largest absolute value of the row, at least 1e-12, over 127, so that q goes from -127 to 127; q is the
-    nearest whole number to x / scale.
+    The scale is max(largest absolute value of the row, 1e-12) / 127, so that q goes from -127 to 127; q is the nearest whole
+    number to x / scale.
 
     Args:
-        x: (..., n) of any floating type.
+        x: (..., n) of any floating type; computed in float32.
 
     Returns:
         q (..., n) int8 and the scale (..., 1) float32.
@@ -26,10 +26,15 @@ def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
 
 # === Above: what the learner gets. Below: how it is graded, with hints and wrong answers. ===
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from learn.exercise import Case, Exercise, Mistake
+
+
+def _with_magnitude(result: Any, arguments: Sequence[Any]) -> dict[str, Any]:
+    # A scale near 0 is within every absolute tolerance of 0; its logarithm is not.
+    return {"q": result[0], "scale": result[1], "log10 of the scale": result[1].log10()}
 
 
 def cases() -> Iterator[Case]:
@@ -37,13 +42,13 @@ def cases() -> Iterator[Case]:
     generator = torch.Generator().manual_seed(0)
     yield Case("one row", [torch.tensor([[0.5, -1.0, 0.25]])])
     yield Case("two rows, one a thousand times larger", [torch.tensor([[0.5, -0.9, 0.1], [700.0, -200.0, 50.0]])])
-    yield Case("a row of zeros", [torch.tensor([[0.0, 0.0], [1.0, -2.0]])])
+    yield Case("a row of zeros", [torch.tensor([[0.0, 0.0], [1.0, -2.0]])], observe=_with_magnitude)
     yield Case("random numbers (2, 3, 16)", [torch.randn(2, 3, 16, generator=generator)])
     yield Case("bfloat16", [torch.randn(4, 16, generator=generator).bfloat16()])
 
 
 def _quantize(x: Tensor, **wrong: bool) -> tuple[Tensor, Tensor]:
-    if not wrong.get("low"):
+    if not wrong.get("low") and not wrong.get("never_float32"):
         x = x.float()
     largest = x.amax(dim=-1, keepdim=True) if wrong.get("signed") else x.abs().amax(dim=-1, keepdim=True)
     if wrong.get("one_scale"):
@@ -51,9 +56,11 @@ def _quantize(x: Tensor, **wrong: bool) -> tuple[Tensor, Tensor]:
     if wrong.get("columns"):
         largest = x.abs().amax(dim=-2, keepdim=True)
     scale = (largest if wrong.get("zero_row") else largest.clamp(min=1e-12)) / (128 if wrong.get("to_128") else 127)
+    if wrong.get("bounded_late"):
+        scale = (largest / 127).clamp(min=1e-12)
     q = x / scale
     q = q.trunc() if wrong.get("truncated") else q.round()
-    return q.nan_to_num(7).clamp(-128, 127).to(torch.int8), scale.float()
+    return q.nan_to_num(0).clamp(-128, 127).to(torch.int8), scale if wrong.get("never_float32") else scale.float()
 
 
 def _mistaken(name: str) -> Callable[..., Any]:
@@ -79,6 +86,10 @@ EXERCISE = Exercise(
         Mistake(_mistaken("one_scale"), "each row has a scale of its own, or small rows vanish beside large ones"),
         Mistake(_mistaken("columns"), "the scale belongs to a row: reduce over the last axis"),
         Mistake(_mistaken("zero_row"), "a row of zeros divides by 0: clamp the largest value to at least 1e-12"),
+        Mistake(
+            _mistaken("bounded_late"), "it is the largest value that is at least 1e-12, and then it is divided by 127"
+        ),
+        Mistake(_mistaken("never_float32"), "turn x to float32 first: the scale is float32 whatever the type of x"),
         Mistake(_mistaken("low"), "scale and quotient in float32: in bfloat16 the scale itself is off by up to 0.4 %"),
     ),
 )

@@ -57,13 +57,18 @@ def _state(result: Any, arguments: Sequence[Any]) -> dict[str, Any]:
 
 def cases() -> Iterator[Case]:
     """Nothing missing; one; a border; several; all that there are."""
-    yield Case("5 tokens into an empty table, blocks of 4", [_Table(10, 0, 0), 5], observe=_state)
-    yield Case("4 tokens: exactly one block", [_Table(10, 0, 0), 4], observe=_state)
-    yield Case("room for 6 where there is room for 8", [_Table(10, 0, 8), 6], observe=_state)
-    yield Case("room for 20 where there is room for 8", [_Table(10, 2, 8), 20], observe=_state)
-    yield Case("all the blocks of the pool", [_Table(5, 2, 0), 12], observe=_state)
-    too_many = [_Table(5, 2, 4), 20]
-    yield Case("more than the pool has: refused, and nothing taken", too_many, observe=_state, raises=OutOfBlocksError)
+
+    def question(what: str, table: _Table, length: int, raises: type[Exception] | None = None) -> Case:
+        what = f"blocks {table.blocks} of 4 tokens, {table.pool.num_free} free: {what}"
+        return Case(what, [table, length], observe=_state, raises=raises)
+
+    yield question("5 tokens into an empty table", _Table(10, 0, 0), 5)
+    yield question("4 tokens, exactly one block", _Table(10, 0, 0), 4)
+    yield question("room for 6 where there is room for 8", _Table(10, 0, 8), 6)
+    yield question("room for 20 where there is room for 8", _Table(10, 2, 8), 20)
+    # Nothing is raised here. Asked like a refusal, so that an error is recognised whatever its message is.
+    yield question("all the blocks of the pool", _Table(5, 2, 0), 12, OutOfBlocksError)
+    yield question("more than the pool has: refused, and nothing taken", _Table(5, 2, 4), 20, OutOfBlocksError)
 
 
 def _reserve(self: BlockTable, length: int, **wrong: bool) -> None:
@@ -77,9 +82,12 @@ def _reserve(self: BlockTable, length: int, **wrong: bool) -> None:
     )
     missing = needed if wrong.get("from_nothing") else max(0, needed - len(self.blocks))
     free = self.pool.num_free - 1 if wrong.get("keeps_one") else self.pool.num_free
-    if missing > free and not wrong.get("a_part"):
+    late = wrong.get("a_part") or wrong.get("counted_late")
+    if missing > free and not late:
         raise OutOfBlocksError(f"{missing} blocks are needed and {free} are free")
     for _ in range(missing):
+        if wrong.get("counted_late") and not self.pool.num_free:
+            raise OutOfBlocksError("no block is left")
         after = self.blocks[-1] if self.blocks and not wrong.get("no_neighbour") else None
         self.blocks.append(self.pool.allocate(after))
 
@@ -110,6 +118,7 @@ EXERCISE = Exercise(
             _mistaken("a_part"),
             "a part was taken before it turned out that the rest is not there: compare first, then take",
         ),
+        Mistake(_mistaken("counted_late"), "count first, then take: a table that fails must be unchanged"),
         Mistake(_mistaken("from_nothing"), "the blocks that are there already count"),
         Mistake(_mistaken("keeps_one"), "all free blocks may be taken"),
     ),

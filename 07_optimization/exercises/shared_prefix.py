@@ -39,20 +39,23 @@ def _blocks(result: Any, arguments: Sequence[Any]) -> list[int]:
 def cases() -> Iterator[Case]:
     """Known; a part; the last token; a block in another place; not sharing."""
 
-    def table(share: bool = True) -> BlockTable:
+    def question(what: str, tokens: list[int], share: bool = True) -> Case:
         pool = BlockPool(10, 2)
         first = pool.register(None, (1, 2), 4)
         second = pool.register(first, (3, 4), 7)
         pool.register(second, (5, 6), 5)
         pool.register(None, (3, 4), 8)
-        return BlockTable(pool, share)
+        what = (
+            f"block_size 2, stored are 4: (1, 2), behind it 7: (3, 4), behind that 5: (5, 6), first 8: (3, 4); {what}"
+        )
+        return Case(what, [BlockTable(pool, share), tokens], observe=_blocks)
 
-    yield Case("two known blocks and a token of its own", [table(), [1, 2, 3, 4, 9]], observe=_blocks)
-    yield Case("the second block differs", [table(), [1, 2, 9, 4, 5, 6, 7]], observe=_blocks)
-    yield Case("all known, but one token must be left", [table(), [1, 2, 3, 4]], observe=_blocks)
-    yield Case("a block that is not full", [table(), [1, 2, 3]], observe=_blocks)
-    yield Case("(3, 4) first, where it is another block", [table(), [3, 4, 5, 6, 7]], observe=_blocks)
-    yield Case("not shared", [table(False), [1, 2, 3, 4, 9]], observe=_blocks)
+    yield question("two known blocks and a token of its own", [1, 2, 3, 4, 9])
+    yield question("the second block differs", [1, 2, 9, 4, 5, 6, 7])
+    yield question("all known, but one token must be left", [1, 2, 3, 4])
+    yield question("a block that is not full", [1, 2, 3])
+    yield question("(3, 4) first, where it is another block", [3, 4, 5, 6, 7])
+    yield question("not shared (self.share is False)", [1, 2, 3, 4, 9], share=False)
 
 
 def _find(self: BlockTable, tokens: list[int], **wrong: bool) -> list[Prefix]:

@@ -63,6 +63,12 @@ def _calibrate(confidence: NDArray[np.float64], correct: NDArray[np.bool_], bins
         where = np.minimum((confidence * bins).astype(np.int64), bins - 1)
     else:
         where = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
+    if wrong.get("zero_last"):
+        where = np.where(confidence == 0, bins - 1, where)
+    if wrong.get("zero_negative"):
+        where = np.where(confidence == 0, -1, where)
+    if wrong.get("zero_lost"):
+        where, correct, confidence = where[confidence > 0], correct[confidence > 0], confidence[confidence > 0]
     if wrong.get("equal_counts"):
         where = np.argsort(np.argsort(confidence, kind="stable"), kind="stable") * bins // len(confidence)
     counts = np.bincount(where, minlength=bins)
@@ -101,6 +107,9 @@ EXERCISE = Exercise(
         Mistake(_mistaken("centres"), "the mean of the predictions' confidence, not the middle of the bin"),
         Mistake(_mistaken("nan"), "an empty bin has confidence and accuracy 0, and no division by 0"),
         Mistake(_mistaken("lower_edge"), "a bin holds its upper edge, not its lower one"),
+        Mistake(_mistaken("zero_last"), "a confidence of 0 is in the first bin, and index -1 would be the last"),
+        Mistake(_mistaken("zero_negative"), "a confidence of 0 is in the first bin, not in bin -1"),
+        Mistake(_mistaken("zero_lost"), "a confidence of 0 is in the first bin, though it is above no lower edge"),
         Mistake(_mistaken("equal_counts"), "bins of equal width, not of equal count"),
     ),
 )

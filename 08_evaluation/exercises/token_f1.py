@@ -29,11 +29,12 @@ from learn.exercise import Case, Exercise, Mistake
 
 
 def cases() -> Iterator[Case]:
-    """Right; partly; none; repeated; empty."""
+    """Right; partly; none; repeated in one, in both; empty."""
     yield Case("the same but for case, articles and punctuation", ["The Answer!", "answer"])
     yield Case("one word of three", ["in the year 1991", "1991"])
     yield Case("nothing in common", ["red", "blue"])
-    yield Case("a word that comes twice in one and once in the other", ["no no no yes", "no yes"])
+    yield Case("a word that comes three times in one and once in the other", ["no no no yes", "no yes"])
+    yield Case("words that come twice in both", ["new york new york", "new york new york"])
     yield Case("nothing left after normalising", ["the", "a"])
     yield Case("nothing left of one of them", ["the", "answer"])
 
@@ -56,6 +57,11 @@ def _sets(prediction: str, reference: str) -> float:
 def _membership(prediction: str, reference: str) -> float:
     p, r = _words(prediction), _words(reference)
     return 2 * sum(word in r for word in p) / (len(p) + len(r)) if p and r else float(p == r)
+
+
+def _shared_sets(prediction: str, reference: str) -> float:
+    p, r = _words(prediction), _words(reference)
+    return 2 * len(set(p) & set(r)) / (len(p) + len(r)) if p and r else float(p == r)
 
 
 def _recall(prediction: str, reference: str) -> float:
@@ -85,6 +91,7 @@ EXERCISE = Exercise(
         ),
         Mistake(_sets, "words count as often as they occur: use Counter, not set"),
         Mistake(_membership, "a word is shared only as often as *both* texts have it"),
+        Mistake(_shared_sets, "a word that both have twice is shared twice: count, do not take sets"),
         Mistake(_undefined, "two texts without words are equal: 1, and no division by 0"),
     ),
 )

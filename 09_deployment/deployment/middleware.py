@@ -184,7 +184,8 @@ class BodyGuard:
             return
         largest, declared = self._limits.max_body_bytes, Headers(scope=scope).get("content-length", "0")
         too_large = ApiError(413, f"the body is larger than this server's limit of {largest:,} bytes")
-        if not declared.isdigit() or int(declared) > largest:
+        # isdigit() alone is true for ², where int() fails.
+        if not (declared.isascii() and declared.isdecimal()) or int(declared) > largest:
             await _close(too_large, scope, receive, send)
             return
         received, complete = 0, False

@@ -19,8 +19,8 @@ async def __call__(self: BodyGuard, scope: Scope, receive: Receive, send: Send) 
     message on its way. Raise an `ApiError(status, message)` where a limit is passed:
 
     1. What is not HTTP (scope["type"] != "http") is passed on as it is.
-    2. 413 at once, without calling the app, if the header `content-length` is there and is no whole number or above the limit:
-       `Headers(scope=scope).get("content-length", "0")`.
+    2. 413 at once, without calling the app, if the header `content-length` is there and consists of anything but the digits 0
+       to 9, or is above the limit: `Headers(scope=scope).get("content-length", "0")`.
     3. 413 as soon as more bytes have come than the limit, whatever the header said: a message has some in
        `message.get("body", b"")`.
     4. 408 if a message has not come `body_seconds` after the beginning of the call: `asyncio.wait_for(receive(), seconds)`
@@ -93,7 +93,7 @@ def _happened(result: Any, arguments: Sequence[Any]) -> dict[str, Any]:
 
 
 def cases() -> Iterator[Case]:
-    """Small; declared too large; undeclared; a lie; slow; slow afterwards; no HTTP."""
+    """Small; declared too large; undeclared; a lie; slow; slow afterwards; slow piece by piece; no HTTP."""
 
     def question(
         what: str, pieces: Sequence[bytes], declared: str | None = None, pauses: Sequence[float] = (), kind: str = "http",
@@ -101,14 +101,15 @@ def cases() -> Iterator[Case]:
     ) -> Case:  # fmt: skip
         exchange = _Exchange(pieces, pauses)
         guard = BodyGuard(exchange.app, Limits(max_body_bytes=10, body_seconds=seconds))
-        headers = [] if declared is None else [(b"content-length", declared.encode())]
+        headers = [] if declared is None else [(b"content-length", declared.encode("latin-1"))]
         scope = {"type": kind, "headers": headers, "path": path}
         return Case(what, [guard, scope, exchange.receive, exchange.send], observe=_happened)
 
     yield question("5 bytes where 10 are allowed", [b"12345"], "5")
     yield question("exactly 10 bytes in two pieces, length not declared", [b"12345", b"67890"])
     yield question("declared as 11 bytes", [b"12345678901"], "11")
-    yield question("a declared length that is no number", [b"1"], "-1")
+    yield question("a declared length of -1", [b"1"], "-1")
+    yield question("a declared length of ², which isdigit() takes for a digit", [b"1"], "²")
     yield question("12 bytes in one piece, length not declared", [b"123456789012"])
     yield question("12 bytes in three pieces, length not declared", [b"1234", b"5678", b"9012"])
     yield question("12 bytes, declared as 4", [b"123456", b"789012"], "4")
@@ -122,6 +123,13 @@ def cases() -> Iterator[Case]:
     yield question(
         "complete; then the client waits for a stream", [b"1"], None, [0.0, 0.4], path="/stream", seconds=0.25
     )
+    yield question(
+        "three pieces, each 0.2 seconds behind the one before, where 0.35 are allowed for all",
+        [b"1", b"2", b"3"],
+        None,
+        [0.2] * 3,
+        seconds=0.35,
+    )
     yield question("a lifespan message, which is not HTTP", [b"12345678901234"], None, kind="lifespan")
 
 
@@ -130,7 +138,11 @@ async def _guard(self: Any, scope: Scope, receive: Receive, send: Send, **wrong:
         await self._app(scope, receive, send)
         return
     largest, declared = self._limits.max_body_bytes, Headers(scope=scope).get("content-length", "0")
-    bad = int(declared) > largest if wrong.get("not_validated") else not declared.isdigit() or int(declared) > largest
+    if wrong.get("not_validated"):
+        bad = int(declared) > largest
+    else:
+        digits = declared.isdigit() if wrong.get("superscripts") else declared.isascii() and declared.isdecimal()
+        bad = not digits or int(declared) > largest
     if bad and not wrong.get("header_ignored"):
         raise ApiError(413, "too large")
     received, complete = 0, False
@@ -143,8 +155,11 @@ async def _guard(self: Any, scope: Scope, receive: Receive, send: Send, **wrong:
         if wrong.get("not_timed"):
             message = await receive()
         else:
+            left = deadline - asyncio.get_running_loop().time()
             try:
-                message = await asyncio.wait_for(receive(), deadline - asyncio.get_running_loop().time())
+                message = await asyncio.wait_for(
+                    receive(), self._limits.body_seconds if wrong.get("timed_anew") else left
+                )
             except asyncio.TimeoutError:
                 raise ApiError(408, "too slow") from None
         size = len(message.get("body", b""))
@@ -185,7 +200,8 @@ EXERCISE = Exercise(
             _mistaken("header_ignored"),
             "a length that is declared above the limit is refused at once, before the app is called",
         ),
-        Mistake(_mistaken("not_validated"), "the header is text from a stranger: what is no whole number is refused"),
+        Mistake(_mistaken("not_validated"), "the header is text from a stranger: only digits are a length"),
+        Mistake(_mistaken("superscripts"), "isdigit() is true for ², where int() fails: isascii() and isdecimal()"),
         Mistake(_mistaken("header_trusted"), "the header may be missing or a lie: count the bytes that come"),
         Mistake(_mistaken("piece_alone"), "the bytes of all pieces together count"),
         Mistake(
@@ -194,6 +210,11 @@ EXERCISE = Exercise(
         Mistake(
             _mistaken("always_timed"),
             "after the body no time limit holds: the app waits for the client to go away while it streams",
+        ),
+        Mistake(
+            _mistaken("timed_anew"),
+            "one deadline for the whole body, not one for each message: a byte now and then would hold the connection "
+            "for ever",
         ),
         Mistake(_mistaken("everything_guarded"), "what is not HTTP is passed on as it is"),
     ),

@@ -11,7 +11,7 @@ def sse(data: Any, event: str | None = None) -> bytes:
 
     An event is a few lines of text in UTF-8, each ended by a line feed: `event: NAME` if it has a name, then `data: TEXT`,
     then an empty line, which ends the event. A line break within the text would end the data, so the JSON is in one line:
-    `json.dumps(data, separators=(",", ":"))`.
+    `json.dumps(data, separators=(",", ":"))`, which writes what is beyond ASCII as `\uXXXX`.
 
     Args:
         data: anything that JSON can hold.
@@ -39,7 +39,9 @@ def cases() -> Iterator[Case]:
 
 
 def _frame(data: Any, event: str | None, **wrong: bool) -> bytes:
-    text = json.dumps(data, separators=(",", ":"), indent=1 if wrong.get("indented") else None)
+    text = json.dumps(
+        data, separators=(",", ":"), indent=1 if wrong.get("indented") else None, ensure_ascii="unescaped" not in wrong
+    )
     if wrong.get("str"):
         text = str(data)
     end = "\n" if wrong.get("one_line_feed") else "\n\n"
@@ -73,6 +75,7 @@ EXERCISE = Exercise(
         Mistake(_mistaken("str"), "str() of a dictionary is not JSON: json.dumps"),
         Mistake(_mistaken("always_named"), "without a name there is no `event` line"),
         Mistake(_mistaken("no_name"), "the name of the event is missing"),
+        Mistake(_mistaken("unescaped"), "beyond ASCII the package writes \\uXXXX, as json.dumps does by default"),
         Mistake(_mistaken("name_last"), "the package writes the name first, before the data"),
     ),
 )

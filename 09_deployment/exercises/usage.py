@@ -36,24 +36,30 @@ from learn.exercise import Case, Exercise, Mistake
 
 
 def cases() -> Iterator[Case]:
-    """One; two choices; two prompts; prompts alone."""
+    """One; two choices of two prompts; two choices; prompts alone."""
 
-    def generation(prompt: int, generated: int, cached: int) -> Any:
-        return SimpleNamespace(
-            stats=SimpleNamespace(prompt_tokens=prompt, generated_tokens=generated, cached_tokens=cached)
+    def question(what: str, stats: Sequence[tuple[int, int, int]], n: int, *prompt_only: bool) -> Case:
+        names = ("prompt_tokens", "generated_tokens", "cached_tokens")
+        generations: list[Any] = [
+            SimpleNamespace(stats=SimpleNamespace(**dict(zip(names, s, strict=True)))) for s in stats
+        ]
+        return Case(
+            f"{what}; (prompt, generated, cached): {', '.join(map(str, stats))}", [generations, n, *prompt_only]
         )
 
-    yield Case("one prompt, one choice", [[generation(5, 7, 2)], 1])
-    yield Case("one prompt, two choices", [[generation(5, 7, 2), generation(5, 9, 4)], 2])
-    four = [generation(5, 7, 0), generation(5, 9, 4), generation(3, 1, 1), generation(3, 2, 2)]
-    yield Case("two prompts, two choices of each", [four, 2])
-    yield Case("only the prompts were asked for", [list(four), 2, True])
+    yield question("one prompt, one choice", [(5, 7, 2)], 1)
+    four = [(5, 7, 0), (5, 9, 4), (3, 1, 1), (3, 2, 2)]
+    yield question("two prompts, two choices of each", four, 2)
+    yield question("one prompt, two choices", [(5, 7, 2), (5, 9, 4)], 2)
+    yield question("only the prompts were asked for", four, 2, True)
 
 
 def _usage(generations: Sequence[Generation], n: int, prompt_only: bool, **wrong: bool) -> dict[str, Any]:
-    firsts = (
-        generations if wrong.get("every_choice") else generations[:1] if wrong.get("first_prompt") else generations[::n]
-    )
+    firsts = generations[::n]
+    if wrong.get("every_choice"):
+        firsts = generations
+    if wrong.get("first_prompt") or wrong.get("first_n"):
+        firsts = generations[: n if wrong.get("first_n") else 1]
     counted = generations[::n] if wrong.get("first_choice") else generations
     prompt = sum(generation.stats.prompt_tokens for generation in firsts)
     completion = sum(generation.stats.generated_tokens for generation in counted)
@@ -93,6 +99,7 @@ EXERCISE = Exercise(
         Mistake(_mistaken("first_choice"), "the tokens of every choice count"),
         Mistake(_mistaken("all_cached"), "cached tokens are counted with the prompt: once, of its first choice"),
         Mistake(_mistaken("first_prompt"), "there may be several prompts: every n-th generation begins one"),
+        Mistake(_mistaken("first_n"), "the first n are choices of one prompt; take every n-th"),
         Mistake(_mistaken("always_counted"), "with prompt_only, generated tokens count 0"),
     ),
 )
