@@ -12,6 +12,7 @@ import bitsandbytes
 import torch
 from torch import Tensor, nn
 
+from finetuning.qlora import quantize_layers
 from harness import Comparison, Contender, compare
 from optimization.packed_linear import PackedLinear
 from optimization.packed_quantized import pack_quantized_layer
@@ -63,9 +64,9 @@ def _theirs_8bit(linear: nn.Linear) -> nn.Module:
 
 
 def _theirs_4bit(linear: nn.Linear) -> nn.Module:
-    layer = bitsandbytes.nn.Linear4bit(IN, OUT, bias=False, compute_dtype=torch.bfloat16, quant_type="nf4")
-    layer.load_state_dict({"weight": linear.weight.clone()}, strict=False)
-    return layer.to("cpu")
+    layer = nn.Sequential(linear)
+    quantize_layers(layer, "*", torch.bfloat16)
+    return layer
 
 
 def _error(layer: nn.Module, linear: nn.Linear) -> float:

@@ -43,7 +43,10 @@ def test_each_planted_mistake_fails_and_is_told_apart(entry: Entry, loaded):
     known = known_failures(exercise)  # asserts that each one fails
     assert len(known) >= 2
     for mistake, failure in known:
-        assert likely_mistake(failure, known) == mistake.explanation, (failure.case.what, failure.problem)
+        assert likely_mistake(exercise, mistake.function, failure, known) == mistake.explanation, (
+            failure.case.what,
+            failure.problem,
+        )
 
 
 @each

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from learn.catalogue import ROOT, Entry, LearnError, all_exercises, choose, choo
 from learn.command_line import main
 from learn.comparison import first_difference, show
 from learn.grading_process import grade_apart
+from learn.patience import Patience
 from learn.workspace import Workspace
 
 ENTRIES = all_exercises()
@@ -179,6 +181,16 @@ def test_an_endless_loop_ends_that_exercise_and_not_the_next(workspace: Workspac
     assert grades[1].question == "the text 'abab'" and "dtype float64, expected int64" in grades[1].problem
 
 
+def test_a_process_that_only_waits_is_given_more_time_but_not_for_ever():
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as process:
+        patience = Patience(process.pid, 0.5)
+        time.sleep(0.6)
+        assert not patience.complaint()  # a busy machine looks the same
+        time.sleep(1.6)
+        assert patience.complaint().startswith("still not done after 2 seconds, most of them idle")
+        process.kill()
+
+
 def test_an_argument_that_is_changed_is_a_mistake(workspace: Workspace):
     write(workspace, "repetition_penalty", "logits[sorted(set(seen))] /= penalty\nreturn logits")
     entry = entry_of("repetition_penalty")
@@ -312,7 +324,7 @@ def test_a_run_with_the_learners_code_has_the_same_loss(training, packages_losse
     losses, out = training("mine", "-c", RUN, str(workspace.folder), "05_training/train.py")
     # Own arithmetic in another order: rounding only. Float32 has seven digits; six steps lose one.
     np.testing.assert_allclose(losses, packages_losses, rtol=2e-6)
-    assert "runs with your code for 5 exercises" in out and "3.2  SwiGLU" in out
+    assert "runs with your code for 5 exercises: " in out and "3.2  SwiGLU" in out
     used = out.partition("The run called")[2]
     for number in ("3.1", "3.4", "5.4"):
         assert f" {number}  " in used
@@ -322,6 +334,22 @@ def test_a_run_with_the_learners_code_has_the_same_loss(training, packages_losse
 def test_every_exercise_can_take_the_place_of_the_packages_function(training, packages_losses):
     losses, _ = training("replaced", "-c", REPLACE_ALL)
     assert losses == packages_losses
+
+
+def test_a_file_of_a_package_runs_with_the_learners_functions_of_that_very_file(workspace: Workspace):
+    write(
+        workspace,
+        "causal_mask",
+        """
+        own = torch.arange(num_keys - num_queries, num_keys, device=device)
+        return visible_keys(own, torch.arange(num_keys, device=device), window, sinks)
+        """,
+    )
+    script = ROOT / "02_attention" / "attention" / "masks.py"
+    command = [sys.executable, "-c", RUN, str(workspace.folder), str(script)]
+    out = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, encoding="utf-8", check=True).stdout
+    assert "runs with your code for 1 exercise: 2.3" in out and "three documents in one window" in out
+    assert out.rstrip().endswith("5 calls")
 
 
 def test_run_refuses_what_it_cannot_do(workspace: Workspace, capsys: pytest.CaptureFixture):

@@ -6,6 +6,7 @@ The base of a LoRA layer is only read, so it may be stored roughly: NF4 needs an
 
 from __future__ import annotations
 
+import logging
 from fnmatch import fnmatch
 
 import torch
@@ -32,6 +33,8 @@ def quantize_layers(
         from bitsandbytes.nn.modules import Linear4bit
     except ImportError:
         raise ValueError("4-bit layers need the package bitsandbytes: pip install bitsandbytes") from None
+    # It says for each layer that a kernel for some CPUs could be downloaded; the one it has computes the same.
+    logging.getLogger("bitsandbytes.backends.cpu").setLevel(logging.ERROR)
     linears = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
     chosen = [name for name in linears if fnmatch(name, pattern)]
     if not chosen:

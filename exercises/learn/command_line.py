@@ -9,6 +9,7 @@ learn run 05_training/train.py --config configs/small_gpt.yaml
 from __future__ import annotations
 
 import argparse
+import importlib
 import io
 import runpy
 import sys
@@ -23,6 +24,7 @@ from learn.grade import Grade
 from learn.grading_process import grade_apart
 from learn.learners_file import load_function
 from learn.reports import (
+    numbers,
     print_grade,
     print_hints,
     print_solution,
@@ -31,7 +33,7 @@ from learn.reports import (
     print_totals,
     short,
 )
-from learn.substitution import CountedFunction, substitute
+from learn.substitution import PACKAGES, CountedFunction, substitute
 from learn.workspace import Workspace
 
 
@@ -50,7 +52,7 @@ def main(arguments: Sequence[str] | None = None, workspace: Workspace | None = N
     try:
         entries, labs = all_exercises(), all_labs()
         if options.command == "start":
-            print_started(console, workspace.start(entries), workspace)
+            print_started(console, workspace.start(choose(entries, options.exercises)), workspace)
             console.print("Next: learn status", highlight=False)
         elif options.command == "check":
             chosen = choose([*entries, *labs], options.exercises)
@@ -78,7 +80,8 @@ def main(arguments: Sequence[str] | None = None, workspace: Workspace | None = N
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="learn", description="The exercises and labs of the nine stages.")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-    commands.add_parser("start", help="put the exercises into workspace/; what you wrote stays")
+    start_parser = commands.add_parser("start", help="put the exercises into workspace/; what you wrote stays")
+    start_parser.add_argument("exercises", nargs="*", help="such as 2.3, or 2 for a stage; none for all")
     check_parser = commands.add_parser("check", help="grade your files")
     check_parser.add_argument("exercises", nargs="*", help="such as 2.3, or 2 for a stage; none for all")
     hint_parser = commands.add_parser("hint", help="a hint; each call gives one more, of three")
@@ -211,14 +214,18 @@ def run(console: Console, entries: Sequence[Entry], script: Path, arguments: lis
         mine = CountedFunction(load_function(workspace.file_of(entry), exercise.stub.__name__))
         substitute(exercise.resolve(), mine.function)
         functions[entry] = mine
-    console.print(f"{short(script)} runs with your code for {len(passed)} exercises:", style="bold", highlight=False)
-    for entry in passed:
-        console.print(f"{entry.number:>5}  {entry.title}", highlight=False)
+    console.print(
+        f"{short(script)} runs with your code for {len(passed)} exercise{'s' * (len(passed) > 1)}: {numbers(passed)}",
+        style="bold",
+        highlight=False,
+        soft_wrap=True,
+    )
     status = _run_script(script, arguments)
     used = {entry: function.calls for entry, function in functions.items() if function.calls}
     console.print(f"The run called {len(used)} of them:" if used else "The run called none of them.", style="bold")
     for entry, calls in used.items():
-        console.print(f"{entry.number:>5}  {entry.title:<52} {calls:>11,} calls", highlight=False)
+        word = "call" if calls == 1 else "calls"
+        console.print(f"{entry.number:>5}  {entry.title:<52} {calls:>11,} {word}", highlight=False)
     return status
 
 
@@ -228,6 +235,9 @@ def _run_script(script: Path, arguments: list[str]) -> int:
     sys.argv = [str(script), *arguments]
     sys.path.insert(0, str(script.resolve().parent))
     try:
+        package = script.resolve().parent.name
+        if package in PACKAGES:  # run as a script it would be a second copy, with none of the learner's functions
+            return importlib.import_module(f"{package}.{script.stem}").main() or 0
         runpy.run_path(str(script), run_name="__main__")
     except SystemExit as end:
         if isinstance(end.code, str):

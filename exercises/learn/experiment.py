@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING
 
 from learn.catalogue import LabEntry, LearnError, all_labs
 from learn.learners_file import describe, load_function, own_line
+from learn.patience import LOOK_SECONDS, Patience
 
 if TYPE_CHECKING:
     from learn.lab import Measurement
 
 _PRINTED = 2000  # characters
-TIME_LIMIT = 120.0  # seconds; both runs take a few on one core, and importing PyTorch a few more
+TIME_LIMIT = 120.0  # seconds of computing; both runs take a few, and importing PyTorch a few more
 
 
 @dataclass(frozen=True)
@@ -51,29 +52,34 @@ def run_apart(entry: LabEntry, path: Path, time_limit: float = TIME_LIMIT) -> Fi
     Args:
         entry: the lab.
         path: the learner's file.
-        time_limit: seconds.
+        time_limit: seconds of computing.
 
     Raises:
         LearnError: the process does not end, or ends by itself.
     """
-    try:
-        process = subprocess.run(
-            [sys.executable, "-m", "learn.experiment", str(entry.path), str(path)],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            encoding="utf-8",
-            errors="replace",
-            env={**os.environ, "PYTHONIOENCODING": "utf-8", "PYTHONDONTWRITEBYTECODE": "1"},
-            timeout=time_limit,
-        )
-    except subprocess.TimeoutExpired:
-        raise LearnError(
-            f"the experiment with {path.name} is not done after {time_limit:g} seconds: is there an endless loop?"
-        ) from None
+    process = subprocess.Popen(
+        [sys.executable, "-m", "learn.experiment", str(entry.path), str(path)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        errors="replace",
+        env={**os.environ, "PYTHONIOENCODING": "utf-8", "PYTHONDONTWRITEBYTECODE": "1"},
+    )
+    patience = Patience(process.pid, time_limit)
+    while True:
+        try:
+            printed, errors = process.communicate(timeout=LOOK_SECONDS)
+            break
+        except subprocess.TimeoutExpired:
+            if complaint := patience.complaint():
+                process.kill()
+                process.communicate()
+                raise LearnError(f"the experiment with {path.name} is {complaint}") from None
     if process.returncode:
-        last = (process.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        last = (errors.strip().splitlines() or ["it said nothing"])[-1]
         raise LearnError(f"the experiment ended with status {process.returncode}: {last}")
-    return Findings(**json.loads(process.stdout.splitlines()[-1]))
+    return Findings(**json.loads(printed.splitlines()[-1]))
 
 
 def experiment(entry: LabEntry, path: Path) -> Findings:

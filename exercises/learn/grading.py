@@ -83,7 +83,7 @@ def grade_function(exercise: Exercise, function: Callable[..., Any], path: Path 
         _render_call(exercise.stub, failure.case),
         failure.problem,
         own_line(error, path) if error is not None and path is not None else "",
-        likely_mistake(failure, known_failures(exercise)),
+        likely_mistake(exercise, function, failure, known_failures(exercise)),
     )
 
 
@@ -137,12 +137,32 @@ def known_failures(exercise: Exercise) -> list[tuple[Mistake, Failure]]:
     return found
 
 
-def likely_mistake(failure: Failure, known: Sequence[tuple[Mistake, Failure]]) -> str:
-    """Explains the planted mistake that fails at the same question in the same way, if there is one."""
-    for mistake, other in known:
-        if other.index == failure.index and failure.outcome.same_as(other.outcome, failure.case.tolerance):
-            return mistake.explanation
-    return ""
+def likely_mistake(
+    exercise: Exercise, function: Callable[..., Any], failure: Failure, known: Sequence[tuple[Mistake, Failure]]
+) -> str:
+    """Explains the planted mistake that fails at the same question in the same way, if there is one.
+
+    Where several do, by chance some of them, the one that goes on most like the function at the questions behind.
+    """
+    alike = [
+        mistake
+        for mistake, other in known
+        if other.index == failure.index and failure.outcome.same_as(other.outcome, failure.case.tolerance)
+    ]
+    if len(alike) < 2:
+        return alike[0].explanation if alike else ""
+    mine = _outcomes_after(exercise, function, failure.index)
+
+    def agreement(mistake: Mistake) -> int:
+        others = _outcomes_after(exercise, mistake.function, failure.index)
+        return sum(a.same_as(b, case.tolerance) for (case, a), (_, b) in zip(mine, others, strict=True))
+
+    return max(alike, key=agreement).explanation
+
+
+def _outcomes_after(exercise: Exercise, function: Callable[..., Any], index: int) -> list[tuple[Case, Outcome]]:
+    pairs = list(zip(exercise.cases(), exercise.cases(), strict=True))[index + 1 :]
+    return [(case, _ask(exercise, function, case, pristine)) for case, pristine in pairs]
 
 
 def _run(function: Callable[..., Any], case: Case) -> Any:

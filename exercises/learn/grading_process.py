@@ -20,9 +20,10 @@ from typing import IO
 
 from learn.catalogue import Entry, all_exercises, all_labs
 from learn.grade import Grade
+from learn.patience import LOOK_SECONDS, Patience
 
-TIME_LIMIT = 30.0  # seconds for one exercise; the checks of a right answer take one or two
-START_LIMIT = 120.0  # for importing PyTorch and the package the first time, on a slow disk
+TIME_LIMIT = 30.0  # seconds of computing for one exercise; the checks of a right answer take one or two
+START_LIMIT = 120.0  # for importing PyTorch and the package the first time
 
 
 def grade_apart(tasks: Sequence[tuple[Entry, Path]], time_limit: float = TIME_LIMIT) -> Iterator[tuple[Entry, Grade]]:
@@ -30,7 +31,7 @@ def grade_apart(tasks: Sequence[tuple[Entry, Path]], time_limit: float = TIME_LI
 
     Args:
         tasks: exercises, each with the learner's file.
-        time_limit: seconds for each.
+        time_limit: seconds of computing for each.
 
     Yields:
         Each exercise with its grade, in order.
@@ -60,15 +61,15 @@ def _grade_until_trouble(tasks: Sequence[tuple[Entry, Path]], time_limit: float)
     threading.Thread(target=lambda stream: errors.extend(stream), args=(process.stderr,), daemon=True).start()
     try:
         for _ in tasks:
-            begun = False
+            patience = Patience(process.pid, START_LIMIT)
             while True:
                 try:
-                    line = lines.get(timeout=time_limit if begun else START_LIMIT)
+                    line = lines.get(timeout=LOOK_SECONDS)
                 except queue.Empty:
-                    yield Grade(
-                        "failed", problem=f"still not done after {time_limit:g} seconds: is there an endless loop?"
-                    )
-                    return
+                    if complaint := patience.complaint():
+                        yield Grade("failed", problem=complaint)
+                        return
+                    continue
                 if not line:  # the process has ended by itself
                     status = process.wait()
                     last = errors[-1].strip() if errors else "it said nothing"
@@ -76,7 +77,7 @@ def _grade_until_trouble(tasks: Sequence[tuple[Entry, Path]], time_limit: float)
                     return
                 message = json.loads(line)
                 if "begin" in message:
-                    begun = True
+                    patience.begin(time_limit)
                     continue
                 yield Grade(**message)
                 break

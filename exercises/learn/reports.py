@@ -18,6 +18,7 @@ from learn.grade import Grade
 from learn.workspace import Standing, Started, Workspace
 
 _BAR = {"passed": "[green]█[/]", "failed": "[red]×[/]", "changed": "[yellow]▒[/]", "to do": "[dim]░[/]"}
+_TITLE = 52  # characters of a title that fit beside a result
 _WORD = {"passed": "[green]passed[/]", "failed": "[red]failed[/]", "to do": "[dim]to do[/]"}
 
 
@@ -44,7 +45,8 @@ def print_started(console: Console, done: Started, workspace: Workspace) -> None
 
 def print_grade(console: Console, entry: Entry, grade: Grade, path: Path) -> None:
     """One line for an exercise, and where it failed, why."""
-    title = f"{entry.number:>5}  {escape(entry.title):<52}"
+    title = entry.title if len(entry.title) <= _TITLE else entry.title[: _TITLE - 1] + "…"
+    title = f"{entry.number:>5}  {escape(f'{title:<{_TITLE}}')}"
     counts = f"[dim]{grade.total} questions[/]" if grade.state == "passed" else ""
     console.print(f"{title} {_WORD[grade.state]}  {counts}".rstrip(), highlight=False)
     if grade.state != "failed":
@@ -63,6 +65,23 @@ def print_grade(console: Console, entry: Entry, grade: Grade, path: Path) -> Non
     lines.append(f"[dim]{escape(short(path))} · learn hint {entry.number}[/]")
     for line in lines:
         console.print(f"       {line}", highlight=False, soft_wrap=True)
+
+
+def numbers(entries: Sequence[Entry]) -> str:
+    """Numbers of exercises in short: those that follow one another as a range.
+
+    >>> from learn.catalogue import all_exercises
+    >>> numbers([entry for entry in all_exercises() if entry.number in ("1.9", "1.10", "2.1", "2.2", "2.3", "2.5")])
+    '1.9, 1.10, 2.1–2.3, 2.5'
+    """
+    parts: list[list[str]] = []
+    for entry in entries:
+        stage, _, place = entry.number.partition(".")
+        if parts and parts[-1][-1] == f"{stage}.{int(place) - 1}":
+            parts[-1].append(entry.number)
+        else:
+            parts.append([entry.number])
+    return ", ".join(f"{part[0]}–{part[-1]}" if len(part) > 2 else ", ".join(part) for part in parts)
 
 
 def print_totals(console: Console, grades: Sequence[Grade]) -> None:
@@ -89,6 +108,8 @@ def print_status(console: Console, entries: Sequence[Entry], labs: Sequence[LabE
 
 
 def _advice(entries: Sequence[Entry], standings: dict[str, Standing], workspace: Workspace) -> str:
+    begun = {entry.stage for entry in entries if standings[entry.name] != "to do"}
+    entries = sorted(entries, key=lambda entry: entry.stage not in begun)  # go on where something is done
     order: tuple[Standing, ...] = ("changed", "failed", "to do")
     for standing in order:
         entry = next((entry for entry in entries if standings[entry.name] == standing), None)
