@@ -75,9 +75,9 @@ def _variant(queries: Matrix, keys: Matrix, values: Matrix, causal: bool, **wron
     outputs = []
     cached = 0 if wrong.get("first_aligned") else len(keys) - len(queries)
     for i, query in enumerate(queries):
-        visible = cached + i + 1 if causal else len(keys)
+        visible = cached + i + (not wrong.get("without_own")) if causal else len(keys)
         seen = len(keys) if wrong.get("late_mask") else visible
-        scale = 1.0 if wrong.get("unscaled") else math.sqrt(len(query))
+        scale = 1.0 if wrong.get("unscaled") else len(query) if wrong.get("no_root") else math.sqrt(len(query))
         scores = [sum(q * k for q, k in zip(query, key, strict=True)) / scale for key in keys[:seen]]
         largest = 0.0 if wrong.get("overflowing") else max(scores)
         exponentials = [math.exp(score - largest) for score in scores]
@@ -107,6 +107,11 @@ EXERCISE = Exercise(
     ),
     mistakes=(
         Mistake(_mistaken("unscaled"), "the scores are not divided by sqrt(head_dim)"),
+        Mistake(_mistaken("no_root"), "the scores are divided by the square root of head_dim"),
+        Mistake(
+            _mistaken("without_own"),
+            "a query sees its own position too: without it the first sees no key, and has no largest score",
+        ),
         Mistake(
             _mistaken("first_aligned"),
             "the queries stand at the last positions: query i sees len(keys) - len(queries) + i + 1 keys",

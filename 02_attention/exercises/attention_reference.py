@@ -39,13 +39,15 @@ from learn.exercise import Case, Exercise, Mistake
 
 
 def cases() -> Iterator[Case]:
-    """One head; a mask; a bias; groups; another width of values."""
+    """One head; a mask; a bias; groups; another width of values; a large hidden score."""
     generator = torch.Generator().manual_seed(0)
 
     def random(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
-    yield Case("one head, no mask: (2, 3) queries, (4, 3) keys", [random(1, 2, 3), random(1, 4, 3), random(1, 4, 3)])
+    yield Case(
+        "one head, no mask: (1, 2, 3) queries, (1, 4, 3) keys", [random(1, 2, 3), random(1, 4, 3), random(1, 4, 3)]
+    )
     qkv = [random(2, 2, 4, 8), random(2, 2, 4, 8), random(2, 2, 4, 8)]
     yield Case("a batch of two with two heads", qkv)
     yield Case("the same, causal", [*(x.clone() for x in qkv), causal_mask(4, 4)])
@@ -55,6 +57,11 @@ def cases() -> Iterator[Case]:
     yield Case(
         "4 query heads, 1 key-value head, causal",
         [random(1, 4, 3, 8), random(1, 1, 3, 8), random(1, 1, 3, 8), causal_mask(3, 3)],
+    )
+    column = torch.tensor([[[0.0], [400.0]]])
+    yield Case(
+        "a hidden key with a score of 400, where the visible one has 0",
+        [torch.ones(1, 1, 1), column, column + 1, torch.tensor([[True, False]])],
     )
 
 
@@ -72,10 +79,13 @@ def _variant(
     width = queries.shape[-1] if not wrong.get("unscaled") else 1
     scores = queries @ keys.transpose(-2, -1) / math.sqrt(width)
     if bias is not None and not wrong.get("no_bias"):
-        scores = scores + bias
-    if wrong.get("late_mask"):
+        scores = scores + bias / (math.sqrt(width) if wrong.get("bias_divided") else 1)
+    if wrong.get("late_mask") or wrong.get("renormalised"):
         weights = scores.softmax(dim=-1)
         weights = weights if allowed is None else weights.masked_fill(~allowed, 0.0)
+        weights = weights / weights.sum(dim=-1, keepdim=True) if wrong.get("renormalised") else weights
+    elif wrong.get("multiplied"):
+        weights = (scores if allowed is None else scores * allowed).softmax(dim=-1)
     else:
         if allowed is not None:
             shown = allowed if not wrong.get("inverted") else ~allowed
@@ -113,7 +123,17 @@ EXERCISE = Exercise(
         Mistake(
             _mistaken("late_mask"), "the mask comes before the softmax: otherwise hidden keys take part in the sum"
         ),
+        Mistake(
+            _mistaken("renormalised"),
+            "the mask comes before the softmax: a large hidden score leaves the visible keys weights of 0, and dividing "
+            "those by their sum does not bring them back",
+        ),
+        Mistake(
+            _mistaken("multiplied"),
+            "a hidden score becomes -inf; a score of 0 still gets a weight, e^0 over the sum",
+        ),
         Mistake(_mistaken("no_bias"), "the bias is not added to the scores"),
+        Mistake(_mistaken("bias_divided"), "the bias is added after the division by sqrt(head_dim)"),
         Mistake(
             _mistaken("interleaved"),
             "neighbouring query heads share a key-value head: 0 0 1 1, which is repeat_interleave, not 0 1 0 1, which is repeat",

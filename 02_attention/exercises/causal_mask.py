@@ -42,17 +42,23 @@ def causal_mask(
 # === Above: what the learner gets. Below: how it is graded, with hints and wrong answers. ===
 
 from collections.abc import Iterator
+from typing import Any
 
 from learn.exercise import Case, Exercise, Mistake
 
 
+def _device(result: Any, arguments: Any) -> str:
+    return f"built on device {result.device}"
+
+
 def cases() -> Iterator[Case]:
-    """No cache; a cache; one new token; a window."""
+    """No cache; a cache; one new token; a window; a device."""
     yield Case("4 queries, 4 keys", [4, 4])
     yield Case("2 new queries behind a cache of 2", [2, 4])
     yield Case("one new query sees everything", [1, 5])
     yield Case("3 new queries behind a cache of 5, window 3", [3, 8], {"window": 3})
     yield Case("the same with 1 sink", [3, 8, 3, 1])
+    yield Case("on the device 'meta', which has shapes alone", [2, 4, None, 0, torch.device("meta")], observe=_device)
 
 
 def _first_aligned(
@@ -75,6 +81,20 @@ def _no_window(
     return visible_keys(keys[num_keys - num_queries :], keys)
 
 
+def _no_sinks(
+    num_queries: int, num_keys: int, window: int | None = None, sinks: int = 0, device: torch.device | None = None
+) -> Tensor:
+    keys = torch.arange(num_keys)
+    return visible_keys(keys[num_keys - num_queries :], keys, window)
+
+
+def _no_device(
+    num_queries: int, num_keys: int, window: int | None = None, sinks: int = 0, device: torch.device | None = None
+) -> Tensor:
+    keys = torch.arange(num_keys)
+    return visible_keys(keys[num_keys - num_queries :], keys, window, sinks)
+
+
 EXERCISE = Exercise(
     stub=causal_mask,
     reference="attention.masks:causal_mask",
@@ -91,5 +111,7 @@ EXERCISE = Exercise(
         ),
         Mistake(_hidden, "True means that the query sees the key; this is the opposite"),
         Mistake(_no_window, "window and sinks are not passed on"),
+        Mistake(_no_sinks, "sinks are not passed on"),
+        Mistake(_no_device, "the mask is not built on `device`: torch.arange(…, device=device)"),
     ),
 )

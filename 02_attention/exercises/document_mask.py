@@ -58,6 +58,11 @@ def _earlier_documents(documents: Tensor, window: int | None = None, sinks: int 
     return ((documents[:, :, None] >= documents[:, None, :]) & _masks(documents, window, sinks)[1])[:, None]
 
 
+def _no_window(documents: Tensor, window: int | None = None, sinks: int = 0) -> Tensor:
+    same, causal = _masks(documents, None, 0)
+    return (same & causal)[:, None]
+
+
 def _first_row_for_all(documents: Tensor, window: int | None = None, sinks: int = 0) -> Tensor:
     same, causal = _masks(documents, window, sinks)
     return (same[:1] & causal).expand(len(documents), -1, -1)[:, None]
@@ -76,6 +81,7 @@ EXERCISE = Exercise(
         Mistake(_earlier_documents, "earlier documents are visible: only the same one may be"),
         Mistake(_not_causal, "within a document, causality (and the window) still holds"),
         Mistake(_no_head_axis, "an axis of length 1 for the heads is missing: [:, None]"),
+        Mistake(_no_window, "window and sinks are not passed on to causal_mask"),
         Mistake(_first_row_for_all, "each sequence of the batch has its own documents"),
     ),
 )

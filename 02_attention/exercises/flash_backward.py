@@ -15,12 +15,13 @@ def tiled_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of queries, keys and values, a tile of keys at a time (Dao et al., 2022).
 
-    The weights are not stored in the forward pass, but made again from the scores s and one number a query,
-    L = m + ln l of exercise 2.7: W = e^(s - L). With O the outputs and dO their gradient:
+    The weights P are not stored in the forward pass, but made again from the scores s = q · k / sqrt(head_dim), -inf
+    where the key is hidden, and one number a query, L = m + ln l of exercise 2.7: P = e^(s - L). With O the outputs and
+    dO their gradient:
 
         D  = rowsum(dO ∘ O)                  one number a query
-        dV = Wᵀ dO                           dW = dO Vᵀ
-        dS = W ∘ (dW - D)                    the gradient of a softmax
+        dV = Pᵀ dO                           dP = dO Vᵀ
+        dS = P ∘ (dP - D)                    the gradient of a softmax
         dQ = dS K / sqrt(head_dim)           dK = dSᵀ Q / sqrt(head_dim)
 
     The gradient of a key-value head that serves several query heads is the sum over them.
@@ -108,9 +109,12 @@ def _variant(
         grad_scores = weights * (grad_weights - delta) * (1.0 if wrong.get("unscaled") else scale)
         grad_v[:, :, columns] = weights.mT @ grad_outputs
         grad_k[:, :, columns] = grad_scores.mT @ q
-        grad_q += grad_scores @ keys[:, :, columns]
+        share = grad_scores @ keys[:, :, columns] / (scale if wrong.get("query_unscaled") else 1)
+        grad_q = share if wrong.get("assigned") else grad_q + share
 
     def summed(x: Tensor) -> Tensor:
+        if wrong.get("interleaved"):
+            return x.unflatten(1, (-1, kv_heads)).sum(dim=1)
         heads = x.unflatten(1, (kv_heads, -1))
         return heads[:, :, 0] if wrong.get("first_of_group") else heads.sum(dim=2)
 
@@ -142,7 +146,7 @@ EXERCISE = Exercise(
         "The loop is that of exercise 2.7. There is nothing to correct this time: L is final.",
         "Each tile of keys owns its rows of dK and dV; only dQ adds up over the tiles. D is computed once, before the loop. "
         "Heads of a group: repeat keys and values as before, and sum their gradients over the group at the end.",
-        "W = (s - log_sums[..., None]).exp(); dS = W * (dO @ v_tile.mT - D[..., None]) * scale; dv_tile = W.mT @ dO; "
+        "P = (s - log_sums[..., None]).exp(); dS = P * (dO @ v_tile.mT - D[..., None]) * scale; dv_tile = P.mT @ dO; "
         "dk_tile = dS.mT @ q; dq += dS @ k_tile.",
     ),
     mistakes=(
@@ -152,6 +156,12 @@ EXERCISE = Exercise(
         ),
         Mistake(
             _mistaken("unscaled"), "the scores were divided by sqrt(head_dim), and so are the gradients of q and k"
+        ),
+        Mistake(_mistaken("query_unscaled"), "dQ is divided by sqrt(head_dim) as well, not only dK"),
+        Mistake(_mistaken("assigned"), "every tile of keys adds its share to dQ; this keeps the share of the last"),
+        Mistake(
+            _mistaken("interleaved"),
+            "a group is neighbouring query heads: sum over 0 1 and 2 3, not over 0 2 and 1 3: unflatten(1, (kv_heads, -1))",
         ),
         Mistake(_mistaken("not_causal"), "hidden keys have weight 0 here too: fill their scores with -inf"),
         Mistake(

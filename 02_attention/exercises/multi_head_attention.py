@@ -22,16 +22,17 @@ def forward(
     1. Project x to queries, keys and values: `self.query(x)` is (batch, time, num_heads · head_dim), `self.key(x)` and
        `self.value(x)` are (batch, time, num_kv_heads · head_dim).
     2. Bring each into the shape (batch, heads, time, head_dim).
-    3. Apply `self.query_norm` to queries and `self.key_norm` to keys, where they are not None; then `rotate`, if there
-       is one, to both.
+    3. Apply `self.query_norm` to queries and `self.key_norm` to keys, where they are not None; then, if there is a
+       rotate, `queries = rotate(queries)`, and `keys` likewise.
     4. With a store, `store.update(self.layer, keys, values)` keeps the new keys and values and returns all of them.
+       (`self.layer` is this layer's number.)
     5. Attend: `attention_reference(queries, keys, values, allowed, bias)`, exercise 2.5. Where `allowed` is None, it is
        `causal_mask(time, num_keys, self.window, self.sinks, x.device)`; bias is `score_bias(time, num_keys)`, if there
        is a score_bias.
     6. Put the heads side by side again, (batch, time, num_heads · head_dim), and project by `self.output`.
 
-    `self.num_heads`, `self.num_kv_heads` and `self.head_dim` are numbers. Attention dropout and observers, which the
-    package's layer has besides, are not asked for.
+    `self.num_heads`, `self.num_kv_heads`, `self.head_dim` and `self.sinks` are numbers; `self.window` is one or None.
+    Attention dropout and observers, which the package's layer has besides, are not asked for.
 
     Args:
         self: the layer.
@@ -108,6 +109,10 @@ def cases() -> Iterator[Case]:
     yield Case("a window of 2", [layer(8, 2, window=2), x(5)])
     yield Case("a mask: everybody sees everybody", [layer(8, 2), x(3), None, None, torch.ones(3, 3, dtype=torch.bool)])
     yield Case("two new tokens behind three stored ones", [layer(8, 2), x(2, 1), None, _Store(2, 4)])
+    yield Case(
+        "two new tokens behind three stored ones, norms and rotary positions",
+        [layer(8, 2, query_norm=_Scale(), key_norm=_Scale()), x(2, 1), _turned, _Store(2, 4)],
+    )
     yield Case("a bias on the scores", [layer(8, 2), x(4), None, None, None, bias])
 
 
@@ -123,7 +128,7 @@ def _variant(
     batch, time, _ = x.shape
 
     def split(y: Tensor, heads: int) -> Tensor:
-        if wrong.get("reshaped"):
+        if wrong.get("reshaped") or wrong.get("never_transposed"):
             return y.reshape(batch, heads, time, self.head_dim)
         return y.view(batch, time, heads, self.head_dim).transpose(1, 2)
 
@@ -132,6 +137,8 @@ def _variant(
         split(self.key(x), self.num_kv_heads),
         split(self.value(x), self.num_kv_heads),
     )
+    if wrong.get("stored_first") and store is not None:
+        k, v = store.update(self.layer, k, v)
     if wrong.get("late_norm") and rotate is not None:
         q, k = rotate(q), rotate(k)
     if self.query_norm is not None and self.key_norm is not None:
@@ -139,14 +146,15 @@ def _variant(
     if rotate is not None and not wrong.get("late_norm"):
         q, k = rotate(q), rotate(k)
         v = rotate(v) if wrong.get("values_rotated") else v
-    if store is not None and not wrong.get("no_store"):
+    if store is not None and not wrong.get("no_store") and not wrong.get("stored_first"):
         k, v = store.update(self.layer, k, v)
     num_keys = k.shape[-2]
     if allowed is None or wrong.get("always_causal"):
-        allowed = causal_mask(time, num_keys, None if wrong.get("no_window") else self.window, self.sinks)
+        width = time if wrong.get("square_mask") else num_keys
+        allowed = causal_mask(time, width, None if wrong.get("no_window") else self.window, self.sinks)
     bias = score_bias(time, num_keys) if score_bias is not None else None
     heads = attention_reference(q, k, v, allowed, bias)[0]
-    if wrong.get("joined_wrongly"):
+    if wrong.get("joined_wrongly") or wrong.get("never_transposed"):
         return self.output(heads.reshape(batch, time, -1))
     return self.output(heads.transpose(1, 2).reshape(batch, time, -1))
 
@@ -165,6 +173,8 @@ def _mistaken(name: str) -> Any:
     return forward
 
 
+_MIXED = "view(batch, heads, time, head_dim) mixes positions and heads: cut the width first, then transpose"
+
 EXERCISE = Exercise(
     stub=forward,
     reference="attention.multi_head_attention:MultiHeadAttention.forward",
@@ -178,10 +188,8 @@ EXERCISE = Exercise(
         "num_kv_heads; norms; rotate; store.update; then attention_reference(q, k, v, allowed, bias)[0].",
     ),
     mistakes=(
-        Mistake(
-            _mistaken("reshaped"),
-            "view(batch, heads, time, head_dim) mixes positions and heads: cut the width first, then transpose",
-        ),
+        Mistake(_mistaken("reshaped"), _MIXED),
+        Mistake(_mistaken("never_transposed"), _MIXED),
         Mistake(
             _mistaken("joined_wrongly"),
             "transpose the heads back behind the time before reshaping to (batch, time, width)",
@@ -191,5 +199,11 @@ EXERCISE = Exercise(
         Mistake(_mistaken("no_window"), "the layer's window and sinks are not in the mask"),
         Mistake(_mistaken("always_causal"), "a given mask is the whole mask: it takes the place of the causal one"),
         Mistake(_mistaken("no_store"), "the stored keys and values are not used"),
+        Mistake(_mistaken("square_mask"), "with a store there are more keys than queries: take num_keys from the keys"),
+        Mistake(
+            _mistaken("stored_first"),
+            "the cache keeps keys that are normalised and turned already: norms and rotate only for the new ones, "
+            "before store.update",
+        ),
     ),
 )

@@ -14,7 +14,7 @@ def tiled_forward(q: Tensor, k: Tensor, v: Tensor, causal: bool, tile: int) -> t
     """Attention in tiles of keys, with the sums that the backward pass needs.
 
     Keep for each query the largest score so far m, the sum of exponentials l, and the weighted sum of values a. When a
-    tile of scores s with values V arrives:
+    tile of scores s with values V arrives (s = q · k / sqrt(head_dim), and -inf where the key is hidden):
 
         m' = max(m, max s)        l' = e^(m - m') l + Σ e^(s - m')        a' = e^(m - m') a + e^(s - m') V
 
@@ -77,14 +77,15 @@ def _variant(q: Tensor, k: Tensor, v: Tensor, causal: bool, tile: int, **wrong: 
     a = torch.zeros_like(q)
     for start in range(0, num_keys, tile):
         columns = torch.arange(start, min(start + tile, num_keys))
-        s = q @ k[:, :, columns].transpose(-2, -1) / math.sqrt(q.shape[-1])
+        s = q @ k[:, :, columns].transpose(-2, -1) / (1 if wrong.get("unscaled") else math.sqrt(q.shape[-1]))
         if causal:
-            s = s.masked_fill(~visible_keys(positions, columns), -torch.inf)
+            key_positions = columns - start if wrong.get("from_zero") else columns
+            s = s.masked_fill(~visible_keys(positions, key_positions), -torch.inf)
         new_m = torch.maximum(m, s.amax(dim=-1))
         correction = (m - new_m).exp()
         if wrong.get("uncorrected"):
             correction = torch.ones_like(correction)
-        weights = (s - new_m[..., None]).exp()
+        weights = (s - (s.amax(dim=-1) if wrong.get("own_maximum") else new_m)[..., None]).exp()
         total = correction * total + weights.sum(dim=-1)
         a = (a if wrong.get("sum_only") else correction[..., None] * a) + weights @ v[:, :, columns]
         m = new_m
@@ -126,6 +127,9 @@ EXERCISE = Exercise(
             _whole,
             "the scores of all keys are held at a time: take `tile` keys, and forget their scores before the next",
         ),
+        Mistake(_mistaken("unscaled"), "the scores are not divided by sqrt(head_dim)"),
+        Mistake(_mistaken("own_maximum"), "the new tile too is relative to m', the largest score so far: e^(s - m')"),
+        Mistake(_mistaken("from_zero"), "the keys of a tile stand at positions start, start + 1, …, not from 0 on"),
         Mistake(_mistaken("first_aligned"), "the queries stand at the last positions of the keys"),
     ),
 )

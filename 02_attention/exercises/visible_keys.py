@@ -83,6 +83,12 @@ def _by_column(query_positions: Tensor, key_positions: Tensor, window: int | Non
     return _rule(q, k, window, sinks)
 
 
+def _without_batch(query_positions: Tensor, key_positions: Tensor, window: int | None = None, sinks: int = 0) -> Tensor:
+    distance = query_positions[:, None] - key_positions[None, :]
+    allowed = distance >= 0
+    return allowed if window is None else allowed & ((distance < window) | (key_positions < sinks)[None, :])
+
+
 EXERCISE = Exercise(
     stub=visible_keys,
     reference="attention.masks:visible_keys",
@@ -98,6 +104,7 @@ EXERCISE = Exercise(
         Mistake(_one_too_far, "the window counts the query's own position: distance < window, not <="),
         Mistake(_no_sinks, "the first `sinks` positions stay visible outside the window"),
         Mistake(_sinks_from_the_future, "sinks are exempt from the window, not from causality"),
+        Mistake(_without_batch, "there may be axes in front, of a batch: [..., :, None] and [..., None, :]"),
         Mistake(_by_column, "positions are given, and need not begin at 0: use them, not the row and column numbers"),
     ),
 )
