@@ -23,7 +23,8 @@ def count_pre_tokens(
     Args:
         documents: texts, or iterators over the parts of a text (join them: a pre-token may lie across two parts).
         pattern: cuts text into pre-tokens.
-        special_tokens: are not counted; the text before and the text after one are cut as if the other did not exist.
+        special_tokens: are not counted; the text before and the text after one are cut as if the other did not exist. Of
+            two that begin alike, the longer is meant.
         workers: processes; yours may do with one.
         max_distinct: a bound on memory; yours may do without.
         on_characters: for a progress bar; yours may leave it alone.

@@ -46,7 +46,7 @@ from learn.exercise import Case, Exercise, Mistake
 
 
 def cases() -> Iterator[Case]:
-    """One merge; ties; weights; repetitions; the end of pairs; a paragraph."""
+    """One merge; ties; weights; repetitions; the end of pairs; a paragraph; progress."""
     yield Case("the first merge of 'aab' and 'ab'", [{b"aab": 1, b"ab": 1}, 1])
     yield Case("pre-tokens count as often as they occur", [{b"ab": 5, b"cd": 2, b"cdcd": 1}, 2])
     yield Case("a tie between 'lo' and 'ow'", [{b"low": 5, b"lower": 2}, 2])
@@ -56,9 +56,17 @@ def cases() -> Iterator[Case]:
     yield Case("fewer pairs than merges wanted", [{b"abc": 1}, 10])
     text = b"the cat sat on the mat and the rat sat on the cat that sat on the hat"
     yield Case("a sentence, 12 merges", [dict(Counter(text.replace(b" ", b"| ").split(b"|"))), 12])
+    calls: list[tuple[int, int]] = []
+    yield Case(
+        "the calls of on_merge: 10 merges wanted, 2 possible",
+        [{b"abc": 1}, 10, lambda done, wanted: calls.append((done, wanted))],
+        observe=lambda merges, _: {"merges": merges, "calls of on_merge": calls},
+    )
 
 
-def _learn(pre_token_counts: Mapping[bytes, int], num_merges: int, **wrong: bool) -> list[Pair]:
+def _learn(
+    pre_token_counts: Mapping[bytes, int], num_merges: int, on_merge: Callable[[int, int], None] | None, **wrong: bool
+) -> list[Pair]:
     words = [(list(word), count) for word, count in pre_token_counts.items()]
     spelled = [bytes([byte]) for byte in range(256)]
     merges: list[Pair] = []
@@ -80,6 +88,8 @@ def _learn(pre_token_counts: Mapping[bytes, int], num_merges: int, **wrong: bool
         best = max(counts, key=counts.__getitem__) if wrong.get("first_met") else max(counts, key=rank)
         new = 256 + len(merges)
         merges.append(best)
+        if on_merge is not None and not wrong.get("not_called"):
+            on_merge(len(merges) - bool(wrong.get("called_from_zero")), num_merges)
         spelled.append(spelled[best[0]] + spelled[best[1]])
         words = [(_merge(tokens, best, new, wrong.get("once", False)), count) for tokens, count in words]
     return merges
@@ -100,7 +110,7 @@ def _mistaken(name: str) -> Callable[..., Any]:
     def learn_merges(
         pre_token_counts: Mapping[bytes, int], num_merges: int, on_merge: Callable[[int, int], None] | None = None
     ) -> list[Pair]:
-        return _learn(pre_token_counts, num_merges, **{name: True})
+        return _learn(pre_token_counts, num_merges, on_merge, **{name: True})
 
     return learn_merges
 
@@ -125,5 +135,7 @@ EXERCISE = Exercise(
             _mistaken("joined"), "in a tie the left tokens are compared first, then the right ones, not both joined"
         ),
         Mistake(_mistaken("once"), "the pair is replaced wherever it occurs in a pre-token, not only the first time"),
+        Mistake(_mistaken("not_called"), "on_merge, where it is given, is called after each merge"),
+        Mistake(_mistaken("called_from_zero"), "on_merge is told how many merges are done: 1 after the first"),
     ),
 )

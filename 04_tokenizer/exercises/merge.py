@@ -26,17 +26,19 @@ from itertools import pairwise
 
 from learn.exercise import Case, Exercise, Mistake
 
-# "hi", " hi", "aa", "aaaa", "bc", "ab"
-_MERGES = [(104, 105), (32, 256), (97, 97), (258, 258), (98, 99), (97, 98)]
+# "hi" 256, " hi" 257, "aa" 258, "aaaa" 259, "bc" 260, "ab" 261, "cd" 262
+_MERGES = [(104, 105), (32, 256), (97, 97), (258, 258), (98, 99), (97, 98), (99, 100)]
 
 
 def cases() -> Iterator[Case]:
-    """Short ones; the order learned; repetitions; a long one."""
+    """Short ones; the order learned; repetitions; a long one. The merges that count are in the question."""
     yield Case("nothing", [Merger(_MERGES), b""])
-    yield Case("' hihi'", [Merger(_MERGES), b" hihi"])
-    yield Case("'abc', where 'a' + 'bc' is a merge too", [Merger([*_MERGES, (97, 260)]), b"abc"])
-    yield Case("'abc', where it is not: 'bc' was learned before 'ab'", [Merger(_MERGES), b"abc"])
-    yield Case("'aaaaaaa'", [Merger(_MERGES), b"aaaaaaa"])
+    yield Case("32 104 105 104 105, with 104 + 105 = 256, 32 + 256 = 257", [Merger(_MERGES), b" hihi"])
+    yield Case("98 99 100, with 98 + 99 = 260, learned before 99 + 100 = 262", [Merger(_MERGES), b"bcd"])
+    bc_before_ab = "97 98 99, with 98 + 99 = 260, learned before 97 + 98 = 261"
+    yield Case(f"{bc_before_ab}, and 97 + 260 = 263", [Merger([*_MERGES, (97, 260)]), b"abc"])
+    yield Case(bc_before_ab, [Merger(_MERGES), b"abc"])
+    yield Case("seven times 97, with 97 + 97 = 258, 258 + 258 = 259", [Merger(_MERGES), b"aaaaaaa"])
     yield Case("2,000 bytes without a space", [Merger(_MERGES), b"abcaaabhiaab" * 166])
 
 
@@ -60,6 +62,14 @@ def _left_to_right(self: Merger, pre_token: bytes) -> list[int]:
         tokens.append(byte)
         while len(tokens) > 1 and (tokens[-2], tokens[-1]) in self._merged:
             tokens[-2:] = [self._merged[tokens[-2], tokens[-1]]]
+    return tokens
+
+
+def _largest(self: Merger, pre_token: bytes) -> list[int]:
+    tokens = list(pre_token)
+    while places := [(self._merged[pair], i) for i, pair in enumerate(pairwise(tokens)) if pair in self._merged]:
+        new, at = max(places)
+        tokens[at : at + 2] = [new]
     return tokens
 
 
@@ -92,6 +102,7 @@ EXERCISE = Exercise(
         Mistake(
             _left_to_right, "this merges as it reads; the merge that was learned first goes first, wherever it stands"
         ),
+        Mistake(_largest, "the merge learned first makes the smallest token number; this takes the largest"),
         Mistake(_one_round, "each merge is applied at one place only; go on until no pair of neighbours has a merge"),
     ),
 )

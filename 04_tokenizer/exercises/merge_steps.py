@@ -29,18 +29,22 @@ from typing import Any
 
 from learn.exercise import Case, Exercise, Mistake
 
-# "hi", " hi", "aa", "aaaa", "ab", "bc", "abc"
-_MERGES = [(104, 105), (32, 256), (97, 97), (258, 258), (98, 99), (97, 98), (97, 260)]
+# "hi" 256, " hi" 257, "aa" 258, "aaaa" 259, "bc" 260, "ab" 261, "abc" 262, "cd" 263
+_MERGES = [(104, 105), (32, 256), (97, 97), (258, 258), (98, 99), (97, 98), (97, 260), (99, 100)]
 
 
 def cases() -> Iterator[Case]:
-    """No merge; one; the order learned; the leftmost; to the end."""
-    yield Case("a single byte", [Merger(_MERGES), b"x"])
-    yield Case("' hi': one merge makes the next possible", [Merger(_MERGES), b" hi"])
-    yield Case("'abc': 'bc' was learned before 'ab'", [Merger(_MERGES), b"abc"])
-    yield Case("'aaa': the leftmost", [Merger(_MERGES), b"aaa"])
-    yield Case("'aaaaa': one place a step", [Merger(_MERGES), b"aaaaa"])
-    yield Case("nothing", [Merger(_MERGES), b""])
+    """No merge; one; the order learned; the leftmost; to the end. The merges that count are in the question."""
+    for what, pre_token in (
+        ("a single byte, 120", b"x"),
+        ("one merge makes the next possible: 32 104 105, with 104 + 105 = 256, 32 + 256 = 257", b" hi"),
+        ("98 99 100, with 98 + 99 = 260, learned before 99 + 100 = 263", b"bcd"),
+        ("97 98 99, with 98 + 99 = 260, learned before 97 + 98 = 261; then 97 + 260 = 262", b"abc"),
+        ("the leftmost: 97 97 97, with 97 + 97 = 258", b"aaa"),
+        ("one place a step: 97 97 97 97 97, with 97 + 97 = 258, 258 + 258 = 259", b"aaaaa"),
+        ("nothing", b""),
+    ):
+        yield Case(what, [Merger(_MERGES), pre_token])
 
 
 def _steps(self: Merger, pre_token: bytes, **wrong: bool) -> list[list[int]]:
@@ -53,6 +57,8 @@ def _steps(self: Merger, pre_token: bytes, **wrong: bool) -> list[list[int]]:
         new, at = min(places)
         if wrong.get("first_place"):
             new, at = min(places, key=lambda place: place[1])
+        if wrong.get("largest"):
+            new, at = max(places)
         if wrong.get("rightmost"):
             new, at = min(places, key=lambda place: (place[0], -place[1]))
         merged = [*tokens[:at], new, *tokens[at + 2 :]]
@@ -73,6 +79,16 @@ def _mistaken(name: str) -> Callable[..., Any]:
     return steps
 
 
+def _same_list(self: Merger, pre_token: bytes) -> list[list[int]]:
+    tokens = list(pre_token)
+    found = [tokens]
+    while places := [(self._merged[pair], i) for i, pair in enumerate(pairwise(tokens)) if pair in self._merged]:
+        new, at = min(places)
+        tokens[at : at + 2] = [new]
+        found.append(tokens)
+    return found
+
+
 EXERCISE = Exercise(
     stub=steps,
     reference="tokenizer.merging:Merger.steps",
@@ -87,6 +103,8 @@ EXERCISE = Exercise(
     ),
     mistakes=(
         Mistake(_mistaken("without_start"), "the list begins with the bytes, before any merge"),
+        Mistake(_same_list, "all entries are one list, which each merge changes: append a copy"),
+        Mistake(_mistaken("largest"), "the merge learned first makes the smallest token number, not the largest"),
         Mistake(
             _mistaken("first_place"), "the merge that was learned first goes first, wherever it stands in the text"
         ),

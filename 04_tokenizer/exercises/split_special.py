@@ -27,8 +27,8 @@ def split_special(
             either into a set, and refuses unknown ones.
 
     Yields:
-        (ordinary text, None) or (special token, its id), in order; no empty ordinary text, except for a text that is
-        itself empty where nothing is allowed.
+        (ordinary text, None) or (special token, its id), in order. Where nothing is allowed, the whole text as one piece,
+        even if empty; otherwise no empty ordinary text.
     """
     raise NotImplementedError("Exercise 4.6: cut at the special tokens that are allowed")
 
@@ -51,6 +51,8 @@ def cases() -> Iterator[Case]:
     yield Case("all, of which one begins like another", ["x<|end|><|user|>y<|end|>", _SPECIALS, "all"])
     yield Case("'a.b' is not 'axb'", ["axb a.b", _SPECIALS, ["a.b"]])
     yield Case("no special token in the text", ["plain", _SPECIALS, "all"])
+    yield Case("an empty text, nothing allowed", ["", _SPECIALS, ()])
+    yield Case("an empty text, all allowed", ["", _SPECIALS, "all"])
 
 
 def _split(text: str, special_ids: Mapping[str, int], allowed: Any, **wrong: bool) -> Iterator[tuple[str, int | None]]:
@@ -76,6 +78,18 @@ def _mistaken(name: str) -> Callable[..., Any]:
     return split_special
 
 
+def _bare(
+    text: str, special_ids: Mapping[str, int], allowed: Literal["all"] | Collection[str]
+) -> Iterator[tuple[str, int | None]]:
+    names = sorted(allowed_names(special_ids, allowed), key=len, reverse=True)
+    if not names:
+        yield text, None
+        return
+    for index, piece in enumerate(regex.split(f"({'|'.join(names)})", text)):
+        if piece:
+            yield piece, special_ids[piece] if index % 2 else None
+
+
 EXERCISE = Exercise(
     stub=split_special,
     reference="tokenizer.interface:split_special",
@@ -94,6 +108,7 @@ EXERCISE = Exercise(
         ),
         Mistake(_mistaken("empty_pieces"), "empty text between two special tokens is not yielded"),
         Mistake(_mistaken("shortest_first"), "of special tokens that begin alike the longest is meant: put it first"),
+        Mistake(_bare, "the texts must be escaped by regex.escape: in an expression | separates alternatives"),
         Mistake(
             _mistaken("not_escaped"),
             "a text such as 'a.b' must be escaped: in an expression . stands for any character",

@@ -30,19 +30,25 @@ _PIECES = ["un", "##aff", "##able", "##ord", "able", "u", "##n", "a", "##b", "ab
 
 
 def cases() -> Iterator[Case]:
-    """Whole; in pieces; greedy; unknown; too long."""
+    """Whole; in pieces; greedy; unknown; long; too long. The pieces that could fit are in the question."""
     tokenizer = WordPieceTokenizer(_PIECES)
-    yield Case("'able', a piece by itself", [tokenizer, "able"])
-    yield Case("'unaffordable'", [tokenizer, "unaffordable"])
-    yield Case("'abc': 'ab' is longer than 'a'", [tokenizer, "abc"])
-    yield Case("'unable': '##able' and not 'able'", [tokenizer, "unable"])
-    yield Case("'unx': the x is in no piece", [tokenizer, "unx"])
-    yield Case("101 times 'a'", [tokenizer, "a" * 101])
+    for what, word in (
+        ("'able', a piece by itself", "able"),
+        ("'unaffordable'", "unaffordable"),
+        ("'abc', of which 'ab' is longer than 'a'", "abc"),
+        ("'unable': '##able' and not 'able'", "unable"),
+        ("'unx', whose x is in no piece", "unx"),
+        ("100 times 'a'", "a" * 100),
+        ("101 times 'a'", "a" * 101),
+    ):
+        fitting = [f"{piece} {i}" for piece, i in tokenizer._ids.items() if piece.removeprefix(CONTINUATION) in word]
+        unknown = f"{UNKNOWN} {tokenizer._special_ids[UNKNOWN]}"
+        yield Case(f"{what}. Pieces and ids: {', '.join(fitting)}, {unknown}", [tokenizer, word])
 
 
 def _encode(self: WordPieceTokenizer, word: str, **wrong: bool) -> list[int]:
     unknown = [self._special_ids[UNKNOWN]]
-    if len(word) > 100 and not wrong.get("any_length"):
+    if len(word) > (99 if wrong.get("hundred") else 100) and not wrong.get("any_length"):
         return unknown
     ids: list[int] = []
     start = 0
@@ -82,6 +88,7 @@ EXERCISE = Exercise(
         Mistake(_mistaken("shortest"), "the longest piece is tried first"),
         Mistake(_mistaken("no_prefix"), "within a word, pieces are written with ## before them"),
         Mistake(_mistaken("partly"), "a word that cannot be finished is unknown as a whole"),
+        Mistake(_mistaken("hundred"), "a word of exactly 100 characters is still cut into pieces"),
         Mistake(_mistaken("any_length"), "a word of more than 100 characters is unknown, as in BERT"),
     ),
 )
