@@ -55,6 +55,9 @@ def cases() -> Iterator[Case]:
         ("biases with SwiGLU and grouped heads", {"bias": True, "num_kv_heads": 2}),
         ("post-norm: no norm at the end", {"norm_position": "post"}),
         ("learned norms of queries and keys", {"qk_norm": True, "qk_norm_weight": True}),
+        ("layer norm without biases", {"norm": "layernorm"}),
+        ("biases, and a head of its own, which has none", {"bias": True, "tie_embeddings": False}),
+        ("biases with heads of 16", {"bias": True, "head_dim": 16}),
     ):
         yield Case(what, [dataclasses.replace(plain, **changes)])
     yield Case("GPT-2 with 124 million", [preset("gpt2_124m")])
@@ -73,6 +76,37 @@ def _one_layer(config: GPTConfig) -> ParameterCount:
     return _reference(dataclasses.replace(config, num_layers=1))
 
 
+def _changed(part: str, by: Callable[[GPTConfig], int]) -> Callable[..., Any]:
+    """The right count, with something added to one part."""
+
+    def count_parameters(config: GPTConfig) -> ParameterCount:
+        right = _reference(config)
+        return dataclasses.replace(right, **{part: getattr(right, part) + by(config)})
+
+    return count_parameters
+
+
+def _one_layer_of_matrices(config: GPTConfig) -> ParameterCount:
+    return dataclasses.replace(_one_layer(config), norms=_reference(config).norms)
+
+
+def _one_layer_of_norms(config: GPTConfig) -> ParameterCount:
+    return dataclasses.replace(_reference(config), norms=_one_layer(config).norms)
+
+
+def _bias_of_head(config: GPTConfig) -> int:
+    return (config.vocab_size or 0) if config.bias and not config.tie_embeddings else 0
+
+
+def _wide_output_bias(config: GPTConfig) -> int:
+    return config.bias * config.num_layers * (config.num_heads * config.head_size - config.d_model)
+
+
+def _bias_of_norms(config: GPTConfig) -> int:
+    norms = 2 * config.num_layers + (config.norm_position == "pre")
+    return norms * config.d_model if config.norm == "layernorm" and not config.bias else 0
+
+
 EXERCISE = Exercise(
     stub=count_parameters,
     reference="transformer.model_summary:count_parameters",
@@ -86,6 +120,8 @@ EXERCISE = Exercise(
     ),
     mistakes=(
         Mistake(_one_layer, "attention, feed-forward and norms are in each of num_layers blocks"),
+        Mistake(_one_layer_of_matrices, "attention and feed-forward are in each of num_layers blocks"),
+        Mistake(_one_layer_of_norms, "the two norms, too, are in each of num_layers blocks"),
         Mistake(
             _mistaken(num_kv_heads=None),
             "keys and values are kv_heads · head_size wide, which may be less than the queries",
@@ -97,5 +133,13 @@ EXERCISE = Exercise(
         Mistake(_mistaken(bias=False), "the biases are missing"),
         Mistake(_mistaken(norm_position="pre"), "post-norm models have no norm at the end"),
         Mistake(_mistaken(qk_norm_weight=False), "the learned norms of queries and keys are missing"),
+        Mistake(_changed("norms", _bias_of_norms), "without `config.bias` a layer norm has no biases either"),
+        Mistake(
+            _changed("head", _bias_of_head), "the head has no bias: only matrices of attention and feed-forward do"
+        ),
+        Mistake(
+            _changed("attention", _wide_output_bias),
+            "a bias has as many numbers as its matrix has outputs: that of attention's output has d_model",
+        ),
     ),
 )

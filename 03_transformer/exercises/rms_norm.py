@@ -55,6 +55,8 @@ def _variant(self: RMSNorm, x: Tensor, **wrong: bool) -> Tensor:
         x = x - x.mean(dim=-1, keepdim=True)
     square = x.float().square()
     size = square.sum(dim=-1, keepdim=True) if wrong.get("summed") else square.mean(dim=-1, keepdim=True)
+    if wrong.get("variance") or wrong.get("sample_variance"):
+        size = x.float().var(dim=-1, keepdim=True, correction=1 if wrong.get("sample_variance") else 0)
     if wrong.get("whole"):
         size = square.mean()
     root = size.sqrt() + self.eps if wrong.get("eps_outside") else (size + self.eps).sqrt()
@@ -69,6 +71,8 @@ def _mistaken(name: str) -> Callable[..., Any]:
 
     return forward
 
+
+_VARIANCE = "this divides by the root of the variance, from which the mean is taken off; it is the mean of x²"
 
 EXERCISE = Exercise(
     stub=forward,
@@ -86,6 +90,8 @@ EXERCISE = Exercise(
             _mistaken("summed"), "divide by the root of the *mean* of the squares: this is the length of the vector"
         ),
         Mistake(_mistaken("centred"), "nothing is subtracted: RMSNorm is layer norm without the mean"),
+        Mistake(_mistaken("variance"), _VARIANCE),
+        Mistake(_mistaken("sample_variance"), _VARIANCE),
         Mistake(_mistaken("no_weight"), "the weight is missing"),
         Mistake(_mistaken("whole"), "each vector is normalised for itself: the mean is over the last axis"),
         Mistake(_mistaken("eps_outside"), "eps is added under the root"),

@@ -79,6 +79,11 @@ def _not_swapped(self: Rotation, heads: Tensor) -> Tensor:
     return heads * self.cos.to(heads.dtype) + heads * self.signed_sin.to(heads.dtype)
 
 
+def _all_rolled(self: Rotation, heads: Tensor) -> Tensor:
+    swapped = heads.roll(heads.shape[-1] // 2)
+    return heads * self.cos.to(heads.dtype) + swapped * self.signed_sin.to(heads.dtype)
+
+
 def _float32(self: Rotation, heads: Tensor) -> Tensor:
     first, second = heads.chunk(2, dim=-1)
     return heads * self.cos + torch.cat([second, first], dim=-1) * self.signed_sin
@@ -101,6 +106,7 @@ EXERCISE = Exercise(
             _neighbours,
             "dimension i is paired with i + head_dim / 2, not with its neighbour (both forms exist; weights depend on it)",
         ),
+        Mistake(_all_rolled, "roll without dims moves numbers from one vector into the next: dims=-1"),
         Mistake(_float32, "the result has the type of `heads`: convert the tables to it"),
     ),
 )

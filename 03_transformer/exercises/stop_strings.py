@@ -15,7 +15,8 @@ def push(self: StopSequences, piece: str) -> str:
         push("age: Use")   →  "Usage: "      it did not; now "Use" may
         push("r: hi")      →  ""             there it is: everything from it on is dropped, and self.stopped is True
 
-    As much as possible is returned at each call. After the stop, nothing is.
+    As much as possible is returned at each call. After the stop, nothing is, and `_held` is "". Of two stop strings, the
+    one that begins first in the text counts.
 
     Args:
         self: `self._strings` are the stop strings, `self._held` is the text that was held back so far ("" at first),
@@ -77,7 +78,7 @@ def _variant(self: StopSequences, piece: str, **wrong: bool) -> str:
     text = piece if wrong.get("forgets") else self._held + piece
     found = [place for string in self._strings if (place := text.find(string)) >= 0]
     if found:
-        self.stopped, self._held = True, ""
+        self.stopped, self._held = True, self._held if wrong.get("still_holds") else ""
         return text[: found[0] if wrong.get("first_in_list") else min(found)]
     if wrong.get("holds_all"):
         keep = min(len(text), max((len(string) - 1 for string in self._strings), default=0))
@@ -117,6 +118,7 @@ EXERCISE = Exercise(
             _mistaken("first_in_list"), "cut at the stop string that occurs first in the text, not first in the list"
         ),
         Mistake(_mistaken("shortest"), "hold back the longest end that a stop string begins with"),
+        Mistake(_mistaken("still_holds"), 'at the stop, what was held back is settled too: `_held` becomes ""'),
         Mistake(_mistaken("goes_on"), "after the stop, nothing more is returned"),
     ),
 )

@@ -9,15 +9,15 @@ from torch import Tensor
 def keep_top_p(logits: Tensor, p: float) -> Tensor:
     """Keep the smallest set of most likely tokens whose probability reaches p (Holtzman et al., 2020).
 
-    A token is kept if the tokens that are likelier than it have less than p together. So the most likely token always
-    stays, and the token that crosses p stays too.
+    Sorted from the most likely down, a token is kept if those before it have less than p together (equal ones in either
+    order). So the most likely token always stays, and the token that crosses p stays too.
 
     Args:
         logits: (..., vocab), in no order.
         p: above 0; from 1 on all are kept.
 
     Returns:
-        New logits, -inf where a token was dropped.
+        Logits, -inf where a token was dropped.
 
     >>> [round(p, 1) for p in keep_top_p(torch.tensor([0.1, 0.6, 0.3]).log(), 0.7).exp().tolist()]
     [0.0, 0.6, 0.3]
@@ -34,23 +34,36 @@ from learn.exercise import Case, Exercise, Mistake
 
 
 def cases() -> Iterator[Case]:
-    """In order; out of order; a small p; a batch; 1."""
+    """In order; out of order; a small p; 1; a batch; a sum of just p."""
     yield Case("probabilities 0.5, 0.3, 0.15, 0.05 with p = 0.7", [torch.tensor([0.5, 0.3, 0.15, 0.05]).log(), 0.7])
     yield Case("the same, out of order", [torch.tensor([0.05, 0.5, 0.15, 0.3]).log(), 0.7])
     yield Case("p = 0.1, less than the most likely one alone", [torch.tensor([0.2, 0.5, 0.3]).log(), 0.1])
     yield Case("p = 1", [torch.tensor([0.2, 0.5, 0.3]).log(), 1.0])
     batch = torch.randn(3, 20, generator=torch.Generator().manual_seed(0))
     yield Case("three rows of 20 logits, p = 0.9", [batch, 0.9])
+    yield Case(
+        "four tokens of probability 0.25 with p = 0.5: how many stay",
+        [torch.zeros(4), 0.5],
+        observe=lambda result, _: int((result > -torch.inf).sum()),
+    )
+    yield Case(
+        "p = 1, where the first token has all but 2e-13 of the probability", [torch.tensor([30.0, 0.0, 0.0]), 1.0]
+    )
     yield Case("logits that do not sum to 1 as probabilities", [torch.tensor([5.0, 4.0, 6.0, 1.0]), 0.8])
 
 
 def _variant(logits: Tensor, p: float, **wrong: bool) -> Tensor:
-    if p >= 1.0:
+    if p >= 1.0 and not wrong.get("no_early_return"):
         return logits
     ordered, indices = logits.sort(dim=-1, descending=not wrong.get("ascending"))
     probabilities = ordered.exp() if wrong.get("not_normalised") else ordered.softmax(dim=-1)
     total = probabilities.cumsum(dim=-1)
-    dropped = (total > p) if wrong.get("without_crossing") else (total - probabilities >= p)
+    before = total - probabilities
+    dropped = before > p if wrong.get("one_more") else before >= p
+    if wrong.get("without_crossing"):
+        dropped = total > p
+    if wrong.get("sorted"):
+        return ordered.masked_fill(dropped, -torch.inf)
     if not wrong.get("not_unsorted"):
         dropped = dropped.scatter(-1, indices, dropped)
     if wrong.get("zero"):
@@ -84,6 +97,14 @@ EXERCISE = Exercise(
         Mistake(_mistaken("zero"), "a dropped token has the logit -inf; with 0 it can still be drawn"),
         Mistake(
             _mistaken("not_unsorted"), "what was found in the sorted order must be carried back to the original places"
+        ),
+        Mistake(_mistaken("sorted"), "the logits come back in sorted order; each must stay at its token's place"),
+        Mistake(
+            _mistaken("one_more"), "a token is kept if those before it have *less* than p: at just p it is dropped"
+        ),
+        Mistake(
+            _mistaken("no_early_return"),
+            "from p = 1 on all are kept: a sum of floats may reach 1 before the last token, so that has to be asked first",
         ),
         Mistake(_mistaken("not_normalised"), "logits become probabilities by a softmax, not by exp alone"),
     ),

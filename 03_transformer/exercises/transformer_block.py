@@ -48,9 +48,21 @@ from learn.exercise import Case, Exercise, Mistake
 from transformer.config import GPTConfig
 
 
-def _detached(result: Any, arguments: Any) -> Tensor:
-    assert isinstance(result, Tensor)
-    return result.detach()
+class _Store:
+    """A store that has seen two tokens."""
+
+    length = 2
+
+    def update(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Old and new ones."""
+        return torch.cat([keys[:, :, :2].cos(), keys], dim=2), torch.cat([values[:, :, :2].cos(), values], dim=2)
+
+    def advance(self, num_tokens: int) -> None:
+        """Nothing is counted."""
+
+
+def _bias(num_queries: int, num_keys: int) -> Tensor:
+    return -torch.arange(num_keys - 1, -1, -1, dtype=torch.float64)
 
 
 def cases() -> Iterator[Case]:
@@ -66,20 +78,29 @@ def cases() -> Iterator[Case]:
 
     x = torch.randn(2, 3, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     everything = torch.ones(3, 3, dtype=torch.bool)
-    yield Case("pre-norm", [block().eval(), x], observe=_detached)
-    yield Case("post-norm", [block(norm_position="post").eval(), x], observe=_detached)
-    yield Case(
-        "pre-norm, with positions and a mask", [block().eval(), x, torch.tanh, None, everything], observe=_detached
-    )
-    yield Case(
-        "post-norm, with a mask", [block(norm_position="post").eval(), x, None, None, everything], observe=_detached
-    )
-    yield Case("dropout of 0.5 while training", [block(dropout=0.5).train(), x], observe=_detached)
+
+    def question(what: str, of: TransformerBlock, *rest: Any) -> Case:
+        def observe(result: Any, arguments: Any) -> dict[str, Any]:
+            changed = not torch.equal(arguments[1], x)
+            return {"result": result.detach(), "the argument x": "changed" if changed else "as it was"}
+
+        return Case(what, [of, x.clone(), *rest], observe=observe)
+
+    post = {"norm_position": "post"}
+    yield question("pre-norm", block().eval())
+    yield question("post-norm", block(**post).eval())
+    yield question("pre-norm, with positions and a mask", block().eval(), torch.tanh, None, everything)
+    yield question("post-norm, with a mask", block(**post).eval(), None, None, everything)
+    yield question("pre-norm, with a store and a bias on the scores", block().eval(), None, _Store(), None, _bias)
+    yield question("post-norm, with a store and a bias", block(**post).eval(), None, _Store(), None, _bias)
+    yield question("dropout of 0.5 while training", block(dropout=0.5).train())
 
 
 def _variant(self: TransformerBlock, x: Tensor, *rest: Any, **wrong: bool) -> Tensor:
     if wrong.get("no_arguments"):
         rest = ()
+    if wrong.get("no_bias"):
+        rest = rest[:3]
     drop: Callable[[Tensor], Tensor] = self.dropout if not wrong.get("no_dropout") else lambda y: y
     if self.pre_norm or wrong.get("always_pre"):
         if wrong.get("residual_of_norm"):
@@ -93,8 +114,14 @@ def _variant(self: TransformerBlock, x: Tensor, *rest: Any, **wrong: bool) -> Te
                 + drop(self.attention(self.attention_norm(x), *rest))
                 + drop(self.feed_forward(self.feed_forward_norm(x)))
             )
+        if wrong.get("in_place"):
+            x += drop(self.attention(self.attention_norm(x), *rest))
+            return x + drop(self.feed_forward(self.feed_forward_norm(x)))
         x = x + drop(self.attention(self.attention_norm(x), *rest))
         return x + drop(self.feed_forward(self.feed_forward_norm(x)))
+    if wrong.get("norm_of_part"):
+        x = x + self.attention_norm(drop(self.attention(x, *rest)))
+        return x + self.feed_forward_norm(drop(self.feed_forward(x)))
     x = self.attention_norm(x + drop(self.attention(x, *rest)))
     y: Tensor = self.feed_forward_norm(x + drop(self.feed_forward(x)))
     return y
@@ -134,8 +161,13 @@ EXERCISE = Exercise(
             _mistaken("parallel"),
             "the feed-forward reads the stream after attention has been added (some models do both in parallel, this one not)",
         ),
+        Mistake(_mistaken("in_place"), "x += … changes the caller's tensor: x = x + … makes a new one"),
+        Mistake(
+            _mistaken("norm_of_part"), "post-norm normalises the sum, x and the part's output, not the output alone"
+        ),
         Mistake(_mistaken("always_pre"), "self.pre_norm tells between the two forms"),
         Mistake(_mistaken("no_arguments"), "rotate, store, allowed and score_bias are not handed to attention"),
+        Mistake(_mistaken("no_bias"), "score_bias is not handed to attention"),
         Mistake(_mistaken("no_dropout"), "dropout is applied to the output of each part"),
     ),
 )
