@@ -44,10 +44,10 @@ test: lint ## Everything that must pass
 soak: setup ## The server under load and attack; nothing may be left over (three minutes)
 	$(BIN)/python tests/soak_server.py $(ARGS)
 
-soak-engine: setup ## 10,000 random schedules of the inference engine; no block may be lost (a quarter of an hour)
+soak-engine: setup ## 10,000 random schedules of the inference engine; no block may be lost (an hour)
 	SCHEDULES=10000 $(BIN)/python -m pytest tests/test_random_schedules.py $(ARGS)
 
-soak-checkpoints: setup ## Kill a training run 100 times at random moments; nothing may be lost (a quarter of an hour)
+soak-checkpoints: setup ## Kill a training run 100 times at random moments; nothing may be lost (twenty minutes)
 	$(BIN)/python tests/kill_harness.py $(ARGS)
 
 docs: setup ## Build the documentation site into docs/_build/html, warnings being errors

@@ -1,6 +1,6 @@
 """Kill a training run at random moments, again and again, and check that nothing is lost.
 
-    python tests/kill_harness.py --kills 100        # `make soak-checkpoints`, a quarter of an hour or so
+    python tests/kill_harness.py --kills 100        # `make soak-checkpoints`, twenty minutes or so
 
 Each round starts the same command, waits for a random time, and kills it with SIGKILL, which no program can
 catch: in the middle of a step, of a file, of a rename. Then every checkpoint must be whole, and the newest

@@ -7,7 +7,9 @@ schedules run here; `make soak` runs 10,000.
 from __future__ import annotations
 
 import functools
+import itertools
 import os
+import sys
 
 import torch
 from hypothesis import HealthCheck, settings
@@ -126,6 +128,17 @@ class Schedule(RuleBasedStateMachine):
                 assert tokens == wanted[: len(tokens)]
             else:
                 assert tokens == wanted
+        _count_for_people()
+
+
+_lived = itertools.count(1)
+
+
+def _count_for_people() -> None:
+    """A soak takes an hour: say now and then how far it is, past pytest's capture."""
+    number = next(_lived)
+    if NUM_SCHEDULES > 200 and number % 500 == 0:
+        print(f"{number:,} schedules, all blocks accounted for", file=sys.__stderr__, flush=True)
 
 
 TestRandomSchedules = Schedule.TestCase
