@@ -20,8 +20,8 @@ def step(self: AdamW) -> None:
     Args:
         self: the optimizer. `self.param_groups` is a list of dictionaries with the parameters in "params" and "lr" (η),
             "betas" (β₁ and β₂), "eps" (ε) and "weight_decay" (λ). `self.state[parameter]` is a dictionary, empty at first.
-            Keep in it "step", a float32 tensor with one number, "exp_avg" (m) and "exp_avg_sq" (v), as the checkpoint
-            expects them.
+            Keep in it "step", a float32 tensor of shape () such as `torch.tensor(0.0)`, "exp_avg" (m) and "exp_avg_sq" (v),
+            as the checkpoint expects them.
     """
     raise NotImplementedError("Exercise 5.6: one step of AdamW")
 
@@ -82,17 +82,21 @@ def _step(self: AdamW, **wrong: bool) -> None:
                 state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(p), torch.zeros_like(p)
             state["step"] += 1
             t = state["step"].item() if not wrong.get("uncorrected") else math.inf
+            t += int(wrong.get("ahead", False)) - int(wrong.get("behind", False))
             g = p.grad
             if wrong.get("coupled"):
                 g = g + group["weight_decay"] * p
             state["exp_avg"] = beta1 * state["exp_avg"] + (1 - beta1) * g
             state["exp_avg_sq"] = beta2 * state["exp_avg_sq"] + (1 - beta2) * g * g
-            size = (state["exp_avg_sq"] / (1 - beta2**t)).sqrt() + group["eps"]
+            mean = state["exp_avg"] / (1 - beta1**t)
+            size = (state["exp_avg_sq"] / (1.0 if wrong.get("v_uncorrected") else 1 - beta2**t)).sqrt() + group["eps"]
             if wrong.get("eps_inside"):
                 size = (state["exp_avg_sq"] / (1 - beta2**t) + group["eps"]).sqrt()
+            late = lr * mean / size if wrong.get("decay_late") else 0.0
             if not wrong.get("coupled") and not wrong.get("no_decay"):
-                p *= 1 - (1.0 if wrong.get("decay_without_lr") else lr) * group["weight_decay"]
-            p -= lr * state["exp_avg"] / (1 - beta1**t) / size
+                p.sub_(late).mul_(1 - (1.0 if wrong.get("decay_without_lr") else lr) * group["weight_decay"])
+            if not wrong.get("decay_late"):
+                p -= lr * mean / size
 
 
 def _mistaken(name: str) -> Callable[..., Any]:
@@ -101,6 +105,14 @@ def _mistaken(name: str) -> Callable[..., Any]:
 
     return step
 
+
+@torch.no_grad()
+def _division_by_zero(self: AdamW) -> None:
+    group = self.param_groups[0]
+    group["lr"] / (1 - group["betas"][0] ** 0.0)
+
+
+_FROM_ONE = "t is 1 at the first step of a parameter, since 1 - β⁰ is 0: raise `step` first"
 
 EXERCISE = Exercise(
     stub=step,
@@ -117,6 +129,11 @@ EXERCISE = Exercise(
     ),
     mistakes=(
         Mistake(_mistaken("uncorrected"), "both means start at 0 and must be corrected by 1 - βᵗ"),
+        Mistake(_mistaken("v_uncorrected"), "v starts at 0 as well as m: it must be corrected by 1 - β₂ᵗ"),
+        Mistake(_mistaken("behind"), _FROM_ONE),
+        Mistake(_division_by_zero, _FROM_ONE),
+        Mistake(_mistaken("ahead"), "t is 1 at the first step of a parameter; here it is 2"),
+        Mistake(_mistaken("decay_late"), "the decay acts on θ as it was before the step, not after it"),
         Mistake(_mistaken("no_decay"), "the weight decay is missing"),
         Mistake(
             _mistaken("coupled"),

@@ -89,7 +89,7 @@ def _loss(
     def chunk_loss(h: Tensor, t: Tensor) -> Tensor:
         logits = h @ weight.T
         if softcap is not None and not wrong.get("no_softcap"):
-            logits = softcap * (logits / softcap).tanh()
+            logits = softcap * (logits / (1.0 if wrong.get("not_divided") else softcap)).tanh()
         losses = cross_entropy(logits, t, smoothing, z)
         return losses.mean() if wrong.get("mean_of_means") else losses.sum()
 
@@ -146,6 +146,10 @@ EXERCISE = Exercise(
         ),
         Mistake(_mistaken(rest_dropped=True), "the last chunk may be shorter; its tokens count too"),
         Mistake(_mistaken(no_softcap=True), "the softcap is not applied"),
+        Mistake(
+            _mistaken(not_divided=True),
+            "the logits are divided by the softcap before tanh: small ones stay as they are",
+        ),
         Mistake(_mistaken(empty=True), "with every token ignored this divides by 0: clamp the count to at least 1"),
         Mistake(_mistaken(kept=True), _TOO_MUCH),
         Mistake(_mistaken(size=1 << 20), _TOO_MUCH),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import torch
@@ -12,7 +13,7 @@ def clip_gradients(parameters: Iterable[Tensor], max_norm: float) -> float:
     """Scale all gradients by one factor so that their norm is at most `max_norm` (Pascanu et al., 2013).
 
     The norm is the length of all gradients taken as one vector, in float32: the root of the sum of all squares. Where it is
-    larger than `max_norm`, every gradient is multiplied, in place, by max_norm / (norm + 1e-6).
+    larger than `max_norm`, every gradient is multiplied by max_norm / (norm + 1e-6).
 
     Args:
         parameters: whose gradients (`parameter.grad`) to scale; those that have None are left out. May be an iterator,
@@ -61,14 +62,15 @@ def cases() -> Iterator[Case]:
             parameter = torch.zeros(len(numbers) if numbers else 1, dtype=dtype)
             parameter.grad = None if numbers is None else torch.tensor(numbers, dtype=dtype)
             parameters.append(parameter)
+        what = f"{what}. Gradients: {', '.join(map(str, gradients))}"
         return Case(what, [_Parameters(parameters), max_norm], tolerance=1e-5, observe=_norm_and_gradients)
 
-    yield question("the gradient (3, 4) to a norm of 1", [[3.0, 4.0]], 1.0)
+    yield question("to a norm of 1", [[3.0, 4.0]], 1.0)
     yield question("shorter than the limit", [[0.3, 0.4]], 1.0)
     yield question("two parameters, taken as one vector", [[3.0], [4.0]], 1.0)
     yield question("one of them without a gradient", [[3.0, 4.0], None], 2.0)
     yield question("a limit of 0 only measures", [[3.0, 4.0]], 0.0)
-    yield question("a gradient that is infinite", [[3.0, float("inf")]], 1.0)
+    yield question("a gradient that is infinite", [[3.0, math.inf]], 1.0)
 
 
 def _clip(parameters: Iterable[Tensor], max_norm: float, **wrong: bool) -> float:
@@ -86,7 +88,7 @@ def _clip(parameters: Iterable[Tensor], max_norm: float, **wrong: bool) -> float
             g.clamp_(-max_norm, max_norm) if max_norm else None
         return norm
     if wrong.get("always") or (
-        (max_norm or wrong.get("zero")) and norm > max_norm and (norm < float("inf") or wrong.get("infinite"))
+        (max_norm or wrong.get("zero")) and norm > max_norm and (norm < math.inf or wrong.get("infinite"))
     ):
         for g in found:
             g.mul_(max_norm / (norm + 1e-6))
@@ -105,6 +107,16 @@ def _twice(parameters: Iterable[Tensor], max_norm: float) -> float:
     for parameter in parameters:
         if parameter.grad is not None and norm > max_norm:
             parameter.grad.mul_(max_norm / (norm + 1e-6))
+    return norm
+
+
+def _norms_of_their_own(parameters: Iterable[Tensor], max_norm: float) -> float:
+    norm = 0.0
+    for parameter in parameters:
+        if parameter.grad is not None:
+            norm = parameter.grad.norm().item()
+            if max_norm and max_norm < norm < math.inf:
+                parameter.grad.mul_(max_norm / (norm + 1e-6))
     return norm
 
 
@@ -129,6 +141,9 @@ EXERCISE = Exercise(
         ),
         Mistake(
             _mistaken("one_by_one"), "one norm and one factor for all parameters together, or the direction changes"
+        ),
+        Mistake(
+            _norms_of_their_own, "here each gradient has a norm and a factor of its own: one of each for all together"
         ),
         Mistake(_mistaken("zero"), "a limit of 0 only measures"),
         Mistake(_mistaken("infinite"), "where the norm is infinite nothing is scaled: the step will be skipped"),

@@ -17,14 +17,15 @@ def orthogonalise(matrices: Tensor, rounds: int = ROUNDS) -> Tensor:
 
     which acts on each singular value s as a s + b s³ + c s⁵ and leaves the singular vectors alone.
 
-    A matrix with more rows than columns is transposed before and back afterwards, so that X Xᵀ is the smaller square.
+    A matrix with more rows than columns may be transposed before and back afterwards, so that X Xᵀ is the smaller square
+    (the result is the same; it is for speed).
 
     Args:
         matrices: (..., rows, columns); leading axes are separate matrices, each with its own norm.
         rounds: how many.
 
     Returns:
-        The same shape, bfloat16; compute in bfloat16.
+        The same shape, bfloat16; the package computes in it.
     """
     raise NotImplementedError("Exercise 5.7: bring all singular values near one")
 
@@ -44,7 +45,7 @@ def _in_float32(result: Any, arguments: Any) -> dict[str, Any]:
 def _exact(matrices: Tensor, rounds: int) -> Tensor:
     """The polynomial applied to the singular values."""
     u, s, v = torch.linalg.svd(matrices.bfloat16().double(), full_matrices=False)
-    s = s / s.norm(dim=-1, keepdim=True)
+    s = s / s.norm(dim=-1, keepdim=True).clamp(min=EPS)
     a, b, c = COEFFICIENTS
     for _ in range(rounds):
         s = a * s + b * s**3 + c * s**5
@@ -52,7 +53,7 @@ def _exact(matrices: Tensor, rounds: int) -> Tensor:
 
 
 def cases() -> Iterator[Case]:
-    """One round; five; wide; tall; several. Expected is the polynomial of singular values."""
+    """One round; five; wide; tall; several; zeros. Expected is the polynomial of singular values."""
     generator = torch.Generator().manual_seed(0)
     for what, shape, rounds in (
         ("a square matrix, one round", (4, 4), 1),
@@ -60,10 +61,11 @@ def cases() -> Iterator[Case]:
         ("a wide matrix, 3 × 8", (3, 8), 5),
         ("a tall matrix, 8 × 3", (8, 3), 5),
         ("two matrices of very different size", (2, 4, 6), 5),
+        ("two matrices, the first of which is all zeros", (2, 4, 6), 5),
     ):
         matrices = torch.randn(shape, generator=generator)
         if len(shape) == 3:
-            matrices[0] *= 100
+            matrices[0] *= 0 if "zeros" in what else 100
         expected = _in_float32(_exact(matrices, rounds), None)
         yield Case(what, [matrices, rounds], expected=expected, tolerance=0.06, observe=_in_float32)
 
@@ -77,9 +79,14 @@ def _rounds(matrices: Tensor, rounds: int, **wrong: bool) -> Tensor:
         norm = x.norm() if wrong.get("one_norm") else x.norm(dim=(-2, -1), keepdim=True)
         if wrong.get("largest"):
             norm = x.abs().amax(dim=(-2, -1), keepdim=True)
-        x = x / norm.clamp(min=EPS)
-    for _ in range(rounds):
+        x = x / (norm if wrong.get("no_floor") else norm.clamp(min=EPS))
+    for _ in range(rounds - bool(wrong.get("one_fewer"))):
         gram = x @ x.mT
+        if wrong.get("without_x"):
+            x = a * x + b * gram + c * gram @ gram
+            continue
+        if wrong.get("other_square"):
+            gram = x.mT @ x
         x = a * x + (b * gram + (0 if wrong.get("no_fifth") else c) * gram @ gram) @ x
     return x.mT if tall and not wrong.get("not_turned_back") else x
 
@@ -115,8 +122,12 @@ EXERCISE = Exercise(
             _mistaken("not_normalised"), "divide by the norm first: the polynomial needs singular values of at most 1"
         ),
         Mistake(_mistaken("largest"), "the norm is the root of the sum of all squares, not the largest number"),
+        Mistake(_mistaken("no_floor"), "a matrix of zeros has the norm 0, and 0/0 is nan: the norm is at least EPS"),
+        Mistake(_mistaken("one_fewer"), "`rounds` rounds are asked for; this goes round once less"),
+        Mistake(_mistaken("without_x"), "the products end with X: b (X Xᵀ) X and c (X Xᵀ)² X, or all powers are even"),
+        Mistake(_mistaken("other_square"), "X Xᵀ, not Xᵀ X, stands before X: only for a square matrix do both fit"),
         Mistake(_mistaken("no_fifth"), "the term c (X Xᵀ)² X is missing"),
-        Mistake(_mistaken("float32"), "computed and returned in bfloat16, which is half the work"),
+        Mistake(_mistaken("float32"), "returned in bfloat16; computed in it too, this is half the work"),
         Mistake(_mistaken("not_turned_back"), "a tall matrix must be transposed back at the end"),
         Mistake(_mistaken("one_norm"), "each matrix has its own norm: keep the leading axes apart"),
     ),

@@ -55,6 +55,7 @@ def cases() -> Iterator[Case]:
         for step in steps:
             yield Case(f"{kind}, step {step} of 10, warm-up of 2", [step, 10, ScheduleConfig(kind, 2, 0.1, 0.3)])  # type: ignore[arg-type]
     yield Case("inverse_sqrt without a warm-up", [3, 10, ScheduleConfig("inverse_sqrt", 0)])
+    yield Case("wsd, whose decay begins at step round(2.8)", [3, 4, ScheduleConfig("wsd", 0, 0.1, 0.3)])
     yield Case("wsd whose warm-up reaches into the decay", [8, 10, ScheduleConfig("wsd", 8, 0.0, 0.9)])
 
 
@@ -72,7 +73,19 @@ def _variant(step: int, max_steps: int, config: ScheduleConfig, **wrong: bool) -
         config = dataclasses.replace(config, kind="linear")
     if wrong.get("decay_before_warmup") and config.kind == "wsd" and config.warmup_steps == 8:
         return 1 - (8 - 1) / (10 - 1)
-    return _reference(step, max_steps, config)
+    if wrong.get("cut_off") and config.kind == "wsd":
+        start = max(config.warmup_steps, int(max_steps * (1 - config.decay_fraction)))
+        if step >= start:
+            return config.final_fraction + (1 - config.final_fraction) * (max_steps - step) / (max_steps - start)
+    if wrong.get("one_short") and config.kind in ("linear", "cosine"):
+        max_steps -= 1
+    if wrong.get("line_to_zero") and config.kind == "linear":
+        config = dataclasses.replace(config, final_fraction=0.0)
+    factor = _reference(step, max_steps, config)
+    if wrong.get("above_one") and config.kind == "cosine" and step >= config.warmup_steps:
+        whole = _reference(step, max_steps, dataclasses.replace(config, final_fraction=0.0))
+        return config.final_fraction + whole
+    return factor
 
 
 def _mistaken(name: str) -> Callable[..., Any]:
@@ -99,6 +112,10 @@ EXERCISE = Exercise(
             "the decay begins where the warm-up ends; its steps are not part of the progress",
         ),
         Mistake(_mistaken("to_zero"), "the curve ends at final_fraction, not at 0"),
+        Mistake(_mistaken("line_to_zero"), "the line ends at final_fraction, not at 0"),
+        Mistake(_mistaken("above_one"), "f + (1 - f) · curve: without 1 - f the curve begins above 1"),
+        Mistake(_mistaken("one_short"), "the curve ends at max_steps, after the last step, not at max_steps - 1"),
+        Mistake(_mistaken("cut_off"), "the start of wsd's decay is rounded to the nearest step, not cut off"),
         Mistake(_mistaken("whole_cosine"), "half a cosine, from 1 to -1: cos(π progress)"),
         Mistake(_mistaken("decay_from_warmup"), "wsd stays at the peak until the last decay_fraction of the run"),
         Mistake(_mistaken("decay_before_warmup"), "wsd's decay does not begin before the warm-up ends"),

@@ -18,7 +18,7 @@ def step(self: SGD) -> None:
     Args:
         self: the optimizer. `self.param_groups` is a list of dictionaries with the parameters in "params" and the numbers
             "lr" (η), "momentum" (μ) and "weight_decay" (λ). `self.state[parameter]` is a dictionary, empty at first: keep v
-            there as "momentum_buffer". The gradient, `parameter.grad`, stays as it is.
+            there as "momentum_buffer". With μ = 0 nothing is kept. The gradient, `parameter.grad`, stays as it is.
     """
     raise NotImplementedError("Exercise 5.5: one step against the gradient")
 
@@ -89,10 +89,14 @@ def _step(self: SGD, **wrong: bool) -> None:
             if group["momentum"]:
                 state = self.state[parameter]
                 velocity = state.get("momentum_buffer", torch.zeros_like(parameter))
+                if wrong.get("decay_late"):
+                    d = parameter.grad
                 share = 1 - group["momentum"] if wrong.get("averaged") else 1.0
                 d = group["momentum"] * velocity + share * d
                 if not wrong.get("forgotten"):
                     state["momentum_buffer"] = d.clone()
+                if wrong.get("decay_late"):
+                    d = d + decay * parameter
             parameter -= lr * d
 
 
@@ -119,6 +123,9 @@ EXERCISE = Exercise(
         Mistake(_mistaken("no_decay"), "weight decay adds λ θ to the gradient"),
         Mistake(_mistaken("gradient_changed"), "parameter.grad must stay as it is: make d a new tensor"),
         Mistake(_mistaken("averaged"), "v ← μ v + d: the new part is not weighted by 1 - μ (that is Adam's mean)"),
+        Mistake(
+            _mistaken("decay_late"), "the decay is part of d, and so goes into v: here it is added after the momentum"
+        ),
         Mistake(_mistaken("forgotten"), "v is not kept from step to step: put it into self.state[parameter]"),
         Mistake(_mistaken("first_group"), "each group has its own rate"),
     ),

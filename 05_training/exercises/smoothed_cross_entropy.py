@@ -57,7 +57,11 @@ def _loss(logits: Tensor, targets: Tensor, label_smoothing: float, z_loss: float
     at_target = z.gather(1, targets.clamp(min=0)[:, None])[:, 0]
     spread = z.sum(dim=-1) if wrong.get("summed") else z.mean(dim=-1)
     kept = 1.0 if wrong.get("not_taken_off") else 1 - label_smoothing
+    if wrong.get("over_others"):
+        spread = (z.sum(dim=-1) - at_target) / (z.shape[-1] - 1)
     losses = lse - kept * at_target - label_smoothing * spread
+    if wrong.get("z_on_ignored"):
+        return losses * (targets != IGNORED) + z_loss * lse.square()
     losses = losses + z_loss * (lse if wrong.get("not_squared") else lse.square())
     return losses if wrong.get("not_ignored") else losses * (targets != IGNORED)
 
@@ -88,6 +92,10 @@ EXERCISE = Exercise(
         Mistake(_mistaken("not_ignored"), "where the target is IGNORED the loss is 0"),
         Mistake(_mistaken("overflowing"), "exp overflows: use logsumexp, or take the largest logit out first"),
         Mistake(_mistaken("summed"), "label smoothing spreads ε over the vocabulary: the mean logit, not the sum"),
+        Mistake(
+            _mistaken("over_others"), "ε is spread over the whole vocabulary, the target among it, not the others alone"
+        ),
+        Mistake(_mistaken("z_on_ignored"), "where the target is IGNORED the z-loss is 0 too"),
         Mistake(_mistaken("not_taken_off"), "what is spread is taken off the target: (1 - ε) z[target]"),
         Mistake(_mistaken("not_squared"), "the z-loss is c · lse²"),
         Mistake(_mistaken("low"), "bfloat16 has three digits: compute in float32"),

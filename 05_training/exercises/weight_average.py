@@ -9,7 +9,7 @@ from training.weight_average import WeightAverage
 
 @torch.no_grad()
 def update(self: WeightAverage) -> None:
-    """a ← d a + (1 - d) θ, for every parameter, in place.
+    """a ← d a + (1 - d) θ, for every parameter, in place: the tensor a itself changes, since others hold it.
 
     Args:
         self: `self.parameters` maps names to parameters θ, `self.averages` maps the same names to tensors a; `self.decay`
@@ -20,22 +20,32 @@ def update(self: WeightAverage) -> None:
 
 # === Above: what the learner gets. Below: how it is graded, with hints and wrong answers. ===
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
-from learn.exercise import Case, Exercise, Mistake
+from learn.exercise import Case, Exercise, Mistake, Observe
 
 
-def _both(result: Any, arguments: Sequence[Any]) -> dict[str, Any]:
-    average: WeightAverage = arguments[0]
-    kept = {name: tensor.clone() for name, tensor in average.averages.items()}
-    # Another step of training must not change the average: it is a tensor of its own.
-    weights = {name: parameter.detach().clone() for name, parameter in average.parameters.items()}
-    for parameter in average.parameters.values():
-        parameter.data.add_(1.0)
-    return {"averages": kept, "weights": weights, "averages after the weights moved on": dict(average.averages)}
+def _observing(tensors: Mapping[str, Tensor]) -> Observe:
+    """Averages, weights, and whether the averages are still in these tensors."""
+
+    def observe(result: Any, arguments: Sequence[Any]) -> dict[str, Any]:
+        average: WeightAverage = arguments[0]
+        kept = {name: tensor.clone() for name, tensor in average.averages.items()}
+        # Another step of training must not change the average: it is a tensor of its own.
+        weights = {name: parameter.detach().clone() for name, parameter in average.parameters.items()}
+        for parameter in average.parameters.values():
+            parameter.data.add_(1.0)
+        return {
+            "averages": kept,
+            "weights": weights,
+            "averages after the weights moved on": dict(average.averages),
+            "still the same tensors": all(average.averages[name] is tensor for name, tensor in tensors.items()),
+        }
+
+    return observe
 
 
 def cases() -> Iterator[Case]:
@@ -48,7 +58,7 @@ def cases() -> Iterator[Case]:
         for _ in range(before):
             average.update()
             model.bias.data.sub_(1.0)
-        yield Case(what, [average], observe=_both)
+        yield Case(what, [average], observe=_observing(dict(average.averages)))
 
 
 @torch.no_grad()
@@ -76,6 +86,12 @@ def _not_weighted(self: WeightAverage) -> None:
         self.averages[name].mul_(self.decay).add_(parameter)
 
 
+@torch.no_grad()
+def _replaced(self: WeightAverage) -> None:
+    for name, parameter in self.parameters.items():
+        self.averages[name] = self.decay * self.averages[name] + (1 - self.decay) * parameter
+
+
 EXERCISE = Exercise(
     stub=update,
     reference="training.weight_average:WeightAverage.update",
@@ -90,6 +106,7 @@ EXERCISE = Exercise(
         Mistake(_exchanged, "the average keeps the share d, and takes 1 - d of the new weights"),
         Mistake(_weights_changed, "the weights themselves must not change: training goes on with them"),
         Mistake(_same_tensor, "the average must be a tensor of its own, which keeps its past"),
+        Mistake(_replaced, "the average must be changed in place: others hold the same tensor"),
         Mistake(_not_weighted, "the new weights count with 1 - d"),
     ),
 )

@@ -19,7 +19,8 @@ def _accumulate_gradients(self: Trainer, batches: list[Batch]) -> float:
 
     Args:
         self: the trainer. `self.module(batch.tensors)` gives the mean loss of a micro-batch over the tokens it predicts,
-            of which there are `batch.weight`; `self.workers` are the processes that train together.
+            of which there are `batch.weight`; `self.workers` are the processes that train together. Gradients are averaged
+            over `self.workers.world_size` processes, so the shares of all of them must add up to that number.
         batches: this step's micro-batches.
 
     Returns:
@@ -49,6 +50,7 @@ from torch import Tensor, nn
 from learn.exercise import Case
 from learn.lab import Lab, Measurement
 from tokenizer.byte_tokenizer import ByteTokenizer
+from training.distributed import Workers
 from training.loss import IGNORED, linear_cross_entropy
 from training.placement import Placement
 from training.recipe_config import OptimizerConfig, ScheduleConfig, TrainingConfig
@@ -69,6 +71,16 @@ class _NoSource:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         raise AssertionError("nothing is resumed")
+
+
+class _Two(Workers):
+    """Two processes with the same batches, of which only this one is there."""
+
+    def __init__(self) -> None:
+        super().__init__(rank=0, world_size=2)
+
+    def sum(self, *values: float) -> list[float]:
+        return [2 * value for value in values]
 
 
 def _loss(model: nn.Module, tensors: dict[str, Tensor]) -> Tensor:
@@ -109,7 +121,7 @@ def _loss_and_gradients(result: float, arguments: Sequence[Any]) -> dict[str, An
 
 
 def cases() -> Iterator[Case]:
-    """One batch; equal ones; unequal ones; one without anything to predict."""
+    """One batch; equal ones; unequal ones; one without anything to predict; two processes."""
     yield Case("one batch", [_trainer(), _batches(8)], tolerance=1e-5, observe=_loss_and_gradients)
     equal = _batches(1, (7, 7, 7, 7))
     yield Case("four of 7 tokens each", [_trainer(), equal], tolerance=1e-5, observe=_loss_and_gradients)
@@ -117,6 +129,10 @@ def cases() -> Iterator[Case]:
     yield Case("eight of one row", [_trainer(), _batches(1)], tolerance=1e-5, observe=_loss_and_gradients)
     empty = _batches(1, (7, 0, 3))
     yield Case("one of three is all padding", [_trainer(), empty], tolerance=1e-5, observe=_loss_and_gradients)
+    trainer = _trainer()
+    trainer.workers = _Two()
+    what = "four of two rows, and the same in a second process"
+    yield Case(what, [trainer, _batches(2)], tolerance=1e-5, observe=_loss_and_gradients)
 
 
 def measure() -> Measurement:
