@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def bradley_terry_loss(chosen: Tensor, rejected: Tensor) -> Tensor:
-    """-ln σ(r_chosen - r_rejected), the mean over pairs (Bradley & Terry, 1952).
+    """-ln σ(s_chosen - s_rejected), the mean over pairs (Bradley & Terry, 1952).
 
     The better answer is taken to win with probability σ(difference of the scores); this is the cross-entropy of that.
 

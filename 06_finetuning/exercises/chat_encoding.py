@@ -75,7 +75,7 @@ def _encode(
         )
         content = message.content if wrong.get("not_stripped") else message.content.strip()
         add(content, speaks, self.special_tokens if wrong.get("forged") else ())
-        add(self.end, speaks and not wrong.get("end_not_learned"))
+        add(self.end, bool(wrong.get("every_end")) or (speaks and not wrong.get("end_not_learned")))
         add(self.separator, speaks and bool(wrong.get("separator_learned")))
     if generation_prompt and not wrong.get("no_prompt"):
         add(self.header.format(role="assistant"), False)
@@ -110,6 +110,7 @@ EXERCISE = Exercise(
         ),
         Mistake(_mistaken("header_learned"), "the header is given to the model, not said by it: it is not learned"),
         Mistake(_mistaken("end_not_learned"), "the end of an answer must be learned, or the model will never stop"),
+        Mistake(_mistaken("every_end"), "only the assistant's `end` is learned, not the one behind what others say"),
         Mistake(_mistaken("forged"), "content is encoded with no special token allowed; here a user can forge a role"),
         Mistake(_mistaken("separator_learned"), "the separator comes after the end; the model has stopped by then"),
         Mistake(_mistaken("not_stripped"), "content is stripped of surrounding white space"),

@@ -27,7 +27,7 @@ def preference_loss(
         policy_rejected: (pairs,) ln π of the worse answers.
         reference_chosen: (pairs,) ln π₀ of the better answers, π₀ being the model before training.
         reference_rejected: (pairs,) ln π₀ of the worse answers.
-        config: `config.loss` is "dpo" or "ipo", `config.beta` is β, `config.label_smoothing` is ε.
+        config: `config.loss` is "dpo" or "ipo", `config.beta` is β, `config.label_smoothing` is ε (dpo only).
 
     Returns:
         A scalar.
@@ -71,11 +71,15 @@ def _loss(a: Tensor, b: Tensor, c: Tensor, d: Tensor, config: PreferenceConfig, 
         margin = -margin
     if config.loss == "ipo" and not wrong.get("always_dpo"):
         target = 1 / config.beta if wrong.get("twice_the_target") else 1 / (2 * config.beta)
-        return (margin - target).square().mean()
+        if wrong.get("half_beta"):
+            target = 0.5 * config.beta
+        return (margin * (config.beta if wrong.get("scaled_for_ipo") else 1.0) - target).square().mean()
     scaled = margin * (1.0 if wrong.get("no_beta") else config.beta)
     smoothing = 0.0 if wrong.get("no_smoothing") else config.label_smoothing
     if wrong.get("underflowing"):
         return (-(1 - smoothing) * scaled.sigmoid().log() - smoothing * (-scaled).sigmoid().log()).mean()
+    if wrong.get("one_term"):
+        return -(1 - smoothing) * F.logsigmoid(scaled).mean()
     return (-(1 - smoothing) * F.logsigmoid(scaled) - smoothing * F.logsigmoid(-scaled)).mean()
 
 
@@ -116,6 +120,9 @@ EXERCISE = Exercise(
         Mistake(
             _mistaken("no_smoothing"), "label smoothing takes a share ε of the preferences to be the wrong way round"
         ),
+        Mistake(_mistaken("one_term"), "the share ε of the pairs has a loss too: - ε ln σ(-β margin)"),
+        Mistake(_mistaken("scaled_for_ipo"), "ipo takes the margin itself, without β"),
+        Mistake(_mistaken("half_beta"), "1 / (2 β) divides by β: 1 / 2 * β multiplies by it"),
         Mistake(_mistaken("always_dpo"), "for ipo the loss is (margin - 1 / (2 β))²"),
         Mistake(_mistaken("twice_the_target"), "the target of ipo is 1 / (2 β)"),
     ),

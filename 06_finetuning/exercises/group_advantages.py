@@ -33,10 +33,12 @@ from learn.exercise import Case, Exercise, Mistake
 
 
 def cases() -> Iterator[Case]:
-    """One right of four; two groups; alike."""
+    """One right of four; two groups; alike; nearly alike."""
     yield Case("one of four answers is right", [torch.tensor([[1.0, 0.0, 0.0, 0.0]])])
     yield Case("an easy and a hard question", [torch.tensor([[1.0, 1.0, 1.0, 0.0], [0.0, 0.0, 1.0, 0.0]])])
     yield Case("a group whose answers are all right", [torch.tensor([[1.0, 1.0, 1.0], [0.0, 0.5, 1.0]])])
+    # In float32 the deviation of these is good to four digits.
+    yield Case("two rewards that hardly differ", [torch.tensor([[0.5, 0.502]])], tolerance=1e-3)
 
 
 def _advantages(rewards: Tensor, **wrong: bool) -> Tensor:
@@ -47,6 +49,10 @@ def _advantages(rewards: Tensor, **wrong: bool) -> Tensor:
     if wrong.get("centred_only"):
         return centred
     deviation = rewards.std(dim=dim, keepdim=True, correction=int(bool(wrong.get("bessel"))))
+    if wrong.get("one_deviation"):
+        deviation = rewards.std(correction=0)
+    if wrong.get("eps_inside"):
+        return centred / (deviation.square() + 1e-6).sqrt()
     return centred / (deviation + (0.0 if wrong.get("no_eps") else 1e-6))
 
 
@@ -73,6 +79,8 @@ EXERCISE = Exercise(
         ),
         Mistake(_mistaken("across"), "the group is a row: reduce over dim 1"),
         Mistake(_mistaken("whole"), "each group has its own mean and standard deviation"),
+        Mistake(_mistaken("one_deviation"), "each group has its own standard deviation, not only its own mean"),
+        Mistake(_mistaken("eps_inside"), "1e-6 is added to the standard deviation, not under the root"),
         Mistake(_mistaken("no_eps"), "a group of equal rewards has deviation 0: add 1e-6"),
     ),
 )

@@ -85,6 +85,8 @@ def _loss(
         gain = clipped
     if wrong.get("not_clipped"):
         gain = ratio * advantage
+    if wrong.get("ratios_compared"):
+        gain = torch.minimum(ratio, ratio.clamp(1 - config.clip, 1 + config.clip)) * advantage
     difference = reference - new if not wrong.get("divergence_reversed") else new - reference
     divergence = difference.exp() - difference - 1
     if wrong.get("plain_divergence"):
@@ -93,6 +95,8 @@ def _loss(
     per_token = (gain - beta * divergence) * counted
     if wrong.get("over_all_tokens"):
         return -per_token.sum() / counted.sum()
+    if wrong.get("padding_counted"):
+        return -per_token.mean()
     lengths = counted.sum(dim=1)
     return -(per_token.sum(dim=1) / (lengths if wrong.get("empty") else lengths.clamp(min=1))).mean()
 
@@ -124,6 +128,11 @@ EXERCISE = Exercise(
             _mistaken("clip_only"),
             "the *smaller* of the clipped and the unclipped gain counts: moves in the wrong direction stay punished",
         ),
+        Mistake(
+            _mistaken("ratios_compared"),
+            "the smaller of ρ A and clip(ρ) A: multiply by A first, since a negative A turns smaller into larger",
+        ),
+        Mistake(_mistaken("padding_counted"), "the mean is over the tokens that count: divide by their number"),
         Mistake(_mistaken("divergence_reversed"), "the divergence is of π₀/π: exp(reference - new)"),
         Mistake(_mistaken("plain_divergence"), "ln π/π₀ alone may be negative; the estimate here never is"),
         Mistake(_mistaken("rewarded_divergence"), "moving away from the reference is punished, not rewarded"),

@@ -13,15 +13,15 @@ def forward(self: LoRAAdapter, x: Tensor, base: nn.Linear) -> Tensor:
 
         y = base(x) + s · dropout(x) Aᵀ Bᵀ
 
-    Multiply from the left: x Aᵀ has only `rank` numbers for each vector, where B A would be a full matrix.
+    It is cheaper to multiply from the left: x Aᵀ has only `rank` numbers for each vector, where B A is a full matrix.
 
     With DoRA (Liu et al., 2024), the rows of the corrected weight W + s B A get lengths m of their own. The outputs
     without the bias are multiplied by m / ‖W + s B A‖, one factor for each row, and the bias is added afterwards. The
     norm is taken as a constant in the backward pass.
 
     Args:
-        self: the adapter. `self.lora_a` is A (rank, in), `self.lora_b` is B (out, rank), `self.config.scale` is s;
-            `self.magnitude` is m (out,) for DoRA, otherwise None. Dropout is `F.dropout(x, self.config.dropout,
+        self: the adapter. `self.lora_a` is A (rank, in), `self.lora_b` is B (out, rank), `self.config.scale` is s, the
+            lesson's α/r (α/√r if rank-stabilised); `self.magnitude` is m (out,) for DoRA, otherwise None. Dropout is `F.dropout(x, self.config.dropout,
             self.training)`. (With DoRA the package drops what goes into W as well; the questions on DoRA have no dropout.)
         x: (..., in).
         base: the frozen layer, with `weight` W (out, in) and `bias`, which may be None.
@@ -70,12 +70,14 @@ def cases() -> Iterator[Case]:
     yield question("alpha 3, divided by the root of the rank", alpha=3.0, rank_stabilised=True)
     yield question("a base with a bias", bias=True)
     yield question("dropout of 0.5 while training", training=True, dropout=0.5)
+    yield question("dropout of 0.5, not training", dropout=0.5)
     yield question("DoRA", dora=True)
     yield question("DoRA with a bias", dora=True, bias=True)
 
 
 def _forward(self: LoRAAdapter, x: Tensor, base: nn.Linear, **wrong: bool) -> Tensor:
-    dropped = x if wrong.get("no_dropout") else F.dropout(x, self.config.dropout, self.training)
+    training = self.training or bool(wrong.get("always_dropped"))
+    dropped = x if wrong.get("no_dropout") else F.dropout(x, self.config.dropout, training)
     scale = self.config.scale
     if wrong.get("unscaled"):
         scale = 1.0
@@ -87,7 +89,8 @@ def _forward(self: LoRAAdapter, x: Tensor, base: nn.Linear, **wrong: bool) -> Te
     if self.magnitude is None or wrong.get("no_dora"):
         kept = F.linear(dropped, base.weight, base.bias) if wrong.get("base_dropped") else base(x)
         return kept + correction
-    lengths = (base.weight + scale * (self.lora_b @ self.lora_a)).norm(dim=1)
+    corrected = base.weight if wrong.get("weight_alone") else base.weight + scale * (self.lora_b @ self.lora_a)
+    lengths = corrected.norm(dim=0 if wrong.get("columns") else 1)
     if not wrong.get("norm_differentiated"):
         lengths = lengths.detach()
     if wrong.get("bias_scaled"):
@@ -110,7 +113,7 @@ EXERCISE = Exercise(
     cases=cases,
     in_place=True,
     hints=(
-        "Write y = base(x) + correction first, and return it where self.magnitude is None. Six questions need no more.",
+        "Write y = base(x) + correction first, and return it where self.magnitude is None. Seven questions need no more.",
         "The correction is s times dropped @ A.T @ B.T. For DoRA: lengths = (W + s B A).norm(dim=1).detach(); the factor "
         "m / lengths multiplies F.linear(x, W) + correction, and the bias comes after.",
         "correction = self.config.scale * (dropped @ self.lora_a.T @ self.lora_b.T), with dropped = F.dropout(x, "
@@ -125,6 +128,9 @@ EXERCISE = Exercise(
         ),
         Mistake(_mistaken("no_dropout"), "the correction's input is dropped out while training"),
         Mistake(_mistaken("base_dropped"), "only the correction sees dropout; the base layer reads x itself"),
+        Mistake(_mistaken("always_dropped"), "outside training nothing is dropped: pass self.training"),
+        Mistake(_mistaken("columns"), "one norm for each row of W + s B A: sum over its columns, dim=1"),
+        Mistake(_mistaken("weight_alone"), "the norm is of the corrected weight W + s B A, not of W alone"),
         Mistake(_mistaken("no_dora"), "where self.magnitude is not None, the rows get lengths of their own"),
         Mistake(_mistaken("norm_differentiated"), "the norm is a constant in the backward pass: detach it"),
         Mistake(_mistaken("bias_scaled"), "the factor does not act on the bias: add that last"),

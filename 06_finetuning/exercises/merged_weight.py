@@ -10,7 +10,7 @@ from finetuning.lora import LoRAAdapter
 def merged_weight(self: LoRAAdapter, base: nn.Linear) -> Tensor:
     """W' = W + s · B A: after training, the correction costs nothing any more.
 
-    With DoRA each row is then given its length: row i of W' is mᵢ · (W + s B A)ᵢ / ‖(W + s B A)ᵢ‖.
+    `base.weight` itself stays as it is. With DoRA each row is then given its length: row i of W' is mᵢ · (W + s B A)ᵢ / ‖(W + s B A)ᵢ‖.
 
     Args:
         self: the adapter; see exercise 6.3.
@@ -24,13 +24,17 @@ def merged_weight(self: LoRAAdapter, base: nn.Linear) -> Tensor:
 
 # === Above: what the learner gets. Below: how it is graded, with hints and wrong answers. ===
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 
 from finetuning.lora import LoRAConfig
 from learn.exercise import Case, Exercise, Mistake
+
+
+def _result_and_base(result: Any, arguments: Sequence[Any]) -> dict[str, Any]:
+    return {"result": result.detach(), "base.weight": arguments[1].weight.detach()}
 
 
 def cases() -> Iterator[Case]:
@@ -43,7 +47,7 @@ def cases() -> Iterator[Case]:
         nn.init.normal_(adapter.lora_b)
         if adapter.magnitude is not None:
             adapter.magnitude.data *= torch.rand(4) + 0.5
-        return Case(what, [adapter, base], observe=lambda weight, _: weight.detach())
+        return Case(what, [adapter, base], observe=_result_and_base)
 
     yield question("a 4 × 6 matrix")
     yield question("a square matrix, alpha 1", width=4, alpha=1.0)
@@ -54,12 +58,16 @@ def cases() -> Iterator[Case]:
 def _merged(self: LoRAAdapter, base: nn.Linear, **wrong: bool) -> Tensor:
     product = (self.lora_a.T @ self.lora_b.T) if wrong.get("transposed") else self.lora_b @ self.lora_a
     weight = base.weight + (1.0 if wrong.get("unscaled") else self.config.scale) * product
+    if wrong.get("base_changed"):
+        base.weight.data.copy_(weight)
     if self.magnitude is None or wrong.get("no_dora"):
         return weight
     if wrong.get("columns"):
         return weight * (self.magnitude / weight.norm(dim=0))
     if wrong.get("not_divided"):
         return weight * self.magnitude[:, None]
+    if wrong.get("weight_alone"):
+        return weight * (self.magnitude / base.weight.norm(dim=1))[:, None]
     return weight * (self.magnitude / weight.norm(dim=1))[:, None]
 
 
@@ -82,6 +90,8 @@ EXERCISE = Exercise(
         "weight.norm(dim=1))[:, None].",
     ),
     mistakes=(
+        Mistake(_mistaken("base_changed"), "base.weight itself must stay as it is: make a new tensor"),
+        Mistake(_mistaken("weight_alone"), "the norm is of the corrected weight W + s B A, not of W alone"),
         Mistake(_mistaken("unscaled"), "the correction is multiplied by s = self.config.scale"),
         Mistake(_mistaken("transposed"), "the product is B A, (out, rank) times (rank, in), not Aᵀ Bᵀ"),
         Mistake(_mistaken("no_dora"), "where self.magnitude is not None, the rows get lengths of their own"),

@@ -27,8 +27,9 @@ def pack_rows(rows: Sequence[Sequence[EncodedConversation]], context_length: int
 
     Returns:
         Batch(tensors, weight). Tensors: `inputs`, `targets` and `positions`, all (rows, context_length) int64, and
-        `allowed`, the `document_mask` of the number of the conversation at each place (padding: -1). The weight is the
-        number of targets that are not IGNORED, a float.
+        `allowed`, `document_mask(documents)`. `documents` (rows, context_length) int64 has the number of the conversation
+        at each place (padding: -1), the mask (exercise 2.4) is boolean (rows, 1, context_length, context_length). The weight
+        is the number of targets that are not IGNORED.
     """
     raise NotImplementedError("Exercise 6.2: inputs, targets, positions, and who sees whom")
 
@@ -55,19 +56,21 @@ def _pack(rows: Sequence[Sequence[EncodedConversation]], context_length: int, **
     inputs = torch.zeros(len(rows), context_length, dtype=torch.long)
     targets = torch.full_like(inputs, IGNORED)
     positions = torch.zeros_like(inputs)
-    documents = torch.full_like(inputs, -1)
+    documents = torch.full_like(inputs, 0 if wrong.get("padding_is_first") else -1)
     for row, conversations in enumerate(rows):
         start = 0
         for number, conversation in enumerate(conversations):
             ids, learned = torch.tensor(conversation.ids), torch.tensor(conversation.learned)
             place = slice(start, start + len(ids) - 1)
             inputs[row, place] = ids[:-1]
+            if wrong.get("place_too_many"):
+                inputs[row, start : start + len(ids)] = ids
             mask = learned[:-1] if wrong.get("unshifted_mask") else learned[1:]
             following = ids[:-1] if wrong.get("unshifted") else ids[1:]
             targets[row, place] = torch.where(mask, following, IGNORED)
             positions[row, place] = torch.arange(len(ids) - 1) + (start if wrong.get("positions_go_on") else 0)
             documents[row, place] = 0 if wrong.get("one_document") else number
-            start = place.stop
+            start = place.stop + bool(wrong.get("gap"))
     weight = float((targets != IGNORED).sum())
     if wrong.get("weight_of_places"):
         weight = float(targets.numel())
@@ -81,6 +84,8 @@ def _mistaken(name: str) -> Callable[..., Any]:
 
     return pack_rows
 
+
+_ONE_FEWER = "n tokens take n - 1 places: the last one is predicted, never read"
 
 EXERCISE = Exercise(
     stub=pack_rows,
@@ -98,6 +103,11 @@ EXERCISE = Exercise(
         Mistake(
             _mistaken("unshifted_mask"),
             "`learned` belongs to the token that is predicted, so it is shifted like the targets",
+        ),
+        Mistake(_mistaken("place_too_many"), _ONE_FEWER),
+        Mistake(_mistaken("gap"), _ONE_FEWER),
+        Mistake(
+            _mistaken("padding_is_first"), "padding is a document of its own: -1, not the number of a conversation"
         ),
         Mistake(_mistaken("weight_of_places"), "the weight counts the targets that are learned, not the places"),
         Mistake(_mistaken("positions_go_on"), "positions begin at 0 in each conversation"),
