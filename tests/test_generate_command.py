@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
+from optimization import command_line
 from optimization.command_line import main
 
 
@@ -16,6 +18,23 @@ def test_the_command_streams_the_continuation(trained_run: Path, capsys):
     assert captured.out.startswith("Return")
     assert len(captured.out) > 20
     assert "20 tokens" in captured.err
+
+
+def test_the_bandwidth_counts_a_pass_that_makes_several_tokens_once(trained_run: Path, capsys, monkeypatch):
+    # A model of a terabyte, so that the rounded figures say enough.
+    monkeypatch.setattr(command_line, "bytes_read_per_token", lambda *_: 10**12)
+    arguments = ["--checkpoint", str(trained_run), "--prompt", "Return Return Return", "--temperature", "0", "--stats"]
+    assert main([*arguments, "--max_tokens", "60", "--draft", "lookup"]) == 0
+    line = capsys.readouterr().err
+    found = re.search(
+        r"\+ 60 tokens.* then (\d+) tokens/s, weights read at ([\d.]+) GB/s.* (\d+) of \d+ guesses right", line
+    )
+    assert found, line
+    accepted = int(found[3])
+    assert accepted >= 3
+    # The first token is the prompt's. Rounding to whole tokens a second is the tolerance.
+    rate = float(found[1])
+    assert float(found[2]) / 1000 == pytest.approx(rate * (59 - accepted) / 59, rel=0.51 / rate)
 
 
 def test_the_interactive_command_outlives_a_bad_prompt(trained_run: Path, capsys, monkeypatch):

@@ -87,7 +87,9 @@ def measure() -> Measurement:
         "loss in 8 bits": _loss(quantized, ids),
         f"after {PROMPT!r}, float32": continue_text(model, PROMPT, 24, CONTEXT),
         "8 bits": continue_text(quantized, PROMPT, 24, CONTEXT),
-        "relative error of each row of a query matrix": error.tolist(),
+        "relative error of a row of a query matrix: the smallest": error.min().item(),
+        "the largest": error.max().item(),
+        "of each row": error.tolist(),
     }
 
 

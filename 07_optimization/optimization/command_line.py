@@ -73,8 +73,8 @@ def _run(options: argparse.Namespace) -> int:
         raise PromptError(f"{path} was not taught to chat; fine-tune it first (stage 6), or use --mode completion")
     settings = EngineSettings(cache_dtype=options.cache_dtype, max_running=1)
     engine = Engine(loaded.model, loaded.tokenizer, placement, settings, _proposer(options.draft, loaded.tokenizer))
-    bytes_per_token = bytes_read_per_token(loaded.model, placement.precision) if options.stats else None
-    session = _Session(engine, parameters, template, options.system, bytes_per_token)
+    bytes_per_pass = bytes_read_per_token(loaded.model, placement.precision) if options.stats else None
+    session = _Session(engine, parameters, template, options.system, bytes_per_pass)
     if options.prompt is not None:
         session.answer(options.prompt)
         return 0
@@ -114,12 +114,12 @@ class _Session:
         parameters: SamplingParameters,
         template: ChatTemplate | None,
         system: str | None,
-        bytes_per_token: int | None,
+        bytes_per_pass: int | None,
     ):
         self._engine, self._parameters, self._template = engine, parameters, template
         self._messages = [Message("system", system)] if system and template else []
-        self._bytes_per_token = bytes_per_token
-        self._bandwidth = measure_read_bandwidth(device=engine.placement.device) if bytes_per_token else 0.0
+        self._bytes_per_pass = bytes_per_pass
+        self._bandwidth = measure_read_bandwidth(device=engine.placement.device) if bytes_per_pass else 0.0
 
     def answer(self, prompt: str) -> None:
         """Print the continuation or the answer as it comes, then what it took."""
@@ -148,8 +148,8 @@ class _Session:
             parts.append(f"{stats.cached_tokens} of the prompt known")
         parts.append(f"first after {stats.first_token_seconds * 1000:.0f} ms")
         parts.append(f"then {stats.tokens_per_second:.0f} tokens/s")
-        if self._bytes_per_token is not None:
-            used = self._bytes_per_token * stats.tokens_per_second
+        if self._bytes_per_pass is not None:
+            used = self._bytes_per_pass * stats.passes_per_second
             share = f"{used / self._bandwidth:.0%} of {self._bandwidth / 1e9:.0f}"
             parts.append(f"weights read at {used / 1e9:.1f} GB/s, {share} GB/s")
         if stats.proposed_tokens:

@@ -22,6 +22,8 @@ def advance(item: Work, logits: Tensor, config: GPTConfig) -> None:
     """
     request, table, stats = item.request, item.request.table, item.request.handle.stats
     start, computed, completes = table.length, table.length + item.count, item.completes
+    if stats.generated_tokens:
+        stats.decoding_passes += 1
     if request.wants_prompt_logits:
         _report_prompt(request, logits, start)
     chosen, accepted = list[tuple[int, TokenLogprobs | None]](), list[int]()

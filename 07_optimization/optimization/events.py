@@ -65,6 +65,7 @@ class GenerationStats:
         queue_seconds: from submission to the first computation.
         first_token_seconds: from submission to the first token.
         total_seconds: from submission to the last token so far.
+        decoding_passes: forward passes after the first token; fewer than tokens where guesses are right.
         context_shifts: how often the context was full and its older half was dropped.
         preemptions: how often its blocks were taken away and computed again later.
         proposed_tokens: tokens proposed by speculation.
@@ -78,6 +79,7 @@ class GenerationStats:
     queue_seconds: float = 0.0
     first_token_seconds: float = 0.0
     total_seconds: float = 0.0
+    decoding_passes: int = 0
     context_shifts: int = 0
     preemptions: int = 0
     proposed_tokens: int = 0
@@ -89,6 +91,16 @@ class GenerationStats:
         """Decoding speed after the first token."""
         seconds = self.total_seconds - self.first_token_seconds
         return (self.generated_tokens - 1) / seconds if seconds > 0 else 0.0
+
+    @property
+    def passes_per_second(self) -> float:
+        """How often a second the weights were read after the first token.
+
+        >>> GenerationStats(generated_tokens=17, total_seconds=3.0, first_token_seconds=1.0, decoding_passes=10).passes_per_second
+        5.0
+        """
+        seconds = self.total_seconds - self.first_token_seconds
+        return self.decoding_passes / seconds if seconds > 0 else 0.0
 
 
 @dataclass(frozen=True)

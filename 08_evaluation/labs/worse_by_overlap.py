@@ -1,7 +1,7 @@
 """Lab 8.A: The more the windows overlap, the worse the model gets.
 
 A model is measured on a text in windows that overlap. More overlap means more context for each counted token, so that the
-figure should get better, or stay. With the function below the bits per byte double and double again, while perplexity and
+figure should get better. With the function below the bits per byte double and double again, while perplexity and
 accuracy look plausible.
 """
 
@@ -57,6 +57,7 @@ def _score(
 
 import functools
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 
@@ -96,9 +97,14 @@ def cases() -> Iterator[Case]:
 def _trained() -> GPTModel:
     """The same for both sides: training has nothing to do with the function."""
     torch.manual_seed(0)
-    model = GPTModel(GPTConfig(len(LETTERS), CONTEXT, num_layers=2, num_heads=2, d_model=48))
-    train(model, encode(TEXT), 150, CONTEXT)
-    return model.eval()
+    learned_in = CONTEXT * 3 // 2
+    model = GPTModel(GPTConfig(len(LETTERS), learned_in, num_layers=2, num_heads=2, d_model=48))
+    train(model, encode(TEXT), 150, learned_in)
+    # At the end of the longest window that it has learned from, so small a model is a little worse again (the largest
+    # distances are those it has met least often). In a shorter window more context is better throughout.
+    shorter = GPTModel(replace(model.config, context_length=CONTEXT))
+    shorter.load_state_dict(model.state_dict())
+    return shorter.eval()
 
 
 def measure() -> Measurement:
@@ -119,7 +125,7 @@ def visible(file: Measurement, package: Measurement) -> bool:
         wide, narrow = (measured[f"stride {stride}: bits per byte"] for stride in (STRIDES[0], STRIDES[-1]))
         return float(narrow) / float(wide)  # type: ignore[arg-type]
 
-    return rise(file) > 2 and rise(package) < 1.02
+    return rise(file) > 2 and rise(package) < 1
 
 
 LAB = Lab(
