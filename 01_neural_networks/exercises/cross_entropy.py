@@ -21,8 +21,8 @@ def cross_entropy(logits: Tensor, targets: Array) -> Tensor:
         targets: (...) integers below `classes`.
 
     Returns:
-        One number, made by `Tensor.from_operation(result, inputs, backward, name)`. The g that backward is given is one
-        number too: multiply by it.
+        One number, made by `Tensor.from_operation(result, inputs, backward, name)`; see exercise 1.5. The g that
+        backward is given is one number too: multiply by it.
     """
     raise NotImplementedError("Exercise 1.8: cross-entropy and its gradient")
 
