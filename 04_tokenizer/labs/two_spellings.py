@@ -54,7 +54,7 @@ def measure() -> Measurement:
     in_one_go = tokenizer.encode_batch_to_array(lines)[0]
     apart = np.array([token for line in ids for token in line])
     pieces = {
-        word: " ".join(tokenizer.decode([token]).replace(" ", "·") for token in tokenizer.encode(" " + word))
+        word: " · ".join(tokenizer.decode([token]).replace(" ", "␣") for token in tokenizer.encode(" " + word))
         for word in WORDS
     }
     return {
