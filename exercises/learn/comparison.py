@@ -24,6 +24,8 @@ def first_difference(got: Any, expected: Any, tolerance: float = 0.0, where: str
 
     >>> first_difference([1.0, 2.5], [1.0, 2.0])
     'at [1]: 2.5, expected 2.0'
+    >>> first_difference(1.7320508, 1.7320501)
+    '1.7320508, expected 1.7320501'
     >>> first_difference(np.ones(3).sum(), np.array(3.0)) is None
     True
     """
@@ -53,7 +55,7 @@ def first_difference(got: Any, expected: Any, tolerance: float = 0.0, where: str
     if not isinstance(got, Number) or isinstance(got, (bool, np.bool_)):
         return f"{at}{_kind(got)}, expected a number: {show(expected)}"
     close = bool(np.isclose(complex(got), complex(expected), rtol=tolerance, atol=tolerance, equal_nan=True))  # type: ignore[call-overload]
-    return None if close else f"{at}{show(got)}, expected {show(expected)}"
+    return None if close else f"{at}{_apart(got, expected)}"
 
 
 def _sequence_difference(
@@ -89,10 +91,17 @@ def _array_difference(got: Any, expected: torch.Tensor | np.ndarray, tolerance: 
         return None
     first = tuple(int(i) for i in np.argwhere(wrong)[0])
     place = f"at [{', '.join(map(str, first))}]: " if first else ""
-    text = f"{at}{place}{show(mine[first].item())}, expected {show(theirs[first].item())}"
+    text = f"{at}{place}{_apart(mine[first].item(), theirs[first].item())}"
     if mine.size > 1:
         text += f"  ({int(wrong.sum())} of {mine.size} values differ)"
     return text
+
+
+def _apart(got: Any, expected: Any) -> str:
+    """Two numbers, with as many digits as it takes to tell them apart."""
+    short = show(got), show(expected)
+    mine, theirs = short if short[0] != short[1] else (repr(got), repr(expected))
+    return f"{mine}, expected {theirs}"
 
 
 def _to_numpy(value: torch.Tensor | np.ndarray) -> np.ndarray:
