@@ -65,8 +65,12 @@ myst_links_external_new_tab = False
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_mock_imports = ["triton", "bitsandbytes", "wandb"]
-autodoc_default_options = {"members": True, "show-inheritance": True, "ignore-module-all": True}
-viewcode_follow_imported_members = False  # or the way back from a source leads to the module that imported it
+autodoc_default_options = {
+    "members": True,
+    "show-inheritance": True,
+    "ignore-module-all": True,
+    "exclude-members": "function",  # of stage 1's activations: an operation, which is documented where it is defined
+}
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 add_module_names = False
