@@ -8,7 +8,9 @@ import time
 
 import pytest
 import torch
+from torch._dynamo.utils import counters
 
+from optimization.compiled_blocks import compile_blocks
 from optimization.engine import Engine
 from optimization.events import EngineFullError, GenerationStats, PromptError, RequestError
 from optimization.settings import EngineSettings
@@ -235,6 +237,21 @@ def test_the_given_model_is_left_as_it_was():
     assert model.state_dict().keys() == before.keys()
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_compiled_blocks_give_the_same_tokens_whatever_the_batch():
+    engine = small_engine(pack_weights=False)
+    prompts = [[5, 6, 7], list(range(20)), [9]]
+    wanted = engine.generate_batch(prompts, GREEDY)
+    torch.compiler.reset()
+    counters.clear()
+    compile_blocks(engine.model, backend="aot_eager")  # traced and taken apart as for a GPU, but not fused
+    assert engine.generate_batch(prompts, GREEDY) == wanted
+    assert engine.generate_batch(prompts[:1], GREEDY) == wanted[:1]
+    # One graph for one token, which PyTorch never takes as a variable, and one for more, of three kinds of part.
+    assert 1 <= counters["stats"]["unique_graphs"] <= 3 * 2 * len(engine.model.blocks)
+    with pytest.raises(ValueError, match="compile cannot trace the weights that are packed for a CPU"):
+        small_engine(compile=True)
 
 
 def test_a_batch_may_be_larger_than_the_queue():

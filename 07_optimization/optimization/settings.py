@@ -33,6 +33,8 @@ class EngineSettings:
             done; `dynamic` is static, and waits up to `batch_wait_seconds` for the batch to fill.
         batch_wait_seconds: see `batching`.
         pack_weights: lay the weights out for the CPU's matrix kernels when loading.
+        compile: let `torch.compile` fuse norms and feed-forward of each block, for CUDA; the first answers
+            then come late.
     """
 
     max_running: int = 16
@@ -47,6 +49,7 @@ class EngineSettings:
     batching: Literal["static", "dynamic", "continuous"] = "continuous"
     batch_wait_seconds: float = 0.05
     pack_weights: bool = True
+    compile: bool = False
 
     def __post_init__(self) -> None:
         for name in ("max_running", "max_waiting", "block_size", "cache_mib", "chunk_size"):
