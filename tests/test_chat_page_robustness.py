@@ -213,8 +213,11 @@ def test_nothing_stands_in_the_way_of_a_screen_reader(browser, served: Served, s
         say(page, "hello")
         page.locator(".token").nth(3).click()
         page.wait_for_selector("#heads .layer button")
+        # What slides in or fades has other colours on the way.
+        page.wait_for_function("() => document.getAnimations().every(one => one.playState !== 'running')")
         violations["after an answer, looking inside"] = Axe().run(page).response["violations"]
         page.click("#open-settings")
+        page.wait_for_function("() => document.getAnimations().every(one => one.playState !== 'running')")
         violations["settings"] = Axe().run(page).response["violations"]
         found = [
             (where, one["id"], one["help"], [node["html"][:120] for node in one["nodes"]][:3])
