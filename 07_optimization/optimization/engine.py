@@ -21,7 +21,6 @@ from pathlib import Path
 import torch
 
 from optimization.block_pool import BlockPool, BlockTable
-from optimization.compiled_blocks import compile_blocks
 from optimization.decoding import advance
 from optimization.events import EngineFullError, EngineStats, GenerationStats, PromptError, RequestError, TokenEvent
 from optimization.model_loading import inference_copy, load_for_inference
@@ -47,9 +46,6 @@ class Engine:
         placement: device, and precision of weights and activations.
         settings: limits.
         proposer: guesses tokens for speculative decoding; None for none.
-
-    Raises:
-        ValueError: packed weights cannot be compiled.
     """
 
     def __init__(
@@ -63,14 +59,7 @@ class Engine:
         self.settings = settings or EngineSettings()
         self.tokenizer, self.placement, self.config = tokenizer, placement, model.config
         self.num_parameters = count_weights(model)
-        self.model = inference_copy(model, placement.precision, self.settings.pack_weights)
-        if self.settings.compile:
-            if placement.device.type == "cpu" and self.settings.pack_weights:
-                raise ValueError(
-                    "compile cannot trace the weights that are packed for a CPU, which are faster there: "
-                    "leave it out, or set pack_weights to false"
-                )
-            compile_blocks(self.model)
+        self.model = inference_copy(model, placement.precision, self.settings.pack_weights, self.settings.compile)
         self.proposer = proposer
         dtype = self.settings.storage_dtype(placement.precision, placement.device)
         self.pool = BlockPool(self.settings.num_blocks(self.config, dtype), self.settings.block_size)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from attention.multi_head_attention import MultiHeadAttention
+from optimization.compiled_blocks import compile_blocks
 from optimization.huge_pages import move_to_huge_pages
 from optimization.packed_linear import PackedLinear, packing_is_available
 from optimization.packed_quantized import (
@@ -42,14 +43,24 @@ def load_for_inference(path: Path | str, device: torch.device | str = "cpu") -> 
     return LoadedModel(model.to(device).eval(), tokenizer, folder)
 
 
-def inference_copy(model: GPTModel, dtype: torch.dtype, pack: bool = True) -> GPTModel:
+def inference_copy(model: GPTModel, dtype: torch.dtype, pack: bool = True, compiled: bool = False) -> GPTModel:
     """A model for decoding; the given one is left as it is.
 
     Args:
         model: on its device, quantized or not.
         dtype: of activations, and of weights that are not quantized. Tensors that have it already are shared.
         pack: whether to use the layers that are packed for the CPU's kernels.
+        compiled: whether `torch.compile` is to fuse parts of the blocks.
+
+    Raises:
+        ValueError: packed layers cannot be compiled.
     """
+    pack = pack and model.device.type == "cpu"
+    if pack and compiled:
+        raise ValueError(
+            "compile cannot trace the weights that are packed for a CPU, which are faster there: "
+            "leave it out, or set pack_weights to false"
+        )
     shared = {id(tensor): tensor for tensor in itertools.chain(model.parameters(), model.buffers())}
     clone = copy.deepcopy(model, shared).eval()
     converted: dict[int, nn.Parameter] = {}  # a tied weight is converted once
@@ -63,9 +74,11 @@ def inference_copy(model: GPTModel, dtype: torch.dtype, pack: bool = True) -> GP
                 module._parameters[name] = converted.setdefault(id(parameter), new)
     if clone.sinusoids is not None:
         clone.sinusoids = clone.sinusoids.to(dtype)
-    if pack and model.device.type == "cpu":
+    if pack:
         _join_projections(clone)
         move_to_huge_pages(_pack(clone))
+    if compiled:
+        compile_blocks(clone)
     return clone
 
 

@@ -34,7 +34,7 @@ class EngineSettings:
         batch_wait_seconds: see `batching`.
         pack_weights: lay the weights out for the CPU's matrix kernels when loading.
         compile: let `torch.compile` fuse norms and feed-forward of each block, for CUDA; the first answers
-            then come late.
+            then come late. On a CPU it is refused unless `pack_weights` is false.
     """
 
     max_running: int = 16

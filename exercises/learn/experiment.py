@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from learn.catalogue import LabEntry, LearnError, all_labs
 from learn.learners_file import describe, load_function, own_line
-from learn.patience import LOOK_SECONDS, Patience
+from learn.patience import LOOK_SECONDS, Patience, start_apart
 
 if TYPE_CHECKING:
     from learn.lab import Measurement
@@ -57,15 +56,7 @@ def run_apart(entry: LabEntry, path: Path, time_limit: float = TIME_LIMIT) -> Fi
     Raises:
         LearnError: the process does not end, or ends by itself.
     """
-    process = subprocess.Popen(
-        [sys.executable, "-m", "learn.experiment", str(entry.path), str(path)],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        encoding="utf-8",
-        errors="replace",
-        env={**os.environ, "PYTHONIOENCODING": "utf-8", "PYTHONDONTWRITEBYTECODE": "1"},
-    )
+    process = start_apart("learn.experiment", str(entry.path), str(path))
     patience = Patience(process.pid, time_limit)
     while True:
         try:

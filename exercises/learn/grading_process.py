@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import os
 import queue
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
@@ -20,7 +19,7 @@ from typing import IO
 
 from learn.catalogue import Entry, all_exercises, all_labs
 from learn.grade import Grade
-from learn.patience import LOOK_SECONDS, Patience
+from learn.patience import LOOK_SECONDS, Patience, start_apart
 
 TIME_LIMIT = 30.0  # seconds of computing for one exercise; the checks of a right answer take one or two
 START_LIMIT = 120.0  # for importing PyTorch and the package the first time
@@ -45,15 +44,7 @@ def grade_apart(tasks: Sequence[tuple[Entry, Path]], time_limit: float = TIME_LI
 def _grade_until_trouble(tasks: Sequence[tuple[Entry, Path]], time_limit: float) -> Iterator[Grade]:
     """Grades in order; after one that had to be stopped, no more."""
     words = [str(word) for entry, path in tasks for word in (entry.path, path)]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "learn.grading_process", *words],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        encoding="utf-8",
-        errors="replace",
-        env={**os.environ, "PYTHONIOENCODING": "utf-8", "PYTHONDONTWRITEBYTECODE": "1"},
-    )
+    process = start_apart("learn.grading_process", *words)
     assert process.stdout is not None and process.stderr is not None
     lines: queue.Queue[str] = queue.Queue()
     errors: list[str] = []

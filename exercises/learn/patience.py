@@ -1,13 +1,35 @@
-"""How long to wait for a learner's code: by what it computes, so that a busy machine is not taken for an endless loop."""
+"""A learner's code runs in a process of its own, and is waited for by what it computes, not by the clock: a busy
+machine is no endless loop."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import time
 
 import psutil
 
 LOOK_SECONDS = 0.5  # between two looks at a process
 WAITING = 4  # times the seconds of computing may pass on the clock
+
+
+def start_apart(module: str, *words: str) -> subprocess.Popen[str]:
+    """Run a module in another Python, its output to be read as text.
+
+    Args:
+        module: such as `learn.grading_process`.
+        words: of its command line.
+    """
+    return subprocess.Popen(
+        [sys.executable, "-m", module, *words],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        errors="replace",
+        env={**os.environ, "PYTHONIOENCODING": "utf-8", "PYTHONDONTWRITEBYTECODE": "1"},
+    )
 
 
 class Patience:
