@@ -63,7 +63,7 @@ def test_stop_keeps_what_came_and_frees_the_blocks(page, served: Served):
 def test_pointing_shows_alternatives_and_choosing_one_branches(page):
     settings(page, max_tokens=10, temperature=0)  # what it says, and with it the alternatives, is the same every time
     say(page, "hello")
-    first = page.locator(".token").all_inner_texts()
+    first = page.locator(".token").all_text_contents()
     page.locator(".token").nth(4).hover()
     page.wait_for_selector("#popover:visible")
     rows = page.locator("#popover-list li")
@@ -73,13 +73,13 @@ def test_pointing_shows_alternatives_and_choosing_one_branches(page):
     chosen = button.locator("b").inner_text()
     button.click()
     page.wait_for_selector("#send:visible")
-    second = page.locator(".token").all_inner_texts()
+    second = page.locator(".token").all_text_contents()
     assert second[:4] == first[:4] and len(second) == 5 + 10
     assert page.locator(".token").nth(4).evaluate("e => e.classList.contains('chosen')")
     assert chosen.replace("␣", " ").replace("⏎", "\n") == page.locator(".token").nth(4).text_content() != first[4]
     assert "2 / 2" in page.locator(".versions").inner_text()
     page.get_by_label("Version before").click()
-    assert page.locator(".token").all_inner_texts() == first
+    assert page.locator(".token").all_text_contents() == first
 
 
 def test_regenerating_and_editing_keep_what_was_said(page):
@@ -105,7 +105,7 @@ def test_regenerating_and_editing_keep_what_was_said(page):
 
 
 def test_clicking_a_token_shows_where_every_head_looked(page):
-    settings(page, max_tokens=6)
+    settings(page, max_tokens=6, temperature=0)  # sampled, one token in hundreds is a fifth mark
     say(page, "hello")
     page.locator(".token").nth(3).click()
     page.wait_for_selector("#heads .layer button")

@@ -230,7 +230,8 @@ def test_text_becomes_ids_and_comes_back(served: Served):
 def test_metrics_have_vllms_names_and_count():
     with serve(tiny_models()) as server:
         for _ in range(3):
-            server.client.post("/v1/completions", json={"prompt": "the", "max_tokens": 5})
+            body = {"prompt": "the", "max_tokens": 5, "logit_bias": ENDLESS}
+            server.client.post("/v1/completions", json=body)
         server.client.post("/v1/completions", json={"prompt": "the", "max_tokens": 0})
         text = server.client.get("/metrics").text
     values: dict[str, float] = {}
