@@ -29,7 +29,7 @@ from evaluation.report_command import main
 from evaluation.sliding_window import TextScores, score_documents
 from evaluation.text_generation import GeneratedText
 from tokenizer.bpe_tokenizer import BPETokenizer
-from training.checkpoint import load_model
+from training.checkpoint import load_model, model_weights, save_checkpoint
 from training.placement import Placement
 
 CPU = Placement(torch.device("cpu"), torch.float32)
@@ -199,6 +199,30 @@ def test_the_report_is_one_file_that_needs_nothing_else(trained_run: Path, docum
     assert bits and f"{bits.group(1)} bits per byte" in printed
     assert main([*arguments, "--documents", "1", "--output", str(page)]) == 1
     assert "at least 2 documents" in capsys.readouterr().err
+
+
+def test_a_fine_tuned_model_is_measured_on_the_text_of_its_base(
+    documents: Path, trained_run: Path, tmp_path: Path, capsys
+):
+    loaded = load_model(trained_run)
+    weights, shape = model_weights(loaded.model), {"model": loaded.model.config.to_dict()}
+    data = {"corpus": str(documents), "validation_fraction": 0.2}
+
+    def report(name: str, *arguments: str, **config) -> tuple[int, str]:
+        save_checkpoint(tmp_path / name, 1, weights, loaded.tokenizer, {**shape, **config}, {}, {}, keep=1)
+        page = ["--output", str(tmp_path / "report.html"), "--documents", "3", "--samples", "2", "--device", "cpu"]
+        status = main(["--checkpoint", str(tmp_path / name), *page, *arguments])
+        printed = capsys.readouterr()
+        return status, " ".join((printed.out.partition(":")[2] + printed.err).split())  # long paths wrap lines
+
+    measured = report("base", data=data)
+    tuned = {"data": {"source": "python_docs_qa"}, "base": str(tmp_path / "base")}
+    assert measured[0] == 0 and report("tuned", **tuned) == measured
+    assert report("tuned_again", **{**tuned, "base": str(tmp_path / "tuned")}) == measured
+    imported = {**tuned, "base": "of/somebody"}
+    status, message = report("imported", **imported)
+    assert status == 1 and "does not say what the model was trained on; name it with --corpus" in message
+    assert report("imported_too", "--corpus", str(documents), **imported)[0] == 0
 
 
 def test_the_figures_of_the_report_are_those_of_the_documents(trained_run: Path):

@@ -50,10 +50,10 @@ from torch import Tensor, nn
 from learn.exercise import Case
 from learn.lab import Lab, Measurement
 from tokenizer.byte_tokenizer import ByteTokenizer
-from training.distributed import Workers
 from training.loss import IGNORED, linear_cross_entropy
 from training.placement import Placement
 from training.recipe_config import OptimizerConfig, ScheduleConfig, TrainingConfig
+from training.workers import Workers
 from transformer.config import GPTConfig
 from transformer.gpt_model import GPTModel
 

@@ -24,16 +24,16 @@ import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 from tokenizer.interface import Tokenizer, TokenizerError, load_tokenizer
-from training.distributed import Workers, whole
 from training.manifest import MANIFEST, force_to_disk, sha256_of, write_manifest
-from training.sharded_state import SHARDS
+from training.spread_tensors import spread_like, whole
+from training.workers import Workers
 from transformer.config import GPTConfig
 from transformer.gpt_model import GPTModel
 
 STEP_FOLDER = re.compile(r"step_(\d{8})")
+SHARDS = "shards"  # the folder in a checkpoint for what is spread over several processes
 
 
 class CheckpointError(ValueError):
@@ -203,6 +203,11 @@ def find_checkpoint(path: Path | str) -> Path:
         return folder
     if problems:
         raise CheckpointError(problems[0])
+    if (path / "adapter").is_dir():
+        raise CheckpointError(
+            f"{path} has an adapter and no whole model, as QLoRA leaves it; merge it with its base: "
+            f"python 09_deployment/export.py --checkpoint BASE --adapter {path / 'adapter'} --to hf"
+        )
     raise CheckpointError(f"there is no checkpoint in {path}; train one first: make train")
 
 
@@ -295,8 +300,8 @@ def set_weights(model: GPTModel, weights: dict[str, Tensor]) -> None:
     if model.config.tie_embeddings and not partly:
         weights["head.weight"] = weights["token_embedding.weight"]
     for name, parameter in model.state_dict().items():
-        if isinstance(parameter, DTensor) and name in weights:
-            weights[name] = distribute_tensor(weights[name], parameter.device_mesh, parameter.placements)
+        if name in weights:
+            weights[name] = spread_like(parameter, weights[name])
     model.load_state_dict(weights, strict=not partly)
 
 

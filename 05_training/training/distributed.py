@@ -1,6 +1,5 @@
-"""Several processes as one trainer: who they are, how they agree, how they share a model.
+"""Several processes as one trainer: how they share a model.
 
-`torchrun --nproc_per_node=N 05_training/train.py …` starts N copies of the program and tells each its rank.
 The model's file knows nothing of it; everything is applied from here:
 
 - DDP (Li et al., 2020): every process has the whole model and a part of the batch; gradients are averaged
@@ -13,107 +12,17 @@ The model's file knows nothing of it; everything is applied from here:
 from __future__ import annotations
 
 import contextlib
-import os
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from contextlib import AbstractContextManager
+from typing import Literal
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
-from torch.distributed.rendezvous import rendezvous
-from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from training.batches import LossFunction
 from training.placement import Placement
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Workers:
-    """The processes of a run, seen from one of them.
-
-    Args:
-        rank: which one this is, from 0.
-        world_size: how many there are.
-    """
-
-    rank: int = 0
-    world_size: int = 1
-
-    @property
-    def is_main(self) -> bool:
-        """Whether this is the one that writes files and prints."""
-        return self.rank == 0
-
-    def sum(self, *values: float) -> list[float]:
-        """Add up numbers over all processes, each of which must call this."""
-        if self.world_size == 1:
-            return list(values)
-        device = "cuda" if dist.get_backend() == "nccl" else "cpu"
-        total = torch.tensor(values, dtype=torch.float64, device=device)
-        dist.all_reduce(total)
-        return total.tolist()
-
-    def any(self, value: bool) -> bool:
-        """Whether it holds in some process: what one was told, such as to stop, all must know."""
-        return self.sum(float(value))[0] > 0
-
-    def gather(self, value: T) -> list[T]:
-        """The values of all processes, by rank."""
-        if self.world_size == 1:
-            return [value]
-        values: list[Any] = [None] * self.world_size
-        dist.all_gather_object(values, value)
-        return values
-
-    def on_main(self, work: Callable[[], T]) -> T:
-        """Do something in the main process while the others wait; all get its result or its error."""
-        if self.world_size == 1:
-            return work()
-        outcome: list[Any] = [None, None]
-        if self.is_main:
-            try:
-                outcome[0] = work()
-            except Exception as error:
-                outcome[1] = error
-        dist.broadcast_object_list(outcome)
-        if outcome[1] is not None:
-            raise outcome[1]
-        return outcome[0]
-
-
-@contextmanager
-def join_workers(device: str) -> Iterator[Workers]:
-    """Meet the other processes that torchrun started, if it did, and part at the end.
-
-    Args:
-        device: auto, cpu, cuda or mps, of the configuration: decides how processes talk.
-    """
-    if "WORLD_SIZE" not in os.environ:
-        yield Workers()
-        return
-    on_gpu = device in ("auto", "cuda") and torch.cuda.is_available()
-    if on_gpu:
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    backend = "nccl" if on_gpu else "gloo"
-    if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0" and os.environ.get("GROUP_WORLD_SIZE") == "1":
-        # torchrun keeps its store over a restart, and with it the addresses of the processes that died; under a prefix
-        # of its own, each attempt sees its own. Several machines may count restarts differently, so not there.
-        store, rank, world_size = next(rendezvous("env://"))
-        attempt = os.environ["TORCHELASTIC_RESTART_COUNT"]
-        store = dist.PrefixStore(f"restart_{attempt}", store)  # type: ignore[attr-defined]
-        dist.init_process_group(backend, store=store, rank=rank, world_size=world_size)
-    else:
-        dist.init_process_group(backend)
-    try:
-        yield Workers(dist.get_rank(), dist.get_world_size())
-    finally:
-        dist.destroy_process_group()
+from training.workers import Workers
 
 
 class LossModule(nn.Module):
@@ -166,8 +75,3 @@ def synchronise(module: nn.Module, now: bool) -> AbstractContextManager[None]:
     elif isinstance(module, DistributedDataParallel) and not now:
         return module.no_sync()
     return contextlib.nullcontext()
-
-
-def whole(tensor: Tensor) -> Tensor:
-    """A tensor that FSDP spread over the processes, brought together; every process must call this."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
+
+from training.spread_tensors import whole
 
 
 def gradient_norm(parameters: Iterable[Tensor]) -> Tensor:
@@ -15,8 +16,7 @@ def gradient_norm(parameters: Iterable[Tensor]) -> Tensor:
     if not norms:
         return torch.zeros(())
     # FSDP keeps a piece of each gradient on each rank; the norm of the whole needs all of them.
-    whole = [norm.full_tensor() if isinstance(norm, DTensor) else norm for norm in norms]
-    return torch.linalg.vector_norm(torch.stack(whole).float())
+    return torch.linalg.vector_norm(torch.stack([whole(norm) for norm in norms]).float())
 
 
 def clip_gradients(parameters: Iterable[Tensor], max_norm: float) -> float:

@@ -20,7 +20,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor, distribute_tensor
+
+from training.spread_tensors import spread_like, whole
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 ROUNDS = 5
@@ -91,7 +92,7 @@ class Muon(torch.optim.Optimizer):
                 directions = orthogonalise(torch.stack([self._look_ahead(p, group["momentum"]) for p in parameters]))
                 for parameter, direction in zip(parameters, directions.float(), strict=True):
                     parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                    parameter.add_(_as(parameter, direction), alpha=-rate)
+                    parameter.add_(spread_like(parameter, direction), alpha=-rate)
 
     def _look_ahead(self, parameter: Tensor, momentum: float) -> Tensor:
         gradient = parameter.grad
@@ -101,10 +102,4 @@ class Muon(torch.optim.Optimizer):
             state["momentum_buffer"] = torch.zeros_like(parameter)
         ahead = gradient.lerp(state["momentum_buffer"].lerp_(gradient, 1 - momentum), momentum)
         # FSDP spreads a matrix over the ranks; its singular vectors need the whole of it.
-        return ahead.full_tensor() if isinstance(ahead, DTensor) else ahead
-
-
-def _as(parameter: Tensor, direction: Tensor) -> Tensor:
-    if isinstance(parameter, DTensor):
-        return distribute_tensor(direction, parameter.device_mesh, parameter.placements)
-    return direction
+        return whole(ahead)

@@ -16,12 +16,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 from training.adamw import AdamW
 from training.muon import Muon
 from training.recipe_config import OptimizerConfig
 from training.sgd import SGD
+from training.spread_tensors import is_spread, spread_like
 
 
 def build_optimizers(model: nn.Module, config: OptimizerConfig) -> list[torch.optim.Optimizer]:
@@ -113,6 +113,5 @@ def load_optimizer_state(
 
 def _beside(parameter: Tensor, tensor: Tensor) -> Tensor:
     """Where the parameter is: on its device, and in pieces if it is in pieces; a count of steps is not."""
-    if isinstance(parameter, DTensor) and not isinstance(tensor, DTensor) and tensor.ndim:
-        return distribute_tensor(tensor.to(parameter.device), parameter.device_mesh, parameter.placements)
-    return tensor.to(parameter.device)
+    tensor = tensor.to(parameter.device)
+    return spread_like(parameter, tensor) if tensor.ndim and not is_spread(tensor) else tensor

@@ -18,8 +18,8 @@ from rich.table import Table
 
 from training.config import RunConfig
 from training.data_preparation import DatasetMeta
-from training.distributed import Workers
 from training.placement import Placement
+from training.workers import Workers
 from transformer.model_memory import Precision, training_memory
 from transformer.model_summary import count_parameters, training_flops_per_token
 

@@ -14,7 +14,6 @@ from training.batches import BatchSource, PrefetchingSource
 from training.config import RunConfig
 from training.data_loader import WindowLoader
 from training.data_preparation import PreparedDataset, prepare_dataset
-from training.distributed import Workers, join_workers
 from training.learning_rate_finder import find_learning_rate
 from training.peak_flops import peak_flops
 from training.placement import Placement, choose_placement
@@ -28,6 +27,7 @@ from training.token_files import Tokens, open_tokens
 from training.tracking import Tracker
 from training.trainer import Trainer
 from training.validation import next_token_loss, sampled_loss
+from training.workers import Workers, join_workers
 from transformer.gpt_model import GPTModel
 from transformer.model_summary import training_flops_per_token
 

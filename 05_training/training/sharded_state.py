@@ -14,7 +14,7 @@ from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, Hu
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
-SHARDS = "shards"
+from training.checkpoint import SHARDS
 
 
 def save_shards(folder: Path, tensors: dict[str, Tensor]) -> None:

@@ -23,21 +23,23 @@ from tokenizer.interface import Tokenizer
 from training.anomalies import LossMonitor
 from training.batches import Batch, BatchSource, LossFunction
 from training.checkpoint import (
+    SHARDS,
     CheckpointError,
     load_state,
     load_weights,
     model_weights,
     save_checkpoint,
 )
-from training.distributed import LossModule, Workers, parallelise, synchronise
+from training.distributed import LossModule, parallelise, synchronise
 from training.gradient_clipping import clip_gradients
 from training.optimizer import build_optimizers, load_optimizer_state, optimizer_state, set_learning_rate
 from training.placement import Placement, capture_rng, restore_rng
 from training.recipe_config import OptimizerConfig, ScheduleConfig, TrainingConfig
 from training.schedule import learning_rate_factor
-from training.sharded_state import SHARDS, load_shards, save_shards
+from training.sharded_state import load_shards, save_shards
 from training.stop_signal import stop_on_signal
 from training.weight_average import WeightAverage
+from training.workers import Workers
 from transformer.gpt_model import GPTModel
 
 # Called with the trainer's figures: what is measured on held-out data, `validation_loss` among it.

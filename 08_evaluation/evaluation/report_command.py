@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,8 +17,10 @@ from neural_networks.command_line import report_user_errors
 from neural_networks.corpora import load_corpus
 from optimization.model_loading import load_for_inference
 from tokenizer.text_files import write_atomically
-from training.checkpoint import LoadedModel, newest_run
+from training.checkpoint import find_checkpoint, newest_run
 from training.placement import choose_placement
+
+HELD_OUT = 0.05  # of a named corpus, where the model's own share is not known; that of the presets
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -39,7 +42,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace, console: Console) -> int:
     placement = choose_placement(options.device, "float32")
     loaded = load_for_inference(options.checkpoint or newest_run(), placement.device)
-    name, fraction = _corpus_of(loaded)
+    try:
+        name, fraction = _corpus_of(loaded.folder)
+    except EvaluationError:
+        if not options.corpus:
+            raise
+        name, fraction = options.corpus, HELD_OUT
     with console.status("Reading the corpus …") as status:
         corpus = load_corpus(options.corpus or name, fraction)
         data = gather_report(loaded, corpus, placement, options.documents, options.samples, options.seed, status.update)
@@ -55,12 +63,14 @@ def _run(options: argparse.Namespace, console: Console) -> int:
     return 0
 
 
-def _corpus_of(loaded: LoadedModel) -> tuple[str, float]:
-    """Name of the corpus and share held out, as the checkpoint's configuration has them."""
-    try:
-        section = yaml.safe_load((loaded.folder / "config.yaml").read_text(encoding="utf-8"))["data"]
-        return str(section["corpus"]), float(section["validation_fraction"])
-    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError):
-        raise EvaluationError(
-            f"{loaded.folder / 'config.yaml'} does not say what the model was trained on; name it with --corpus"
-        ) from None
+def _corpus_of(folder: Path) -> tuple[str, float]:
+    """Name of the corpus and share held out, as the configuration of a checkpoint or that of its base has them."""
+    seen: set[Path] = set()
+    with contextlib.suppress(OSError, ValueError, yaml.YAMLError, KeyError, TypeError, AttributeError):
+        while folder not in seen:
+            seen.add(folder)
+            config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+            if "corpus" in config["data"]:
+                return str(config["data"]["corpus"]), float(config["data"]["validation_fraction"])
+            folder = find_checkpoint(config["base"])  # a fine-tuned model knows the base, which knows its corpus
+    raise EvaluationError(f"{folder / 'config.yaml'} does not say what the model was trained on; name it with --corpus")
