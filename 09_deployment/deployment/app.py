@@ -46,7 +46,7 @@ def create_app(models: Mapping[str, ServedModel], settings: ServerSettings) -> F
         The application; `app.state.server` is its `ServerState` while it runs.
     """
     metrics, limiter = Metrics(models), RateLimiter(settings.rate_limits)
-    desk = GenerationDesk(EventRelay(), metrics, settings.limits.request_seconds)
+    desk = GenerationDesk(EventRelay(settings.stream_interval_ms / 1000), metrics, settings.limits.request_seconds)
     state = ServerState(settings, models, metrics, desk, limiter)
 
     @asynccontextmanager

@@ -65,10 +65,10 @@ async def _stream(generation: Generation) -> AsyncIterator[bytes]:
     model, stats = generation.request.model, generation.stats
     yield sse({"model": model.name, "prompt_ids": list(generation.request.prompt_ids)}, "start")
     async for _, events in merge([generation]):
-        rest = ""
+        rest, parts = "", []
         for event in events:
             if event.token is not None:
-                yield sse(token_report(model, event), "token")
+                parts.append(sse(token_report(model, event), "token"))
             else:
                 rest += event.text
         if events[-1].finish_reason is not None:
@@ -83,4 +83,5 @@ async def _stream(generation: Generation) -> AsyncIterator[bytes]:
                 "first_token_seconds": round(stats.first_token_seconds, 6),
                 "total_seconds": round(stats.total_seconds, 6),
             }
-            yield sse(ending, "end")
+            parts.append(sse(ending, "end"))
+        yield b"".join(parts)

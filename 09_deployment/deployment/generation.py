@@ -3,11 +3,15 @@
 The engine delivers events on its own thread. Waking the event loop for each would cost more than computing it: at
 16 streams that is 16 wakes a step. So events gather in a deque and the loop is woken once for all that have come, and
 not at all while nobody is waiting for less than a whole answer.
+
+Each token written to each client by itself would cost more still, most of it in the kernel (some 60 µs, where computing
+the token takes 600). So what comes within 40 ms, 25 times a second, is sent together.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
@@ -24,12 +28,22 @@ from transformer.sampling import SamplingParameters
 
 
 class EventRelay:
-    """Carries events from any thread to their generations on one event loop."""
+    """Carries events from any thread to their generations on one event loop.
 
-    def __init__(self) -> None:
+    A text's first event and its last are delivered at once; those between wait until the interval since the last
+    delivery is over.
+
+    Args:
+        interval: in seconds.
+    """
+
+    def __init__(self, interval: float = 0.0) -> None:
+        self._interval = interval
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pending: deque[tuple[Generation, TokenEvent, float]] = deque()
-        self._woken = False
+        self._woken = self._scheduled = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._delivered = -math.inf
 
     def attach(self, loop: asyncio.AbstractEventLoop) -> None:
         """Name the event loop on which the generations are read."""
@@ -38,13 +52,30 @@ class EventRelay:
     def post(self, generation: Generation, event: TokenEvent) -> None:
         """Called by an engine."""
         self._pending.append((generation, event, time.perf_counter()))
-        urgent = generation.streamed or event.finish_reason is not None
-        if urgent and not self._woken and self._loop is not None:
-            self._woken = True
-            self._loop.call_soon_threadsafe(self._deliver)
+        if self._loop is None:
+            return
+        if event.finish_reason is not None or (generation.streamed and not generation.begun):
+            generation.begun = True
+            if not self._woken:
+                self._woken = True
+                self._loop.call_soon_threadsafe(self._deliver)
+        elif generation.streamed and not self._woken and not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon_threadsafe(self._deliver_later)
+
+    def _deliver_later(self) -> None:
+        remaining = self._delivered + self._interval - time.perf_counter()
+        if remaining <= 0:
+            self._deliver()
+        elif self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(remaining, self._deliver)
 
     def _deliver(self) -> None:
-        self._woken = False  # before reading: whoever comes from now on wakes the loop again
+        self._woken = self._scheduled = False  # before reading: whoever comes from now on wakes the loop again
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._delivered = time.perf_counter()
         while self._pending:
             generation, event, at = self._pending.popleft()
             generation.receive(event, at)
@@ -86,7 +117,7 @@ class Generation:
         self._events: list[TokenEvent] = []
         self._last_token_at: float | None = None
         self._failure: ApiError | None = None
-        self.done = False
+        self.done = self.begun = False
         self.handle: RequestHandle = request.model.engine.submit(
             request.prompt_ids,
             request.parameters,

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import math
 import time
+from typing import Any
 
+import structlog
 from limits import RateLimitItem, RateLimitItemPerMinute
 from limits.aio.strategies import SlidingWindowCounterRateLimiter
-from limits.errors import ConfigurationError
+from limits.errors import ConfigurationError, StorageError
 from limits.storage import storage_from_string
 from starlette.types import Scope
 
@@ -32,8 +34,14 @@ class RateLimiter:
     def __init__(self, settings: RateLimits):
         self.requests = _per_minute(settings.requests_per_minute)
         self.tokens = _per_minute(settings.tokens_per_minute)
+        shared = settings.storage.startswith("redis")
+        options: dict[str, Any] = {"socket_connect_timeout": 2, "socket_timeout": 2} if shared else {}
         try:
-            self._window = SlidingWindowCounterRateLimiter(storage_from_string(f"async+{settings.storage}"))
+            if shared and not storage_from_string(settings.storage, **options).check():
+                raise ConfigurationError("nothing answers there")
+            options |= {"implementation": "redispy"} if shared else {}
+            storage = storage_from_string(f"async+{settings.storage}", wrap_exceptions=True, **options)
+            self._window = SlidingWindowCounterRateLimiter(storage)
         except (ConfigurationError, ValueError, ImportError) as error:
             raise SettingsFileError(f"rate_limits.storage {settings.storage!r} cannot be used: {error}") from None
 
@@ -63,24 +71,25 @@ class RateLimiter:
             raise ApiError(
                 400, f"the request may take {cost:,} {what}, and {rate.amount:,} a minute is the most: ask for less"
             )
-        headers = {}
-        for client in _clients(scope):
-            if not await self._window.test(rate, what, client, cost=cost):
-                reset, _ = await self._window.get_window_stats(rate, what, client)
-                raise ApiError(
-                    429,
-                    f"more than {rate.amount:,} {what} a minute",
-                    code="rate_limit_exceeded",
-                    retry_after=max(1, math.ceil(reset - time.time())),
-                )
-        for client in _clients(scope):
-            await self._window.hit(rate, what, client, cost=cost)
-            _, remaining = await self._window.get_window_stats(rate, what, client)
-            headers = {
-                f"x-ratelimit-limit-{what}": str(rate.amount),
-                f"x-ratelimit-remaining-{what}": str(max(0, remaining)),
-            }
-        return headers
+        clients = _clients(scope)
+        try:
+            for client in clients:
+                if not await self._window.hit(rate, what, client, cost=cost):
+                    reset, _ = await self._window.get_window_stats(rate, what, client)
+                    raise ApiError(
+                        429,
+                        f"more than {rate.amount:,} {what} a minute",
+                        code="rate_limit_exceeded",
+                        retry_after=max(1, math.ceil(reset - time.time())),
+                    )
+            _, remaining = await self._window.get_window_stats(rate, what, clients[0])
+        except StorageError as error:  # without the count everybody would be let in, so nobody is
+            structlog.get_logger().error("rate_limits.storage", error=str(error))
+            raise ApiError(503, "requests cannot be counted now; try again", retry_after=5) from None
+        return {
+            f"x-ratelimit-limit-{what}": str(rate.amount),
+            f"x-ratelimit-remaining-{what}": str(max(0, remaining)),
+        }
 
 
 def _per_minute(amount: int | None) -> RateLimitItem | None:
@@ -88,7 +97,10 @@ def _per_minute(amount: int | None) -> RateLimitItem | None:
 
 
 def _clients(scope: Scope) -> list[str]:
-    """Who is asking: the address, and the key if there is one."""
+    """Who is asking: the key if there is one, and the address.
+
+    The key comes first: what it is refused is not counted against others at its address.
+    """
     address = scope["client"][0] if scope.get("client") else "unknown"
     key = scope.get("state", {}).get("key_name")
-    return [f"address:{address}"] if key is None else [f"address:{address}", f"key:{key}"]
+    return [f"address:{address}"] if key is None else [f"key:{key}", f"address:{address}"]

@@ -105,6 +105,12 @@ class ServerSettings(BaseSettings):
         default_factory=list, description="Proxies whose X-Forwarded-For is believed; empty for none."
     )
     drain_seconds: float = Field(default=30.0, ge=0, description="Time for running requests to finish after SIGTERM.")
+    stream_interval_ms: float = Field(
+        default=40.0,
+        ge=0,
+        le=1000,
+        description="Tokens of streams that come within this time are sent together; 0 sends each at once.",
+    )
     log_format: Literal["json", "console"] = "json"
     log_prompts: bool = Field(default=False, description="Write prompts into the log. They may hold private data.")
 
