@@ -76,7 +76,7 @@ def test_weights_of_another_model_are_refused(run_copy: Path):
 
 
 def test_a_full_disk_leaves_old_checkpoints_whole_and_no_half_one(tiny_settings, write_config, monkeypatch, capsys):
-    real, saved = checkpoint_module.save_file, []
+    real, saved = checkpoint_module.save_tensors, []
 
     def save_until_full(tensors, path):
         saved.append(path)
@@ -85,7 +85,7 @@ def test_a_full_disk_leaves_old_checkpoints_whole_and_no_half_one(tiny_settings,
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
         real(tensors, path)
 
-    monkeypatch.setattr(checkpoint_module, "save_file", save_until_full)
+    monkeypatch.setattr(checkpoint_module, "save_tensors", save_until_full)
     assert main(["--config", write_config(tiny_settings)]) == 1
     captured = capsys.readouterr()
     assert "No space left on device" in captured.err

@@ -98,6 +98,12 @@ def test_compose_files_are_whole_and_public_ports_stay_on_this_machine(folder: P
     assert cuda["services"]["server"]["image"] == "nullm:cuda"
 
 
+def test_the_builder_gets_every_stage(folder: Path):
+    lines = (folder / "Dockerfile.dockerignore").read_text(encoding="utf-8").splitlines()
+    stages = sorted(path.name for path in folder.parents[1].glob("0[1-9]_*"))
+    assert [line for line in lines if line.startswith("!0")] == [f"!{name}" for name in stages] and len(stages) == 9
+
+
 def test_every_query_of_the_dashboard_names_a_metric_that_there_is(folder: Path):
     dashboard = json.loads((folder / "grafana/dashboards/nullm.json").read_text(encoding="utf-8"))
     queries = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]

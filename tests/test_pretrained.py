@@ -19,6 +19,7 @@ from transformer.config import GPTConfig
 from transformer.gpt_model import GPTModel
 from transformer.pretrained import PretrainedError, load_pretrained, main, save_pretrained
 from transformer.rope_scaling import RopeScaling, rotary_speeds
+from transformer.tensor_files import save_tensors
 
 transformers = pytest.importorskip("transformers")
 
@@ -274,6 +275,15 @@ def test_an_unsupported_or_inconsistent_configuration_is_refused(change, message
     (tmp_path / "config.json").write_text(json.dumps({**hf, **change}))
     with pytest.raises(PretrainedError, match=message):
         load_pretrained(tmp_path)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has other rights")
+def test_files_of_tensors_have_the_rights_of_other_new_files(tmp_path: Path):
+    (tmp_path / "other").touch()
+    for _ in range(2):  # new, and in place of the old
+        save_tensors({"a": torch.ones(3)}, tmp_path / "a.safetensors", {"format": "pt"})
+        assert (tmp_path / "a.safetensors").stat().st_mode == (tmp_path / "other").stat().st_mode
+    torch.testing.assert_close(load_file(tmp_path / "a.safetensors")["a"], torch.ones(3))
 
 
 def test_damaged_and_missing_files_are_named(tmp_path: Path):

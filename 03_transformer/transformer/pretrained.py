@@ -22,7 +22,6 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from transformer.config import GPTConfig
@@ -30,6 +29,7 @@ from transformer.gpt_model import GPTModel, build_rotary
 from transformer.pretrained_family import Family, PretrainedError, Stored
 from transformer.pretrained_gpt2 import GPT2
 from transformer.pretrained_llama import LLAMA, QWEN3
+from transformer.tensor_files import save_tensors
 
 FAMILIES = (GPT2, LLAMA, QWEN3)
 INDEX = "model.safetensors.index.json"
@@ -288,11 +288,11 @@ def _write_shards(tensors: dict[str, Tensor], folder: Path, max_bytes: int) -> l
         size += tensor.nbytes
     metadata = {"format": "pt"}  # transformers refuses files without it
     if len(shards) == 1:
-        save_file(tensors, folder / SINGLE, metadata=metadata)
+        save_tensors(tensors, folder / SINGLE, metadata)
         return [SINGLE]
     names = [f"model-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(1, len(shards) + 1)]
     for name, shard in zip(names, shards, strict=True):
-        save_file(shard, folder / name, metadata=metadata)
+        save_tensors(shard, folder / name, metadata)
     index = {
         "metadata": {"total_size": sum(tensor.nbytes for tensor in tensors.values())},
         "weight_map": {key: name for name, shard in zip(names, shards, strict=True) for key in shard},

@@ -13,9 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
-
 from training.batches import Batch
+from transformer.tensor_files import save_tensors
 
 SPIKE_DEVIATIONS = 6.0  # standard deviations above the mean; a normal loss gets there once in 10⁹ steps
 MEMORY = 0.98  # of the running mean and variance: about the last fifty steps
@@ -67,7 +66,7 @@ class LossMonitor:
             for index, batch in enumerate(batches)
             for name, tensor in batch.tensors.items()
         }
-        save_file(tensors, path)
+        save_tensors(tensors, path)
         return path
 
     def state_dict(self) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 import yaml
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from tokenizer.interface import Tokenizer, TokenizerError, load_tokenizer
@@ -31,6 +31,7 @@ from training.spread_tensors import spread_like, whole
 from training.workers import Workers
 from transformer.config import GPTConfig
 from transformer.gpt_model import GPTModel
+from transformer.tensor_files import save_tensors
 
 STEP_FOLDER = re.compile(r"step_(\d{8})")
 SHARDS = "shards"  # the folder in a checkpoint for what is spread over several processes
@@ -88,8 +89,10 @@ def save_checkpoint(
         temporary.mkdir(parents=True, exist_ok=True)
 
     def write() -> None:
-        save_file(weights, temporary / "model.safetensors")
-        save_file({k: v.detach().cpu().contiguous() for k, v in state_tensors.items()}, temporary / "state.safetensors")
+        save_tensors(weights, temporary / "model.safetensors")
+        save_tensors(
+            {k: v.detach().cpu().contiguous() for k, v in state_tensors.items()}, temporary / "state.safetensors"
+        )
         (temporary / "state.json").write_text(json.dumps(state), encoding="utf-8")
         (temporary / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
         tokenizer.save(temporary / "tokenizer.json")

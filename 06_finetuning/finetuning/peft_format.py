@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from finetuning.lora import (
@@ -33,6 +33,7 @@ from finetuning.lora import (
 from transformer.gpt_model import GPTModel
 from transformer.pretrained import family_of_model
 from transformer.pretrained_family import PretrainedError, Stored
+from transformer.tensor_files import save_tensors
 
 PREFIX = "base_model.model."
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -80,7 +81,9 @@ def save_adapter(model: GPTModel, folder: Path | str, name: str = "default", bas
     temporary = folder / f".writing.{os.getpid()}.tmp"
     try:
         temporary.mkdir(parents=True)
-        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary / WEIGHTS, {"format": "pt"})
+        save_tensors(
+            {k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary / WEIGHTS, {"format": "pt"}
+        )
         (temporary / CONFIG).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         for file in (WEIGHTS, CONFIG):
             os.replace(temporary / file, folder / file)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from optimization.gptq import quantize_blocks_gptq
@@ -22,6 +22,7 @@ from optimization.quantization import INT4_GROUP, Int4Linear, Int8Embedding, Int
 from training.checkpoint import CheckpointError, LoadedModel
 from training.manifest import MANIFEST, write_manifest
 from transformer.gpt_model import GPTModel
+from transformer.tensor_files import save_tensors
 
 Method = Literal["int8", "w8a8", "int4", "gptq"]
 LAYOUT = "nullm-quantized-1"
@@ -124,7 +125,7 @@ def save_quantized(folder: Path, source: LoadedModel, model: GPTModel, method: M
         tensors = {name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}
         if model.config.tie_embeddings:
             tensors = {name: t for name, t in tensors.items() if not name.startswith("token_embedding.")}
-        save_file(tensors, temporary / "model.safetensors")
+        save_tensors(tensors, temporary / "model.safetensors")
         shutil.copy(source.folder / "config.yaml", temporary / "config.yaml")
         source.tokenizer.save(temporary / "tokenizer.json")
         description = {"layout": LAYOUT, "method": method, "source": source.folder.name}
