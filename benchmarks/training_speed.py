@@ -6,6 +6,9 @@ tied head, `torch.optim.AdamW` as it comes, batches from random offsets into a m
 is written here in our own words; side by side with nanoGPT's own files its speed is the same. Ours has the
 same shape and trains by the project's `Trainer` with its defaults for the machine.
 
+The third contender is the limit of bfloat16: a step's products of the linear layers, forward and backward, on
+weights and activations that have that precision already, and nothing else; no attention, no norms, no optimizer.
+
 Each side runs in a process of its own, since ours changes settings of the memory allocator.
 """
 
@@ -173,6 +176,26 @@ def our_step(shape: Shape, file: Path) -> Callable[[], float]:
     return lambda: trainer.take_step()[0]
 
 
+def products_step(shape: Shape, file: Path) -> Callable[[], float]:
+    """The products of the linear layers of a step, in bfloat16."""
+    from training.placement import choose_placement
+
+    choose_placement("cpu", "auto")  # the same settings of the allocator as ours
+    d, rows = shape.d_model, shape.batch_size * shape.context_length
+    sizes = [(d, 3 * d), (d, d), (d, 4 * d), (4 * d, d)] * shape.num_layers + [(d, shape.vocab_size)]
+    weights = [torch.randn(out, into, dtype=torch.bfloat16) for into, out in sizes]
+    numbers = {width: torch.randn(rows, width, dtype=torch.bfloat16) for size in sizes for width in size}
+
+    def step() -> float:
+        for (into, out), weight in zip(sizes, weights, strict=True):
+            _ = numbers[into] @ weight.T  # forward
+            _ = numbers[out] @ weight  # the gradient of the inputs
+            _ = numbers[out].T @ numbers[into]  # of the weights
+        return 0.0
+
+    return step
+
+
 def _serve(build: Callable[[Shape, Path], Callable[[], float]], shape: Shape, file: Path, pipe: Connection) -> None:
     step = build(shape, file)
     while steps := pipe.recv():
@@ -191,7 +214,12 @@ def run(quick: bool) -> list[Comparison]:
             np.random.default_rng(0).integers(0, min(shape.vocab_size, 65), 200_000).astype(np.uint16).tofile(file)
             steps = shape.quick_steps if quick else shape.steps
             contenders, processes, pipes = [], [], []
-            for name, build in (("ours", our_step), ("plain PyTorch, as nanoGPT documents", plain_step)):
+            builds = {
+                "ours": our_step,
+                "plain PyTorch, as nanoGPT documents": plain_step,
+                "the linear layers' products alone, bfloat16": products_step,
+            }
+            for name, build in builds.items():
                 here, there = context.Pipe()
                 process = context.Process(target=_serve, args=(build, shape, file, there), daemon=True)
                 process.start()

@@ -9,6 +9,8 @@ import pytest
 import torch
 import yaml
 
+from neural_networks.corpora import Corpus, load_corpus
+
 ROOT = Path(__file__).parents[1]
 # Files that are not part of the repository; tests that need them say so and are skipped without.
 SHARED_DATA = ROOT.parent / "shared" / "data"
@@ -36,6 +38,12 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip(f"needs reference files in {SHARED_DATA}, which are not part of the repository")
     return SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def documentation() -> Corpus:
+    """The default corpus, whole; gathering it takes a quarter of a minute."""
+    return load_corpus("python_docs", 0.05)
 
 
 @pytest.fixture(autouse=True)

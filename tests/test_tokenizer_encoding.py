@@ -147,12 +147,9 @@ def test_gpt2s_ids_are_tiktokens_on_any_unicode(text: str, gpt2):
 
 
 @pytest.mark.slow
-def test_gpt2s_ids_are_those_of_tiktoken_and_tokenizers_on_all_of_python_docs(gpt2):
-    from neural_networks.corpora import load_corpus
-
+def test_gpt2s_ids_are_those_of_tiktoken_and_tokenizers_on_all_of_python_docs(gpt2, documentation):
     ours, theirs, rust = gpt2
-    corpus = load_corpus("python_docs", 0.05)
-    documents = [*corpus.train, *corpus.validation]
+    documents = [*documentation.train, *documentation.validation]
     ids = ours.encode_batch(documents)
     assert ids == theirs.encode_ordinary_batch(documents, num_threads=2)
     sample = range(0, len(documents), 20)  # a tenth of tiktoken's speed
