@@ -28,7 +28,7 @@ import yaml
 
 ROOT = Path(__file__).parents[1]
 MODEL = {"context_length": 256, "num_layers": 2, "num_heads": 2, "d_model": 64}
-VOCABULARY = 384
+SMALL_WHERE_GIVEN = (("model", "num_kv_heads", 1), ("model", "vocab_size", 384), ("tokenizer", "vocab_size", 384))
 # The documentation of which is read; the last two are held out, by their names.
 MODULES = ("argparse", "statistics", "random", "heapq", "textwrap", "numpy.lib.recfunctions", "torch.functional")
 STEPS = {"max_steps": 6, "batch_size": 2, "accumulation_steps": 1, "eval_interval": 3, "checkpoint_interval": 3}
@@ -65,10 +65,11 @@ def _smaller(preset: dict[str, Any]) -> dict[str, Any]:
         preset["training"].update(max_steps=STEPS["max_steps"])
         preset["schedule"]["warmup_steps"] = 2
     if "tokenizer" in preset:
-        preset["model"].update(MODEL, **{key: 1 for key in ("num_kv_heads",) if key in preset["model"]})
+        preset["model"].update(MODEL)
         preset["training"]["eval_tokens"] = 256
-        for part in ("model", "tokenizer"):
-            preset[part].update({key: VOCABULARY for key in ("vocab_size",) if key in preset[part]})
+        for part, field, value in SMALL_WHERE_GIVEN:
+            if field in preset[part]:
+                preset[part][field] = value
     if "method" in preset:
         preset["data"]["max_examples"] = 40
     return preset

@@ -20,8 +20,7 @@ import yaml
 from lesson_pages import ROOT, blocks_of
 from serving import ENDLESS, iterate_events, save_run, serve_command
 
-NGINX, REDIS = (shutil.which(name, path="/usr/sbin:/usr/local/sbin:/usr/local/bin:/usr/bin:/opt/homebrew/bin")
-                for name in ("nginx", "redis-server"))  # fmt: skip
+NGINX, REDIS = shutil.which("nginx"), shutil.which("redis-server")
 needs_nginx = pytest.mark.skipif(NGINX is None, reason="needs nginx: apt-get install nginx-light")
 needs_redis = pytest.mark.skipif(REDIS is None, reason="needs Redis: apt-get install redis-server")
 FROM_ANYWHERE = {"X-Forwarded-For": "203.0.113.7"}  # what a client claims to be

@@ -7,7 +7,9 @@ are (in, out), so that the code reads as the equation, x W + b.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +18,7 @@ from neural_networks.backpropagation import Tensor
 from neural_networks.broadcasting import Array
 
 
-class Module:
+class Module(ABC):
     """Something with parameters: tensors that require a gradient, its own or those of its parts.
 
     Attributes that are tensors, modules or lists of modules are found by themselves.
@@ -28,13 +30,13 @@ class Module:
 
     training = True
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Any) -> Tensor:
         """Apply the layer."""
         return self.forward(x)
 
-    def forward(self, x: Tensor) -> Tensor:
+    @abstractmethod
+    def forward(self, x: Any) -> Tensor:
         """What the layer does; each layer says."""
-        raise NotImplementedError(f"{type(self).__name__} has no forward")
 
     def parts(self) -> Iterator[tuple[str, Module]]:
         """The modules right inside this one, with their names."""
@@ -104,9 +106,9 @@ class Embedding(Module):
     def __init__(self, num_embeddings: int, dim: int, rng: np.random.Generator):
         self.weight = Tensor(rng.normal(size=(num_embeddings, dim)).astype(np.float32), True)
 
-    def __call__(self, ids: Array | Tensor) -> Tensor:
+    def forward(self, x: Array | Tensor) -> Tensor:
         """(...) integers → (..., dim)."""
-        return operations.embedding(self.weight, ids.data if isinstance(ids, Tensor) else ids)
+        return operations.embedding(self.weight, x.data if isinstance(x, Tensor) else x)
 
 
 class LayerNorm(Module):

@@ -11,6 +11,7 @@ the token takes 600). So what comes within 40 ms, 25 times a second, is sent tog
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import time
 from collections import deque
@@ -227,17 +228,15 @@ class GenerationDesk:
             )
         generations: list[Generation] = []
         arrived = asyncio.Event()
-        try:
+        with contextlib.ExitStack() as if_one_is_refused:
             for request in requests:
                 generation = Generation(self, request, arrived, streamed)
+                if_one_is_refused.callback(generation.cancel)
                 generations.append(generation)
                 self._live[generation] = asyncio.get_running_loop().call_later(
                     self.request_seconds, generation.cancel, self._too_late()
                 )
-        except Exception:
-            for generation in generations:
-                generation.cancel()
-            raise
+            if_one_is_refused.pop_all()
         return generations
 
     def forget(self, generation: Generation) -> None:
