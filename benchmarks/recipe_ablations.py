@@ -12,8 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import tempfile
-import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
@@ -22,11 +20,11 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
+from recipe_runs import Stage, train_recipe
 from reporting import describe_machine
 from tokenizer.text_files import write_atomically
 from training.command_line import parse_config
 from training.data_preparation import prepare_dataset
-from training.run import run_training
 
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / "configs" / "tiny_shakespeare_fast.yaml"
@@ -56,26 +54,28 @@ VARIANTS: dict[str, tuple[str, ...]] = {
 }
 
 
-def train(config: str, overrides: tuple[str, ...], seed: int) -> dict[str, float]:
+# Batch and context that change on the way; the tokens in all are the recipe's.
+SCHEDULES: dict[str, tuple[Stage, ...]] = {
+    "context 16 for a quarter": (Stage(100, 48, 16), Stage(300, 12, 64)),
+    "context 16, 32, 64": (Stage(133, 48, 16), Stage(133, 24, 32), Stage(134, 12, 64)),
+    "batch 6, 12, 24": (Stage(267, 6, 64), Stage(133, 12, 64), Stage(67, 24, 64)),
+    "batch 8, 16": (Stage(300, 8, 64), Stage(150, 16, 64)),
+}
+
+
+def train(config: str, name: str, seed: int) -> dict[str, float]:
     """One run: held-out loss in nats a token over the whole validation text, and processor seconds."""
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as folder:
-        arguments = [f"--config={config}", f"--seed={seed}", f"--output_dir={folder}/run", "--device=cpu"]
-        arguments += ["--tracking.tensorboard=false", "--training.sample_prompts=[]", *overrides]
-        run = parse_config(arguments)
-        start = time.process_time()
-        run_training(run, Console(quiet=True))
-        seconds = time.process_time() - start
-        records = [json.loads(line) for line in Path(folder, "run", "metrics.jsonl").read_text().splitlines()]
-    last = next(record for record in reversed(records) if "validation_bits_per_byte" in record)
-    return {"loss": last["validation_loss"], "seconds": seconds}
+    run = parse_config([f"--config={config}", *VARIANTS.get(name, ())])
+    curve, seconds = train_recipe(run, seed, stages=SCHEDULES.get(name, ()))
+    return {"loss": curve[-1]["loss"], "seconds": seconds}
 
 
 def main() -> None:
     """Train what is missing from the results file, and write it."""
     parser = argparse.ArgumentParser(description="What each part of a recipe is worth, over several seeds.")
     parser.add_argument("--config", default=str(CONFIG), help="the recipe; default: %(default)s")
-    parser.add_argument("--only", choices=VARIANTS, action="append", help="these variants only")
+    parser.add_argument("--only", choices=[*VARIANTS, *SCHEDULES], action="append", help="these variants only")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="default: 1 2 3")
     parser.add_argument("--processes", type=int, default=torch.get_num_threads(), help="runs at a time")
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "results" / "recipe" / "ablations.json")
@@ -87,8 +87,8 @@ def main() -> None:
     # A forked child of a process that has run PyTorch's threads can hang, so children start afresh.
     with ProcessPoolExecutor(options.processes, multiprocessing.get_context("spawn")) as pool:
         jobs = {
-            pool.submit(train, options.config, VARIANTS[name], seed): (name, seed)
-            for name in options.only or VARIANTS
+            pool.submit(train, options.config, name, seed): (name, seed)
+            for name in options.only or [*VARIANTS, *SCHEDULES]
             for seed in options.seeds
             if str(seed) not in results["runs"].get(name, {})
         }

@@ -29,6 +29,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness import Comparison, Contender, compare
+from training.token_files import Tokens
+
+WARM_UP_STEPS = 4  # until allocators have the memory of a step, and libraries have chosen their kernels
 
 
 @dataclass(frozen=True)
@@ -110,33 +113,44 @@ class PlainGPT(nn.Module):
         return F.cross_entropy(logits.view(-1, logits.shape[-1]), targets.reshape(-1))
 
 
-def plain_step(shape: Shape, file: Path) -> Callable[[], float]:
-    """A step of the baseline."""
-    torch.manual_seed(0)
-    model = PlainGPT(shape)
+def plain_optimizer(model: PlainGPT) -> torch.optim.AdamW:
+    """AdamW as it comes, with decay for the matrices."""
     groups = [
         {"params": [p for p in model.parameters() if p.ndim >= 2], "weight_decay": 0.1},
         {"params": [p for p in model.parameters() if p.ndim < 2], "weight_decay": 0.0},
     ]
-    optimizer = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.99))
-    length = shape.context_length
+    return torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.99))
 
-    def batch() -> tuple[Tensor, Tensor]:
-        tokens = np.memmap(file, dtype=np.uint16, mode="r")  # opened anew each time, against a leak of memmap
-        starts = torch.randint(len(tokens) - length, (shape.batch_size,))
-        rows = [torch.from_numpy(tokens[start : start + length + 1].astype(np.int64)) for start in starts]
-        windows = torch.stack(rows)
-        return windows[:, :-1], windows[:, 1:]
+
+def random_windows(tokens: Tokens, shape: Shape) -> tuple[Tensor, Tensor]:
+    """Inputs and targets (batch, time) from random places of a text."""
+    length = shape.context_length
+    starts = torch.randint(len(tokens) - length, (shape.batch_size,))
+    windows = torch.stack([torch.from_numpy(tokens[start : start + length + 1].astype(np.int64)) for start in starts])
+    return windows[:, :-1], windows[:, 1:]
+
+
+def plain_step(shape: Shape, file: Path) -> Callable[[], float]:
+    """A step of the baseline."""
+    torch.manual_seed(0)
+    model = PlainGPT(shape)
+    optimizer = plain_optimizer(model)
 
     def step() -> float:
-        loss = model(*batch())
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        return loss.item()
+        tokens = np.memmap(file, dtype=np.uint16, mode="r")  # opened anew each time, against a leak of memmap
+        return plain_update(model, optimizer, *random_windows(tokens, shape))
 
     return step
+
+
+def plain_update(model: PlainGPT, optimizer: torch.optim.Optimizer, inputs: Tensor, targets: Tensor) -> float:
+    """One step of plain training; returns the loss."""
+    loss = model(inputs, targets)
+    loss.backward()
+    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return loss.item()
 
 
 def our_step(shape: Shape, file: Path) -> Callable[[], float]:
@@ -198,6 +212,8 @@ def products_step(shape: Shape, file: Path) -> Callable[[], float]:
 
 def _serve(build: Callable[[Shape, Path], Callable[[], float]], shape: Shape, file: Path, pipe: Connection) -> None:
     step = build(shape, file)
+    for _ in range(WARM_UP_STEPS):
+        step()
     while steps := pipe.recv():
         for _ in range(steps):
             step()

@@ -163,6 +163,28 @@ def ablations(content: dict[str, Any]) -> str:
     return _table(("change", "loss", "of the seeds", "difference", "time"), rows)
 
 
+def time_to_loss(content: dict[str, Any]) -> str:
+    """Each side of `benchmarks/time_to_loss.py`: steps, tokens, and over its seeds seconds, loss, and seconds to the target."""
+    rows = []
+    for side, seeds in content["runs"].items():
+        curves = list(seeds.values())
+        steps = int(curves[0][-1]["step"])
+        rows.append(
+            (
+                side,
+                f"{steps:,}",
+                f"{steps * content['tokens_per_step'] / 1e6:.2f} M",
+                " · ".join(f"{curve[-1]['seconds']:.1f}" for curve in curves),
+                " · ".join(f"{curve[-1]['loss']:.3f}" for curve in curves),
+                " · ".join(
+                    "never" if seconds is None else f"{seconds:.1f}" for seconds in content["seconds_to_target"][side]
+                ),
+            )
+        )
+    head = ("", "steps", "tokens", "seconds", "held-out loss", f"seconds to {content['target']:g}")
+    return _table(head, rows)
+
+
 def speedrun(content: dict[str, Any]) -> str:
     """Every model of the chain and the baselines: bits per byte, exact answers, words in common."""
     rows = []
@@ -203,6 +225,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "small-gpt-cost": ("small_gpt/run.json", run_cost),
     "small-gpt-samples": ("small_gpt/run.json", run_samples),
     "recipe": ("recipe/ablations.json", ablations),
+    "time-to-loss": ("time_to_loss/time_to_loss.json", time_to_loss),
     "speedrun": ("speedrun/scores.json", speedrun),
     "speedrun-minutes": ("speedrun/scores.json", speedrun_minutes),
     "tasks": ("tasks", tasks),  # a folder: what benchmark.py writes, one file a task

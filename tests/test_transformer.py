@@ -294,6 +294,23 @@ def test_traced_memory_is_what_a_real_forward_pass_keeps(style, precision, check
     assert saved_activation_bytes(model.config, 3, 16, precision, checkpoint_blocks) == real
 
 
+@STYLES
+def test_projections_of_one_input_share_its_low_precision_copy(style):
+    model = small_model(style)
+    block = model.blocks[0]
+    seen: dict[str, tuple[torch.dtype, int]] = {}
+    for name, module in block.named_modules():
+        if isinstance(module, torch.nn.Linear):
+            module.register_forward_pre_hook(
+                lambda _, inputs, name=name: seen.__setitem__(name, (inputs[0].dtype, inputs[0].data_ptr()))
+            )
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        model(torch.randint(61, (2, 16)))
+    first_layers = [name for name in seen if not name.endswith(("output", "down"))]
+    assert {seen[name][0] for name in first_layers} == {torch.bfloat16}
+    assert len({seen[name] for name in first_layers}) == 2  # what attention reads, and what the feed-forward reads
+
+
 def test_training_and_inference_memory_are_those_of_tensors():
     model = small_model(LLAMA_STYLE).train()
     weights = sum(parameter.nbytes for parameter in model.parameters())

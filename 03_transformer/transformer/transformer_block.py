@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from attention.multi_head_attention import KeyValueStore, MultiHeadAttention, RotateHeads, ScoreBias
@@ -61,7 +62,17 @@ class TransformerBlock(nn.Module):
     ) -> Tensor:
         """(batch, time, d_model) → (batch, time, d_model); the other arguments are attention's."""
         if self.pre_norm:
-            x = x + self.dropout(self.attention(self.attention_norm(x), rotate, store, allowed, score_bias))
-            return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
-        x = self.attention_norm(x + self.dropout(self.attention(x, rotate, store, allowed, score_bias)))
-        return self.feed_forward_norm(x + self.dropout(self.feed_forward(x)))
+            read = _for_products(self.attention_norm(x))
+            x = x + self.dropout(self.attention(read, rotate, store, allowed, score_bias))
+            return x + self.dropout(self.feed_forward(_for_products(self.feed_forward_norm(x))))
+        x = self.attention_norm(x + self.dropout(self.attention(_for_products(x), rotate, store, allowed, score_bias)))
+        return self.feed_forward_norm(x + self.dropout(self.feed_forward(_for_products(x))))
+
+
+def _for_products(x: Tensor) -> Tensor:
+    """What several projections read, in autocast's precision.
+
+    Left to autocast, each of them would convert x anew, and keep a copy of its own for the backward pass.
+    """
+    device = x.device.type
+    return x.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else x
