@@ -1,8 +1,9 @@
 """The one way in which this project measures speed.
 
-Contenders take turns (ours, theirs, ours, theirs, …) in one process, so that a machine which slows
-down half-way slows them all. Reported are the median, the spread, the ratio of medians, and how far that ratio
-moved from round to round. Memory is sampled in the first, untimed round.
+Contenders take turns (ours, theirs, ours, theirs, …), so that a machine which slows down half-way slows them all.
+Reported are the median speed, the spread, and the ratio: each round has one, and given are their median, the smallest
+and the largest. A ratio of median speeds would compare a slow minute of one side with a fast minute of the other.
+Memory is sampled in the first, untimed round.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class Measurement:
     name: str
     seconds: list[float]
     throughput: float  # work done in the median run, in units a second
-    ratio: float  # our median speed over this contender's: above 1, we are faster
+    ratio: float  # our speed over this contender's, the median of the rounds: above 1, we are faster
     ratio_low: float  # the smallest such ratio of a single round
     ratio_high: float  # the largest
     peak_mib: float  # memory that a run took on top of what was there before it, with child processes
@@ -92,7 +93,7 @@ def compare(title: str, unit: str, work: float, contenders: list[Contender], rou
                 name,
                 [round(t, 6) for t in times],
                 work / statistics.median(times),
-                statistics.median(times) / statistics.median(ours),
+                statistics.median(ratios),
                 min(ratios),
                 max(ratios),
                 round(peaks[name], 1),

@@ -62,8 +62,8 @@ def to_markdown(groups: dict[str, dict[str, Any]]) -> str:
     lines = [
         "# Benchmarks",
         "",
-        "Medians of alternating runs. Spread: (slowest - fastest) / median. Ratio: our speed over theirs, above 1 ours",
-        "is faster; in brackets the smallest and largest of a round. Memory: on top of what was there before.",
+        "Medians of alternating runs. Spread: (slowest - fastest) / median. Ratio: our speed over theirs in each round, above",
+        "1 ours is faster; the median of the rounds, in brackets smallest and largest. Memory: on top of what was there before.",
     ]
     for name, group in groups.items():
         described = ", ".join(f"{key} {value}" for key, value in group["machine"].items() if value is not None)

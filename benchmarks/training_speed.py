@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 import multiprocessing
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -32,6 +33,7 @@ from harness import Comparison, Contender, compare
 from training.token_files import Tokens
 
 WARM_UP_STEPS = 4  # until allocators have the memory of a step, and libraries have chosen their kernels
+SETTLE_SECONDS = 0.5  # between turns: threads of the side before spin for a while before they sleep
 
 
 @dataclass(frozen=True)
@@ -246,10 +248,10 @@ def run(quick: bool) -> list[Comparison]:
                     pipe.send(steps)
                     pipe.recv()
 
-                contenders.append(Contender(name, work))
+                contenders.append(Contender(name, work, setup=lambda: time.sleep(SETTLE_SECONDS)))
             tokens = steps * shape.batch_size * shape.context_length
             title = f"Train a GPT: {shape.name}"
-            comparisons.append(compare(title, "tokens/s", tokens, contenders, rounds=2 if quick else 5))
+            comparisons.append(compare(title, "tokens/s", tokens, contenders, rounds=2 if quick else 9))
             for pipe in pipes:
                 pipe.send(0)
             for process in processes:
