@@ -136,10 +136,11 @@ def print_plan(
         f"({meta.train_bytes / meta.train_tokens:.2f} bytes each), {meta.validation_tokens:,} held out",
     )
     ratio = plan.tokens / plan.parameters
+    tokens = f"{plan.tokens / 1e9:,.2f} B" if plan.tokens >= 1e9 else f"{plan.tokens / 1e6:.2f} M"
     table.add_row(
         "plan",
         f"{config.training.max_steps:,} steps × {config.tokens_per_step * workers.world_size:,} tokens = "
-        f"{plan.tokens / 1e6:.2f} M tokens ({plan.epochs:.2f} epochs), {ratio:.2g} tokens a parameter "
+        f"{tokens} tokens ({plan.epochs:,.2f} epochs), {ratio:.2g} tokens a parameter "
         f"(compute-optimal: about {COMPUTE_OPTIMAL})",
     )
     table.add_row("compute", f"{plan.flops:.2e} FLOP, {plan.flops / plan.tokens / 1e6:,.0f} MFLOP a token")

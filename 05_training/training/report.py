@@ -66,7 +66,7 @@ def report(
     speed = trainer.tokens_seen / max(trainer.seconds, 1e-9)
     skipped = f" {trainer.monitor.skipped} steps were skipped." if trainer.monitor.skipped else ""
     console.print(
-        f"Trained {minutes(trainer.seconds)} at {speed:,.0f} tokens/s; "
+        f"Trained {duration(trainer.seconds)} at {speed:,.0f} tokens/s; "
         f"measured {meta.validation_bytes:,} bytes in {time.perf_counter() - start:.0f} s.{skipped}",
         highlight=False,
     )
@@ -112,12 +112,15 @@ def print_samples(trainer: Trainer, tracker: Tracker, console: Console) -> dict[
     return samples
 
 
-def minutes(seconds: float) -> str:
-    """A duration for people.
+def duration(seconds: float) -> str:
+    """A length of time for people.
 
-    >>> minutes(90), minutes(300)
-    ('90 s', '5.0 minutes')
+    >>> duration(90), duration(300), duration(61_500), duration(28_000_000)
+    ('90 s', '5.0 minutes', '17.1 hours', '324.1 days')
     """
     if not math.isfinite(seconds):
         return "an unknown time"
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.1f} minutes"
+    for length, unit in ((86_400, "days"), (3600, "hours"), (60, "minutes")):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds:.0f} s"

@@ -21,7 +21,7 @@ from training.plan import check_plan, make_plan, print_plan, with_vocabulary
 from training.profiling import profile_steps
 from training.progress import training_progress
 from training.rehearsal import seconds_per_step
-from training.report import minutes, print_samples, report, write_summary
+from training.report import duration, print_samples, report, write_summary
 from training.resuming import checkpoint_to_resume
 from training.token_files import Tokens, open_tokens
 from training.tracking import Tracker
@@ -91,7 +91,7 @@ def _run(config: RunConfig, console: Console, task: Task, workers: Workers) -> i
             seconds = seconds_per_step(trainer)
         total = seconds * (config.training.max_steps - trainer.step)
         speed = config.tokens_per_step * workers.world_size / seconds
-        console.print(f"time    about {minutes(total)} at {speed:,.0f} tokens/s", highlight=False)
+        console.print(f"time     about {duration(total)} at {speed:,.0f} tokens/s", highlight=False)
     if task.dry_run:
         return 0
     if task.find_lr:

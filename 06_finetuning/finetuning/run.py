@@ -44,7 +44,7 @@ from training.checkpoint import model_weights, save_checkpoint
 from training.placement import Placement, choose_placement
 from training.progress import training_progress
 from training.rehearsal import seconds_per_step
-from training.report import minutes
+from training.report import duration
 from training.resuming import checkpoint_to_resume
 from training.tracking import Tracker
 from training.trainer import Trainer, Validate
@@ -269,7 +269,7 @@ def _report(problems: list[str], total: int, console: Console) -> None:
 def _train(trainer: Trainer, tracker: Tracker, console: Console) -> bool:
     with console.status("Timing a step …"):
         seconds = seconds_per_step(trainer, trials=1) * (trainer.training.max_steps - trainer.step)
-    console.print(f"about {minutes(seconds)}", highlight=False)
+    console.print(f"about {duration(seconds)}", highlight=False)
     flops = training_flops_per_token(trainer.model.config)
     with training_progress(trainer, flops, float("inf"), console) as progress:
 
