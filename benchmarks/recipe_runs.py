@@ -7,23 +7,21 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 
-from tokenizer.interface import Tokenizer
 from training.batches import Batch
 from training.config import RunConfig
 from training.data_loader import WindowLoader
-from training.data_preparation import prepare_dataset
+from training.data_preparation import PreparedDataset, prepare_dataset
 from training.placement import choose_placement
 from training.plan import with_vocabulary
-from training.token_files import Tokens, open_tokens
+from training.run import build_trainer, open_data
+from training.token_files import Tokens
 from training.trainer import Trainer
-from training.validation import next_token_loss, total_loss
-from transformer.gpt_model import GPTModel
+from training.validation import total_loss
+from training.workers import Workers
 
 Curve = list[dict[str, float]]  # step, seconds of training, loss in nats a token
 
@@ -78,25 +76,11 @@ class StagedLoader:
         self.loader.load_state_dict(state["loader"])
 
 
-@dataclass(frozen=True)
-class Texts:
-    """What a run reads: ids to train on, and ids that are held out."""
-
-    tokenizer: Tokenizer
-    train: Tokens
-    held_out: Tokens
-
-
-def open_texts(config: RunConfig) -> tuple[RunConfig, Texts]:
-    """The configuration with its vocabulary, and its texts."""
+def open_run(config: RunConfig) -> tuple[RunConfig, PreparedDataset, WindowLoader, Tokens]:
+    """The configuration with its vocabulary, its data set, where batches come from, and what is held out."""
     dataset = prepare_dataset(config.data, config.tokenizer, Console(quiet=True))
-    meta = dataset.meta
-
-    def tokens(split: str) -> Tokens:
-        paths = [path for paths in dataset.token_files(split).values() for path in paths]
-        return open_tokens(paths, meta.dtype, meta.vocab_size, config.model.context_length)
-
-    return with_vocabulary(config, meta.vocab_size), Texts(dataset.tokenizer, tokens("train"), tokens("val"))
+    config = with_vocabulary(config, dataset.tokenizer.vocab_size)
+    return config, dataset, *open_data(config, dataset, Workers())
 
 
 def train_recipe(config: RunConfig, seed: int, looks: int = 1, stages: Sequence[Stage] = ()) -> tuple[Curve, float]:
@@ -111,40 +95,29 @@ def train_recipe(config: RunConfig, seed: int, looks: int = 1, stages: Sequence[
     Returns:
         What the looks found, and the processor seconds of training, all threads together.
     """
-    config, texts = open_texts(config)
     steps = sum(stage.steps for stage in stages) or config.training.max_steps
     training = dataclasses.replace(
         config.training, max_steps=steps, eval_interval=-(-steps // looks), checkpoint_interval=steps
     )
+    config, dataset, loader, held_out = open_run(dataclasses.replace(config, seed=seed, training=training))
     placement = choose_placement("cpu", config.precision)
-    torch.manual_seed(seed)
-    model = GPTModel(config.model)
-    loader = WindowLoader({"text": texts.train}, config.model.context_length, seed)
     curve: Curve = []
     looking = 0.0
 
     def look(trainer: Trainer) -> dict[str, float]:
         nonlocal looking
         start = time.process_time()
-        loss = total_loss(model, texts.held_out, placement) / (len(texts.held_out) - 1)
+        loss = total_loss(trainer.model, held_out, placement) / (len(held_out) - 1)
         looking += time.process_time() - start
         curve.append({"step": trainer.step, "seconds": trainer.seconds, "loss": loss})
         return {"validation_loss": loss}
 
     with tempfile.TemporaryDirectory() as folder:
-        trainer = Trainer(
-            model,
-            next_token_loss(config.loss),
-            StagedLoader(loader, stages) if stages else loader,
-            config.optimizer,
-            config.schedule,
-            training,
-            placement,
-            Path(folder),
-            texts.tokenizer,
-            {},
-            look,
-        )
+        config = dataclasses.replace(config, output_dir=folder)
+        trainer = build_trainer(config, {}, dataset, loader, held_out, placement, Workers())
+        trainer.validate = look
+        if stages:
+            trainer.batches = StagedLoader(loader, stages)
         start = time.process_time()
         trainer.train()
         seconds = time.process_time() - start - looking

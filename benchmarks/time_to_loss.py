@@ -23,22 +23,23 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-import numpy as np
 import torch
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.progress import track
 
 from neural_networks.figures import save_figure
-from recipe_runs import Curve, open_texts, train_recipe
+from recipe_runs import Curve, open_run, train_recipe
 from reporting import describe_machine
 from tokenizer.text_files import write_atomically
 from training.command_line import parse_config
 from training.config import RunConfig
 from training.data_preparation import prepare_dataset
+from training.placement import Placement
 from training.recipe_config import ScheduleConfig
 from training.schedule import learning_rate_factor
 from training.token_files import Tokens
+from training.validation import total_loss
 from training_speed import PlainGPT, Shape, plain_optimizer, plain_update, random_windows
 
 ROOT = Path(__file__).parents[1]
@@ -54,7 +55,8 @@ def train_ours(config: RunConfig, seed: int) -> Curve:
 
 def train_plain(config: RunConfig, seed: int) -> Curve:
     """nanoGPT's documented run, in plain PyTorch."""
-    config, texts = open_texts(config)
+    config, _, loader, held_out = open_run(config)
+    (text,) = loader.corpora.values()
     parts, batch = config.model, config.training.batch_size
     assert parts.vocab_size is not None
     shape = Shape(
@@ -70,28 +72,18 @@ def train_plain(config: RunConfig, seed: int) -> Curve:
         start = time.perf_counter()
         for group in optimizer.param_groups:
             group["lr"] = peak * learning_rate_factor(step, PLAIN_STEPS, PLAIN_SCHEDULE)
-        plain_update(model, optimizer, *random_windows(texts.train, shape))
+        plain_update(model, optimizer, *random_windows(text, shape))
         seconds += time.perf_counter() - start
         if (step + 1) % (PLAIN_STEPS // LOOKS) == 0:
-            curve.append(
-                {"step": step + 1, "seconds": seconds, "loss": plain_loss(model, texts.held_out, shape.context_length)}
-            )
+            curve.append({"step": step + 1, "seconds": seconds, "loss": plain_loss(model, held_out)})
     return curve
 
 
-@torch.no_grad()
-def plain_loss(model: PlainGPT, tokens: Tokens, context: int) -> float:
-    """Mean over tokens[1:], in the same windows as `training.validation.total_loss`."""
-    total = 0.0
-    full = (len(tokens) - 1) // context
-    for first in range(0, full, 128):
-        starts = range(first * context, min(first + 128, full) * context, context)
-        rows = torch.from_numpy(np.stack([tokens[start : start + context + 1] for start in starts]).astype(np.int64))
-        total += model(rows[:, :-1], rows[:, 1:]).item() * len(rows) * context
-    rest = torch.from_numpy(np.asarray(tokens[full * context :]).astype(np.int64))[None]
-    if rest.shape[1] > 1:
-        total += model(rest[:, :-1], rest[:, 1:]).item() * (rest.shape[1] - 1)
-    return total / (len(tokens) - 1)
+def plain_loss(model: PlainGPT, held_out: Tokens) -> float:
+    """Mean over all that is held out, in nats a token; in float32, in the windows that ours is measured in."""
+    placement = Placement(torch.device("cpu"), torch.float32)
+    total = total_loss(model, held_out, placement, lambda tensors: model(tensors["inputs"], tensors["targets"]))
+    return total / (len(held_out) - 1)
 
 
 def seconds_to(curve: Curve, loss: float) -> float | None:

@@ -95,6 +95,7 @@ class PlainGPT(nn.Module):
 
     def __init__(self, shape: Shape):
         super().__init__()
+        self.config = shape  # `total_loss` asks a model for its context length
         self.tokens = nn.Embedding(shape.vocab_size, shape.d_model)
         self.positions = nn.Embedding(shape.context_length, shape.d_model)
         self.blocks = nn.ModuleList(PlainBlock(shape.d_model, shape.num_heads) for _ in range(shape.num_layers))
@@ -132,6 +133,16 @@ def random_windows(tokens: Tokens, shape: Shape) -> tuple[Tensor, Tensor]:
     return windows[:, :-1], windows[:, 1:]
 
 
+def plain_update(model: PlainGPT, optimizer: torch.optim.Optimizer, inputs: Tensor, targets: Tensor) -> float:
+    """One step of plain training; returns the loss."""
+    loss = model(inputs, targets)
+    loss.backward()
+    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return loss.item()
+
+
 def plain_step(shape: Shape, file: Path) -> Callable[[], float]:
     """A step of the baseline."""
     torch.manual_seed(0)
@@ -143,16 +154,6 @@ def plain_step(shape: Shape, file: Path) -> Callable[[], float]:
         return plain_update(model, optimizer, *random_windows(tokens, shape))
 
     return step
-
-
-def plain_update(model: PlainGPT, optimizer: torch.optim.Optimizer, inputs: Tensor, targets: Tensor) -> float:
-    """One step of plain training; returns the loss."""
-    loss = model(inputs, targets)
-    loss.backward()
-    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    return loss.item()
 
 
 def our_step(shape: Shape, file: Path) -> Callable[[], float]:

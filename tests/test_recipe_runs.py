@@ -69,7 +69,7 @@ def test_both_sides_are_measured_over_the_whole_held_out_text(benchmarks):
             block.feed_forward.up.weight.copy_(weights[f"blocks.{index}.up.weight"])
             block.feed_forward.down.weight.copy_(weights[f"blocks.{index}.down.weight"])
     expected = total_loss(ours, tokens, Placement(torch.device("cpu"), torch.float32)) / (len(tokens) - 1)
-    assert time_to_loss.plain_loss(plain, tokens, 16) == pytest.approx(expected, rel=1e-6)
+    assert time_to_loss.plain_loss(plain, tokens) == pytest.approx(expected, rel=1e-6)
 
 
 def test_a_run_looks_as_often_as_asked_and_at_its_end(benchmarks, tiny_settings, write_config):

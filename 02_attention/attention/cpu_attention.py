@@ -22,6 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from attention.product_precision import product_dtype
+
 BLOCK = 128  # queries at a time: a multiple of the width that matrix units like, small beside the context
 MAX_TIME = 1024  # beyond it the kept probabilities outgrow the other activations
 
@@ -36,8 +38,7 @@ def suits_blocked_attention(queries: Tensor, keys: Tensor) -> bool:
     device = queries.device.type
     if device != "cpu" or not torch.is_grad_enabled() or queries.shape[-2] > MAX_TIME or torch.compiler.is_compiling():
         return False
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else queries.dtype
-    return dtype == torch.bfloat16 and queries.shape[-2] == keys.shape[-2] and queries.requires_grad
+    return product_dtype(queries) == torch.bfloat16 and queries.shape[-2] == keys.shape[-2] and queries.requires_grad
 
 
 def blocked_causal_attention(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from attention.multi_head_attention import KeyValueStore, MultiHeadAttention, RotateHeads, ScoreBias
+from attention.product_precision import product_dtype
 from transformer.config import GPTConfig
 from transformer.feed_forward import build_feed_forward
 from transformer.layers import Dropout, RMSNorm, build_norm
@@ -74,5 +74,4 @@ def _for_products(x: Tensor) -> Tensor:
 
     Left to autocast, each of them would convert x anew, and keep a copy of its own for the backward pass.
     """
-    device = x.device.type
-    return x.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else x
+    return x.to(product_dtype(x))

@@ -25,6 +25,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from attention.product_precision import product_dtype
+
 CHUNK_TOKENS = 512
 IGNORED = -100  # a target of this value is not predicted: padding, or the user's side of a conversation
 
@@ -71,8 +73,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         counted = targets != IGNORED
         num_tokens = counted.sum().clamp(min=1)  # stays a tensor: reading it would make a GPU wait
         # autograd.Function sees through autocast, so the cast that F.linear would make is made here.
-        device = hidden.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+        dtype = product_dtype(hidden)
         hidden_low, weight_low = hidden.to(dtype), weight.to(dtype)
         grad_hidden = torch.empty_like(hidden_low)
         # Summed over the chunks, in float32 even where FSDP hands over the weight in bfloat16.

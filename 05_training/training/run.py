@@ -73,13 +73,13 @@ def _run(config: RunConfig, console: Console, task: Task, workers: Workers) -> i
     if task.dry_run:
         print_plan(plan, config, dataset.meta, placement, workers, console)
     check_plan(plan, config)
-    loader, validation_tokens = _open_data(config, dataset, workers)
+    loader, validation_tokens = open_data(config, dataset, workers)
     checkpoint = None
     if not (task.dry_run or task.find_lr or task.profile):
         run_folder = Path(config.output_dir)
         checkpoint = workers.on_main(lambda: checkpoint_to_resume(run_folder, config.resume, settings, console))
 
-    trainer = _build_trainer(config, settings, dataset, loader, validation_tokens, placement, workers)
+    trainer = build_trainer(config, settings, dataset, loader, validation_tokens, placement, workers)
     if checkpoint is not None:
         trainer.resume(checkpoint)
     if trainer.step >= config.training.max_steps:
@@ -138,7 +138,8 @@ def to_settings(config: RunConfig, dataset: PreparedDataset, workers: Workers) -
     return settings
 
 
-def _open_data(config: RunConfig, dataset: PreparedDataset, workers: Workers) -> tuple[WindowLoader, Tokens]:
+def open_data(config: RunConfig, dataset: PreparedDataset, workers: Workers) -> tuple[WindowLoader, Tokens]:
+    """Where batches come from, and all that is held out."""
     meta, context = dataset.meta, config.model.context_length
     corpora = {
         name: open_tokens(paths, meta.dtype, meta.vocab_size, context)
@@ -160,7 +161,7 @@ def _open_data(config: RunConfig, dataset: PreparedDataset, workers: Workers) ->
     return loader, validation_tokens
 
 
-def _build_trainer(
+def build_trainer(
     config: RunConfig,
     settings: dict[str, Any],
     dataset: PreparedDataset,
@@ -169,6 +170,7 @@ def _build_trainer(
     placement: Placement,
     workers: Workers,
 ) -> Trainer:
+    """A trainer that has taken no step, with a new model; the arguments are those of the run."""
     torch.manual_seed(config.seed)  # the same weights in every process
     model = GPTModel(config.model).to(placement.device)
     if workers.rank:
