@@ -1,24 +1,28 @@
-# make train · make test · make serve · make bench. Each sets up .venv first if need be.
+# make train · make test · make serve · make bench. Each sets up .venv first if need be, and installs only what it needs.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+TORCH ?=
 CONFIG ?= configs/small_gpt.yaml
 CHECKPOINT ?=
 ARGS ?=
+# An environment that another Python made stays as it is, unless one is named on the command line.
+INSTALL = $(PYTHON) install.py $(if $(filter file,$(origin PYTHON)),--keep-python) $(if $(TORCH),--torch '$(TORCH)')
 
-.PHONY: help setup docs train serve generate speedrun test soak soak-engine soak-checkpoints lint bench bench-quick clean
+.PHONY: help setup setup-docs setup-test docs train serve generate speedrun test soak soak-engine soak-checkpoints lint \
+	resolve bench bench-quick clean
 
 help: ## Show what there is
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
 
-setup: $(VENV)/.installed ## Create .venv and install the tested versions
+setup: ## Make .venv, to train, generate, serve and learn (TORCH=cpu: on Linux 0.3 GB in place of 2.8; PYTHON=python3.12)
+	@$(INSTALL)
 
-$(VENV)/.installed: requirements.txt pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 10) else "error: Python 3.10 or newer is needed, this is " + sys.version.split()[0] + "; choose one with: make PYTHON=python3.12")'
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -r requirements.txt
-	@touch $@
+setup-docs: ## The same, and to build the site
+	@$(INSTALL) --with docs
+
+setup-test: ## The same, and to test and to measure speed
+	@$(INSTALL) --with test
 
 train: setup ## Train on the documentation of this machine (CONFIG=…, ARGS="--optimizer.lr 1e-3")
 	$(BIN)/python 05_training/train.py --config $(CONFIG) $(ARGS)
@@ -29,7 +33,7 @@ generate: setup ## Talk to the newest checkpoint in the terminal (CHECKPOINT=…
 serve: setup ## Serve the newest checkpoint on 127.0.0.1:8000 (CHECKPOINT=…)
 	$(BIN)/python 09_deployment/api/main.py $(if $(CHECKPOINT),--checkpoint $(CHECKPOINT)) $(ARGS)
 
-lint: setup ## Style, import contract, types
+lint: setup-test ## Style, import contract, types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
@@ -41,23 +45,26 @@ speedrun: setup ## From nothing to a chat model with a report, in about 25 minut
 test: lint ## Everything that must pass
 	$(BIN)/python -m pytest -n auto $(ARGS)
 
-soak: setup ## The server under load and attack; nothing may be left over (three minutes)
+soak: setup-test ## The server under load and attack; nothing may be left over (three minutes)
 	$(BIN)/python tests/soak_server.py $(ARGS)
 
-soak-engine: setup ## 10,000 random schedules of the inference engine; no block may be lost (a quarter of an hour)
+soak-engine: setup-test ## 10,000 random schedules of the inference engine; no block may be lost (a quarter of an hour)
 	for seed in 1 2 3 4 5; do SCHEDULES=2000 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -s -n0 --hypothesis-seed=$$seed tests/test_random_schedules.py $(ARGS) || exit 1; done
 
-soak-checkpoints: setup ## Kill a training run 100 times at random moments; nothing may be lost (twenty minutes)
+soak-checkpoints: setup-test ## Kill a training run 100 times at random moments; nothing may be lost (twenty minutes)
 	$(BIN)/python tests/kill_harness.py $(ARGS)
 
-docs: setup ## Build the documentation site into docs/_build/html, warnings being errors
+docs: setup-docs ## Build the documentation site into docs/_build/html, warnings being errors
 	$(BIN)/sphinx-build -W --keep-going -b html -q docs docs/_build/html
 	@echo "Open docs/_build/html/index.html"
 
-bench: setup ## Speed beside the peers; JSON and Markdown in benchmarks/results
+resolve: setup-test ## Are the pinned versions there for every Python and system? Asks the package index, in a minute
+	$(BIN)/python tests/resolve_requirements.py
+
+bench: setup-test ## Speed beside the peers; JSON and Markdown in benchmarks/results
 	$(BIN)/python benchmarks/run.py $(ARGS)
 
-bench-quick: setup ## The same on less data, in three minutes
+bench-quick: setup-test ## The same on less data, in three minutes
 	$(BIN)/python benchmarks/run.py --quick $(ARGS)
 
 clean: ## Remove what tools made; data sets and checkpoints stay

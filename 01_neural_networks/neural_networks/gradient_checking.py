@@ -33,7 +33,7 @@ def numerical_gradient(function: Callable[[], float], x: Array, epsilon: float =
         raise ValueError(f"finite differences need float64, got {x.dtype}: its rounding would drown the difference")
     gradient = np.zeros_like(x)
     for index in np.ndindex(x.shape):
-        here = x[index]
+        here = float(x[index])
         step = epsilon * max(1.0, abs(here))
         x[index] = here + step
         above = function()

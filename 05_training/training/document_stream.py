@@ -89,7 +89,7 @@ def _stream_parquet(path: Path) -> Iterator[str]:
     try:
         import pyarrow.parquet
     except ImportError:
-        raise CorpusError(f"{path} is a Parquet file, which needs pyarrow: pip install nullm[parquet]") from None
+        raise CorpusError(f"{path} is a Parquet file, which needs pyarrow: pip install pyarrow") from None
     try:
         file = pyarrow.parquet.ParquetFile(path)
     except (pyarrow.ArrowInvalid, OSError) as error:
@@ -109,7 +109,7 @@ def _stream_hub(name: str) -> Iterator[str]:
     try:
         datasets: Any = importlib.import_module("datasets")
     except ImportError:
-        raise CorpusError(f"{HUB}{name} needs the package datasets: pip install nullm[data]") from None
+        raise CorpusError(f"{HUB}{name} needs the package datasets: pip install datasets") from None
     parts = name.split("/")
     path, config = ("/".join(parts[:2]), "/".join(parts[2:]) or None) if len(parts) > 1 else (name, None)
     try:

@@ -16,4 +16,4 @@ def require_package(name: str, extra: str) -> None:
         ExportError: it is not; says how to install it.
     """
     if find_spec(name) is None:
-        raise ExportError(f"this export needs the package {name}: pip install 'nullm[{extra}]'")
+        raise ExportError(f'this export needs the package {name}: pip install -e ".[{extra}]"')

@@ -197,7 +197,7 @@ class BodyGuard:
                 return await receive()  # waiting for the client to go away may take as long as it likes
             try:
                 message = await asyncio.wait_for(receive(), deadline - asyncio.get_running_loop().time())
-            except asyncio.TimeoutError:
+            except TimeoutError:
                 raise ApiError(
                     408, f"the body took longer than {self._limits.body_seconds:g} seconds to send"
                 ) from None

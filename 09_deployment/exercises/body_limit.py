@@ -160,7 +160,7 @@ async def _guard(self: Any, scope: Scope, receive: Receive, send: Send, **wrong:
                 message = await asyncio.wait_for(
                     receive(), self._limits.body_seconds if wrong.get("timed_anew") else left
                 )
-            except asyncio.TimeoutError:
+            except TimeoutError:
                 raise ApiError(408, "too slow") from None
         size = len(message.get("body", b""))
         received = size if wrong.get("piece_alone") else received + size
