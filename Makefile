@@ -15,7 +15,7 @@ INSTALL = $(PYTHON) install.py $(if $(filter file,$(origin PYTHON)),--keep-pytho
 help: ## Show what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
 
-setup: ## Make .venv, to train, generate, serve and learn (TORCH=cpu: on Linux 0.3 GB in place of 2.8; PYTHON=python3.12)
+setup: ## Make .venv, to train, generate, serve and learn (TORCH=cpu: on Linux 0.25 GB instead of 2.8; PYTHON=python3.12)
 	@$(INSTALL)
 
 setup-docs: ## The same, and to build the site
