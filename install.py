@@ -28,6 +28,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
+OLD_VENV = ROOT / ".venv.old"  # while another one is made
 VENV_PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 STAMP = VENV / "nullm.json"  # what was installed here, and for which folder
 
@@ -107,11 +108,12 @@ def set_up(options: argparse.Namespace) -> None:
         check_python()
         check_system()
     announce(options.part, torch, parts, reason)
-    if reason or not VENV.exists():
-        make_environment()
-    write_state(torch, parts)
-    install(options.part, torch)
-    write_state(torch, {**parts, **{part: digest(part) for part in included(options.part)}})
+    with old_environment_kept(reason != ""):
+        if reason or not VENV.exists():
+            make_environment()
+        write_state(torch, parts)
+        install(options.part, torch)
+        write_state(torch, {**parts, **{part: digest(part) for part in included(options.part)}})
     seconds = round(time.monotonic() - start)
     print(f"\n.venv is ready after {seconds // 60} min {seconds % 60} s.\n", flush=True)
 
@@ -305,6 +307,34 @@ def lock() -> "Iterator[None]":
         yield
     finally:
         os.close(folder)
+
+
+@contextlib.contextmanager
+def old_environment_kept(is_replaced: bool) -> "Iterator[None]":
+    """Keep an environment that works until the one that replaces it is complete; if that fails, put it back.
+
+    Args:
+        is_replaced: whether there is such a one.
+
+    Raises:
+        SetupError: it cannot be moved.
+    """
+    if not is_replaced or not python_of_environment() or VENV.is_symlink():
+        yield
+        return
+    shutil.rmtree(str(OLD_VENV), ignore_errors=True)
+    try:
+        VENV.rename(OLD_VENV)
+    except OSError as error:
+        raise SetupError(f"{VENV} is in use ({error.strerror}); close the programs that run from it") from None
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(str(VENV), ignore_errors=True)
+        OLD_VENV.rename(VENV)
+        print("The .venv that was here before is in its place again.", file=sys.stderr)
+        raise
+    shutil.rmtree(str(OLD_VENV), ignore_errors=True)
 
 
 def make_environment() -> None:

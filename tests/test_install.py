@@ -113,8 +113,12 @@ def test_the_build_of_pytorch_is_chosen_kept_and_changed(project: Path):
     assert installed(project) == {"torch-2.0+cpu"}
     added = install(project, "--with", "test")
     assert added.returncode == 0 and installed(project) == {"torch-2.0+cpu", "checkers-1.0"}
+    wrong = install(project, "--torch", (project.parent / "cpu_").as_uri(), PIP_RETRIES="0")
+    assert wrong.returncode == 1 and "is in its place again" in wrong.stderr
+    assert installed(project) == {"torch-2.0+cpu", "checkers-1.0"} and install(project).stdout == ""
     changed = install(project, "--torch", "default")
     assert "replaced: it has PyTorch's build" in changed.stdout and installed(project) == {"torch-2.0"}
+    assert not (project / ".venv.old").exists()
 
 
 def test_what_is_broken_is_made_again_and_what_was_moved_too(project: Path, tmp_path: Path):

@@ -20,9 +20,15 @@ import os
 from typing import Any
 
 import torch
-import triton
-import triton.language as tl
 from torch import Tensor
+
+try:
+    import triton
+    import triton.language as tl
+except ModuleNotFoundError:
+    if __name__ != "__main__":
+        raise
+    raise SystemExit("error: Triton is not installed; on Linux: pip install triton") from None
 
 from attention.flash_attention import TILE, tiled_backward
 

@@ -15,9 +15,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from lm_eval.api.instance import Instance
-from lm_eval.api.model import LM
-from lm_eval.api.registry import register_model
+
+try:
+    from lm_eval.api.instance import Instance
+    from lm_eval.api.model import LM
+    from lm_eval.api.registry import register_model
+except ModuleNotFoundError:
+    if __name__ != "__main__":
+        raise
+    raise SystemExit('error: lm-evaluation-harness is not installed: pip install -e ".[eval]"') from None
 
 from evaluation.answer_scoring import score_continuations
 from evaluation.errors import EvaluationError
