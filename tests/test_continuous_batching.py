@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from processors import needs_avx512, run_without_amx, sums_by_amx
 
 from optimization.engine import Engine
 from optimization.settings import EngineSettings
@@ -162,12 +163,11 @@ def test_float32_and_bfloat16_agree_where_the_best_logit_leads_clearly(learned, 
     assert engine.generate_batch(prompts, parameters) == expected
 
 
-@pytest.mark.skipif(
-    not torch.backends.mkldnn.is_available() or torch.backends.cpu.get_cpu_capability() != "AVX512",
-    reason="which kernels oneDNN takes, and so in what order they sum, was looked at on AVX-512 only",
-)
+@needs_avx512
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
-def test_company_does_not_change_a_single_bit(precision):
+def test_company_does_not_change_a_single_bit(precision, request):
+    if sums_by_amx(precision):
+        return run_without_amx(request)
     model = small_model("own").float()
     prompts, parameters = some_requests(greedy=False)
     settings = {"max_running": 8, "max_batch_tokens": 64, "prefix_sharing": False, "cache_tokens": 1024}

@@ -31,6 +31,10 @@ class PackedLinear(nn.Module):
     else is in the batch. One to three rows would run by other kernels with another order of summation, and more
     slowly; so they are filled up to four. It costs arithmetic, of which there is plenty while weights are read.
 
+    Processors with AMX are an exception in bfloat16: they multiply in blocks whose size depends on the number of rows,
+    and so does the order of summation. Without AMX, by ``ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16`` in the environment,
+    they keep the rule; many rows then take ten times as long.
+
     Args:
         linear: a layer on the CPU, in float32 or bfloat16.
     """
