@@ -28,10 +28,9 @@ trap 'for part in proc sys dev; do umount --recursive --lazy "$machine/$part"; d
 
 # Run one command as the stranger, in the clone.
 stranger() {
-  env -i HOME=/home/stranger USER=stranger TERM=xterm LANG=C.UTF-8 PATH=/usr/local/bin:/usr/bin:/bin \
-    PIP_CONFIG_FILE=/dev/null SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt \
-    REQUESTS_CA_BUNDLE=/etc/ssl/certs/ca-certificates.crt \
-    chroot --userspec=stranger "$machine" bash -c "cd ~/nuLLM && $1"
+  chroot --userspec=stranger "$machine" env -i HOME=/home/stranger USER=stranger TERM=xterm LANG=C.UTF-8 \
+    PATH=/usr/local/bin:/usr/bin:/bin PIP_CONFIG_FILE=/dev/null SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt \
+    REQUESTS_CA_BUNDLE=/etc/ssl/certs/ca-certificates.crt bash -c "cd ~/nuLLM && $1"
 }
 
 # Run it, keep what it prints, and note its time and how it ended.
