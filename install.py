@@ -373,11 +373,16 @@ def install(part: str, torch: str) -> None:
     if subprocess.call([str(VENV_PYTHON), "-c", "import pip"], stderr=subprocess.DEVNULL):
         subprocess.check_call([str(VENV_PYTHON), "-m", "ensurepip"], stdout=subprocess.DEVNULL)
     pip("install", "--quiet", "--upgrade", "pip")
+    also = []
     if torch != "default":
         pin = re.search("^torch==.*", Path(ROOT, FILES["run"]).read_text(encoding="utf-8"), re.MULTILINE)
         assert pin is not None
-        pip("install", pin[0], "--index-url", torch if ":/" in torch else PYTORCH_INDEXES + torch)
-    pip("install", "-r", FILES[part])
+        index = torch if ":/" in torch else PYTORCH_INDEXES + torch
+        # What PyTorch needs comes from the usual index: there it is newer, and mirrors of PyTorch's do not have it.
+        pip("install", "--no-deps", "--index-url", index, pin.group())
+        if build_of(torch) != "the CPU build of PyTorch":
+            also = ["--extra-index-url", index]  # some builds need a Triton of their own, which is only there
+    pip("install", "-r", FILES[part], *also)
 
 
 def pip(*arguments: str) -> None:

@@ -20,8 +20,8 @@ mkdir -p "$log"
 cp /etc/resolv.conf /etc/hosts "$machine/etc/"
 cp -L /etc/ssl/certs/ca-certificates.crt "$machine/etc/ssl/certs/"  # a proxy's certificate, where there is one
 chroot "$machine" id stranger > /dev/null 2>&1 || chroot "$machine" useradd --create-home stranger
-rm -rf "$machine/home/stranger/nuLLM"
-git clone --quiet "$repository" "$machine/home/stranger/nuLLM"
+rm -rf "$machine/home/stranger/my nuLLM"  # a path with a space, as strangers have
+git clone --quiet "$repository" "$machine/home/stranger/my nuLLM"
 chroot "$machine" chown -R stranger /home/stranger
 for part in proc sys dev; do mountpoint -q "$machine/$part" || mount --rbind --make-rslave "/$part" "$machine/$part"; done
 trap 'for part in proc sys dev; do umount --recursive --lazy "$machine/$part"; done' EXIT
@@ -30,7 +30,7 @@ trap 'for part in proc sys dev; do umount --recursive --lazy "$machine/$part"; d
 stranger() {
   chroot --userspec=stranger "$machine" env -i HOME=/home/stranger USER=stranger TERM=xterm LANG=C.UTF-8 \
     PATH=/usr/local/bin:/usr/bin:/bin PIP_CONFIG_FILE=/dev/null SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt \
-    REQUESTS_CA_BUNDLE=/etc/ssl/certs/ca-certificates.crt bash -c "cd ~/nuLLM && $1"
+    REQUESTS_CA_BUNDLE=/etc/ssl/certs/ca-certificates.crt bash -c "cd ~/'my nuLLM' && $1"
 }
 
 # Run it, keep what it prints, and note its time and how it ended.
@@ -40,7 +40,7 @@ timed() {
   printf '%-10s exit %d  %4d s  %s\n' "$name" $status $((SECONDS - start)) "$(tail -n 1 "$log/$name")" | tee -a "$log/summary"
 }
 
-size() { printf '%-10s %s MB\n' "$1" "$(du -sm "$machine/home/stranger/nuLLM/.venv" | cut -f 1)" | tee -a "$log/summary"; }
+size() { printf '%-10s %s MB\n' "$1" "$(du -sm "$machine/home/stranger/my nuLLM/.venv" | cut -f 1)" | tee -a "$log/summary"; }
 
 stranger 'python3 --version; git log --format=%h -n 1' | tee "$log/summary"
 timed setup "make setup ${torch:+TORCH=$torch}"
