@@ -372,7 +372,7 @@ def install(part: str, torch: str) -> None:
     """
     if subprocess.call([str(VENV_PYTHON), "-c", "import pip"], stderr=subprocess.DEVNULL):
         subprocess.check_call([str(VENV_PYTHON), "-m", "ensurepip"], stdout=subprocess.DEVNULL)
-    pip("install", "--quiet", "--upgrade", "pip")
+    pip("install", "--quiet", "--upgrade", "--retries", "1", "pip")
     also = []
     if torch != "default":
         pin = re.search("^torch==.*", Path(ROOT, FILES["run"]).read_text(encoding="utf-8"), re.MULTILINE)

@@ -64,7 +64,7 @@ myst_links_external_new_tab = False
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
-autodoc_mock_imports = ["triton", "bitsandbytes", "wandb"]
+autodoc_mock_imports = ["triton", "bitsandbytes", "lm_eval", "wandb"]
 autodoc_default_options = {
     "members": True,
     "show-inheritance": True,

@@ -299,6 +299,34 @@ def test_every_dependency_is_pinned_within_its_range_where_it_is_needed():
     assert not pins("").keys() & pins("-test").keys()
 
 
+def test_what_only_docs_and_tests_need_is_imported_by_no_module_but_two():
+    """So training, serving, learning and the container run without; and the site is built with these two mocked."""
+    left_out = sorted(name.replace("-", "_") for name in pins("-docs", "-test"))
+    packages = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["importlinter"]["root_packages"]
+    code = f"""
+import importlib, pkgutil, sys
+for name in {left_out!r}:
+    sys.modules[name] = None
+for package in {packages!r}:
+    for module in pkgutil.walk_packages(importlib.import_module(package).__path__, package + "."):
+        try:
+            importlib.import_module(module.name)
+        except ModuleNotFoundError as error:
+            print(module.name, error.name.split(".")[0])
+from deployment.server import main
+main(["--help"])
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    needing = re.findall(r"^([a-z_.]+) ([a-z_]+)$", done.stdout.split("usage:")[0], re.MULTILINE)
+    assert sorted(needing) == [
+        ("attention.flash_attention_triton", "triton"),
+        ("evaluation.lm_eval_adapter", "lm_eval"),
+    ]
+    mocked = re.search(r"autodoc_mock_imports = (.*)", (ROOT / "docs/conf.py").read_text("utf-8"))
+    assert mocked and all(f'"{name}"' in mocked[1] for _, name in needing)
+
+
 def test_the_readme_names_the_pinned_pytorch():
     named = re.findall(r"torch==(\S+)", (ROOT / "README.md").read_text("utf-8"))
     assert named and {f"=={version}" for version in named} == {str(pins("")["torch"].specifier)}
