@@ -6,8 +6,9 @@ TORCH ?=
 CONFIG ?= configs/small_gpt.yaml
 CHECKPOINT ?=
 ARGS ?=
-# An environment that another Python made stays as it is, unless one is named on the command line.
-INSTALL = $(PYTHON) install.py $(if $(filter file,$(origin PYTHON)),--keep-python) $(if $(TORCH),--torch '$(TORCH)')
+# A .venv that another Python made is good, unless a Python is named on the command line.
+INSTALL = $(or $(PYTHON),python3) install.py $(if $(filter command,$(origin PYTHON)),,--keep-python) \
+	$(if $(strip $(TORCH)),--torch $(strip $(TORCH)))
 
 .PHONY: help setup setup-docs setup-test docs train serve generate speedrun test soak soak-engine soak-checkpoints lint \
 	resolve bench bench-quick clean

@@ -1,12 +1,13 @@
-"""Set up .venv, the environment in which everything here runs. Nothing but Python is needed.
+"""Set up .venv, the environment in which everything here runs.
 
-python install.py                  to train, generate, serve and learn
-python install.py --with docs      the same, and to build the site (make docs)
-python install.py --with test      the same, and to test and to measure speed (make test, make bench)
-python install.py --torch cpu      with the CPU build of PyTorch: on Linux 250 MB to fetch in all, instead of 2.8 GB
+python3 install.py                  to train, generate, serve and learn
+python3 install.py --with docs      the same, and to build the site (make docs)
+python3 install.py --with test      the same, and to test and to measure speed (make test, make bench)
+python3 install.py --torch cpu      with the CPU build of PyTorch: on Linux 250 MB to download in all, instead of 2.8 GB
 
-`make` calls this before every command. Where nothing is missing it says nothing and takes a tenth of a second. It can be interrupted
-at any time: the next call goes on from there.
+It needs Python and a package index, nothing else. `make` calls it before every command; where nothing is missing, it
+says nothing and takes a tenth of a second. Stopped at any time, it continues with the next call. It never deletes an
+environment: where it cannot use the one that is there, it says why.
 """
 
 # A Python that is too old must be able to read this file to its end, to say so: nothing newer than Python 3.6 is used.
@@ -28,20 +29,22 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
-OLD_VENV = ROOT / ".venv.old"  # while another one is made
 VENV_PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-STAMP = VENV / "nullm.json"  # what was installed here, and for which folder
+STAMP = VENV / "nullm.json"  # what was installed, and for which folder
 
 OLDEST, NEWEST = (3, 11), (3, 14)  # every pinned package has a build for these Pythons
 SYSTEMS = {("linux", "x86_64"), ("linux", "aarch64"), ("darwin", "arm64"), ("win32", "amd64")}  # and for these systems
+BUILD = r"(cpu|xpu|cu\d{3}|rocm\d[\d.]*)$"
+BUILD_OR_INDEX = BUILD + "|(https?|file)://"
 PYTORCH_INDEXES = "https://download.pytorch.org/whl/"
+AGAIN = "then type the same command again"
 
 # Each part includes those before it, as its file does with `-r`.
 PARTS = ("run", "docs", "test")
 FILES = {"run": "requirements.txt", "docs": "requirements-docs.txt", "test": "requirements-test.txt"}
 PURPOSES = {"run": "train, generate, serve and learn", "docs": "build the site", "test": "test and measure speed"}
 
-# Megabytes to fetch, and then on disk. `make resolve` compares the first with what the package index has.
+# Megabytes to download, and then on disk. `make resolve` compares the first with what the package index has.
 SIZES = {
     "the CUDA build of PyTorch": (2740, 4600),
     "the CPU build of PyTorch": (190, 760),
@@ -52,6 +55,11 @@ SIZES = {
     "test": (320, 1400),
 }
 
+# What would send packages to another place than .venv, or find them in another.
+MISLEADING = ("PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_USER", "PIP_DRY_RUN", "PYTHONPATH", "PYTHONHOME")
+ENVIRONMENT = {key: text for key, text in os.environ.items() if key not in MISLEADING}
+ENVIRONMENT.update(PIP_DISABLE_PIP_VERSION_CHECK="1", PIP_NO_INPUT="1")
+
 
 class SetupError(Exception):
     """What keeps the environment from being set up, in one line with the way out."""
@@ -60,60 +68,72 @@ class SetupError(Exception):
 def main() -> int:
     """Set up what is asked for, and return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--with", dest="part", choices=PARTS[1:], default="run", help="install what this needs, too")
+    parser.add_argument("--with", dest="part", choices=PARTS[1:], default="run", help="also install what this needs")
     parser.add_argument(
         "--torch",
         metavar="BUILD",
-        help="the build of PyTorch: cpu, cu130, … (a folder of download.pytorch.org/whl), the address of another such "
-        "index, or default (the package index decides: on Linux a CUDA build). Later calls keep what was chosen",
+        type=str.strip,
+        help="the build of PyTorch: cpu, cu130 and the like (a folder of download.pytorch.org/whl), or the address of "
+        "another such index. Without it the package index decides: on Linux it has a CUDA build",
     )
     parser.add_argument(
         "--keep-python",
         action="store_true",
-        help="keep an environment that was made with another Python (as make does without PYTHON=…)",
+        help="use a .venv that was made with another Python (make does, where no PYTHON=... is typed)",
     )
     options = parser.parse_args()
     try:
-        if is_needed(options):
+        if not is_complete(options):
             with lock():
-                if is_needed(options):  # another call may have done it while this one waited
+                if not is_complete(options):  # another process may have done it while this one waited
                     set_up(options)
     except SetupError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
-        print("interrupted; nothing is lost: the same command goes on from here", file=sys.stderr)
+        print("Stopped. Type the same command again to continue.", file=sys.stderr)
         return 130
     return 0
 
 
-def is_needed(options: argparse.Namespace) -> bool:
-    """Whether something is missing, or is not as it was asked for."""
+def is_complete(options: argparse.Namespace) -> bool:
+    """Whether all that is asked for is installed.
+
+    Raises:
+        SetupError: there is an environment that cannot be used.
+    """
     state = read_state()
-    return state["parts"].get(options.part) != digest(options.part) or reason_to_replace(options, state) != ""
+    check_environment(options, state)
+    return state["parts"].get(options.part) == digest(options.part) and installed_torch() != ""
 
 
 def set_up(options: argparse.Namespace) -> None:
-    """Make the environment if there is no good one, and install what it lacks.
+    """Make the environment if there is none, and install what it lacks.
 
     Raises:
         SetupError: this Python, this system, the disk or the package index does not allow it.
     """
     start = time.monotonic()
     state = read_state()
-    reason = reason_to_replace(options, state)
-    torch = options.torch or state.get("torch", "default")
-    parts = {} if reason else dict(state["parts"])
-    if reason or not VENV.exists():
+    torch = options.torch or state["torch"]
+    is_new = not (VENV / "pyvenv.cfg").exists()
+    if is_new:
         check_python()
         check_system()
-    announce(options.part, torch, parts, reason)
-    with old_environment_kept(reason != ""):
-        if reason or not VENV.exists():
-            make_environment()
-        write_state(torch, parts)
-        install(options.part, torch)
-        write_state(torch, {**parts, **{part: digest(part) for part in included(options.part)}})
+    announce(options.part, torch, state["parts"], is_new)
+    if is_new:
+        make_environment()
+    write_state(torch, state["parts"])
+    install(options.part, torch, is_new)
+    if not installed_torch():
+        raise SetupError(
+            "pip reports success, but PyTorch is not in .venv. Does `pip config list` show a target or a prefix? Remove "
+            f"it, {AGAIN}"
+        )
+    write_state(torch, dict(state["parts"], **{part: digest(part) for part in included(options.part)}))
     seconds = round(time.monotonic() - start)
     print(f"\n.venv is ready after {seconds // 60} min {seconds % 60} s.\n", flush=True)
 
@@ -122,19 +142,24 @@ def set_up(options: argparse.Namespace) -> None:
 
 
 def read_state() -> "dict[str, Any]":
-    """What the last call wrote into the environment."""
+    """What the last call wrote into the environment: parts with their hashes, the build of PyTorch, the folder."""
     try:
         state = json.loads(STAMP.read_text(encoding="utf-8"))
-        return state if isinstance(state["parts"], dict) else {"parts": {}}
-    except (OSError, ValueError, KeyError, TypeError):
-        return {"parts": {}}
+    except (OSError, ValueError, RecursionError):
+        state = None
+    state = state if isinstance(state, dict) else {}
+    parts, torch = state.get("parts"), state.get("torch")
+    return {
+        "parts": parts if isinstance(parts, dict) else {},
+        "torch": torch if isinstance(torch, str) and re.match(BUILD_OR_INDEX, torch) else "",
+        "folder": str(state.get("folder") or ROOT),
+    }
 
 
 def write_state(torch: str, parts: "dict[str, str]") -> None:
-    """Write what is installed, for the next call; the file appears whole or not at all."""
-    state = {"folder": str(ROOT), "python": python_of_environment(), "torch": torch, "parts": parts}
+    """Write it for the next call; the file appears whole or not at all."""
     new = STAMP.with_suffix(".new")
-    new.write_text(json.dumps(state, indent=1), encoding="utf-8")
+    new.write_text(json.dumps({"folder": str(ROOT), "torch": torch, "parts": parts}, indent=1), encoding="utf-8")
     os.replace(str(new), str(STAMP))
 
 
@@ -153,36 +178,81 @@ def python_of_environment() -> str:
     """Its version, such as "3.12"; empty where it does not start."""
     command = [str(VENV_PYTHON), "-c", "import sys; print('%d.%d' % sys.version_info[:2])"]
     try:
-        run = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        run = subprocess.run(command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     except OSError:
         return ""
     return run.stdout.decode().strip() if run.returncode == 0 else ""
 
 
-def reason_to_replace(options: argparse.Namespace, state: "dict[str, Any]") -> str:
-    """Why the environment that is there cannot be used; empty where it can, or where there is none."""
-    if not VENV.exists() and not VENV.is_symlink():
-        return ""
+def installed_torch() -> str:
+    """The version of PyTorch in the environment, such as "2.13.0+cpu"; empty where there is none."""
+    folders = [*VENV.glob("lib/python3*/site-packages"), VENV / "Lib" / "site-packages"]
+    found = [path.name for folder in folders for path in folder.glob("torch-*.dist-info")]
+    return found[0][len("torch-") : -len(".dist-info")] if found else ""
+
+
+def check_environment(options: argparse.Namespace, state: "dict[str, Any]") -> None:
+    """Check that there is no environment yet, or one that serves.
+
+    Raises:
+        SetupError: there is one that does not, or something else has its name.
+    """
+    if options.torch:
+        check_build(options.torch)
+    if VENV.is_symlink() and not VENV.exists():
+        raise SetupError(f".venv is a link to {VENV.resolve()}, which is not there; delete the link, {AGAIN}")
+    if not VENV.exists() or (VENV.is_dir() and not any(VENV.iterdir())):
+        return
+    if not (VENV / "pyvenv.cfg").is_file():
+        raise SetupError(f"{VENV} is not an environment of Python: it has no file pyvenv.cfg. Move it away, {AGAIN}")
+    made_with = re.search(r"^version\w* = (\d+\.\d+)", (VENV / "pyvenv.cfg").read_text(encoding="utf-8"), re.MULTILINE)
     python, own = python_of_environment(), version(sys.version_info)
-    if not python or python != state.get("python", python):
-        return "its Python does not start, or is not the one that it was made with"
-    if state.get("folder", str(ROOT)) != str(ROOT):
-        return f"it was made for the folder {state['folder']}"
-    if not OLDEST <= tuple(map(int, python.split("."))) <= NEWEST:
-        return f"it has Python {python}, and {version(OLDEST)} to {version(NEWEST)} can be used"
-    if python != own and not options.keep_python:
-        return f"it has Python {python}, and {own} was asked for"
-    if options.torch and options.torch != state.get("torch", options.torch):
-        return f"it has PyTorch's build {state['torch']!r}, and {options.torch!r} was asked for"
-    return ""
+    reason = ""
+    if not python:
+        reason = "its Python does not start"
+    elif made_with and python != made_with.group(1):
+        reason = f"it was made with Python {made_with.group(1)}, and its Python is now {python}"
+    elif not OLDEST <= tuple(map(int, python.split("."))) <= NEWEST:
+        reason = f"it has Python {python}, and {version(OLDEST)} to {version(NEWEST)} can be used"
+    elif python != own and not options.keep_python:
+        reason = f"it has Python {python}, and you asked for {own}"
+    elif state["folder"] != str(ROOT) and not is_same_folder(state["folder"]):
+        reason = f"it was made for the folder {state['folder']}"
+    elif options.torch and installed_torch() and sys.platform != "darwin":
+        build = options.torch.rstrip("/").rsplit("/", 1)[-1]
+        if re.match(BUILD, build) and installed_torch().partition("+")[2] != build:
+            reason = f"it has PyTorch {installed_torch()}, and you asked for {build}"
+    if reason:
+        raise SetupError(f".venv cannot be used: {reason}. Delete the folder .venv, {AGAIN}")
+
+
+def is_same_folder(path: str) -> bool:
+    """Whether this is another path to the project's folder."""
+    try:
+        return Path(path).samefile(ROOT)
+    except OSError:
+        return False
 
 
 def version(numbers: "tuple[Any, ...]") -> str:
-    """(3, 12, …) as "3.12"."""
+    """(3, 12, 1) as "3.12"."""
     return f"{numbers[0]}.{numbers[1]}"
 
 
 # What this machine must have
+
+
+def check_build(torch: str) -> None:
+    """Check the name of a build of PyTorch.
+
+    Raises:
+        SetupError: there is none of that name.
+    """
+    if not re.match(BUILD_OR_INDEX, torch):
+        raise SetupError(
+            f"{torch!r} is not a build of PyTorch. Take cpu, cu130 and the like (a folder of download.pytorch.org/whl), "
+            "or the address of an index; without it, the package index decides"
+        )
 
 
 def check_python() -> None:
@@ -192,24 +262,27 @@ def check_python() -> None:
         SetupError: it is too old or too new, or lacks a part; names another one where there is one.
     """
     if not OLDEST <= tuple(sys.version_info[:2]) <= NEWEST:
-        others = [f"python3.{minor}" for minor in range(NEWEST[1], OLDEST[1] - 1, -1)]
-        other = next((name for name in others if starts(name)), "")
-        choice = f"`make setup PYTHON={other}`" if "MAKELEVEL" in os.environ else f"`{other} install.py`"
+        names = [f"python3.{minor}" for minor in range(NEWEST[1], OLDEST[1] - 1, -1)]
+        other = next((name for name in names if starts(name)), "")
+        is_make = "MAKELEVEL" in os.environ
+        way = (
+            f"add PYTHON={other or names[1]} to the command" if is_make else f"{other or names[1]} {' '.join(sys.argv)}"
+        )
         raise SetupError(
             f"Python {version(OLDEST)} to {version(NEWEST)} is needed, and {sys.executable} is "
-            f"{platform.python_version()}. "
-            + (f"Another one is here: {choice}" if other else "Install one of these, then make setup PYTHON=its name")
+            f"{platform.python_version()}. {'Another one is here' if other else 'Install one of these, then'}: {way}"
         )
     if sys.implementation.name != "cpython" or sys.maxsize < 2**32:
         kind = f"{sys.implementation.name} for {64 if sys.maxsize > 2**32 else 32} bits"
-        raise SetupError(f"the packages are built for CPython with 64 bits, and {sys.executable} is {kind}")
+        raise SetupError(f"CPython for 64 bits is needed, and {sys.executable} is {kind}. Install it, {AGAIN}")
     try:
         import ensurepip  # noqa: F401
         import venv  # noqa: F401
     except ImportError:
+        package = f"python{version(sys.version_info)}-venv"
         raise SetupError(
-            "this Python cannot make environments, because its modules venv and ensurepip are not installed. On Debian "
-            f"and Ubuntu: apt install python{version(sys.version_info)}-venv"
+            "this Python cannot make environments: its modules venv and ensurepip are not installed. On Debian and "
+            f"Ubuntu type sudo apt install {package}, {AGAIN}"
         ) from None
 
 
@@ -233,50 +306,53 @@ def check_system() -> None:
         machine, found = "", f"macOS {platform.mac_ver()[0]}"
     if (system, machine) not in SYSTEMS:
         raise SetupError(
-            f"PyTorch has no build for {found}. It has some for Linux with glibc (x86_64, aarch64), macOS 14 or newer on "
-            "Apple silicon and Windows with 64 bits (AMD64); a container of one of these works as well"
+            f"PyTorch has no build for {found}. It has builds for Linux with glibc (x86_64, aarch64), macOS 14 or newer "
+            "on Apple silicon, and 64-bit Windows (AMD64)"
         )
 
 
-def announce(part: str, torch: str, installed: "dict[str, str]", reason: str) -> None:
-    """Say what will be done and how much it fetches, before it begins.
+def announce(part: str, torch: str, installed: "dict[str, str]", is_new: bool) -> None:
+    """Say what will be done and how much it downloads, before it begins.
 
     Raises:
-        SetupError: the disk has not enough room for it.
+        SetupError: the disk has too little room for it.
     """
-    if reason:
-        print(f"The .venv that is here is replaced: {reason}.")
     missing = [each for each in included(part) if each not in installed]
     if not missing:
-        print("The tested versions have changed; installing the new ones into .venv.", flush=True)
+        print("The requirements have changed; bringing .venv up to date.", flush=True)
         return
     build = build_of(torch)
-    sizes = [SIZES[each] for each in missing] + ([SIZES[build]] if "run" in missing else [])
-    fetched, on_disk = (sum(column) for column in zip(*sizes))  # noqa: B905  (strict= came with Python 3.10)
-    purposes = ", to ".join(PURPOSES[each] for each in missing)
-    begun = VENV.exists() and not reason
-    what = "Adding to .venv what is needed" if begun else f"Making .venv with Python {platform.python_version()},"
-    print(f"{what} to {purposes}.")
-    print(f"It fetches about {size(fetched)} and takes about {size(on_disk)} on this disk.", flush=True)
+    rows = [SIZES[each] for each in missing] + ([SIZES[build]] if "run" in missing else [])
+    download, on_disk = sum(row[0] for row in rows), sum(row[1] for row in rows)
+    begin = f"Making .venv with Python {platform.python_version()}" if is_new else "Continuing with .venv"
+    print(f"{begin}: what is needed to {'; to '.join(PURPOSES[each] for each in missing)}.")
+    print(
+        f"About {size(download)} to download and {size(on_disk)} on disk; {size(download + on_disk)} while it installs."
+    )
     if "run" in missing and "CUDA" in build:
-        print(f"Most of it is {build}.", end="")
+        small = size(download - SIZES[build][0] + SIZES["the CPU build of PyTorch"][0])
+        command = "make setup TORCH=cpu" if "MAKELEVEL" in os.environ else "python3 install.py --torch cpu"
+        print(f"Most of it is {build}.", end=" ")
         if not shutil.which("nvidia-smi"):
-            command = "make setup TORCH=cpu" if "MAKELEVEL" in os.environ else "python install.py --torch cpu"
-            small = size(fetched - SIZES[build][0] + SIZES["the CPU build of PyTorch"][0])
-            print(f" No NVIDIA GPU was found here; the CPU build needs {small} in all: {command}", end="")
+            print("No NVIDIA GPU was found (no nvidia-smi). Without one, the CPU build is enough:")
+            print(f"{small} to download in all. To take it, press Ctrl-C and type: {command}", end="")
         print(flush=True)
-    free = shutil.disk_usage(str(ROOT)).free / 1e6
-    if free < fetched + on_disk:
-        raise SetupError(f"there are {size(free)} free on this disk, and {size(fetched + on_disk)} are needed")
+    free = shutil.disk_usage(str(VENV if VENV.exists() else ROOT)).free / 1e6
+    if free < download + on_disk and (is_new or "run" not in missing):  # else a part of it is there already
+        raise SetupError(
+            f"{size(download + on_disk)} are needed on this disk, and {size(free)} are free. Make room"
+            + (", or take the CPU build of PyTorch (TORCH=cpu)" if "CUDA" in build else "")
+            + f", {AGAIN}"
+        )
 
 
 def build_of(torch: str) -> str:
-    """The line of `SIZES` for a build of PyTorch on this system."""
+    """The line of `SIZES` for a build of PyTorch on this system; "" is what the package index has."""
     if sys.platform == "darwin":
         return "PyTorch for macOS"
     if torch.rstrip("/").rsplit("/", 1)[-1] == "cpu":
         return "the CPU build of PyTorch"
-    return "PyTorch for Windows" if sys.platform == "win32" and torch == "default" else "the CUDA build of PyTorch"
+    return "PyTorch for Windows" if sys.platform == "win32" and not torch else "the CUDA build of PyTorch"
 
 
 def size(megabytes: float) -> str:
@@ -289,17 +365,18 @@ def size(megabytes: float) -> str:
 
 @contextlib.contextmanager
 def lock() -> "Iterator[None]":
-    """Let one call at a time work in this folder; the others wait. A call that dies leaves no lock."""
+    """Let one process at a time work in this folder; the others wait. A process that dies leaves no lock."""
     try:
         import fcntl
     except ImportError:  # Windows
         yield
         return
     folder = os.open(str(ROOT), os.O_RDONLY)
+    os.set_inheritable(folder, True)  # pip keeps the lock if only this process is killed
     try:
         fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        print("Another call sets up .venv at this moment; waiting for it …", flush=True)
+        print("Another process is setting up .venv; waiting for it.", flush=True)
         fcntl.flock(folder, fcntl.LOCK_EX)
     except OSError:
         pass  # a network disk without locks
@@ -309,77 +386,62 @@ def lock() -> "Iterator[None]":
         os.close(folder)
 
 
-@contextlib.contextmanager
-def old_environment_kept(is_replaced: bool) -> "Iterator[None]":
-    """Keep an environment that works until the one that replaces it is complete; if that fails, put it back.
-
-    Args:
-        is_replaced: whether there is such a one.
-
-    Raises:
-        SetupError: it cannot be moved.
-    """
-    if not is_replaced or not python_of_environment() or VENV.is_symlink():
-        yield
-        return
-    shutil.rmtree(str(OLD_VENV), ignore_errors=True)
-    try:
-        VENV.rename(OLD_VENV)
-    except OSError as error:
-        raise SetupError(f"{VENV} is in use ({error.strerror}); close the programs that run from it") from None
-    try:
-        yield
-    except BaseException:
-        shutil.rmtree(str(VENV), ignore_errors=True)
-        OLD_VENV.rename(VENV)
-        print("The .venv that was here before is in its place again.", file=sys.stderr)
-        raise
-    shutil.rmtree(str(OLD_VENV), ignore_errors=True)
-
-
 def make_environment() -> None:
-    """Make .venv with this Python, in the place of one that there may be.
+    """Make .venv with this Python. If that fails, nothing of it is left.
 
     Raises:
-        SetupError: what is there is not an environment, or cannot be replaced.
+        SetupError: it failed.
     """
-    if VENV.is_symlink() and not VENV.exists():
-        VENV.unlink()
-    parts = {"bin", "lib", "lib64", "include", "share", "scripts", "pyvenv.cfg", ".gitignore", ".lock", "nullm.json"}
-    strange = [path.name for path in VENV.iterdir() if path.name.lower() not in parts] if VENV.is_dir() else []
-    if strange or VENV.is_file():
-        what = f"has {strange[0]!r} in it" if strange else "is a file"
-        raise SetupError(f"{VENV} {what} and is not an environment of Python; move it away, then repeat the command")
-    base = getattr(sys, "_base_executable", sys.executable)  # what an activated .venv was made with
-    run = subprocess.run(
-        [base, "-m", "venv", "--clear", str(VENV)],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
-    if run.returncode:
-        line = (run.stdout.strip().splitlines() or ["no reason given"])[-1]
-        raise SetupError(f"{base} could not make {VENV}: {line}")
+    folder = VENV.resolve()  # .venv may be a link to an empty folder on a larger disk
+    base = getattr(sys, "_base_executable", sys.executable)  # what an activated environment was made with
+    try:
+        subprocess.run(
+            [base, "-m", "venv", str(folder)],
+            env=ENVIRONMENT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            check=True,
+        )
+    except subprocess.CalledProcessError as error:
+        remove_content(folder)
+        print(error.stdout.decode(errors="replace").strip(), file=sys.stderr)
+        raise SetupError(f"Python could not make {folder}, for the reason above. Remove the reason, {AGAIN}") from None
+    except BaseException:
+        remove_content(folder)
+        raise
 
 
-def install(part: str, torch: str) -> None:
+def remove_content(folder: Path) -> None:
+    """Delete what `make_environment` has begun in a folder that was empty or not there."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        shutil.rmtree(str(path)) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def install(part: str, torch: str, is_new: bool) -> None:
     """Install the pinned packages of a part, and of those that it includes.
 
     Args:
         part: of `PARTS`.
-        torch: which build; see ``--torch``.
+        torch: which build of PyTorch; see ``--torch``.
+        is_new: whether the environment was made in this call.
 
     Raises:
         SetupError: pip could not.
     """
-    if subprocess.call([str(VENV_PYTHON), "-c", "import pip"], stderr=subprocess.DEVNULL):
-        subprocess.check_call([str(VENV_PYTHON), "-m", "ensurepip"], stdout=subprocess.DEVNULL)
-    pip("install", "--quiet", "--upgrade", "--retries", "1", "pip")
+    quiet = {"env": ENVIRONMENT, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}  # type: dict[str, Any]
+    module = [str(VENV_PYTHON), "-m"]
+    if subprocess.call([*module, "pip", "--version"], **quiet) and subprocess.call([*module, "ensurepip"], **quiet):
+        raise SetupError(f".venv has no pip that starts, and cannot get one. Delete the folder .venv, {AGAIN}")
+    if is_new:
+        pip("install", "--quiet", "--upgrade", "--retries", "1", "pip")
     also = []
-    if torch != "default":
+    if torch and sys.platform != "darwin":  # for macOS there is one build only
         pin = re.search("^torch==.*", Path(ROOT, FILES["run"]).read_text(encoding="utf-8"), re.MULTILINE)
-        assert pin is not None
-        index = torch if ":/" in torch else PYTORCH_INDEXES + torch
+        if pin is None:
+            raise SetupError(f"{FILES['run']} does not say torch==..., so --torch does not know which version to take")
+        index = torch if "://" in torch else PYTORCH_INDEXES + torch
         # What PyTorch needs comes from the usual index: there it is newer, and mirrors of PyTorch's do not have it.
-        pip("install", "--no-deps", "--index-url", index, pin.group())
+        pip("install", "--no-deps", "--index-url", index, pin.group().strip())
         if build_of(torch) != "the CPU build of PyTorch":
             also = ["--extra-index-url", index]  # some builds need a Triton of their own, which is only there
     pip("install", "-r", FILES[part], *also)
@@ -391,28 +453,33 @@ def pip(*arguments: str) -> None:
     Raises:
         SetupError: it failed.
     """
-    # A personal configuration for packages of the user (PIP_USER) would be refused inside an environment.
-    environment = dict(os.environ, PIP_DISABLE_PIP_VERSION_CHECK="1", PIP_USER="0")
     command = [str(VENV_PYTHON), "-m", "pip", *arguments]
-    with subprocess.Popen(
-        command, cwd=str(ROOT), env=environment, stderr=subprocess.PIPE, text=True, errors="replace"
-    ) as process:
+    with subprocess.Popen(command, cwd=str(ROOT), env=ENVIRONMENT, stderr=subprocess.PIPE, close_fds=False) as process:
         assert process.stderr is not None
-        complaints = process.stderr.read()
+        complaints = process.stderr.read().decode(errors="replace")
     if process.returncode == 0:
         return
     if process.returncode in (-2, 130):
         raise KeyboardInterrupt
-    if re.search("after connection broken|ConnectionError|Read timed out|ProxyError", complaints):
+    errors = [line for line in complaints.splitlines() if "WARNING: Retrying" not in line]
+    print("\n".join(errors), file=sys.stderr)
+    if "CERTIFICATE_VERIFY_FAILED" in complaints:
         raise SetupError(
-            "the package index does not answer. Is there a network? Behind a proxy set HTTPS_PROXY, for a mirror set "
-            "PIP_INDEX_URL; then repeat the command, it goes on from here"
+            "the package index answers with a certificate that is not known here. If it is your company's, set PIP_CERT "
+            f"to its file, {AGAIN}"
+        )
+    if re.search("after connection broken|Read timed out", complaints):
+        raise SetupError(
+            "the package index did not answer, or not each time. Check the network; behind a proxy set HTTPS_PROXY, for a "
+            f"mirror set PIP_INDEX_URL; {AGAIN}"
         )
     if "No space left" in complaints:
-        raise SetupError("the disk is full; make room, then repeat the command: it goes on from here")
-    print(complaints, file=sys.stderr)
-    raise SetupError(f"`pip {' '.join(arguments)}` failed, for the reason above; after that, the same command goes on")
+        raise SetupError(f"the disk is full. Make room, {AGAIN}")
+    raise SetupError(f"pip failed, for the reason above. Correct it, {AGAIN}: what is installed is kept")
 
 
 if __name__ == "__main__":
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a folder's name may have signs that the terminal lacks
     sys.exit(main())

@@ -1,4 +1,4 @@
-"""install.py makes, completes, repairs and replaces an environment; each refusal is one line with a way out.
+"""install.py makes and completes an environment; what it cannot use it leaves alone, with one line and a way out.
 
 The environments are real and pip is real. The index is a folder with three wheels made here, so that no network is
 needed and an installation takes a second.
@@ -7,7 +7,6 @@ needed and an installation takes a second.
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import re
 import shutil
@@ -72,94 +71,128 @@ def install(project: Path, *arguments: str, python: str = sys.executable, **envi
     )
 
 
+def refused(project: Path, *arguments: str, **environment: str) -> str:
+    """The line with which a call ends that does nothing."""
+    done = install(project, *arguments, **environment)
+    lines = done.stderr.strip().splitlines()
+    assert done.returncode == 1 and lines[-1].startswith("error: ") and "Traceback" not in done.stderr, done.stderr
+    return lines[-1]
+
+
 def installed(project: Path) -> set[str]:
     """Names and versions of what the environment has, pip and setuptools excepted."""
     folder = next((project / ".venv" / "lib").glob("python3*")) / "site-packages"
     return {path.stem for path in folder.glob("*.dist-info") if not path.name.startswith(("pip-", "setuptools-"))}
 
 
-def test_an_environment_grows_by_parts_and_says_before_what_it_fetches(project: Path):
-    first = install(project)
+def test_an_environment_grows_by_parts_and_says_before_what_it_downloads(project: Path):
+    misleading = {
+        "PIP_TARGET": str(project.parent / "x"),
+        "PIP_DRY_RUN": "1",
+        "PIP_USER": "1",
+        "PYTHONPATH": "/nowhere",
+    }
+    first = install(project, **misleading)
     assert first.returncode == 0, first.stderr
     assert installed(project) == {"torch-2.0"}
     announced = first.stdout.split("Looking in")[0]
-    assert "train, generate, serve and learn" in announced and re.search(r"fetches about [\d.]+ [GM]B", announced)
+    assert "train, generate, serve and learn" in announced and re.search(r"[\d.]+ [GM]B to download", announced)
 
     again = install(project)
     assert (again.returncode, again.stdout, again.stderr) == (0, "", "")
 
     second = install(project, "--with", "test")
     assert second.returncode == 0 and installed(project) == {"torch-2.0", "checkers-1.0"}
-    assert second.stdout.startswith("Adding to .venv what is needed to build the site, to test")
+    assert second.stdout.startswith("Continuing with .venv: what is needed to build the site; to test")
     assert [install(project, *part).stdout for part in ((), ("--with", "docs"), ("--with", "test"))] == ["", "", ""]
 
     # New pins, as after `git pull`; what else the user installed stays.
-    write_index(project.parent / "index", checkers="2.0", mine="1.0")
-    subprocess.run(
-        [project / ".venv/bin/python", "-m", "pip", "install", "-q", "mine", "--index-url", f"{project.parent.as_uri()}/index"],
-        check=True,
-    )  # fmt: skip
+    index = write_index(project.parent / "index", checkers="2.0", mine="1.0")
+    pip = [project / ".venv/bin/python", "-m", "pip"]
+    subprocess.run([*pip, "install", "-q", "mine", "--index-url", index], check=True)
     (project / "requirements-test.txt").write_text("-r requirements-docs.txt\ncheckers==2.0\n", encoding="utf-8")
     assert install(project).stdout == ""  # the part that runs has not changed
     third = install(project, "--with", "test")
     assert third.returncode == 0 and "have changed" in third.stdout
     assert installed(project) == {"torch-2.0", "checkers-2.0", "mine-1.0"}
 
+    # What is missing although it was installed once; and a stamp that cannot be read.
+    subprocess.run([*pip, "uninstall", "-q", "-y", "torch"], check=True)
+    assert install(project).returncode == 0 and "torch-2.0" in installed(project)
+    for stamp in (
+        "{",
+        "5",
+        '{"parts": {}, "torch": null}',
+        '{"parts": 3, "torch": "../x", "folder": 5}',
+        "[" * 100_000,
+    ):
+        (project / ".venv/nullm.json").write_text(stamp, encoding="utf-8")
+        assert "Traceback" not in install(project).stderr and install(project).stdout == ""
 
-def test_the_build_of_pytorch_is_chosen_kept_and_changed(project: Path):
+
+def test_the_build_of_pytorch_is_chosen_and_kept_and_no_other_takes_its_place(project: Path):
     cpu = (project.parent / "cpu").as_uri()
-    chosen = install(project, "--torch", cpu)
+    assert "'cuda' is not a build" in refused(project, "--torch", "cuda") and not (project / ".venv").exists()
+    missing = (project.parent / "cu999").as_uri()
+    assert "pip failed, for the reason above" in refused(project, "--torch", missing)  # a name that might have been
+    chosen = install(project, "--torch", f" {cpu} ")
     assert chosen.returncode == 0, chosen.stderr
     assert installed(project) == {"torch-2.0+cpu"}
     added = install(project, "--with", "test")
     assert added.returncode == 0 and installed(project) == {"torch-2.0+cpu", "checkers-1.0"}
-    wrong = install(project, "--torch", (project.parent / "cpu_").as_uri(), PIP_RETRIES="0")
-    assert wrong.returncode == 1 and "is in its place again" in wrong.stderr
-    assert installed(project) == {"torch-2.0+cpu", "checkers-1.0"} and install(project).stdout == ""
-    changed = install(project, "--torch", "default")
-    assert "replaced: it has PyTorch's build" in changed.stdout and installed(project) == {"torch-2.0"}
-    assert not (project / ".venv.old").exists()
+    assert install(project, "--torch", cpu).stdout == ""
+    line = refused(project, "--torch", "cu130")
+    assert "it has PyTorch 2.0+cpu, and you asked for cu130. Delete the folder .venv" in line
+    assert installed(project) == {"torch-2.0+cpu", "checkers-1.0"}
 
 
-def test_what_is_broken_is_made_again_and_what_was_moved_too(project: Path, tmp_path: Path):
+def test_an_environment_that_cannot_be_used_is_refused_and_left_as_it_is(project: Path, tmp_path: Path):
     assert install(project).returncode == 0
-    python = project / ".venv/bin/python"
-    python.unlink()
-    python.symlink_to("/nowhere/python3")
-    mended = install(project)
-    assert mended.returncode == 0 and "its Python does not start" in mended.stdout
-    assert installed(project) == {"torch-2.0"}
+    cfg, python = project / ".venv/pyvenv.cfg", project / ".venv/bin/python"
+    text, target = cfg.read_text("utf-8"), python.readlink()
 
     # Copied, an environment still means the old folder: its programs and the project would be those over there.
     copy = tmp_path / "copy"
     shutil.copytree(project, copy, symlinks=True)
-    moved = install(copy)
-    assert moved.returncode == 0 and f"it was made for the folder {project}" in moved.stdout
-    assert json.loads((copy / ".venv/nullm.json").read_text("utf-8"))["folder"] == str(copy)
+    assert f"it was made for the folder {project}" in refused(copy)
+    alias = tmp_path / "alias"
+    alias.symlink_to(project)  # another way to the same folder is fine
+    assert install(alias).stdout == ""
 
-    # A stamp that cannot be read, and an environment that the user made by hand, are completed.
-    (project / ".venv/nullm.json").write_text("{", encoding="utf-8")
-    adopted = install(project)
-    assert adopted.returncode == 0 and "replaced" not in adopted.stdout and install(project).stdout == ""
+    cfg.write_text(re.sub(r"version = 3\.\d+", "version = 3.9", text), encoding="utf-8")
+    assert "it was made with Python 3.9, and its Python is now 3." in refused(project)
+    cfg.write_text(text, encoding="utf-8")
+    python.unlink()
+    python.symlink_to("/nowhere/python3")
+    assert refused(project).endswith(
+        "its Python does not start. Delete the folder .venv, then type the same command again"
+    )
+    python.unlink()
+    python.symlink_to(target)
+    assert install(project).stdout == "" and installed(project) == {"torch-2.0"}
 
 
-def test_what_is_not_an_environment_is_left_alone(project: Path):
-    (project / ".venv").mkdir()
-    (project / ".venv/thesis.txt").write_text("years of work", encoding="utf-8")
-    refused = install(project)
-    assert refused.returncode == 1 and refused.stderr.count("\n") == 1
-    assert "thesis.txt" in refused.stderr and "move it away" in refused.stderr
-    assert (project / ".venv/thesis.txt").read_text("utf-8") == "years of work"
+def test_what_has_the_name_of_the_environment_and_is_none_is_left_alone(project: Path, tmp_path: Path):
+    venv = project / ".venv"
+    venv.mkdir()
+    (venv / "thesis.txt").write_text("years of work", encoding="utf-8")
+    assert "has no file pyvenv.cfg. Move it away" in refused(project)
+    assert (venv / "thesis.txt").read_text("utf-8") == "years of work"
+    shutil.rmtree(venv)
+    venv.symlink_to(tmp_path / "disk that is not mounted")
+    assert "which is not there" in refused(project) and venv.is_symlink()
+    (tmp_path / "disk that is not mounted").mkdir()  # and now it is: an empty folder on another disk is filled
+    assert install(project).returncode == 0 and venv.is_symlink() and installed(project) == {"torch-2.0"}
 
 
-def test_an_interrupted_call_goes_on(project: Path):
+def test_a_stopped_call_continues(project: Path):
     """Ctrl-C while pip waits for an index that does not answer; the next call completes the environment."""
     silent = socket.create_server(("127.0.0.1", 0))
     address = f"http://127.0.0.1:{silent.getsockname()[1]}/simple"
     process = subprocess.Popen(
-        [sys.executable, "install.py"], cwd=project, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        [sys.executable, "install.py", "--torch", (project.parent / "cpu").as_uri()], cwd=project, text=True,
         env={**os.environ, "PIP_CONFIG_FILE": os.devnull, "PIP_INDEX_URL": address},
-        start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
     )  # fmt: skip
     while not (project / ".venv/nullm.json").exists():
         time.sleep(0.05)
@@ -167,25 +200,26 @@ def test_an_interrupted_call_goes_on(project: Path):
     os.killpg(process.pid, signal.SIGINT)
     _, complaints = process.communicate(timeout=60)
     silent.close()
-    assert process.returncode == 130 and complaints.strip().splitlines()[-1].startswith("interrupted; nothing is lost")
+    assert process.returncode == 130 and complaints.endswith("Stopped. Type the same command again to continue.\n")
     assert "Traceback" not in complaints
-    went_on = install(project)
-    assert went_on.returncode == 0 and went_on.stdout.startswith("Adding to .venv")
-    assert installed(project) == {"torch-2.0"}
+    went_on = install(project)  # with the build that was chosen
+    assert went_on.returncode == 0 and went_on.stdout.startswith("Continuing with .venv")
+    assert installed(project) == {"torch-2.0+cpu"}
 
 
 def test_no_network_and_a_missing_package_are_told_apart(project: Path):
-    refused = install(project, PIP_INDEX_URL="http://127.0.0.1:9/simple", PIP_RETRIES="1")
-    assert refused.returncode == 1 and refused.stderr.count("\n") == 1
-    assert refused.stderr.startswith("error: the package index does not answer") and "PIP_INDEX_URL" in refused.stderr
+    line = refused(project, PIP_INDEX_URL="http://127.0.0.1:9/simple", PIP_RETRIES="1")
+    assert "the package index did not answer" in line and "PIP_INDEX_URL" in line
 
     (project / "requirements.txt").write_text("torch==2.0\nchequers==1.0\n", encoding="utf-8")
-    refused = install(project)
-    assert refused.returncode == 1 and "chequers==1.0" in refused.stderr
-    assert refused.stderr.splitlines()[-1].startswith("error: `pip install -r requirements.txt` failed")
+    done = install(project)
+    assert done.returncode == 1 and "chequers==1.0" in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: pip failed, for the reason above")
 
     (project / "requirements.txt").write_text("torch==2.0\n", encoding="utf-8")
     assert install(project).returncode == 0
+    (project / "requirements.txt").unlink()
+    assert "requirements.txt" in refused(project)
 
 
 def test_two_calls_at_once_take_turns(project: Path):
@@ -218,19 +252,19 @@ def module() -> ModuleType:
 def test_a_python_without_builds_is_refused_and_another_named(
     module: ModuleType, monkeypatch: pytest.MonkeyPatch, version: tuple[int, int, int]
 ):
-    fake = SimpleNamespace(version_info=version, executable="/usr/bin/python3", implementation=sys.implementation)
+    fake = SimpleNamespace(version_info=version, executable="/usr/bin/python3", argv=["install.py", "--with", "test"])
     monkeypatch.setattr(module, "sys", fake)
     monkeypatch.setattr(module, "starts", lambda name: name == "python3.12")
     monkeypatch.delenv("MAKELEVEL", raising=False)
     with pytest.raises(
-        module.SetupError, match=r"3\.11 to 3\.14 is needed, .* Another one is here: `python3\.12 install"
+        module.SetupError, match=r"3\.11 to 3\.14 is needed, .* Another one is here: python3\.12 install"
     ):
         module.check_python()
     monkeypatch.setenv("MAKELEVEL", "1")
-    with pytest.raises(module.SetupError, match=r"`make setup PYTHON=python3\.12`"):
+    with pytest.raises(module.SetupError, match=r"Another one is here: add PYTHON=python3\.12 to the command"):
         module.check_python()
     monkeypatch.setattr(module, "starts", lambda name: False)
-    with pytest.raises(module.SetupError, match=r"Install one of these, then make setup PYTHON="):
+    with pytest.raises(module.SetupError, match=r"Install one of these, then: add PYTHON=python3\.13"):
         module.check_python()
 
 
@@ -238,7 +272,7 @@ def test_a_python_that_cannot_make_environments_names_the_debian_package(
     module: ModuleType, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setitem(sys.modules, "ensurepip", None)
-    with pytest.raises(module.SetupError, match=rf"apt install python3\.{sys.version_info[1]}-venv"):
+    with pytest.raises(module.SetupError, match=rf"sudo apt install python3\.{sys.version_info[1]}-venv"):
         module.check_python()
 
 
@@ -268,8 +302,8 @@ def test_a_disk_without_room_is_refused_before_anything_is_fetched(
 ):
     monkeypatch.setattr(module, "VENV", tmp_path / ".venv")
     monkeypatch.setattr(module.shutil, "disk_usage", lambda path: SimpleNamespace(free=100e6))
-    with pytest.raises(module.SetupError, match=r"100 MB free .* needed"):
-        module.announce("run", "cpu", {}, "")
+    with pytest.raises(module.SetupError, match=r"1\.4 GB are needed .* 100 MB are free"):
+        module.announce("run", "cpu", {}, is_new=True)
 
 
 # --- the pins ---
