@@ -337,6 +337,8 @@ def announce(part: str, torch: str, installed: "dict[str, str]", is_new: bool) -
             print("No NVIDIA GPU was found (no nvidia-smi). Without one, the CPU build is enough:")
             print(f"{small} to download in all. To take it, press Ctrl-C and type: {command}", end="")
         print(flush=True)
+    if "run" in missing and "CPU" in build and shutil.which("nvidia-smi"):
+        print("There is an NVIDIA GPU (nvidia-smi); this build of PyTorch does not use it.", flush=True)
     free = shutil.disk_usage(str(VENV if VENV.exists() else ROOT)).free / 1e6
     if free < download + on_disk and (is_new or "run" not in missing):  # else a part of it is there already
         raise SetupError(

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The README's commands on a stranger's machine: a bare Debian in a folder, an ordinary user, a fresh clone of HEAD, and
-# nothing of this machine's pip configuration. Needs root, debootstrap and a network; 15 GB, and about 40 minutes.
+# nothing of this machine's pip configuration. Needs root, debootstrap and a network; 15 GB, and 25 to 50 minutes.
 #
 #   tests/strangers_machine.sh FOLDER [SUITE] [TORCH]
 #
@@ -23,14 +23,14 @@ chroot "$machine" id stranger > /dev/null 2>&1 || chroot "$machine" useradd --cr
 rm -rf "$machine/home/stranger/my nuLLM"  # a path with a space, as strangers have
 git clone --quiet "$repository" "$machine/home/stranger/my nuLLM"
 chroot "$machine" chown -R stranger /home/stranger
+trap 'for part in proc sys dev; do umount --quiet --recursive --lazy "$machine/$part"; done' EXIT
 for part in proc sys dev; do mountpoint -q "$machine/$part" || mount --rbind --make-rslave "/$part" "$machine/$part"; done
-trap 'for part in proc sys dev; do umount --recursive --lazy "$machine/$part"; done' EXIT
 
 # Run one command as the stranger, in the clone.
 stranger() {
   chroot --userspec=stranger "$machine" env -i HOME=/home/stranger USER=stranger TERM=xterm LANG=C.UTF-8 \
     PATH=/usr/local/bin:/usr/bin:/bin PIP_CONFIG_FILE=/dev/null SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt \
-    REQUESTS_CA_BUNDLE=/etc/ssl/certs/ca-certificates.crt bash -c "cd ~/'my nuLLM' && $1"
+    REQUESTS_CA_BUNDLE=/etc/ssl/certs/ca-certificates.crt HTTPS_PROXY="${HTTPS_PROXY:-}" bash -c "cd ~/'my nuLLM' && $1"
 }
 
 # Run it, keep what it prints, and note its time and how it ended.

@@ -21,7 +21,7 @@ from serving import serve, tiny_models
 NOT_RUN = {
     r"(NULLM_RUN=\S+ )?docker ": "needs a Docker daemon",
     r"(vllm|trtexec|ollama) ": "needs the program and, for some, a GPU",
-    r"(python -m )?pip install|python -m venv|python install.py": "installs; `make setup` does it, in CI as well",
+    r"(python -m )?pip install|python3 (-m venv|install.py)": "installs; `make setup` does it, in CI as well",
     r".* hub:": "reads the Hugging Face hub",
     r"curl http://192": "another machine's address",
     r"python -m pytest": "runs these tests",
