@@ -114,7 +114,7 @@ def test_killed_at_random_moments_nothing_is_lost(tiny_settings, write_config, t
     }
     tiny_settings["tracking"] = {"tensorboard": False}
     outcome = kill_again_and_again(write_config(tiny_settings), tmp_path / "runs", kills=3, longest_wait=0.6, seed=1)
-    assert outcome.kills == 3
+    assert outcome.kills >= 3
     assert outcome.identical
 
 

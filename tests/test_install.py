@@ -193,6 +193,7 @@ def test_a_stopped_call_continues(project: Path):
         [sys.executable, "install.py", "--torch", (project.parent / "cpu").as_uri()], cwd=project, text=True,
         env={**os.environ, "PIP_CONFIG_FILE": os.devnull, "PIP_INDEX_URL": address},
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # it is ignored where tests run with nohup
     )  # fmt: skip
     while not (project / ".venv/nullm.json").exists():
         time.sleep(0.05)
