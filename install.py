@@ -339,6 +339,7 @@ def announce(part: str, torch: str, installed: "dict[str, str]", is_new: bool) -
         print(flush=True)
     if "run" in missing and "CPU" in build and shutil.which("nvidia-smi"):
         print("There is an NVIDIA GPU (nvidia-smi); this build of PyTorch does not use it.", flush=True)
+    sys.stdout.flush()  # before pip's lines, in a file as well
     free = shutil.disk_usage(str(VENV if VENV.exists() else ROOT)).free / 1e6
     if free < download + on_disk and (is_new or "run" not in missing):  # else a part of it is there already
         raise SetupError(
