@@ -87,10 +87,7 @@ def main() -> int:
             with lock():
                 if not is_complete(options):  # another process may have done it while this one waited
                     set_up(options)
-    except SetupError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:
+    except (SetupError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
