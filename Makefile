@@ -50,7 +50,7 @@ soak: setup-test ## The server under load and attack; nothing may be left over (
 	$(BIN)/python tests/soak_server.py $(ARGS)
 
 soak-engine: setup-test ## 10,000 random schedules of the inference engine; no block may be lost (a quarter of an hour)
-	for seed in 1 2 3 4 5; do SCHEDULES=2000 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -s -n0 --hypothesis-seed=$$seed tests/test_random_schedules.py $(ARGS) || exit 1; done
+	for seed in 1 2 3 4 5; do SCHEDULES=2000 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -s -n0 --hypothesis-seed=$$seed tests/07_optimization/test_random_schedules.py $(ARGS) || exit 1; done
 
 soak-checkpoints: setup-test ## Kill a training run 100 times at random moments; nothing may be lost (twenty minutes)
 	$(BIN)/python tests/kill_harness.py $(ARGS)

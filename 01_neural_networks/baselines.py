@@ -8,9 +8,10 @@ import argparse
 
 from rich.console import Console
 
+from groundwork.user_errors import report_user_errors
 from neural_networks.bits_per_byte import xz_bits_per_byte
 from neural_networks.byte_models import byte_stream, measure
-from neural_networks.command_line import compressor_rows, load, print_ladder, report_user_errors, text_arguments
+from neural_networks.command_line import compressor_rows, load, print_ladder, text_arguments
 from neural_networks.kneser_ney import MAX_ORDER, KneserNeyModel
 from neural_networks.ngram import BigramModel, UnigramModel
 

@@ -13,20 +13,12 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
+from groundwork.command_line import at_least_one, learning_rate, progress_bar
+from groundwork.figures import Curve, draw_curves, save_figure
+from groundwork.user_errors import report_user_errors
 from neural_networks.broadcasting import Array
 from neural_networks.byte_models import byte_stream, measure
-from neural_networks.command_line import (
-    at_least_one,
-    compressor_rows,
-    corpus_arguments,
-    learning_rate,
-    load,
-    print_ladder,
-    print_sample,
-    progress_bar,
-    report_user_errors,
-)
-from neural_networks.figures import Curve, draw_curves, save_figure
+from neural_networks.command_line import compressor_rows, corpus_arguments, load, print_ladder, print_sample
 from neural_networks.neural_bigram import NeuralBigram
 from neural_networks.ngram import BigramModel, UnigramModel
 from neural_networks.optimizers import Adam

@@ -14,19 +14,11 @@ import time
 import numpy as np
 from rich.console import Console
 
+from groundwork.command_line import at_least_one, learning_rate, progress_bar
+from groundwork.figures import save_curves
+from groundwork.user_errors import report_user_errors
 from neural_networks.byte_models import byte_stream, context_windows, measure
-from neural_networks.command_line import (
-    at_least_one,
-    compressor_rows,
-    corpus_arguments,
-    learning_rate,
-    load,
-    print_ladder,
-    print_sample,
-    progress_bar,
-    report_user_errors,
-)
-from neural_networks.figures import save_curves
+from neural_networks.command_line import compressor_rows, corpus_arguments, load, print_ladder, print_sample
 from neural_networks.kneser_ney import MAX_ORDER, KneserNeyModel
 from neural_networks.mlp_numpy import MLP, MLPConfig, MLPError
 from neural_networks.ngram import BigramModel, UnigramModel

@@ -11,17 +11,11 @@ import time
 
 from rich.console import Console
 
+from groundwork.command_line import progress_bar
+from groundwork.figures import save_curves
+from groundwork.user_errors import report_user_errors
 from neural_networks.byte_models import byte_stream, measure
-from neural_networks.command_line import (
-    compressor_rows,
-    corpus_arguments,
-    load,
-    print_ladder,
-    print_sample,
-    progress_bar,
-    report_user_errors,
-)
-from neural_networks.figures import save_curves
+from neural_networks.command_line import compressor_rows, corpus_arguments, load, print_ladder, print_sample
 from neural_networks.kneser_ney import MAX_ORDER, KneserNeyModel, NGramError
 
 

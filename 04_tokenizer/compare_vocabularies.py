@@ -9,9 +9,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from neural_networks.command_line import HelpFormatter
+from groundwork.command_line import HelpFormatter
+from groundwork.user_errors import report_user_errors
 from neural_networks.corpora import load_corpus
-from tokenizer.command_line import run
 from tokenizer.pre_token_counts import count_pre_tokens
 from tokenizer.vocab_builder import compression_by_size, plot_compression
 
@@ -23,7 +23,7 @@ def main() -> int:
     parser.add_argument("--sizes", type=int, nargs="+", default=[2**power for power in range(8, 17)])
     parser.add_argument("--plot", type=Path, default=Path("workspace/tokenizers/compression.png"))
     options = parser.parse_args()
-    return run(lambda: compare(options, Console(highlight=False)))
+    return report_user_errors(lambda: compare(options, Console(highlight=False)))
 
 
 def compare(options: argparse.Namespace, console: Console) -> None:

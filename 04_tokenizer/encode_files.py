@@ -9,10 +9,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tokenizer.command_line import find_files, open_tokenizer, run
+from groundwork.user_errors import report_user_errors
+from tokenizer.command_line import bytes_progress, find_files
 from tokenizer.file_encoder import encode_files
+from tokenizer.loading import load_tokenizer
 from tokenizer.parallel import usable_cores
-from tokenizer.progress import bytes_progress
 
 
 def main() -> int:
@@ -25,12 +26,12 @@ def main() -> int:
     parser.add_argument("--allowed-special", nargs="*", default=[], help="special tokens that the text holds")
     parser.add_argument("--workers", type=int, default=usable_cores(), help="processes; default: the cores there are")
     options = parser.parse_args()
-    return run(lambda: encode(options, Console()))
+    return report_user_errors(lambda: encode(options, Console()))
 
 
 def encode(options: argparse.Namespace, console: Console) -> None:
     """Encode with a progress bar."""
-    tokenizer, files = open_tokenizer(options.tokenizer), find_files(options.input)
+    tokenizer, files = load_tokenizer(options.tokenizer), find_files(options.input)
     start = time.perf_counter()
     with bytes_progress(console) as progress:
         task = progress.add_task("Encoding", total=sum(file.stat().st_size for file in files))

@@ -11,11 +11,14 @@ from pathlib import Path
 
 from rich.console import Console
 
+from groundwork.files import write_atomically
+from groundwork.text_sources import read_text
+from groundwork.user_errors import report_user_errors
 from tokenizer.bpe_tokenizer import BPETokenizer
-from tokenizer.command_line import default_tokenizer, open_tokenizer, run
+from tokenizer.command_line import default_tokenizer
 from tokenizer.interface import Tokenizer
+from tokenizer.loading import load_tokenizer
 from tokenizer.patterns import to_utf8
-from tokenizer.text_files import read_text, write_atomically
 from tokenizer.token_viewer import show_tokens, to_html, to_terminal
 from tokenizer.vocab_builder import vocabulary_statistics
 
@@ -35,12 +38,12 @@ def main() -> int:
     parser.add_argument("--ids", action="store_true", help="show the id behind each token")
     parser.add_argument("--specials", action="store_true", help="special tokens in the text become their ids")
     options = parser.parse_args()
-    return run(lambda: show(options, Console(highlight=False)))
+    return report_user_errors(lambda: show(options, Console(highlight=False)))
 
 
 def show(options: argparse.Namespace, console: Console) -> None:
     """Show one text, or ask for texts until an empty line."""
-    tokenizer = open_tokenizer(options.tokenizer) if options.tokenizer else default_tokenizer(console)
+    tokenizer = load_tokenizer(options.tokenizer) if options.tokenizer else default_tokenizer(console)
     text = read_text(options.file) if options.file else options.text
     if text is not None:
         show_text(tokenizer, text, options, console)

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from neural_networks.command_line import HelpFormatter
-from tokenizer.command_line import PATTERNS, WORKSPACE, count_input, run, train_with_progress
+from groundwork.command_line import HelpFormatter
+from groundwork.user_errors import report_user_errors
+from tokenizer.command_line import PATTERNS, WORKSPACE, count_input, train_with_progress
 from tokenizer.huggingface_files import save_huggingface
 from tokenizer.interface import END_OF_TEXT, check_special_tokens
 from tokenizer.interop import save_gpt2_files, save_tiktoken_ranks
@@ -33,7 +34,7 @@ def main() -> int:
     parser.add_argument("--gpt2", type=Path, help="folder for vocab.json and merges.txt")
     parser.add_argument("--tiktoken", type=Path, help="file for tiktoken's ranks")
     options = parser.parse_args()
-    return run(lambda: train(options, Console()))
+    return report_user_errors(lambda: train(options, Console()))
 
 
 def train(options: argparse.Namespace, console: Console) -> None:

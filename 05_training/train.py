@@ -7,7 +7,7 @@
 Run the same command again after an interruption, and it continues where it stopped.
 """
 
-from training.command_line import main
+from training.train_command import main
 
 if __name__ == "__main__":
     raise SystemExit(main())

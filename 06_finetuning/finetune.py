@@ -5,7 +5,7 @@ python 06_finetuning/finetune.py --base path/to/hugging_face_model --data.source
 python 06_finetuning/finetune.py --help
 """
 
-from finetuning.command_line import main
+from finetuning.finetune_command import main
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -4,7 +4,7 @@ python 07_optimization/generate.py --checkpoint checkpoints/small_gpt --prompt "
 python 07_optimization/generate.py --checkpoint checkpoints/small_gpt          # interactive
 """
 
-from optimization.command_line import main
+from optimization.generate_command import main
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -4,7 +4,7 @@ python 08_evaluation/evaluate.py --text README.md
 python 08_evaluation/evaluate.py --checkpoint checkpoints/small_gpt --text README.md --stride 16
 """
 
-from evaluation.command_line import main
+from evaluation.evaluate_command import main
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -3,7 +3,7 @@
 python 08_evaluation/scaling.py
 """
 
-from evaluation.scaling_experiment import main
+from evaluation.scaling.experiment import main
 
 if __name__ == "__main__":
     raise SystemExit(main())

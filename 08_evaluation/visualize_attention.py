@@ -4,7 +4,7 @@ python 08_evaluation/visualize_attention.py --prompt "Return the number of items
 python 08_evaluation/visualize_attention.py --checkpoint checkpoints/small_gpt --prompt "a b a b a" --text
 """
 
-from evaluation.attention_command import main
+from evaluation.visualize_attention_command import main
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -11,7 +11,7 @@ import torch
 
 from decoding_models import build_engine, build_model, in_transformers, random_prompts, transformers_generate
 from harness import Comparison, Contender, compare
-from optimization.speculative import PromptLookup
+from optimization.engine.speculative import PromptLookup
 from transformer.gpt_model import GPTModel
 from transformer.sampling import SamplingParameters
 

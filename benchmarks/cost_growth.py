@@ -21,10 +21,10 @@ import torch
 import torch.nn.functional as F
 from matplotlib.figure import Figure
 
+from groundwork.figures import save_figure
+from groundwork.files import write_atomically
 from harness import PeakMemory
-from neural_networks.figures import save_figure
 from reporting import describe_machine
-from tokenizer.text_files import write_atomically
 from tokenizer.tokenizer_trainer import train_bpe
 from transformer.config import GPTConfig
 from transformer.gpt_model import GPTModel

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
-from optimization.engine import Engine
+from optimization.engine.engine import Engine
+from optimization.engine.speculative import Proposer
 from optimization.settings import EngineSettings
-from optimization.speculative import Proposer
 from tokenizer.character_tokenizer import CharacterTokenizer
 from training.placement import Placement
 from transformer.config import GPTConfig

@@ -12,9 +12,9 @@ import torch
 from decoding_models import build_engine, build_model, in_transformers, random_prompts, transformers_generate
 from harness import Comparison, Contender, compare
 from llama_cpp_model import LlamaCppModel, llama_cpp_is_installed
-from optimization.engine import Engine
+from optimization.engine.engine import Engine
 from optimization.memory_bandwidth import bytes_read_per_token
-from optimization.quantized_model import quantize_model
+from optimization.weights.quantized_model import quantize_model
 from transformer.gpt_model import GPTModel
 from transformer.sampling import SamplingParameters
 

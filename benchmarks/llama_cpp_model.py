@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from deployment.export_gguf import export_gguf
+from deployment.export.gguf_file import export_gguf
 from tokenizer.bpe_tokenizer import BPETokenizer
 from transformer.gpt_model import GPTModel
 

@@ -12,11 +12,11 @@ import bitsandbytes
 import torch
 from torch import Tensor, nn
 
-from finetuning.qlora import quantize_layers
+from finetuning.adapters.qlora import quantize_layers
 from harness import Comparison, Contender, compare
-from optimization.packed_linear import PackedLinear
-from optimization.packed_quantized import pack_quantized_layer
-from optimization.quantization import Int4Linear, Int8Linear, QuantizedLayer, W8A8Linear
+from optimization.weights.packed_linear import PackedLinear
+from optimization.weights.packed_quantized import pack_quantized_layer
+from optimization.weights.quantization import Int4Linear, Int8Linear, QuantizedLayer, W8A8Linear
 
 IN, OUT, MATRICES = 768, 3072, 16
 

@@ -20,11 +20,11 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
+from groundwork.files import write_atomically
 from recipe_runs import Stage, train_recipe
 from reporting import describe_machine
-from tokenizer.text_files import write_atomically
-from training.command_line import parse_config
-from training.data_preparation import prepare_dataset
+from training.data.data_preparation import prepare_dataset
+from training.train_command import parse_config
 
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / "configs" / "tiny_shakespeare_fast.yaml"

@@ -11,17 +11,17 @@ from typing import Any
 
 from rich.console import Console
 
-from training.batches import Batch
-from training.config import RunConfig
-from training.data_loader import WindowLoader
-from training.data_preparation import PreparedDataset, prepare_dataset
+from training.data.batches import Batch
+from training.data.data_loader import WindowLoader
+from training.data.data_preparation import PreparedDataset, prepare_dataset
+from training.data.token_files import Tokens
+from training.parallel.workers import Workers
 from training.placement import choose_placement
-from training.plan import with_vocabulary
-from training.run import build_trainer, open_data
-from training.token_files import Tokens
+from training.run.config import RunConfig
+from training.run.plan import with_vocabulary
+from training.run.pretraining import build_trainer, open_data
 from training.trainer import Trainer
 from training.validation import total_loss
-from training.workers import Workers
 
 Curve = list[dict[str, float]]  # step, seconds of training, loss in nats a token
 

@@ -13,11 +13,11 @@ import shutil
 import sys
 from pathlib import Path
 
+from groundwork.files import write_atomically
 from reporting import describe_machine
-from tokenizer.text_files import write_atomically
-from training.checkpoint import CheckpointError, find_checkpoint, read_settings
-from training.report import SUMMARY_FILE
-from training.tracking import CURVE_FILE
+from training.checkpoints.checkpoint import CheckpointError, find_checkpoint, read_settings
+from training.run.report import SUMMARY_FILE
+from training.run.tracking import CURVE_FILE
 
 
 def main() -> int:

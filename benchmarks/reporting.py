@@ -18,9 +18,9 @@ import psutil
 import torch
 from matplotlib.figure import Figure
 
+from groundwork.figures import save_figure
+from groundwork.files import write_atomically
 from harness import Comparison
-from neural_networks.figures import save_figure
-from tokenizer.text_files import write_atomically
 
 
 def describe_machine() -> dict[str, object]:

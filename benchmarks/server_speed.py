@@ -22,7 +22,7 @@ from deployment.served_model import ServedModel
 from deployment.server import StoppingServer, _listen, _uvicorn_config
 from deployment.settings import load_settings
 from harness import Comparison, Contender, compare
-from optimization.engine import Engine
+from optimization.engine.engine import Engine
 from tokenizer.bpe_tokenizer import BPETokenizer
 from training.placement import choose_placement
 from transformer.config import GPTConfig

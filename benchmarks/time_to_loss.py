@@ -28,17 +28,17 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.progress import track
 
-from neural_networks.figures import save_figure
+from groundwork.figures import save_figure
+from groundwork.files import write_atomically
 from recipe_runs import Curve, open_run, train_recipe
 from reporting import describe_machine
-from tokenizer.text_files import write_atomically
-from training.command_line import parse_config
-from training.config import RunConfig
-from training.data_preparation import prepare_dataset
+from training.data.data_preparation import prepare_dataset
+from training.data.token_files import Tokens
+from training.optimizers.schedule import learning_rate_factor
 from training.placement import Placement
-from training.recipe_config import ScheduleConfig
-from training.schedule import learning_rate_factor
-from training.token_files import Tokens
+from training.recipe import ScheduleConfig
+from training.run.config import RunConfig
+from training.train_command import parse_config
 from training.validation import total_loss
 from training_speed import PlainGPT, Shape, plain_optimizer, plain_update, random_windows
 

@@ -30,7 +30,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness import Comparison, Contender, compare
-from training.token_files import Tokens
+from training.data.token_files import Tokens
 
 WARM_UP_STEPS = 4  # until allocators have the memory of a step, and libraries have chosen their kernels
 SETTLE_SECONDS = 0.5  # between turns: threads of the side before spin for a while before they sleep
@@ -158,9 +158,9 @@ def plain_step(shape: Shape, file: Path) -> Callable[[], float]:
 
 def our_step(shape: Shape, file: Path) -> Callable[[], float]:
     """A step of the project's trainer on the same shape."""
-    from training.data_loader import WindowLoader
+    from training.data.data_loader import WindowLoader
     from training.placement import choose_placement
-    from training.recipe_config import OptimizerConfig, ScheduleConfig, TrainingConfig
+    from training.recipe import OptimizerConfig, ScheduleConfig, TrainingConfig
     from training.trainer import Trainer
     from training.validation import next_token_loss
     from transformer.config import GPTConfig

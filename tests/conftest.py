@@ -9,7 +9,8 @@ import pytest
 import torch
 import yaml
 
-from neural_networks.corpora import Corpus, load_corpus
+from neural_networks.corpora import load_corpus
+from neural_networks.corpus import Corpus
 
 ROOT = Path(__file__).parents[1]
 # Files that are not part of the repository; tests that need them say so and are skipped without.
@@ -99,7 +100,7 @@ def write_config(tmp_path: Path):
 @pytest.fixture(scope="session")
 def trained_run(tmp_path_factory: pytest.TempPathFactory, text_file: Path) -> Path:
     """A run trained through the command, for tests of what comes after training."""
-    from training.command_line import main
+    from training.train_command import main
 
     folder = tmp_path_factory.mktemp("trained")
     arguments = [

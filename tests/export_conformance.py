@@ -16,12 +16,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from serving import tiny_model
+from support.serving import tiny_model
 
-from deployment.export_gguf import export_gguf
-from deployment.export_huggingface import export_huggingface
-from deployment.export_onnx import export_onnx, export_torchscript
-from finetuning.chat_format import TEMPLATES, Message
+from deployment.export.gguf_file import export_gguf
+from deployment.export.huggingface import export_huggingface
+from deployment.export.onnx_file import export_onnx, export_torchscript
+from finetuning.data.chat_format import TEMPLATES, Message
 from tokenizer.bpe_tokenizer import BPETokenizer
 from transformer.gpt_model import GPTModel
 from transformer.sampling import SamplingParameters, generate

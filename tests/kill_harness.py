@@ -23,7 +23,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from training.checkpoint import list_checkpoints, verify_checkpoint
+from training.checkpoints.checkpoint import list_checkpoints, verify_checkpoint
 
 ROOT = Path(__file__).parents[1]
 MAX_STEPS = 1_000_000  # so that the run is never over

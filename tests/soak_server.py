@@ -25,7 +25,7 @@ from pathlib import Path
 
 import httpx
 import psutil
-from serving import ENDLESS, save_run, serve_command
+from support.serving import ENDLESS, save_run, serve_command
 
 ROOT = Path(__file__).parents[1]
 QUEUE = 64  # requests that may wait

@@ -1,22 +1,20 @@
-"""What the scripts of this stage share: arguments, one-line errors, the table at the end."""
+"""What the scripts of this stage share: their arguments, the corpus, the table at the end."""
 
 from __future__ import annotations
 
 import argparse
-import math
-import os
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from groundwork.command_line import HelpFormatter
 from neural_networks.bits_per_byte import gzip_bits_per_byte, xz_bits_per_byte
 from neural_networks.byte_models import ByteModel, sample
-from neural_networks.corpora import Corpus, load_corpus
+from neural_networks.corpora import load_corpus
+from neural_networks.corpus import Corpus
 
 
 def text_arguments(description: str) -> argparse.ArgumentParser:
@@ -44,55 +42,6 @@ def corpus_arguments(description: str) -> argparse.ArgumentParser:
     return parser
 
 
-class HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
-    """Keeps the line breaks of a description, and names each default that says something."""
-
-    def _get_help_string(self, action: argparse.Action) -> str | None:
-        return action.help if action.default in (None, "") else super()._get_help_string(action)
-
-
-def report_user_errors(command: Callable[[], int]) -> int:
-    """Run a command; a mistake of the user's becomes one line and a status of 1, not a traceback.
-
-    Args:
-        command: does the work and returns the exit status.
-    """
-    try:
-        return command()
-    except BrokenPipeError:  # the reader of our output, such as `head`, has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    except (ValueError, OSError) as error:
-        # Every error that this project raises for a user's mistake is a ValueError with one line.
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-
-
-def at_least_one(name: str, value: int) -> int:
-    """The value, if there can be that many.
-
-    Raises:
-        ValueError: it is below 1.
-    """
-    if value < 1:
-        raise ValueError(f"--{name} must be at least 1, got {value}")
-    return value
-
-
-def learning_rate(value: float) -> float:
-    """The value, if one can learn at that rate.
-
-    Raises:
-        ValueError: it is not a positive number.
-    """
-    if not (value > 0 and math.isfinite(value)):
-        raise ValueError(f"--lr must be a number above 0, got {value}")
-    return value
-
-
 def load(options: argparse.Namespace, console: Console) -> Corpus:
     """Load the corpus that the options name, and say how large it is."""
     with console.status(f"Reading {options.corpus} …"):
@@ -102,19 +51,6 @@ def load(options: argparse.Namespace, console: Console) -> Corpus:
         highlight=False,
     )
     return corpus
-
-
-def progress_bar(console: Console) -> Progress:
-    """A bar with steps, time gone, time left, and what the task's field `note` says."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-        console=console,
-    )
 
 
 def compressor_rows(corpus: Corpus) -> dict[str, float]:

@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from groundwork.figures import save_figure
 from neural_networks.backpropagation import Tensor
-from neural_networks.figures import save_figure
 
 Names = Mapping[str, Tensor]
 

@@ -31,7 +31,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from neural_networks.corpora import Corpus, CorpusError
+from neural_networks.corpus import Corpus, CorpusError
 
 SKIPPED_FOLDERS = {"__pycache__", "_vendor", "ensurepip", "idle_test", "idlelib", "lib2to3", "lib-dynload"} | {
     *("pydoc_data", "site-packages", "test", "testing", "tests", "turtledemo")

@@ -36,8 +36,8 @@ import torch
 from torch import Tensor
 
 from attention.masks import causal_mask, visible_keys
-from attention.memory_meter import MemoryMeter
 from attention.scaled_dot_product import attention_fused, attention_reference
+from groundwork.memory_meter import MemoryMeter
 
 TILE = 64  # queries and keys in a tile; on a GPU a tile has to fit the memory next to the arithmetic
 

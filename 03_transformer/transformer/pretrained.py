@@ -24,12 +24,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from groundwork.tensor_files import save_tensors
 from transformer.config import GPTConfig
 from transformer.gpt_model import GPTModel, build_rotary
 from transformer.pretrained_family import Family, PretrainedError, Stored
 from transformer.pretrained_gpt2 import GPT2
 from transformer.pretrained_llama import LLAMA, QWEN3
-from transformer.tensor_files import save_tensors
 
 FAMILIES = (GPT2, LLAMA, QWEN3)
 INDEX = "model.safetensors.index.json"

@@ -2,42 +2,35 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 
-from neural_networks.corpora import TEXT_SUFFIXES, load_corpus
+from groundwork.text_sources import TextError, find_text_files, read_documents
+from neural_networks.corpora import load_corpus
 from tokenizer.bpe_tokenizer import BPETokenizer
-from tokenizer.errors import TokenizerError
-from tokenizer.huggingface_files import load_huggingface
-from tokenizer.interface import END_OF_TEXT, Tokenizer, load_tokenizer
-from tokenizer.interop import load_gpt2_files, load_tiktoken_ranks
+from tokenizer.interface import END_OF_TEXT, Tokenizer, TokenizerError
+from tokenizer.loading import load_tokenizer
 from tokenizer.parallel import usable_cores
 from tokenizer.patterns import CL100K_PATTERN, GPT2_PATTERN, O200K_PATTERN
 from tokenizer.pre_token_counts import count_pre_tokens
-from tokenizer.progress import bytes_progress, merges_progress
-from tokenizer.text_files import read_documents, read_json
 from tokenizer.tokenizer_trainer import train_from_counts
 
 PATTERNS = {"gpt2": GPT2_PATTERN, "cl100k": CL100K_PATTERN, "o200k": O200K_PATTERN}
 NAMED_CORPORA = ("python_docs", "tiny_shakespeare")
 WORKSPACE = Path("workspace/tokenizers")
-
-
-def run(command: Callable[[], None]) -> int:
-    """Run a command; a mistake of the user's becomes one line and a status of 1, not a traceback."""
-    try:
-        command()
-        return 0
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    except (ValueError, OSError) as error:  # every error of this project for a user's mistake is a ValueError
-        print(f"error: {error}", file=sys.stderr)
-        return 1
 
 
 def find_files(inputs: Iterable[str]) -> list[Path]:
@@ -48,13 +41,10 @@ def find_files(inputs: Iterable[str]) -> list[Path]:
     """
     files: list[Path] = []
     for name in inputs:
-        path = Path(name).expanduser()
-        if not path.exists():
-            raise TokenizerError(
-                f"there is no file or folder {name!r}, and no such corpus; there are {', '.join(NAMED_CORPORA)}"
-            )
-        found = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
-        files += [p for p in found if path.is_file() or (p.suffix.lower() in TEXT_SUFFIXES and p.name[0] != ".")]
+        try:
+            files += find_text_files(name)
+        except TextError as error:
+            raise TokenizerError(f"{error}, and no such corpus; there are {', '.join(NAMED_CORPORA)}") from None
     if not any(file.stat().st_size for file in files):
         raise TokenizerError(f"there is no text in {', '.join(inputs)}")
     return files
@@ -110,26 +100,6 @@ def train_with_progress(
     return tokenizer
 
 
-def open_tokenizer(name: str) -> Tokenizer:
-    """Load a tokenizer by whatever file it is in.
-
-    Args:
-        name: our JSON file, a tokenizer.json, a folder with one or with GPT-2's vocab.json and merges.txt, or
-            a `.tiktoken` file, for which cl100k's pattern is taken.
-
-    Raises:
-        TokenizerError: there is no such file, or it is none of these.
-    """
-    path = Path(name).expanduser()
-    if path.is_dir():
-        if (path / "vocab.json").exists() and not (path / "tokenizer.json").exists():
-            return load_gpt2_files(path / "vocab.json", path / "merges.txt")
-        path = path / "tokenizer.json"
-    if path.suffix == ".tiktoken":
-        return load_tiktoken_ranks(path, CL100K_PATTERN, {})
-    return load_huggingface(path) if path.exists() and "model" in read_json(path) else load_tokenizer(path)
-
-
 def default_tokenizer(console: Console) -> Tokenizer:
     """The tokenizer that was trained last, or a small one trained now on the Python language reference."""
     saved = sorted(WORKSPACE.glob("*.json"), key=lambda path: path.stat().st_mtime)
@@ -141,3 +111,15 @@ def default_tokenizer(console: Console) -> Tokenizer:
     console.print("No tokenizer yet: training one of 4,096 ids on the Python language reference …", style="dim")
     counts = count_pre_tokens(topics.values(), special_tokens=[END_OF_TEXT])
     return train_from_counts(counts, 4096)
+
+
+def bytes_progress(console: Console) -> Progress:
+    """A bar for work that is counted in bytes of text: megabytes done, MB/s and the time left."""
+    columns = (DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    return Progress(TextColumn("{task.description:<18}"), BarColumn(), *columns, console=console)
+
+
+def merges_progress(console: Console) -> Progress:
+    """A bar for merges: how many, and the time left."""
+    columns = (TaskProgressColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(TextColumn("{task.description:<18}"), BarColumn(), *columns, console=console)

@@ -16,11 +16,10 @@ from typing import IO, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from tokenizer.errors import TokenizerError
-from tokenizer.interface import Tokenizer, allowed_names
+from groundwork.text_sources import read_documents
+from tokenizer.interface import Tokenizer, TokenizerError, allowed_names
 from tokenizer.parallel import map_in_order
 from tokenizer.streaming import join_safely
-from tokenizer.text_files import read_documents
 
 CHUNK_LENGTH = 1 << 21  # characters that one process encodes at a time
 

@@ -10,8 +10,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from groundwork.files import read_json, write_atomically
 from tokenizer.bpe_tokenizer import BPETokenizer
-from tokenizer.errors import TokenizerError
+from tokenizer.interface import TokenizerError
 from tokenizer.interop import (
     from_printable,
     ordinary_ids,
@@ -19,7 +20,6 @@ from tokenizer.interop import (
     tokenizer_from_vocabulary,
 )
 from tokenizer.patterns import GPT2_PATTERN
-from tokenizer.text_files import read_json, write_atomically
 
 
 def save_huggingface(tokenizer: BPETokenizer, folder: Path | str, context_length: int | None = None) -> None:

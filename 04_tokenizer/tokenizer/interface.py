@@ -1,6 +1,6 @@
-"""What every tokenizer does, and how a saved one is found again.
+"""What every tokenizer does: text → ids → text.
 
-Text → ids → text. A tokenizer is saved as one JSON file whose `type` names its class.
+A tokenizer is saved as one JSON file whose `type` names its class; `tokenizer.loading` reads it again.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ import numpy as np
 import regex
 from numpy.typing import NDArray
 
-from tokenizer.errors import TokenizerError
+from groundwork.files import write_atomically
 from tokenizer.streaming import join_safely
-from tokenizer.text_files import write_atomically
-
-__all__ = ["END_OF_TEXT", "Tokenizer", "TokenizerError", "check_special_tokens", "load_tokenizer", "split_special"]
 
 END_OF_TEXT = "<|endoftext|>"  # stands before every document of a data set, as in GPT-2
+
+
+class TokenizerError(ValueError):
+    """A text, id or file that a tokenizer cannot take, said in one line."""
 
 
 class Tokenizer(ABC):
@@ -181,32 +182,3 @@ def split_special(
     for index, piece in enumerate(regex.split(f"({alternatives})", text)):
         if piece:
             yield piece, special_ids[piece] if index % 2 else None
-
-
-def load_tokenizer(path: Path | str) -> Tokenizer:
-    """Load whatever tokenizer `save` wrote.
-
-    Raises:
-        TokenizerError: the file is missing, damaged or not one of ours.
-    """
-    from tokenizer.bpe_tokenizer import BPETokenizer
-    from tokenizer.byte_tokenizer import ByteTokenizer
-    from tokenizer.character_tokenizer import CharacterTokenizer
-    from tokenizer.wordpiece_tokenizer import WordPieceTokenizer
-
-    path = Path(path)
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise TokenizerError(f"there is no tokenizer at {path}") from None
-    except (OSError, ValueError) as error:
-        raise TokenizerError(f"{path} is not a readable tokenizer file: {error}") from None
-    all_kinds = (BPETokenizer, ByteTokenizer, CharacterTokenizer, WordPieceTokenizer)
-    kinds: dict[str, type[Tokenizer]] = {kind.type_name: kind for kind in all_kinds}
-    kind = kinds.get(data.get("type", "")) if isinstance(data, dict) else None
-    if kind is None:
-        raise TokenizerError(f'{path} is not a tokenizer of this project: its "type" should be one of {sorted(kinds)}')
-    try:
-        return kind.from_json(data)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise TokenizerError(f"{path} is damaged: {error}") from None

@@ -11,12 +11,12 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
 
+from groundwork.files import read_json, write_atomically
+from groundwork.text_sources import read_text
 from tokenizer.bpe_tokenizer import BPETokenizer
-from tokenizer.errors import TokenizerError
-from tokenizer.interface import END_OF_TEXT
+from tokenizer.interface import END_OF_TEXT, TokenizerError
 from tokenizer.merging import Pair
 from tokenizer.patterns import GPT2_PATTERN
-from tokenizer.text_files import read_json, read_text, write_atomically
 
 
 def _printable_bytes() -> dict[int, str]:

@@ -16,7 +16,7 @@ from functools import lru_cache
 
 import regex
 
-from tokenizer.errors import TokenizerError
+from tokenizer.interface import TokenizerError
 
 # GPT-2 (Radford et al., 2019): contractions; letters, digits or other symbols, each run with at
 # most one space before it; white space, whose last space is left to the word that follows.

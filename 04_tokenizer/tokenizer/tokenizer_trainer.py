@@ -9,8 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 
 from tokenizer.bpe_tokenizer import BPETokenizer
-from tokenizer.errors import TokenizerError
-from tokenizer.interface import END_OF_TEXT, check_special_tokens
+from tokenizer.interface import END_OF_TEXT, TokenizerError, check_special_tokens
 from tokenizer.merge_learner import learn_merges
 from tokenizer.patterns import GPT2_PATTERN
 from tokenizer.pre_token_counts import count_pre_tokens

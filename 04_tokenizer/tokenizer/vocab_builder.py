@@ -13,8 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from tokenizer.bpe_tokenizer import BPETokenizer
-from tokenizer.errors import TokenizerError
-from tokenizer.interface import Tokenizer
+from tokenizer.interface import Tokenizer, TokenizerError
 from tokenizer.patterns import to_utf8
 from tokenizer.tokenizer_trainer import check_vocab_size, train_from_counts
 

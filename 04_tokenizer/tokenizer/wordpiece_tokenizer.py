@@ -14,8 +14,7 @@ from typing import Any, ClassVar, Literal
 
 import regex
 
-from tokenizer.errors import TokenizerError
-from tokenizer.interface import Tokenizer, check_special_tokens, split_special
+from tokenizer.interface import Tokenizer, TokenizerError, check_special_tokens, split_special
 from tokenizer.patterns import replace_surrogates
 
 UNKNOWN = "[UNK]"

@@ -12,8 +12,7 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from tokenizer.errors import TokenizerError
-from tokenizer.interface import check_special_tokens
+from tokenizer.interface import TokenizerError, check_special_tokens
 from tokenizer.merge_learner import MergeLearner
 from tokenizer.wordpiece_tokenizer import CONTINUATION, SPECIAL_TOKENS, WordPieceTokenizer, split_words
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from training.adamw import AdamW
+from training.optimizers.adamw import AdamW
 
 
 @torch.no_grad()
@@ -116,7 +116,7 @@ _FROM_ONE = "t is 1 at the first step of a parameter, since 1 - β⁰ is 0: rais
 
 EXERCISE = Exercise(
     stub=step,
-    reference="training.adamw:AdamW.step",
+    reference="training.optimizers.adamw:AdamW.step",
     cases=cases,
     in_place=True,
     hints=(

@@ -122,7 +122,7 @@ def _norms_of_their_own(parameters: Iterable[Tensor], max_norm: float) -> float:
 
 EXERCISE = Exercise(
     stub=clip_gradients,
-    reference="training.gradient_clipping:clip_gradients",
+    reference="training.optimizers.gradient_clipping:clip_gradients",
     cases=cases,
     in_place=True,
     hints=(

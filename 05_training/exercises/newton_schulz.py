@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from training.muon import COEFFICIENTS, EPS, ROUNDS
+from training.optimizers.muon import COEFFICIENTS, EPS, ROUNDS
 
 
 def orthogonalise(matrices: Tensor, rounds: int = ROUNDS) -> Tensor:
@@ -109,7 +109,7 @@ def _elementwise(matrices: Tensor, rounds: int = ROUNDS) -> Tensor:
 
 EXERCISE = Exercise(
     stub=orthogonalise,
-    reference="training.muon:orthogonalise",
+    reference="training.optimizers.muon:orthogonalise",
     cases=cases,
     hints=(
         "matrices.bfloat16() first; then transpose if tall, divide by the norm, go round, transpose back.",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from training.recipe_config import ScheduleConfig
+from training.recipe import ScheduleConfig
 
 
 def learning_rate_factor(step: int, max_steps: int, config: ScheduleConfig) -> float:
@@ -40,7 +40,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from learn.exercise import Case, Exercise, Mistake
-from training.schedule import learning_rate_factor as _reference
+from training.optimizers.schedule import learning_rate_factor as _reference
 
 
 def cases() -> Iterator[Case]:
@@ -97,7 +97,7 @@ def _mistaken(name: str) -> Callable[..., Any]:
 
 EXERCISE = Exercise(
     stub=learning_rate_factor,
-    reference="training.schedule:learning_rate_factor",
+    reference="training.optimizers.schedule:learning_rate_factor",
     cases=cases,
     hints=(
         "Deal with the warm-up first and return; then constant and inverse_sqrt. What is left has a start of the decay.",

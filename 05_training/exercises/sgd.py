@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from training.sgd import SGD
+from training.optimizers.sgd import SGD
 
 
 @torch.no_grad()
@@ -109,7 +109,7 @@ def _mistaken(name: str) -> Callable[..., Any]:
 
 EXERCISE = Exercise(
     stub=step,
-    reference="training.sgd:SGD.step",
+    reference="training.optimizers.sgd:SGD.step",
     cases=cases,
     in_place=True,
     hints=(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from training.weight_average import WeightAverage
+from training.optimizers.weight_average import WeightAverage
 
 
 @torch.no_grad()
@@ -94,7 +94,7 @@ def _replaced(self: WeightAverage) -> None:
 
 EXERCISE = Exercise(
     stub=update,
-    reference="training.weight_average:WeightAverage.update",
+    reference="training.optimizers.weight_average:WeightAverage.update",
     cases=cases,
     in_place=True,
     hints=(

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from attention.masks import document_ids, document_mask
-from training.batches import Batch
-from training.data_loader import WindowLoader
+from training.data.batches import Batch
+from training.data.data_loader import WindowLoader
 from training.loss import IGNORED
 
 
@@ -111,7 +111,7 @@ def visible(file: Measurement, package: Measurement) -> bool:
 
 LAB = Lab(
     broken=next_batch,
-    reference="training.data_loader:WindowLoader.next_batch",
+    reference="training.data.data_loader:WindowLoader.next_batch",
     cases=cases,
     measure=measure,
     visible=visible,

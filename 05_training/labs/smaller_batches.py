@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import torch
 
-from training.batches import Batch
-from training.distributed import synchronise
+from training.data.batches import Batch
+from training.parallel.distributed import synchronise
 from training.trainer import Trainer
 
 
@@ -51,9 +51,9 @@ from learn.exercise import Case
 from learn.lab import Lab, Measurement
 from tokenizer.byte_tokenizer import ByteTokenizer
 from training.loss import IGNORED, linear_cross_entropy
+from training.parallel.workers import Workers
 from training.placement import Placement
-from training.recipe_config import OptimizerConfig, ScheduleConfig, TrainingConfig
-from training.workers import Workers
+from training.recipe import OptimizerConfig, ScheduleConfig, TrainingConfig
 from transformer.config import GPTConfig
 from transformer.gpt_model import GPTModel
 

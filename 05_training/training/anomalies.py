@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from training.batches import Batch
-from transformer.tensor_files import save_tensors
+from groundwork.tensor_files import save_tensors
+from training.data.batches import Batch
 
 SPIKE_DEVIATIONS = 6.0  # standard deviations above the mean; a normal loss gets there once in 10⁹ steps
 MEMORY = 0.98  # of the running mean and variance: about the last fifty steps

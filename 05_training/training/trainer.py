@@ -4,7 +4,7 @@
 
 Around it: evaluation now and then, checkpoints, an orderly stop on Ctrl-C or SIGTERM, and a resume
 that continues as if nothing had happened. What a batch is and what its loss is are given from outside
-(`training.batches`), so that fine-tuning is this same loop.
+(`training.data.batches`), so that fine-tuning is this same loop.
 """
 
 from __future__ import annotations
@@ -21,8 +21,7 @@ from torch import Tensor
 
 from tokenizer.interface import Tokenizer
 from training.anomalies import LossMonitor
-from training.batches import Batch, BatchSource, LossFunction
-from training.checkpoint import (
+from training.checkpoints.checkpoint import (
     SHARDS,
     CheckpointError,
     load_state,
@@ -30,16 +29,22 @@ from training.checkpoint import (
     model_weights,
     save_checkpoint,
 )
-from training.distributed import LossModule, parallelise, synchronise
-from training.gradient_clipping import clip_gradients
-from training.optimizer import build_optimizers, load_optimizer_state, optimizer_state, set_learning_rate
+from training.checkpoints.sharded_state import load_shards, save_shards
+from training.data.batches import Batch, BatchSource, LossFunction
+from training.optimizers.gradient_clipping import clip_gradients
+from training.optimizers.parameter_groups import (
+    build_optimizers,
+    load_optimizer_state,
+    optimizer_state,
+    set_learning_rate,
+)
+from training.optimizers.schedule import learning_rate_factor
+from training.optimizers.weight_average import WeightAverage
+from training.parallel.distributed import LossModule, parallelise, synchronise
+from training.parallel.workers import Workers
 from training.placement import Placement, capture_rng, restore_rng
-from training.recipe_config import OptimizerConfig, ScheduleConfig, TrainingConfig
-from training.schedule import learning_rate_factor
-from training.sharded_state import load_shards, save_shards
-from training.stop_signal import stop_on_signal
-from training.weight_average import WeightAverage
-from training.workers import Workers
+from training.recipe import OptimizerConfig, ScheduleConfig, TrainingConfig
+from training.run.stop_signal import stop_on_signal
 from transformer.gpt_model import GPTModel
 
 # Called with the trainer's figures: what is measured on held-out data, `validation_loss` among it.

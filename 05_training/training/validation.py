@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from training.data.token_files import Tokens
 from training.loss import IGNORED, linear_cross_entropy
+from training.parallel.workers import Workers
 from training.placement import Placement
-from training.recipe_config import LossConfig
-from training.token_files import Tokens
-from training.workers import Workers
+from training.recipe import LossConfig
 from transformer.gpt_model import GPTModel
 
 TOKENS_PER_BATCH = 8192

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from finetuning.chat_format import ChatTemplate, Conversation, EncodedConversation
+from finetuning.data.chat_format import ChatTemplate, Conversation, EncodedConversation
 from tokenizer.interface import Tokenizer
 
 
@@ -35,7 +35,7 @@ def encode(
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from finetuning.chat_format import Message, chat_template
+from finetuning.data.chat_format import Message, chat_template
 from learn.exercise import Case, Exercise, Mistake
 from tokenizer.byte_tokenizer import ByteTokenizer
 
@@ -93,7 +93,7 @@ def _mistaken(name: str) -> Callable[..., Any]:
 
 EXERCISE = Exercise(
     stub=encode,
-    reference="finetuning.chat_format:ChatTemplate.encode",
+    reference="finetuning.data.chat_format:ChatTemplate.encode",
     cases=cases,
     in_place=True,
     hints=(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from finetuning.preference_optimization import PreferenceConfig
+from finetuning.dpo import PreferenceConfig
 
 
 def preference_loss(
@@ -99,7 +99,7 @@ def _mistaken(name: str) -> Callable[..., Any]:
 
 EXERCISE = Exercise(
     stub=preference_loss,
-    reference="finetuning.preference_optimization:preference_loss",
+    reference="finetuning.dpo:preference_loss",
     cases=cases,
     hints=(
         "The margin first, for each pair. Everything else is a function of it.",

@@ -65,7 +65,7 @@ def _mistaken(name: str) -> Callable[..., Any]:
 
 EXERCISE = Exercise(
     stub=group_advantages,
-    reference="finetuning.policy_optimization:group_advantages",
+    reference="finetuning.grpo:group_advantages",
     cases=cases,
     hints=(
         "Mean and standard deviation of each row, which must broadcast against it.",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from finetuning.policy_optimization import GRPOConfig
+from finetuning.grpo import GRPOConfig
 
 
 def grpo_loss(
@@ -112,7 +112,7 @@ def _mistaken(name: str) -> Callable[..., Any]:
 
 EXERCISE = Exercise(
     stub=grpo_loss,
-    reference="finetuning.policy_optimization:grpo_loss",
+    reference="finetuning.grpo:grpo_loss",
     cases=cases,
     hints=(
         "One number for each token, (answers, time), and only at the end the two means.",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from finetuning.lora import LoRAAdapter
+from finetuning.adapters.lora import LoRAAdapter
 
 
 def forward(self: LoRAAdapter, x: Tensor, base: nn.Linear) -> Tensor:
@@ -39,7 +39,7 @@ from typing import Any
 
 import torch
 
-from finetuning.lora import LoRAConfig
+from finetuning.adapters.lora import LoRAConfig
 from learn.exercise import Case, Exercise, Mistake
 
 
@@ -109,7 +109,7 @@ def _mistaken(name: str) -> Callable[..., Any]:
 
 EXERCISE = Exercise(
     stub=forward,
-    reference="finetuning.lora:LoRAAdapter.forward",
+    reference="finetuning.adapters.lora:LoRAAdapter.forward",
     cases=cases,
     in_place=True,
     hints=(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from finetuning.lora import LoRAAdapter
+from finetuning.adapters.lora import LoRAAdapter
 
 
 def merged_weight(self: LoRAAdapter, base: nn.Linear) -> Tensor:
@@ -29,7 +29,7 @@ from typing import Any
 
 import torch
 
-from finetuning.lora import LoRAConfig
+from finetuning.adapters.lora import LoRAConfig
 from learn.exercise import Case, Exercise, Mistake
 
 
@@ -80,7 +80,7 @@ def _mistaken(name: str) -> Callable[..., Any]:
 
 EXERCISE = Exercise(
     stub=merged_weight,
-    reference="finetuning.lora:LoRAAdapter.merged_weight",
+    reference="finetuning.adapters.lora:LoRAAdapter.merged_weight",
     cases=cases,
     in_place=True,
     hints=(

@@ -78,7 +78,7 @@ def _equal_steps() -> Tensor:
 
 EXERCISE = Exercise(
     stub=nf4_levels,
-    reference="finetuning.nf4:nf4_levels",
+    reference="finetuning.adapters.nf4:nf4_levels",
     cases=cases,
     hints=(
         "Equally spaced shares, and for each the number below which that share of normal numbers lies.",

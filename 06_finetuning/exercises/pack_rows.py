@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 
 from attention.masks import document_mask
-from finetuning.chat_format import EncodedConversation
-from training.batches import Batch
+from finetuning.data.chat_format import EncodedConversation
+from training.data.batches import Batch
 from training.loss import IGNORED
 
 
@@ -89,7 +89,7 @@ _ONE_FEWER = "n tokens take n - 1 places: the last one is predicted, never read"
 
 EXERCISE = Exercise(
     stub=pack_rows,
-    reference="finetuning.conversation_batches:pack_rows",
+    reference="finetuning.data.conversation_batches:pack_rows",
     cases=cases,
     hints=(
         "Make the four tensors full of padding first, then write each conversation into its stretch of a row.",

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from finetuning.chat_format import ChatTemplate, chat_template
-from tokenizer.errors import TokenizerError
+from finetuning.data.chat_format import ChatTemplate, chat_template
 from tokenizer.huggingface_files import load_huggingface
-from tokenizer.interface import Tokenizer
+from tokenizer.interface import Tokenizer, TokenizerError
 from tokenizer.interop import load_gpt2_files
-from training.checkpoint import find_checkpoint, load_model, read_settings
+from training.checkpoints.checkpoint import find_checkpoint, load_model, read_settings
 from transformer.gpt_model import GPTModel
 from transformer.pretrained import find_folder, load_pretrained
 

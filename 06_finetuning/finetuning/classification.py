@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from finetuning.shuffled_source import ShuffledSource
-from training.batches import Batch
+from finetuning.data.shuffled_source import ShuffledSource
+from training.data.batches import Batch
 from transformer.gpt_model import GPTModel
 from transformer.layers import Linear
 
@@ -88,7 +88,7 @@ class LabelledBatches(ShuffledSource):
 
 
 def classification_loss(model: nn.Module, tensors: dict[str, Tensor]) -> Tensor:
-    """Cross-entropy of the right class, in nats. A `training.batches.LossFunction`."""
+    """Cross-entropy of the right class, in nats. A `training.data.batches.LossFunction`."""
     return F.cross_entropy(model(tensors["ids"], tensors["lengths"]), tensors["labels"])
 
 

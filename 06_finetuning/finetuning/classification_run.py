@@ -19,12 +19,12 @@ from finetuning.classification import (
     classification_loss,
     train_last_blocks_only,
 )
-from neural_networks.command_line import report_user_errors
+from groundwork.user_errors import report_user_errors
 from neural_networks.python_docs import gather_symbols
 from tokenizer.interface import Tokenizer
-from training.checkpoint import load_model, newest_run
+from training.checkpoints.checkpoint import load_model, newest_run
 from training.placement import choose_placement
-from training.recipe_config import OptimizerConfig, ScheduleConfig, TrainingConfig
+from training.recipe import OptimizerConfig, ScheduleConfig, TrainingConfig
 from training.trainer import Trainer
 
 LIBRARIES = ("the standard library", "numpy", "torch")

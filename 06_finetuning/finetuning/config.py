@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from finetuning.lora import LoRAConfig
-from finetuning.policy_optimization import GRPOConfig
-from finetuning.preference_optimization import PreferenceConfig
-from training.config import TrackingConfig
-from training.recipe_config import OptimizerConfig, ScheduleConfig, TrainingConfig, require
+from finetuning.adapters.lora import LoRAConfig
+from finetuning.dpo import PreferenceConfig
+from finetuning.grpo import GRPOConfig
+from groundwork.user_errors import require
+from training.recipe import OptimizerConfig, ScheduleConfig, TrainingConfig
+from training.run.config import TrackingConfig
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from finetuning.classification import pad_texts
-from finetuning.preference_optimization import EncodedPair
-from finetuning.shuffled_source import ShuffledSource
-from training.batches import Batch
+from finetuning.data.shuffled_source import ShuffledSource
+from finetuning.dpo import EncodedPair
+from training.data.batches import Batch
 
 
 def bradley_terry_loss(chosen: Tensor, rejected: Tensor) -> Tensor:
@@ -52,7 +52,7 @@ class RewardBatches(ShuffledSource):
 
 
 def reward_loss(model: nn.Module, tensors: dict[str, Tensor]) -> Tensor:
-    """The Bradley–Terry loss of a `SequenceClassifier` with one output. A `training.batches.LossFunction`."""
+    """The Bradley–Terry loss of a `SequenceClassifier` with one output. A `training.data.batches.LossFunction`."""
     chosen, rejected = model(tensors["ids"], tensors["lengths"])[:, 0].chunk(2)
     return bradley_terry_loss(chosen, rejected)
 

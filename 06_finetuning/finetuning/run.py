@@ -13,40 +13,40 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from finetuning.adapters.lora import add_lora, fold_adapter
+from finetuning.adapters.peft_format import save_adapter
+from finetuning.adapters.qlora import quantize_layers
 from finetuning.base_model import load_base
-from finetuning.chat_format import ChatTemplate, Message, chat_template
 from finetuning.config import FinetuningConfig
-from finetuning.conversation_batches import ConversationBatches
-from finetuning.instruction_tuning import (
+from finetuning.data.chat_format import ChatTemplate, Message, chat_template
+from finetuning.data.conversation_batches import ConversationBatches
+from finetuning.data.instruction_data import (
     Example,
     InstructionData,
     InstructionDataError,
     Preference,
     read_instruction_data,
 )
-from finetuning.lora import add_lora, fold_adapter
-from finetuning.peft_format import save_adapter
-from finetuning.policy_optimization import GRPOLoss, RolloutBatches, VerifiableTask
-from finetuning.preference_optimization import (
+from finetuning.data.python_docs_qa import build_questions
+from finetuning.dpo import (
     PreferenceBatches,
     PreferenceLoss,
     encode_preferences,
     preference_accuracy,
     reference_log_probabilities,
 )
-from finetuning.python_docs_qa import build_questions
-from finetuning.qlora import quantize_layers
+from finetuning.grpo import GRPOLoss, RolloutBatches, VerifiableTask
 from finetuning.supervised_finetuning import conversation_loss, encode_examples, mean_conversation_loss
 from finetuning.vocabulary_extension import add_special_tokens
 from tokenizer.interface import Tokenizer
-from training.batches import BatchSource, LossFunction
-from training.checkpoint import model_weights, save_checkpoint
+from training.checkpoints.checkpoint import model_weights, save_checkpoint
+from training.checkpoints.resuming import checkpoint_to_resume
+from training.data.batches import BatchSource, LossFunction
 from training.placement import Placement, choose_placement
-from training.progress import training_progress
-from training.rehearsal import seconds_per_step
-from training.report import duration
-from training.resuming import checkpoint_to_resume
-from training.tracking import Tracker
+from training.run.progress import training_progress
+from training.run.rehearsal import seconds_per_step
+from training.run.report import duration
+from training.run.tracking import Tracker
 from training.trainer import Trainer, Validate
 from transformer.gpt_model import GPTModel
 from transformer.model_summary import training_flops_per_token

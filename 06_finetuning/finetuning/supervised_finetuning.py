@@ -11,9 +11,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from finetuning.chat_format import ChatTemplate, ConversationError, EncodedConversation, fit_conversation
-from finetuning.conversation_batches import pack_rows
-from finetuning.instruction_tuning import Example
+from finetuning.data.chat_format import ChatTemplate, ConversationError, EncodedConversation, fit_conversation
+from finetuning.data.conversation_batches import pack_rows
+from finetuning.data.instruction_data import Example
 from tokenizer.interface import Tokenizer
 from training.loss import IGNORED, linear_cross_entropy
 from training.placement import Placement
@@ -38,7 +38,7 @@ def encode_examples(
 
 
 def conversation_loss(model: nn.Module, tensors: dict[str, Tensor]) -> Tensor:
-    """Mean cross-entropy of the tokens that are to be learned, in nats. A `training.batches.LossFunction`.
+    """Mean cross-entropy of the tokens that are to be learned, in nats. A `training.data.batches.LossFunction`.
 
     Args:
         model: a `GPTModel`.

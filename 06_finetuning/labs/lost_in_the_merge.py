@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from finetuning.lora import LoRAAdapter
+from finetuning.adapters.lora import LoRAAdapter
 
 
 def merged_weight(self: LoRAAdapter, base: nn.Linear) -> Tensor:
@@ -37,7 +37,7 @@ import functools
 import torch
 import torch.nn.functional as F
 
-from finetuning.lora import LoRAConfig, LoRALinear, add_lora
+from finetuning.adapters.lora import LoRAConfig, LoRALinear, add_lora
 from learn.catalogue import load_exercise
 from learn.lab import Lab, Measurement
 from learn.small_runs import LETTERS, TEXT, continue_text, encode, train
@@ -93,7 +93,7 @@ def visible(file: Measurement, package: Measurement) -> bool:
 
 LAB = Lab(
     broken=merged_weight,
-    reference="finetuning.lora:LoRAAdapter.merged_weight",
+    reference="finetuning.adapters.lora:LoRAAdapter.merged_weight",
     cases=load_exercise("merged_weight").cases,
     measure=measure,
     visible=visible,

@@ -6,7 +6,7 @@ does in the run beside it, and the answers are right. Only that the model goes o
 
 from __future__ import annotations
 
-from finetuning.chat_format import (
+from finetuning.data.chat_format import (
     ChatTemplate,
     Conversation,
     ConversationError,
@@ -63,8 +63,8 @@ def encode(
 
 import torch
 
-from finetuning.chat_format import Message, chat_template
-from finetuning.conversation_batches import pack_rows
+from finetuning.data.chat_format import Message, chat_template
+from finetuning.data.conversation_batches import pack_rows
 from finetuning.supervised_finetuning import conversation_loss
 from learn.catalogue import load_exercise
 from learn.lab import Lab, Measurement
@@ -133,7 +133,7 @@ def visible(file: Measurement, package: Measurement) -> bool:
 
 LAB = Lab(
     broken=encode,
-    reference="finetuning.chat_format:ChatTemplate.encode",
+    reference="finetuning.data.chat_format:ChatTemplate.encode",
     cases=load_exercise("chat_encoding").cases,
     measure=measure,
     visible=visible,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from optimization.block_pool import BlockTable
+from optimization.engine.block_pool import BlockTable
 
 
 def slots(self: BlockTable, start: int, stop: int) -> list[int]:
@@ -25,7 +25,7 @@ def slots(self: BlockTable, start: int, stop: int) -> list[int]:
 from collections.abc import Iterator
 
 from learn.exercise import Case, Exercise, Mistake
-from optimization.block_pool import BlockPool
+from optimization.engine.block_pool import BlockPool
 
 
 def cases() -> Iterator[Case]:
@@ -67,7 +67,7 @@ def _inclusive(self: BlockTable, start: int, stop: int) -> list[int]:
 
 EXERCISE = Exercise(
     stub=slots,
-    reference="optimization.block_pool:BlockTable.slots",
+    reference="optimization.engine.block_pool:BlockTable.slots",
     cases=cases,
     in_place=True,
     hints=(

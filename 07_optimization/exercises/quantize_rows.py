@@ -72,7 +72,7 @@ def _mistaken(name: str) -> Callable[..., Any]:
 
 EXERCISE = Exercise(
     stub=quantize_rows,
-    reference="optimization.quantization:quantize_rows",
+    reference="optimization.weights.quantization:quantize_rows",
     cases=cases,
     hints=(
         "Convert to float32 first. The scale needs the last axis kept, to divide by it.",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from optimization.block_pool import BlockTable, OutOfBlocksError
+from optimization.engine.block_pool import BlockTable, OutOfBlocksError
 
 
 def reserve(self: BlockTable, length: int) -> None:
@@ -30,7 +30,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from learn.exercise import Case, Exercise, Mistake
-from optimization.block_pool import BlockPool
+from optimization.engine.block_pool import BlockPool
 
 
 class _Table(BlockTable):
@@ -101,7 +101,7 @@ def _mistaken(name: str) -> Callable[..., Any]:
 
 EXERCISE = Exercise(
     stub=reserve,
-    reference="optimization.block_pool:BlockTable.reserve",
+    reference="optimization.engine.block_pool:BlockTable.reserve",
     cases=cases,
     in_place=True,
     hints=(

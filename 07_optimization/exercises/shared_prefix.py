@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from optimization.block_pool import BlockTable, Prefix
+from optimization.engine.block_pool import BlockTable, Prefix
 
 
 def shared_prefix(self: BlockTable, tokens: list[int]) -> list[Prefix]:
@@ -29,7 +29,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from learn.exercise import Case, Exercise, Mistake
-from optimization.block_pool import BlockPool
+from optimization.engine.block_pool import BlockPool
 
 
 def _blocks(result: Any, arguments: Sequence[Any]) -> list[int]:
@@ -97,7 +97,7 @@ def _skipping(self: BlockTable, tokens: list[int]) -> list[Prefix]:
 
 EXERCISE = Exercise(
     stub=shared_prefix,
-    reference="optimization.block_pool:BlockTable.shared_prefix",
+    reference="optimization.engine.block_pool:BlockTable.shared_prefix",
     cases=cases,
     in_place=True,
     hints=(

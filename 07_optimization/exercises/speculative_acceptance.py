@@ -93,7 +93,7 @@ def _mistaken(name: str) -> Callable[..., Any]:
 
 EXERCISE = Exercise(
     stub=accept_or_replace,
-    reference="optimization.speculative:accept_or_replace",
+    reference="optimization.engine.speculative:accept_or_replace",
     cases=cases,
     hints=(
         "The acceptance first; it needs two numbers, p(x) and q(x). Most guesses end there.",

@@ -6,7 +6,7 @@ still in the cache, the same prompt gets another answer. Without prefix sharing 
 
 from __future__ import annotations
 
-from optimization.block_pool import BlockTable, Prefix
+from optimization.engine.block_pool import BlockTable, Prefix
 
 
 def shared_prefix(self: BlockTable, tokens: list[int]) -> list[Prefix]:
@@ -37,8 +37,8 @@ import torch
 from learn.catalogue import load_exercise
 from learn.lab import Lab, Measurement
 from learn.small_runs import LETTERS, TEXT, encode, train
-from optimization.engine import Engine
-from optimization.events import GenerationStats
+from optimization.engine.engine import Engine
+from optimization.engine.events import GenerationStats
 from optimization.settings import EngineSettings
 from tokenizer.character_tokenizer import CharacterTokenizer
 from training.placement import Placement
@@ -93,7 +93,7 @@ def visible(file: Measurement, package: Measurement) -> bool:
 
 LAB = Lab(
     broken=shared_prefix,
-    reference="optimization.block_pool:BlockTable.shared_prefix",
+    reference="optimization.engine.block_pool:BlockTable.shared_prefix",
     cases=load_exercise("shared_prefix").cases,
     measure=measure,
     visible=visible,

@@ -35,8 +35,8 @@ import torch.nn.functional as F
 from learn.catalogue import load_exercise
 from learn.lab import Lab, Measurement
 from learn.small_runs import LETTERS, TEXT, continue_text, encode, train
-from optimization.quantization import Int8Linear
-from optimization.quantized_model import quantize_model
+from optimization.weights.quantization import Int8Linear
+from optimization.weights.quantized_model import quantize_model
 from transformer.config import GPTConfig
 from transformer.gpt_model import GPTModel
 
@@ -104,7 +104,7 @@ def visible(file: Measurement, package: Measurement) -> bool:
 
 LAB = Lab(
     broken=quantize_rows,
-    reference="optimization.quantization:quantize_rows",
+    reference="optimization.weights.quantization:quantize_rows",
     cases=load_exercise("quantize_rows").cases,
     measure=measure,
     visible=visible,

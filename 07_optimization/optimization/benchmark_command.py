@@ -15,13 +15,13 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from neural_networks.command_line import report_user_errors
-from optimization.engine import Engine
+from groundwork.user_errors import report_user_errors
+from optimization.engine.engine import Engine
+from optimization.engine.request import RequestHandle
 from optimization.memory_bandwidth import bytes_read_per_token, measure_read_bandwidth
 from optimization.model_loading import load_for_inference
-from optimization.request import RequestHandle
 from optimization.settings import EngineSettings
-from training.checkpoint import newest_run
+from training.checkpoints.checkpoint import newest_run
 from training.placement import choose_placement
 from transformer.sampling import SamplingParameters
 

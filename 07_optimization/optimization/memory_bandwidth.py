@@ -12,7 +12,7 @@ import time
 
 import torch
 
-from optimization.quantization import QuantizedLayer
+from optimization.weights.quantization import QuantizedLayer
 from transformer.gpt_model import GPTModel
 
 

@@ -14,19 +14,19 @@ import torch
 from torch import Tensor, nn
 
 from attention.multi_head_attention import MultiHeadAttention
-from optimization.compiled_blocks import compile_blocks
-from optimization.huge_pages import move_to_huge_pages
-from optimization.packed_linear import PackedLinear, packing_is_available
-from optimization.packed_quantized import (
+from optimization.weights.huge_pages import move_to_huge_pages
+from optimization.weights.packed_linear import PackedLinear, packing_is_available
+from optimization.weights.packed_quantized import (
     PackedInt4Linear,
     PackedInt8Linear,
     PackedW8A8Linear,
     pack_quantized_layer,
 )
-from optimization.quantization import QuantizedLayer
-from optimization.quantized_model import is_quantized, load_quantized
-from training.checkpoint import LoadedModel, build_model, find_checkpoint, load_model
+from optimization.weights.quantization import QuantizedLayer
+from optimization.weights.quantized_model import is_quantized, load_quantized
+from training.checkpoints.checkpoint import LoadedModel, build_model, find_checkpoint, load_model
 from transformer.gpt_model import GPTModel
+from transformer.transformer_block import TransformerBlock
 
 
 def load_for_inference(path: Path | str, device: torch.device | str = "cpu") -> LoadedModel:
@@ -113,3 +113,20 @@ def _pack(model: GPTModel) -> list[Tensor]:
             model.set_submodule(name, PackedLinear(module))
     packed = (PackedLinear, PackedInt8Linear, PackedW8A8Linear, PackedInt4Linear)
     return [module.packed for module in model.modules() if isinstance(module, packed)]
+
+
+def compile_blocks(model: GPTModel, backend: str = "inductor") -> None:
+    """`torch.compile` for what every block repeats, in place: its norms and its feed-forward, each a few fused kernels.
+
+    On a GPU a step for a few tokens is bound by the launches of hundreds of small kernels. Attention stays as it is, because
+    its shapes change with every step and each new one would be compiled again. The number of tokens in a step is compiled as
+    a variable for the same reason. The first step takes seconds to minutes longer.
+
+    Args:
+        model: with weights that are not packed.
+        backend: of `torch.compile`.
+    """
+    for block in model.blocks:
+        assert isinstance(block, TransformerBlock)
+        for part in (block.attention_norm, block.feed_forward_norm, block.feed_forward):
+            part.compile(backend=backend, dynamic=True)

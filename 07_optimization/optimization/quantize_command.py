@@ -13,10 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from neural_networks.command_line import report_user_errors
-from neural_networks.corpora import load_corpus, read_text
+from groundwork.text_sources import read_text
+from groundwork.user_errors import report_user_errors
+from neural_networks.corpora import load_corpus
 from optimization.model_loading import inference_copy
-from optimization.quantized_model import (
+from optimization.weights.quantized_model import (
     Method,
     QuantizationError,
     count_bytes,
@@ -24,7 +25,7 @@ from optimization.quantized_model import (
     quantize_model,
     save_quantized,
 )
-from training.checkpoint import STEP_FOLDER, LoadedModel, load_model, newest_run
+from training.checkpoints.checkpoint import STEP_FOLDER, LoadedModel, load_model, newest_run
 from transformer.gpt_model import GPTModel
 
 CALIBRATION_SHARE = 0.5  # of the text; the rest measures, so that no method is tested on what it has seen

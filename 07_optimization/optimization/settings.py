@@ -7,7 +7,7 @@ from typing import Literal
 
 import torch
 
-from optimization.paged_kv_cache import bytes_per_token
+from optimization.engine.paged_kv_cache import bytes_per_token
 from transformer.config import GPTConfig
 
 

@@ -11,13 +11,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from evaluation.benchmark import Evaluator, TaskResult, write_result
-from evaluation.errors import EvaluationError
 from evaluation.significance import compare_paired, mcnemar_p_value
-from evaluation.task import load_task, task_names
-from neural_networks.command_line import report_user_errors
+from evaluation.tasks.benchmark import Evaluator, TaskResult, write_result
+from evaluation.tasks.task import load_task, task_names
+from groundwork.user_errors import UserError, report_user_errors
 from optimization.model_loading import load_for_inference
-from training.checkpoint import newest_run
+from training.checkpoints.checkpoint import newest_run
 from training.placement import choose_placement
 
 DEFAULT_TASKS = ["docs_description", "docs_continuation", "docs_last_word", "docs_first_argument"]
@@ -49,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace, console: Console) -> int:
     if options.limit is not None and options.limit < 1:
-        raise EvaluationError(f"--limit must be at least 1, got {options.limit}")
+        raise UserError(f"--limit must be at least 1, got {options.limit}")
     tasks = [load_task(name) for name in options.tasks]  # all of them, before anything takes time
     placement = choose_placement(options.device, "float32")
     loaded = load_for_inference(options.checkpoint or newest_run(), placement.device)
@@ -92,7 +91,7 @@ def _print_comparison(result: TaskResult, other: Path, console: Console) -> None
     mine = {sample["question"]: sample for sample in result.samples}
     shared = sorted(mine.keys() & earlier.keys())
     if not shared or any(mine[i]["context"] != earlier[i]["context"] for i in shared):
-        raise EvaluationError(
+        raise UserError(
             f"{other / result.task}.jsonl has answers to other prompts; run it with the same --few_shot, --limit and --seed"
         )
     for name in result.metrics:
@@ -111,12 +110,12 @@ def read_log(path: Path) -> dict[int, dict[str, Any]]:
     """The answers of an earlier run, by question.
 
     Raises:
-        EvaluationError: there is no such log, or it is damaged.
+        UserError: there is no such log, or it is damaged.
     """
     try:
         samples = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         return {sample["question"]: sample for sample in samples}
     except FileNotFoundError:
-        raise EvaluationError(f"there is no log {path}; run that model on this task first") from None
+        raise UserError(f"there is no log {path}; run that model on this task first") from None
     except (ValueError, KeyError, TypeError) as error:
-        raise EvaluationError(f"{path} is not a log of answers: {error}") from None
+        raise UserError(f"{path} is not a log of answers: {error}") from None

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.errors import EvaluationError
+from groundwork.user_errors import UserError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -59,13 +59,13 @@ def calibrate(confidence: NDArray[np.float64], correct: NDArray[np.bool_], bins:
         bins: how many, of equal width; a bin holds its upper edge.
 
     Raises:
-        EvaluationError: no predictions, or no bins.
+        UserError: no predictions, or no bins.
 
     >>> calibrate(np.array([0.8, 0.8, 0.8, 0.8, 0.8]), np.array([1, 1, 1, 1, 0], bool)).expected_error
     0.0
     """
     if len(confidence) == 0 or bins < 1:
-        raise EvaluationError(f"calibration needs predictions and bins, got {len(confidence)} and {bins}")
+        raise UserError(f"calibration needs predictions and bins, got {len(confidence)} and {bins}")
     where = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
     counts = np.bincount(where, minlength=bins)
     divisor = np.maximum(counts, 1)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from evaluation.errors import EvaluationError
 from evaluation.text_overlap import corpus_bleu
+from groundwork.user_errors import UserError
 
 
 def distinct_n(texts: Sequence[str], n: int) -> float:
@@ -48,10 +48,10 @@ def self_bleu(texts: Sequence[str]) -> float:
         texts: generated from the same prompt; at least two.
 
     Raises:
-        EvaluationError: fewer than two texts.
+        UserError: fewer than two texts.
     """
     if len(texts) < 2:
-        raise EvaluationError(f"self-BLEU compares texts with one another, got {len(texts)}")
+        raise UserError(f"self-BLEU compares texts with one another, got {len(texts)}")
     scores = [corpus_bleu([text], [[*texts[:i], *texts[i + 1 :]]]) for i, text in enumerate(texts)]
     return sum(scores) / len(scores)
 
@@ -77,6 +77,6 @@ def _grams(words: Sequence[str], n: int) -> list[tuple[str, ...]]:
 
 def _check(texts: Sequence[str], n: int) -> None:
     if n < 1:
-        raise EvaluationError(f"n-grams need at least one word, got n = {n}")
+        raise UserError(f"n-grams need at least one word, got n = {n}")
     if isinstance(texts, str):
-        raise EvaluationError("expected a list of texts, got one text")
+        raise UserError("expected a list of texts, got one text")

@@ -9,13 +9,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from evaluation.errors import EvaluationError
-from evaluation.ladder import Ladder, Rung, draw_ladder
-from evaluation.ladder_models import measure_checkpoint
-from evaluation.ladder_text import TIERS, ladder_text
-from neural_networks.command_line import report_user_errors
+from evaluation.ladder.models import measure_checkpoint
+from evaluation.ladder.rungs import Ladder, Rung, draw_ladder
+from evaluation.ladder.text import TIERS, ladder_text
+from groundwork.figures import save_figure
+from groundwork.user_errors import UserError, report_user_errors
 from neural_networks.corpora import load_corpus
-from neural_networks.figures import save_figure
 from training.placement import choose_placement
 
 
@@ -69,7 +68,7 @@ def _run(options: argparse.Namespace, console: Console) -> int:
 def _name_and_path(text: str) -> tuple[str, str]:
     name, equals, path = text.partition("=")
     if not (name and equals and path):
-        raise EvaluationError(f"--also takes NAME=CHECKPOINT, got {text!r}")
+        raise UserError(f"--also takes NAME=CHECKPOINT, got {text!r}")
     return name, path
 
 

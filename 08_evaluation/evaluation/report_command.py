@@ -10,14 +10,13 @@ from pathlib import Path
 import yaml
 from rich.console import Console
 
-from evaluation.errors import EvaluationError
-from evaluation.report_data import gather_report
-from evaluation.report_page import render
-from neural_networks.command_line import report_user_errors
+from evaluation.report.data import gather_report
+from evaluation.report.page import render
+from groundwork.files import write_atomically
+from groundwork.user_errors import UserError, report_user_errors
 from neural_networks.corpora import load_corpus
 from optimization.model_loading import load_for_inference
-from tokenizer.text_files import write_atomically
-from training.checkpoint import find_checkpoint, newest_run
+from training.checkpoints.checkpoint import find_checkpoint, newest_run
 from training.placement import choose_placement
 
 HELD_OUT = 0.05  # of a named corpus, where the model's own share is not known; that of the presets
@@ -44,7 +43,7 @@ def _run(options: argparse.Namespace, console: Console) -> int:
     loaded = load_for_inference(options.checkpoint or newest_run(), placement.device)
     try:
         name, fraction = _corpus_of(loaded.folder)
-    except EvaluationError:
+    except UserError:
         if not options.corpus:
             raise
         name, fraction = options.corpus, HELD_OUT
@@ -73,4 +72,4 @@ def _corpus_of(folder: Path) -> tuple[str, float]:
             if "corpus" in config["data"]:
                 return str(config["data"]["corpus"]), float(config["data"]["validation_fraction"])
             folder = find_checkpoint(config["base"])  # a fine-tuned model knows the base, which knows its corpus
-    raise EvaluationError(f"{folder / 'config.yaml'} does not say what the model was trained on; name it with --corpus")
+    raise UserError(f"{folder / 'config.yaml'} does not say what the model was trained on; name it with --corpus")

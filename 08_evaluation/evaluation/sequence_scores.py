@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from evaluation.errors import EvaluationError
+from groundwork.user_errors import UserError
 from training.placement import Placement
 from transformer.gpt_model import GPTModel
 
@@ -53,12 +53,12 @@ def score_sequences(
         One for each sequence, in the order given.
 
     Raises:
-        EvaluationError: a sequence is too long or has nothing to predict from.
+        UserError: a sequence is too long or has nothing to predict from.
     """
     context = model.config.context_length
     for ids, count in zip(sequences, counted, strict=True):
         if not 1 <= count < len(ids) <= context + 1:
-            raise EvaluationError(
+            raise UserError(
                 f"{count} tokens at the end of {len(ids)} cannot be scored: it needs at least one before them, and "
                 f"the model reads at most {context}"
             )

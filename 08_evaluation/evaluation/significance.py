@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from evaluation.errors import EvaluationError
+from groundwork.user_errors import UserError
 
 RESAMPLES = 10_000
 _BLOCK = 1 << 22  # numbers drawn at once
@@ -52,16 +52,14 @@ def bootstrap_interval(
         seed: of the draws.
 
     Raises:
-        EvaluationError: no items, or a confidence out of range.
+        UserError: no items, or a confidence out of range.
     """
     numerator = np.asarray(values, dtype=np.float64)
     denominator = np.ones_like(numerator) if weights is None else np.asarray(weights, dtype=np.float64)
     if numerator.ndim != 1 or len(numerator) == 0 or numerator.shape != denominator.shape:
-        raise EvaluationError(
-            f"the bootstrap needs one value an item, got shapes {numerator.shape}, {denominator.shape}"
-        )
+        raise UserError(f"the bootstrap needs one value an item, got shapes {numerator.shape}, {denominator.shape}")
     if not 0 < confidence < 1:
-        raise EvaluationError(f"the confidence must be between 0 and 1, got {confidence}")
+        raise UserError(f"the confidence must be between 0 and 1, got {confidence}")
     means = _resampled_ratios(numerator, denominator, resamples, seed)
     low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
     return Interval(float(numerator.sum() / denominator.sum()), float(low), float(high))
@@ -109,13 +107,11 @@ def compare_paired(a: ArrayLike, b: ArrayLike, resamples: int = RESAMPLES, seed:
         seed: of the draws.
 
     Raises:
-        EvaluationError: the two differ in length, or are empty.
+        UserError: the two differ in length, or are empty.
     """
     first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     if first.ndim != 1 or first.shape != second.shape or len(first) == 0:
-        raise EvaluationError(
-            f"a paired test needs two equally long lists, got shapes {first.shape} and {second.shape}"
-        )
+        raise UserError(f"a paired test needs two equally long lists, got shapes {first.shape} and {second.shape}")
     differences = first - second
     observed = abs(differences.mean())
     rng, items = np.random.default_rng(seed), len(differences)
@@ -142,7 +138,7 @@ def mcnemar_p_value(a: ArrayLike, b: ArrayLike) -> float:
     """
     first, second = np.asarray(a, dtype=bool), np.asarray(b, dtype=bool)
     if first.shape != second.shape:
-        raise EvaluationError(f"a paired test needs two equally long lists, got {first.shape} and {second.shape}")
+        raise UserError(f"a paired test needs two equally long lists, got {first.shape} and {second.shape}")
     only_a, only_b = int((first & ~second).sum()), int((second & ~first).sum())
     n = only_a + only_b
     tail = sum(math.comb(n, k) for k in range(min(only_a, only_b) + 1))
@@ -162,5 +158,5 @@ def questions_needed(difference: float, accuracy: float = 0.5) -> int:
     9812
     """
     if not 0 < difference < 1:
-        raise EvaluationError(f"the difference must be between 0 and 1, got {difference}")
+        raise UserError(f"the difference must be between 0 and 1, got {difference}")
     return math.ceil((1.959964 + 0.841621) ** 2 * 2 * accuracy * (1 - accuracy) / difference**2)

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.errors import EvaluationError
 from evaluation.sequence_scores import SequenceScores, score_sequences
+from groundwork.user_errors import UserError
 from neural_networks.bits_per_byte import bits_per_byte, perplexity
 from tokenizer.interface import Tokenizer
 from training.placement import Placement
@@ -94,7 +94,7 @@ def score_documents(
             half the context.
 
     Raises:
-        EvaluationError: a text is too short, or the stride impossible.
+        UserError: a text is too short, or the stride impossible.
         TokenizerError: a character that a character tokenizer lacks.
     """
     begin = [] if tokenizer.end_of_text_id is None else [tokenizer.end_of_text_id]
@@ -119,7 +119,7 @@ def score_stream(
         stride: see `score_documents`.
 
     Raises:
-        EvaluationError: the text is too short, or the stride impossible.
+        UserError: the text is too short, or the stride impossible.
     """
     begin = [] if tokenizer.end_of_text_id is None else [tokenizer.end_of_text_id]
     ids = [token for document in documents for token in begin + tokenizer.encode(document)]
@@ -133,13 +133,13 @@ def _score(
     context = model.config.context_length
     stride = stride if stride is not None else max(1, context // 2)
     if not 1 <= stride <= context:
-        raise EvaluationError(f"the stride must be between 1 and the context length of {context}, got {stride}")
+        raise UserError(f"the stride must be between 1 and the context length of {context}, got {stride}")
     windows: list[list[int]] = []
     fresh: list[int] = []  # tokens that each window adds
     owners: list[int] = []
     for number, ids in enumerate(texts):
         if len(ids) < 2:
-            raise EvaluationError("the text is too short: there is no token to predict")
+            raise UserError("the text is too short: there is no token to predict")
         counted = 1  # ids[:counted] are accounted for; the first is never predicted
         while counted < len(ids):
             # The first window counts all it predicts; each later one ends `stride` tokens further on.
@@ -149,7 +149,7 @@ def _score(
             owners.append(number)
             counted = stop
     if not windows:
-        raise EvaluationError("there is no text to measure")
+        raise UserError("there is no text to measure")
     return _join(windows, fresh, owners, score_sequences(model, windows, fresh, placement), num_bytes)
 
 

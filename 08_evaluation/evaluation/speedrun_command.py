@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from evaluation.speedrun import Speedrun
-from evaluation.speedrun_config import SpeedrunConfig
-from neural_networks.command_line import report_user_errors
-from training.command_line import OneLineErrorParser
+from evaluation.speedrun.config import SpeedrunConfig
+from evaluation.speedrun.pipeline import Speedrun
+from groundwork.user_errors import report_user_errors
+from training.train_command import OneLineErrorParser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -6,9 +6,9 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from evaluation.errors import EvaluationError
-from optimization.engine import Engine
-from optimization.request import RequestHandle
+from groundwork.user_errors import UserError
+from optimization.engine.engine import Engine
+from optimization.engine.request import RequestHandle
 from tokenizer.interface import Tokenizer
 from training.placement import Placement
 from transformer.gpt_model import GPTModel
@@ -70,7 +70,7 @@ def text_generator(
             if end is not None and (begin_with_end_of_text or not ids):
                 ids = [end, *ids]
             if not ids:
-                raise EvaluationError("an empty prompt cannot be continued: the tokenizer has no end-of-text token")
+                raise UserError("an empty prompt cannot be continued: the tokenizer has no end-of-text token")
             encoded.append(ids)
         texts: list[GeneratedText] = []
         for first in range(0, len(encoded), engine.settings.max_waiting):
@@ -86,7 +86,7 @@ def _collect(handle: RequestHandle, was_cut: bool) -> GeneratedText:
     pieces, tokens, reason = list[str](), 0, None
     for event in handle:
         if event.error is not None:
-            raise EvaluationError(f"generation failed: {event.error}")
+            raise UserError(f"generation failed: {event.error}")
         pieces.append(event.text)
         tokens += event.token is not None
         reason = event.finish_reason or reason

@@ -13,7 +13,7 @@ import string
 from collections import Counter
 from collections.abc import Sequence
 
-from evaluation.errors import EvaluationError
+from groundwork.user_errors import UserError
 
 BLEU_ORDER = 4
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
@@ -85,10 +85,10 @@ def corpus_bleu(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) 
         0 to 100.
 
     Raises:
-        EvaluationError: no texts, or one without a reference.
+        UserError: no texts, or one without a reference.
     """
     if not hypotheses or len(hypotheses) != len(references) or not all(references):
-        raise EvaluationError("BLEU needs at least one text, and a reference for each")
+        raise UserError("BLEU needs at least one text, and a reference for each")
     matches, totals = [0] * BLEU_ORDER, [0] * BLEU_ORDER
     hypothesis_length = reference_length = 0
     for hypothesis, texts in zip(hypotheses, references, strict=True):

@@ -71,7 +71,7 @@ def _mistaken(name: str) -> Callable[..., Any]:
 
 EXERCISE = Exercise(
     stub=encode_pair,
-    reference="evaluation.answer_scoring:encode_pair",
+    reference="evaluation.tasks.answer_scoring:encode_pair",
     cases=cases,
     in_place=True,
     hints=(

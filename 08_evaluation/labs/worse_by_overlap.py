@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from evaluation.errors import EvaluationError
 from evaluation.sequence_scores import score_sequences
 from evaluation.sliding_window import TextScores, _join
+from groundwork.user_errors import UserError
 from training.placement import Placement
 from transformer.gpt_model import GPTModel
 
@@ -29,18 +29,18 @@ def _score(
         stride: how far each window moves on, from 1 to the context length; None for half the context.
 
     Raises:
-        EvaluationError: a text is too short, or the stride impossible.
+        UserError: a text is too short, or the stride impossible.
     """
     context = model.config.context_length
     stride = stride if stride is not None else max(1, context // 2)
     if not 1 <= stride <= context:
-        raise EvaluationError(f"the stride must be between 1 and the context length of {context}, got {stride}")
+        raise UserError(f"the stride must be between 1 and the context length of {context}, got {stride}")
     windows: list[list[int]] = []
     counts: list[int] = []  # tokens at the end of each window whose loss counts
     owners: list[int] = []  # which text each window belongs to
     for number, ids in enumerate(texts):
         if len(ids) < 2:
-            raise EvaluationError("the text is too short: there is no token to predict")
+            raise UserError("the text is too short: there is no token to predict")
         stop = 1
         while stop < len(ids):
             stop = min(len(ids), context + 1 if stop == 1 else stop + stride)
@@ -49,7 +49,7 @@ def _score(
             counts.append(len(window) - 1)
             owners.append(number)
     if not windows:
-        raise EvaluationError("there is no text to measure")
+        raise UserError("there is no text to measure")
     return _join(windows, counts, owners, score_sequences(model, windows, counts, placement), num_bytes)
 
 
@@ -89,8 +89,8 @@ def cases() -> Iterator[Case]:
     yield question("a stride of 4", [30], 4)
     yield question("no stride given", [30], None)
     yield question("two texts, a stride of 3", [20, 5], 3)
-    yield question("a text of one token", [1], 4, raises=EvaluationError)
-    yield question("a stride beyond the context", [20], 9, raises=EvaluationError)
+    yield question("a text of one token", [1], 4, raises=UserError)
+    yield question("a stride beyond the context", [20], 9, raises=UserError)
 
 
 @functools.cache

@@ -18,16 +18,16 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.middleware.cors import CORSMiddleware
 from starlette.staticfiles import StaticFiles
 
-from deployment.chat_routes import chat_routes
-from deployment.completion_routes import completion_routes
 from deployment.errors import install_error_handlers
-from deployment.generate_route import generate_routes
+from deployment.gate.middleware import BodyGuard, Gate, RequestContext
+from deployment.gate.rate_limiting import RateLimiter
 from deployment.generation import EventRelay, GenerationDesk
 from deployment.metrics import Metrics
-from deployment.middleware import BodyGuard, Gate, RequestContext
-from deployment.model_routes import model_routes
-from deployment.rate_limiting import RateLimiter
-from deployment.schemas import HealthResponse, ReadyResponse
+from deployment.routes.chat_routes import chat_routes
+from deployment.routes.completion_routes import completion_routes
+from deployment.routes.generate_route import generate_routes
+from deployment.routes.model_routes import model_routes
+from deployment.routes.schemas import HealthResponse, ReadyResponse
 from deployment.served_model import ServedModel
 from deployment.server_state import ServerState
 from deployment.settings import ServerSettings

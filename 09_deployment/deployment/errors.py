@@ -11,8 +11,8 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
-from finetuning.chat_format import ConversationError
-from optimization.events import EngineFullError, PromptError, RequestError
+from finetuning.data.chat_format import ConversationError
+from optimization.engine.events import EngineFullError, PromptError, RequestError
 from tokenizer.interface import TokenizerError
 
 CODES = {  # status → OpenAI's type

@@ -8,15 +8,14 @@ from pathlib import Path
 
 import torch
 
-from deployment.export_errors import ExportError
-from deployment.export_gguf import TYPES, export_gguf
-from deployment.export_huggingface import export_huggingface
-from deployment.export_onnx import export_onnx, export_torchscript
+from deployment.export.gguf_file import TYPES, export_gguf
+from deployment.export.huggingface import export_huggingface
+from deployment.export.onnx_file import export_onnx, export_torchscript
 from deployment.served_model import find_template, name_of
-from finetuning.lora import fold_adapter
-from finetuning.peft_format import load_adapter
-from neural_networks.command_line import report_user_errors
-from training.checkpoint import load_model, newest_run
+from finetuning.adapters.lora import fold_adapter
+from finetuning.adapters.peft_format import load_adapter
+from groundwork.user_errors import UserError, report_user_errors
+from training.checkpoints.checkpoint import load_model, newest_run
 
 DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 
@@ -51,15 +50,15 @@ def _export(options: argparse.Namespace) -> int:
     if options.to == "hf":
         kind = options.type or "f32"
         if kind not in DTYPES:
-            raise ExportError(f"the type must be one of {', '.join(DTYPES)} for hf, got {kind!r}")
+            raise UserError(f"the type must be one of {', '.join(DTYPES)} for hf, got {kind!r}")
         export_huggingface(model, tokenizer, template, folder, name, DTYPES[kind])
     elif options.to == "gguf":
         kind = options.type or "f16"
         if kind not in TYPES:
-            raise ExportError(f"the type must be one of {', '.join(TYPES)} for gguf, got {kind!r}")
+            raise UserError(f"the type must be one of {', '.join(TYPES)} for gguf, got {kind!r}")
         export_gguf(model, tokenizer, template, folder / f"{name}-{kind}.gguf", name, kind)
     elif options.type not in (None, "f32"):
-        raise ExportError(f"{options.to} is written in f32 only, got {options.type!r}")
+        raise UserError(f"{options.to} is written in f32 only, got {options.type!r}")
     elif options.to == "onnx":
         export_onnx(model, folder)
     else:

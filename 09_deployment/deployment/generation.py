@@ -23,8 +23,8 @@ import structlog
 from deployment.errors import ApiError
 from deployment.metrics import Metrics
 from deployment.served_model import ServedModel
-from optimization.events import GenerationStats, TokenEvent, TokenLogprobs
-from optimization.request import RequestHandle
+from optimization.engine.events import GenerationStats, TokenEvent, TokenLogprobs
+from optimization.engine.request import RequestHandle
 from transformer.sampling import SamplingParameters
 
 

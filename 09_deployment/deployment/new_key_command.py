@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from deployment.api_keys import hash_key, new_key
+from deployment.gate.api_keys import hash_key, new_key
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -13,15 +13,15 @@ from torch import Tensor
 
 from attention.attention_visualizer import record_attention
 from deployment.settings import ServerSettings
-from finetuning.chat_format import TEMPLATES, ChatTemplate, ConversationError, Message, chat_template
-from finetuning.lora import fold_adapter
-from finetuning.peft_format import load_adapter
-from optimization.engine import Engine
-from optimization.events import PromptError
+from finetuning.adapters.lora import fold_adapter
+from finetuning.adapters.peft_format import load_adapter
+from finetuning.data.chat_format import TEMPLATES, ChatTemplate, ConversationError, Message, chat_template
+from optimization.engine.engine import Engine
+from optimization.engine.events import PromptError
 from optimization.model_loading import load_for_inference
 from tokenizer.interface import Tokenizer
 from tokenizer.streaming import StreamingDecoder
-from training.checkpoint import STEP_FOLDER, newest_run
+from training.checkpoints.checkpoint import STEP_FOLDER, newest_run
 from training.placement import choose_placement
 
 

@@ -19,12 +19,12 @@ import torch
 import uvicorn
 
 from deployment.app import create_app
-from deployment.http_protocol import with_deadline
+from deployment.gate.http_protocol import with_deadline
 from deployment.served_model import load_models
 from deployment.server_state import ServerState
 from deployment.settings import ServerSettings, load_settings
 from deployment.structured_logging import configure_logging
-from neural_networks.command_line import report_user_errors
+from groundwork.user_errors import report_user_errors
 
 CUT_SECONDS = 5  # from the end of draining to the end of the process
 

@@ -10,13 +10,13 @@ import structlog
 from fastapi import Request
 
 from deployment.errors import ApiError
+from deployment.gate.rate_limiting import RateLimiter
 from deployment.generation import GenerationDesk, GenerationRequest
 from deployment.metrics import Metrics
-from deployment.rate_limiting import RateLimiter
-from deployment.schemas import check_limit
+from deployment.routes.schemas import check_limit
 from deployment.served_model import ServedModel
 from deployment.settings import ServerSettings
-from finetuning.chat_format import Message
+from finetuning.data.chat_format import Message
 
 LONG_TEXT = 10_000  # characters from which on encoding goes to another thread
 

@@ -8,7 +8,7 @@ from starlette.datastructures import Headers
 from starlette.types import Message, Receive, Scope, Send
 
 from deployment.errors import ApiError
-from deployment.middleware import BodyGuard
+from deployment.gate.middleware import BodyGuard
 
 
 async def __call__(self: BodyGuard, scope: Scope, receive: Receive, send: Send) -> None:
@@ -182,7 +182,7 @@ def _mistaken(name: str) -> Callable[..., Any]:
 
 EXERCISE = Exercise(
     stub=__call__,
-    reference="deployment.middleware:BodyGuard.__call__",
+    reference="deployment.gate.middleware:BodyGuard.__call__",
     cases=cases,
     in_place=True,
     hints=(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hmac
 from collections.abc import Mapping
 
-from deployment.api_keys import hash_key
+from deployment.gate.api_keys import hash_key
 
 
 def find_key(presented: str, hashes: Mapping[str, str]) -> str | None:
@@ -112,7 +112,7 @@ def _mistaken(name: str) -> Callable[..., Any]:
 
 EXERCISE = Exercise(
     stub=find_key,
-    reference="deployment.api_keys:find_key",
+    reference="deployment.gate.api_keys:find_key",
     cases=cases,
     in_place=True,
     hints=(

@@ -7,7 +7,7 @@ import re
 from starlette.datastructures import Headers
 
 from deployment.errors import ApiError
-from deployment.middleware import Gate
+from deployment.gate.middleware import Gate
 
 
 def _check_host(self: Gate, headers: Headers) -> None:
@@ -89,7 +89,7 @@ def _mistaken(name: str) -> Callable[..., Any]:
 
 EXERCISE = Exercise(
     stub=_check_host,
-    reference="deployment.middleware:Gate._check_host",
+    reference="deployment.gate.middleware:Gate._check_host",
     cases=cases,
     in_place=True,
     hints=(

@@ -62,7 +62,7 @@ def _mistaken(name: str) -> Callable[..., Any]:
 
 EXERCISE = Exercise(
     stub=sse,
-    reference="deployment.answering:sse",
+    reference="deployment.routes.answering:sse",
     cases=cases,
     hints=(
         "Two or three lines of text, then .encode().",

@@ -83,7 +83,7 @@ def _mistaken(name: str) -> Callable[..., Any]:
 
 EXERCISE = Exercise(
     stub=usage_of,
-    reference="deployment.usage:usage_of",
+    reference="deployment.routes.answering:usage_of",
     cases=cases,
     hints=(
         "Which of the generations stand for a prompt each?",

@@ -34,11 +34,11 @@ from typing import Any
 
 import torch
 
-from deployment.answering import sse
+from deployment.routes.answering import sse
 from learn.exercise import Case
 from learn.lab import Lab, Measurement
 from learn.small_runs import train
-from optimization.engine import Engine
+from optimization.engine.engine import Engine
 from optimization.settings import EngineSettings
 from tokenizer.byte_tokenizer import ByteTokenizer
 from training.placement import Placement

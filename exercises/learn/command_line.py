@@ -235,9 +235,10 @@ def _run_script(script: Path, arguments: list[str]) -> int:
     sys.argv = [str(script), *arguments]
     sys.path.insert(0, str(script.resolve().parent))
     try:
-        package = script.resolve().parent.name
-        if package in PACKAGES:  # run as a script it would be a second copy, with none of the learner's functions
-            return importlib.import_module(f"{package}.{script.stem}").main() or 0
+        parts = script.resolve().with_suffix("").parts
+        package = next((name for name in parts if name in PACKAGES), None)
+        if package is not None:  # run as a script it would be a second copy, with none of the learner's functions
+            return importlib.import_module(".".join(parts[parts.index(package) :])).main() or 0
         runpy.run_path(str(script), run_name="__main__")
     except SystemExit as end:
         if isinstance(end.code, str):

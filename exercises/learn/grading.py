@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from attention.memory_meter import MemoryMeter
+from groundwork.memory_meter import MemoryMeter
 from learn.comparison import first_difference, show
 from learn.exercise import Case, Exercise, FromReference, Mistake
 from learn.grade import Grade

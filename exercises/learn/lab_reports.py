@@ -12,12 +12,12 @@ from rich.markup import escape
 from rich.syntax import Syntax
 from rich.table import Table
 
+from groundwork.figures import save_figure
 from learn.catalogue import LabEntry
 from learn.experiment import Findings
 from learn.lab import Lab, Value
 from learn.reports import short
 from learn.workspace import Workspace
-from neural_networks.figures import save_figure
 
 _LEVELS = "▁▂▃▄▅▆▇█"
 _NAMES = 24  # characters of the column of names, of which longer ones take several lines

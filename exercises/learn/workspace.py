@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from groundwork.files import write_atomically
 from learn.catalogue import ROOT, Entry
 from learn.grade import Grade
-from tokenizer.text_files import write_atomically
 
 # `changed`: the learner's file, or the exercise, is not the one that was graded.
 Standing = Literal["passed", "failed", "to do", "changed"]

@@ -1,0 +1,74 @@
+"""A corpus: documents in two parts, one to train on and one that no model may see before it is measured."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from functools import cached_property
+
+
+class CorpusError(ValueError):
+    """A corpus that cannot be used, said in one line that names the file and the way out."""
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Documents to train on, and documents held out.
+
+    Args:
+        name: how the corpus was asked for.
+        train: training documents.
+        validation: held-out documents; no document is in both.
+    """
+
+    name: str
+    train: tuple[str, ...] = field(repr=False)
+    validation: tuple[str, ...] = field(repr=False)
+
+    @cached_property
+    def train_bytes(self) -> int:
+        """UTF-8 bytes of the training documents, separators not counted."""
+        return sum(len(document.encode("utf-8")) for document in self.train)
+
+    @cached_property
+    def validation_bytes(self) -> int:
+        """UTF-8 bytes of the validation documents, separators not counted."""
+        return sum(len(document.encode("utf-8")) for document in self.validation)
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of every document in order: two runs with one hash saw the same text and split."""
+        digest = hashlib.sha256()
+        for part in (self.train, self.validation):
+            digest.update(len(part).to_bytes(8, "little"))
+            for document in part:
+                data = document.encode("utf-8")
+                digest.update(len(data).to_bytes(8, "little"))
+                digest.update(data)
+        return digest.hexdigest()
+
+
+def split_documents(name: str, documents: list[str], validation_fraction: float) -> Corpus:
+    """Hold out the tail of the text, cutting one document if need be.
+
+    A single document is cut at its tail, as is usual for Tiny Shakespeare. Several are first put
+    in the order of their hashes, so that the tail is a fair sample of a folder rather than
+    whatever sorts last, and so that adding a file moves few of the others across the cut.
+    """
+    documents = [document for document in documents if document.strip()]
+    if not documents:
+        raise CorpusError(f"the corpus {name!r} holds no text: every document is empty")
+    if len(documents) > 1:
+        documents.sort(key=lambda document: hashlib.sha256(document.encode("utf-8")).digest())
+    cut = int(sum(map(len, documents)) * (1.0 - validation_fraction))  # in characters
+    train, validation, seen = [], [], 0
+    for document in documents:
+        here = min(max(cut - seen, 0), len(document))
+        if here:
+            train.append(document[:here])
+        if here < len(document):
+            validation.append(document[here:])
+        seen += len(document)
+    if not train or not validation:
+        raise CorpusError(f"the corpus {name!r} is too short to split: {seen} characters")
+    return Corpus(name, tuple(train), tuple(validation))

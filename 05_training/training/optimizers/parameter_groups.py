@@ -1,0 +1,117 @@
+"""Which parameter is followed by which optimizer, at which rate.
+
+- AdamW ([`adamw.py`](adamw.py)): each number has its own step size.
+- Muon ([`muon.py`](muon.py)): each matrix has an orthogonal step. It is meant for the matrices inside
+  the blocks; embeddings, the head and vectors stay with AdamW.
+- SGD ([`sgd.py`](sgd.py)): one step size for all.
+
+Weight decay acts on the matrices inside the blocks. Norm weights, biases and embeddings are left
+alone: pulling a norm's scale or a rare token's embedding to zero helps nobody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from training.optimizers.adamw import AdamW
+from training.optimizers.muon import Muon
+from training.optimizers.sgd import SGD
+from training.parallel.spread_tensors import is_spread, spread_like
+from training.recipe import OptimizerConfig
+
+
+def build_optimizers(model: nn.Module, config: OptimizerConfig) -> list[torch.optim.Optimizer]:
+    """One optimizer, or two for Muon, over the parameters that are to be learned.
+
+    Every group remembers its peak rate as `peak_lr`.
+
+    Raises:
+        ValueError: every parameter is frozen.
+    """
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            inside_block = "blocks." in name and parameter.ndim == 2
+            (matrices if inside_block else others).append(parameter)
+    if not matrices and not others:
+        raise ValueError("there is nothing to train: every parameter of the model is frozen")
+    groups: list[dict[str, Any]] = [{"params": others, "weight_decay": 0.0}]
+    if config.name != "muon":
+        groups.append({"params": matrices, "weight_decay": config.weight_decay})
+    groups = [group for group in groups if group["params"]]
+    optimizers: list[torch.optim.Optimizer] = []
+    if config.name == "sgd":
+        optimizers.append(SGD(groups, lr=config.lr, momentum=config.beta1))
+    elif groups:
+        optimizers.append(_adamw(groups, config))
+    if config.name == "muon" and matrices:
+        optimizers.append(Muon(matrices, lr=config.muon_lr, weight_decay=config.weight_decay))
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["peak_lr"] = group["lr"]
+    return optimizers
+
+
+def _adamw(groups: list[dict[str, Any]], config: OptimizerConfig) -> torch.optim.Optimizer:
+    betas = (config.beta1, config.beta2)
+    parameter = groups[0]["params"][0]
+    if config.fused and parameter.device.type in ("cpu", "cuda"):
+        return torch.optim.AdamW(groups, lr=config.lr, betas=betas, fused=True)
+    return AdamW(groups, lr=config.lr, betas=betas)
+
+
+def set_learning_rate(optimizers: Sequence[torch.optim.Optimizer], factor: float) -> None:
+    """Set every group to `factor` times its peak rate."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak_lr"] * factor
+
+
+def optimizer_state(model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, Tensor]:
+    """What the optimizers remember, as `optimizer.PARAMETER.NAME`.
+
+    Names, not positions: the same on one process and on many, and readable in a checkpoint.
+    """
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return {
+        f"optimizer.{names[id(parameter)]}.{key}": value
+        for optimizer in optimizers
+        for parameter, state in optimizer.state.items()
+        for key, value in state.items()
+    }
+
+
+def load_optimizer_state(
+    model: nn.Module, optimizers: Sequence[torch.optim.Optimizer], tensors: dict[str, Tensor]
+) -> None:
+    """Inverse of `optimizer_state`.
+
+    Raises:
+        KeyError: a parameter has no state in `tensors`.
+        ValueError: a state has another shape than its parameter.
+    """
+    by_parameter: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        if key.startswith("optimizer."):
+            name, _, what = key.removeprefix("optimizer.").rpartition(".")
+            by_parameter.setdefault(name, {})[what] = tensor
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                state = by_parameter[names[id(parameter)]] if by_parameter else {}  # SGD may have none at all
+                for what, tensor in state.items():
+                    if tensor.ndim and tensor.shape != parameter.shape:
+                        raise ValueError(f"{names[id(parameter)]}.{what} has the shape {tuple(tensor.shape)}")
+                optimizer.state[parameter] = {what: _beside(parameter, tensor) for what, tensor in state.items()}
+
+
+def _beside(parameter: Tensor, tensor: Tensor) -> Tensor:
+    """Where the parameter is: on its device, and in pieces if it is in pieces; a count of steps is not."""
+    tensor = tensor.to(parameter.device)
+    return spread_like(parameter, tensor) if tensor.ndim and not is_spread(tensor) else tensor

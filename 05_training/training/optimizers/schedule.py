@@ -1,0 +1,45 @@
+"""The learning rate over a run: up from zero, then down along a curve."""
+
+from __future__ import annotations
+
+import math
+
+from training.recipe import ScheduleConfig
+
+
+def learning_rate_factor(step: int, max_steps: int, config: ScheduleConfig) -> float:
+    """What to multiply the peak learning rate by.
+
+    Warm-up lets AdamW's second moments settle before steps become large; the decay lets the weights
+    settle at the end.
+
+    - cosine (Loshchilov & Hutter, 2017) and linear fall all the way from the peak;
+    - wsd, warm-up, stable, decay (Hu et al., 2024: MiniCPM), stays at the peak and falls linearly in the
+      last `decay_fraction` of the run, so that one long run can be ended at any point by a short decay;
+    - inverse_sqrt (Vaswani et al., 2017) falls like 1 / sqrt(step) and knows no end;
+    - constant stays.
+
+    Args:
+        step: optimizer steps taken so far, from 0.
+        max_steps: steps of the run.
+        config: shape of the curve.
+
+    >>> [round(learning_rate_factor(s, 10, ScheduleConfig("linear", 2, 0.0)), 2) for s in (0, 1, 2, 6, 9)]
+    [0.5, 1.0, 1.0, 0.5, 0.12]
+    >>> [round(learning_rate_factor(s, 10, ScheduleConfig("wsd", 0, 0.0, 0.4)), 2) for s in (0, 6, 7, 8, 9)]
+    [1.0, 1.0, 0.75, 0.5, 0.25]
+    """
+    if step < config.warmup_steps:
+        return (step + 1) / config.warmup_steps
+    if config.kind == "constant":
+        return 1.0
+    if config.kind == "inverse_sqrt":
+        return math.sqrt(max(1, config.warmup_steps) / (step + 1))
+    decay_start = config.warmup_steps
+    if config.kind == "wsd":
+        decay_start = max(decay_start, round(max_steps * (1.0 - config.decay_fraction)))
+    if step < decay_start:
+        return 1.0
+    progress = (step - decay_start) / max(1, max_steps - decay_start)  # from 0 to below 1
+    curve = 0.5 * (1.0 + math.cos(math.pi * progress)) if config.kind == "cosine" else 1.0 - progress
+    return config.final_fraction + (1.0 - config.final_fraction) * curve

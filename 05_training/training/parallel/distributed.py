@@ -1,0 +1,77 @@
+"""Several processes as one trainer: how they share a model.
+
+The model's file knows nothing of it; everything is applied from here:
+
+- DDP (Li et al., 2020): every process has the whole model and a part of the batch; gradients are averaged
+  while the backward pass still runs.
+- FSDP2, `fully_shard` (Zhao et al., 2023): every process keeps a piece of each weight, gradient and optimizer
+  state, and a block's weights are brought together for the moment of its computation. The memory of a
+  process shrinks with their number.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from contextlib import AbstractContextManager
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.nn.parallel import DistributedDataParallel
+
+from training.data.batches import LossFunction
+from training.parallel.workers import Workers
+from training.placement import Placement
+
+
+class LossModule(nn.Module):
+    """A model with its loss, so that wrappers see one forward pass from batch to loss.
+
+    Args:
+        model: what is trained.
+        loss_function: makes the mean loss of a batch with it.
+    """
+
+    def __init__(self, model: nn.Module, loss_function: LossFunction):
+        super().__init__()
+        self.model, self.loss_function = model, loss_function
+
+    def forward(self, tensors: dict[str, Tensor]) -> Tensor:
+        """The mean loss of a batch, a scalar."""
+        return self.loss_function(self.model, tensors)
+
+
+def parallelise(
+    module: LossModule, strategy: Literal["ddp", "fsdp"], placement: Placement, workers: Workers
+) -> nn.Module:
+    """Make a module one of several that train together.
+
+    Args:
+        module: on its device, with the same weights in every process. Its model has `blocks`.
+        strategy: ddp or fsdp.
+        placement: with a low precision, FSDP sends weights in it and sums gradients in float32.
+        workers: the processes; alone, the module stays as it is.
+    """
+    if workers.world_size == 1:
+        return module
+    if strategy == "ddp":
+        return DistributedDataParallel(module)
+    low = None if placement.precision == torch.float32 else placement.precision
+    policy = MixedPrecisionPolicy(param_dtype=low, reduce_dtype=torch.float32)
+    for block in module.model.blocks:  # type: ignore[union-attr]
+        fully_shard(block, mp_policy=policy)
+    fully_shard(module, mp_policy=policy)  # what is outside the blocks: embeddings, last norm, head
+    return module
+
+
+def synchronise(module: nn.Module, now: bool) -> AbstractContextManager[None]:
+    """While inside, backward passes exchange gradients, or only add them up when it is not yet time.
+
+    Accumulation needs one exchange a step, after the last micro-batch.
+    """
+    if isinstance(module, FSDPModule):
+        module.set_requires_gradient_sync(now)
+    elif isinstance(module, DistributedDataParallel) and not now:
+        return module.no_sync()
+    return contextlib.nullcontext()

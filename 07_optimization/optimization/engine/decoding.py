@@ -1,0 +1,105 @@
+"""What a step's logits mean for a request: its next tokens, and what the model thought of them."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from optimization.engine.events import TokenLogprobs
+from optimization.engine.request import Request
+from optimization.engine.scheduler import Work
+from optimization.engine.speculative import Proposal, accept_or_replace
+from transformer.config import GPTConfig
+from transformer.sampling import process_logits, sample_next_token, shift_context
+
+
+def advance(item: Work, logits: Tensor, config: GPTConfig) -> None:
+    """Take note of what was computed, and choose the next tokens if the whole window was.
+
+    Args:
+        item: what the request did in this step.
+        logits: see `ModelRunner.run`.
+        config: the model.
+    """
+    request, table, stats = item.request, item.request.table, item.request.handle.stats
+    start, computed, completes = table.length, table.length + item.count, item.completes
+    if stats.generated_tokens:
+        stats.decoding_passes += 1
+    if request.wants_prompt_logits:
+        _report_prompt(request, logits, start)
+    chosen, accepted = list[tuple[int, TokenLogprobs | None]](), list[int]()
+    if completes:
+        guesses = item.proposal.tokens
+        chosen = choose_tokens(logits[len(logits) - 1 - len(guesses) :], request, item.proposal)
+        accepted = [token for token, _ in chosen[:-1]]
+        stats.proposed_tokens += len(guesses)
+        stats.accepted_tokens += len(accepted)
+    table.commit(request.window + accepted, computed + len(accepted))
+    if config.sliding_window is not None:
+        table.evict(config.sliding_window, config.attention_sinks)
+    for token, logprobs in chosen:
+        if token in request.end_ids:
+            request.finish("stop")
+            return
+        kept = shift_context(request.window, config.context_length)
+        if len(kept) < len(request.window):  # positions have moved: what is kept is computed anew
+            stats.context_shifts += 1
+            table.release()
+            request.window = list(kept)
+        request.emit(token, logprobs)
+        if request.finished:
+            return
+
+
+def _report_prompt(request: Request, logits: Tensor, start: int) -> None:
+    """Report tokens of the prompt, except those reported before a preemption."""
+    report = request.handle.prompt_logprobs
+    for row, token in zip(logits[len(report) - start :], request.prompt[len(report) + 1 :], strict=False):
+        report.append(logprobs_of(row, token, request.logprobs or 0))
+
+
+def choose_tokens(logits: Tensor, request: Request, proposal: Proposal) -> list[tuple[int, TokenLogprobs | None]]:
+    """Choose the next token, and the ones behind it as far as the proposal was right.
+
+    Args:
+        logits: (1 + proposed, vocab), behind the last token and behind each proposed one.
+        request: whose parameters, penalties and randomness count. It is not changed, but for its generator.
+        proposal: tokens that passed through the model already.
+
+    Returns:
+        Between 1 and 1 + proposed tokens; all but the last were proposed.
+    """
+    chosen: list[tuple[int, TokenLogprobs | None]] = []
+    generated = list(request.generated) if proposal.tokens else request.generated
+    for i, row in enumerate(logits):
+        accepted = False
+        if i < len(proposal.tokens):
+            guess = proposal.tokens[i]
+            scores = process_logits(row, request.parameters, request.prompt, generated)
+            if request.parameters.temperature == 0.0:
+                token = int(scores.argmax())
+                accepted = token == guess
+            else:
+                guessed_with = None if proposal.probabilities is None else proposal.probabilities[i]
+                token, accepted = accept_or_replace(scores.softmax(dim=-1), guess, guessed_with, request.generator)
+        else:
+            token = sample_next_token(row, request.parameters, request.generator, request.prompt, generated)
+        chosen.append((token, None if request.logprobs is None else logprobs_of(row, token, request.logprobs)))
+        if not accepted:
+            break
+        generated.append(token)
+    return chosen
+
+
+def logprobs_of(logits: Tensor, token: int, num_top: int) -> TokenLogprobs:
+    """What a distribution says about a token.
+
+    Args:
+        logits: (vocab,).
+        token: the one that came.
+        num_top: how many of the likeliest to name.
+    """
+    log_probabilities = logits.log_softmax(dim=-1)
+    best = log_probabilities.topk(num_top)
+    entropy = -(log_probabilities.exp() * log_probabilities).sum()
+    top = tuple(zip(best.indices.tolist(), best.values.tolist(), strict=True))
+    return TokenLogprobs(float(log_probabilities[token]), top, float(entropy))

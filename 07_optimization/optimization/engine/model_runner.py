@@ -1,0 +1,65 @@
+"""One forward pass over the work of a step: tokens of many requests in, the logits that are needed out."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from optimization.engine.paged_kv_cache import BlockStorage, RaggedBatch, RaggedRow
+from optimization.engine.scheduler import Work
+from optimization.weights.packed_linear import FEWEST_ROWS
+from training.placement import Placement
+from transformer.gpt_model import GPTModel
+
+
+class ModelRunner:
+    """Runs a model on the cache's blocks.
+
+    Args:
+        model: made by `inference_copy`.
+        storage: the tensors behind the blocks.
+        placement: where the model is, and the type of its activations.
+        vocab_size: ids that the tokenizer knows; a model may have a few more, which are never drawn.
+    """
+
+    def __init__(self, model: GPTModel, storage: BlockStorage, placement: Placement, vocab_size: int):
+        self.model, self.storage, self.placement, self._vocab_size = model, storage, placement, vocab_size
+
+    def run(self, work: list[Work]) -> list[Tensor]:
+        """Compute a step.
+
+        Args:
+            work: of each request; its table has room for the tokens.
+
+        Returns:
+            For each request (rows, vocab) float32 on the CPU: the logits behind its last token and behind each
+            proposal if the work completes its window, behind every token if it reports on its prompt,
+            otherwise none.
+        """
+        rows, ids, wanted = list[RaggedRow](), list[int](), list[int]()
+        counts = []
+        for item in work:
+            start = item.request.table.length
+            tokens = item.request.window[start : start + item.count] + item.proposal.tokens
+            end = len(ids) + len(tokens)
+            if item.request.wants_prompt_logits:
+                needed = range(len(ids), end)
+            else:
+                needed = range(end - 1 - len(item.proposal.tokens) if item.completes else end, end)
+            rows.append(RaggedRow(item.request.table, start, len(tokens)))
+            ids += tokens
+            wanted += needed
+            counts.append(len(needed))
+        device, dtype = self.placement.device, self.placement.precision
+        batch = RaggedBatch(self.storage, rows, self.model.config, dtype, device)
+        # The packed layers fill up fewer rows than four, each anew; done once here, it costs nothing.
+        filling = [0] * (FEWEST_ROWS - len(ids) if device.type == "cpu" else 0)
+        token_ids = torch.tensor([ids + filling], device=device)
+        positions = torch.tensor([batch.positions() + filling], device=device)
+        hidden = self.model.hidden_states(token_ids, batch, positions)
+        if not wanted:
+            return [hidden.new_empty(0, self._vocab_size)] * len(work)
+        if len(wanted) < hidden.shape[1]:
+            hidden = hidden[:, torch.tensor(wanted, device=device)]
+        logits = self.model.logits(hidden)[0, :, : self._vocab_size].cpu()
+        return list(logits.to(torch.promote_types(dtype, torch.float32)).split(counts))

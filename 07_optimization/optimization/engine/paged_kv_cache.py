@@ -1,0 +1,218 @@
+"""The tensors behind the blocks, and attention over them for many sequences of unequal length at once.
+
+A step of the engine is one row of tokens: the next token of some sequences, a piece of the prompt of
+others, side by side without padding. Linear layers and norms treat every token alike and need not know.
+Attention must know whose token is whose, which is what a `RaggedBatch` does: it writes the new keys and
+values into their slots and lets each sequence read its own. Each sequence is computed by itself, so that
+its numbers do not depend on its company, to the last bit.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from attention.masks import visible_keys
+from attention.multi_head_attention import RaggedStore, ScoreBias
+from attention.scaled_dot_product import attention_fused
+from optimization.engine.block_pool import BlockTable
+from transformer.config import GPTConfig
+
+Runs = list[tuple[int, int, int]]
+
+
+class BlockStorage(ABC):
+    """Keys and values of all blocks and layers, addressed by slot: block · block_size + place in the block."""
+
+    @abstractmethod
+    def write(self, layer: int, slots: Tensor, keys: Tensor, values: Tensor) -> None:
+        """Store keys and values (tokens, kv_heads, head_dim) in the given slots (tokens,)."""
+
+    @abstractmethod
+    def read(self, layer: int, runs: Runs, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Keys and values of stretches of slots in `dtype`, each (1, kv_heads, tokens, head_dim)."""
+
+    @property
+    @abstractmethod
+    def num_bytes(self) -> int:
+        """Memory held."""
+
+
+class FloatStorage(BlockStorage):
+    """Keys and values as they are computed.
+
+    Args:
+        config: the model.
+        num_slots: blocks · block_size.
+        dtype: of keys and values.
+        device: where the model is.
+    """
+
+    def __init__(self, config: GPTConfig, num_slots: int, dtype: torch.dtype, device: torch.device):
+        # Token by token, so that the slots of a block and of neighbouring blocks are one piece of memory.
+        shape = (config.num_layers, 2, num_slots, config.kv_heads, config.head_size)
+        # Zeros and not empty: memory that is masked out is multiplied by 0, and 0 · nan would be nan.
+        self._memory = torch.zeros(shape, dtype=dtype, device=device)
+        self._slots = [(layer[0], layer[1]) for layer in self._memory]  # each (slots, kv_heads, head_dim)
+        self._heads = [(k.transpose(0, 1)[None], v.transpose(0, 1)[None]) for k, v in self._slots]
+
+    def write(self, layer: int, slots: Tensor, keys: Tensor, values: Tensor) -> None:
+        """See `BlockStorage.write`."""
+        k, v = self._slots[layer]
+        k.index_copy_(0, slots, keys.to(k.dtype))
+        v.index_copy_(0, slots, values.to(v.dtype))
+
+    def read(self, layer: int, runs: Runs, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """See `BlockStorage.read`: views of the memory where the blocks are neighbours, otherwise copies."""
+        k, v = self._heads[layer]
+        if len(runs) == 1:
+            _, slot, length = runs[0]
+            return k.narrow(2, slot, length).to(dtype), v.narrow(2, slot, length).to(dtype)
+        return (
+            torch.cat([k.narrow(2, slot, length) for _, slot, length in runs], dim=2).to(dtype),
+            torch.cat([v.narrow(2, slot, length) for _, slot, length in runs], dim=2).to(dtype),
+        )
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory held."""
+        return self._memory.numel() * self._memory.element_size()
+
+
+class Int8Storage(BlockStorage):
+    """Keys and values in 8 bits: x ≈ scale · q, with one scale for each token and head.
+
+    A quarter of float32's memory, half of bfloat16's, and a scale of 4 bytes for each vector.
+
+    Args:
+        config: the model.
+        num_slots: blocks · block_size.
+        device: where the model is.
+    """
+
+    def __init__(self, config: GPTConfig, num_slots: int, device: torch.device):
+        shape = (config.num_layers, 2, num_slots, config.kv_heads, config.head_size)
+        self._memory = torch.zeros(shape, dtype=torch.int8, device=device)
+        self._scales = torch.zeros((*shape[:-1], 1), dtype=torch.float32, device=device)
+
+    def write(self, layer: int, slots: Tensor, keys: Tensor, values: Tensor) -> None:
+        """See `BlockStorage.write`."""
+        for which, vectors in enumerate((keys, values)):
+            scale = (vectors.float().abs().amax(dim=-1, keepdim=True) / 127).clamp(min=1e-12)
+            self._memory[layer, which].index_copy_(0, slots, (vectors.float() / scale).round().to(torch.int8))
+            self._scales[layer, which].index_copy_(0, slots, scale)
+
+    def read(self, layer: int, runs: Runs, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """See `BlockStorage.read`."""
+        pair = []
+        for which in range(2):
+            memory, scales = self._memory[layer, which], self._scales[layer, which]
+            pieces = [memory[slot : slot + n].to(dtype) * scales[slot : slot + n].to(dtype) for _, slot, n in runs]
+            pair.append(torch.cat(pieces).transpose(0, 1)[None])
+        return pair[0], pair[1]
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory held."""
+        return self._memory.numel() + 4 * self._scales.numel()
+
+
+def bytes_per_token(config: GPTConfig, dtype: torch.dtype) -> int:
+    """What the keys and values of one token take, all layers together; int8 includes the scales."""
+    vector = config.head_size * dtype.itemsize + (4 if dtype == torch.int8 else 0)
+    return 2 * config.num_layers * config.kv_heads * vector
+
+
+def build_storage(config: GPTConfig, num_slots: int, dtype: torch.dtype, device: torch.device) -> BlockStorage:
+    """`Int8Storage` for int8, otherwise `FloatStorage`."""
+    if dtype == torch.int8:
+        return Int8Storage(config, num_slots, device)
+    return FloatStorage(config, num_slots, dtype, device)
+
+
+@dataclass
+class RaggedRow:
+    """One sequence's part of a step.
+
+    Args:
+        table: its blocks, with room for the new tokens.
+        start: position of the first new token; those before it are stored.
+        count: new tokens.
+    """
+
+    table: BlockTable
+    start: int
+    count: int
+    runs: Runs = field(init=False)
+    allowed: Tensor | None = None
+    key_positions: Tensor | None = None
+
+    def prepare(self, config: GPTConfig, device: torch.device) -> None:
+        """Work out once, for all layers, which slots are read and what each query sees of them."""
+        window, sinks, stop = config.sliding_window, config.attention_sinks, self.start + self.count
+        self.runs = self.table.runs(stop)
+        masked = window is not None and window < stop
+        if masked or (self.start and self.count > 1):
+            keys = torch.cat([torch.arange(first, first + length) for first, _, length in self.runs])
+            allowed = visible_keys(torch.arange(self.start, stop), keys, window, sinks)
+            self.allowed, self.key_positions = allowed.to(device)[None, None], keys.to(device)
+
+
+class RaggedBatch(RaggedStore):
+    """The store of one forward pass over the tokens of several sequences, laid end to end.
+
+    Args:
+        storage: where keys and values lie.
+        rows: the sequences, in the order of their tokens.
+        config: the model.
+        dtype: of its activations.
+        device: where it is.
+    """
+
+    def __init__(
+        self,
+        storage: BlockStorage,
+        rows: list[RaggedRow],
+        config: GPTConfig,
+        dtype: torch.dtype,
+        device: torch.device,
+    ):
+        self._storage, self._rows = storage, rows
+        # PyTorch's CPU kernel takes three to five times as long for a single query in bfloat16.
+        self._precision = torch.promote_types(dtype, torch.float32) if device.type == "cpu" else dtype
+        slots = [slot for row in rows for slot in row.table.slots(row.start, row.start + row.count)]
+        self._slots = torch.tensor(slots, device=device)
+        for row in rows:
+            row.prepare(config, device)
+
+    def positions(self) -> list[int]:
+        """The position of each token in its text."""
+        return [position for row in self._rows for position in range(row.start, row.start + row.count)]
+
+    def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor, score_bias: ScoreBias | None) -> Tensor:
+        """See `RaggedStore.attend`. Tokens behind those of the rows are filling, and neither stored nor attended to."""
+        count, filling = len(self._slots), queries.shape[2] - len(self._slots)
+        k_new, v_new = keys[0, :, :count].transpose(0, 1), values[0, :, :count].transpose(0, 1)
+        self._storage.write(layer, self._slots, k_new, v_new)
+        computed = queries.to(self._precision)
+        outputs, offset = [], 0
+        for row in self._rows:
+            q = computed.narrow(2, offset, row.count)
+            k, v = self._storage.read(layer, row.runs, q.dtype)
+            bias = None
+            if score_bias is not None:
+                bias = score_bias(row.count, row.start + row.count)
+                if row.key_positions is not None:
+                    bias = bias[..., row.key_positions]
+            outputs.append(attention_fused(q, k, v, row.allowed, bias))
+            offset += row.count
+        if filling:
+            outputs.append(computed.narrow(2, count, filling))  # of no sequence: whatever comes out is not read
+        heads = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=2)
+        return heads.to(queries.dtype)
+
+    def advance(self, num_tokens: int) -> None:
+        """Nothing to count: each table is told by the scheduler, which knows what was accepted."""

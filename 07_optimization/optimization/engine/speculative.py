@@ -1,0 +1,185 @@
+"""Speculative decoding: guess several tokens cheaply, check them all in one pass of the model.
+
+Decoding reads every weight for one token. Checking k guesses reads them once too, so a right guess is nearly
+free. And it costs nothing in quality: with the rule of `accept_or_replace` the text has exactly the
+distribution of the model alone (Leviathan et al., 2023: "Fast Inference from Transformers via Speculative
+Decoding"; Chen et al., 2023).
+
+Who guesses: `PromptLookup` takes what followed the last few tokens the last time they occurred, which suits
+summaries, edits and code; `DraftModel` asks a smaller model.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from optimization.kv_cache import ContiguousKVCache
+from transformer.gpt_model import GPTModel
+from transformer.sampling import draw_token, process_logits
+
+if TYPE_CHECKING:
+    from optimization.engine.request import Request
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """Guessed tokens.
+
+    Args:
+        tokens: the guesses, in order.
+        probabilities: for each, the distribution (vocab,) it was drawn from; None where it was not drawn.
+    """
+
+    tokens: list[int] = field(default_factory=list)
+    probabilities: list[Tensor] | None = None
+
+
+NO_PROPOSAL = Proposal()
+
+
+class Proposer(ABC):
+    """Guesses the next tokens of a request."""
+
+    @abstractmethod
+    def propose(self, request: Request, limit: int) -> Proposal:
+        """Guess at most `limit` tokens behind `request.window`."""
+
+    def forget(self, request: Request) -> None:  # noqa: B027 - nothing to forget unless something is kept
+        """The request is done."""
+
+
+def accept_or_replace(
+    probabilities: Tensor, guess: int, guessed_with: Tensor | None, generator: torch.Generator
+) -> tuple[int, bool]:
+    """Accept a guess x with probability min(1, p(x) / q(x)), or else draw from max(0, p - q), normalised.
+
+    A token x comes out with probability q(x) min(1, p(x) / q(x)) + P(rejected) · max(0, p(x) - q(x)) / Z. The
+    first term is min(p, q); P(rejected) = 1 - Σ min(p, q) = Z; so the sum is min(p, q) + max(0, p - q) = p.
+
+    Args:
+        probabilities: (vocab,) the model's distribution p.
+        guess: the proposed token.
+        guessed_with: (vocab,) the distribution q it was drawn from; None for a certain guess, q(guess) = 1.
+        generator: on the CPU.
+
+    Returns:
+        The token, and whether it is the guess.
+    """
+    draw = torch.rand((), generator=generator, dtype=torch.float64).item()
+    q = 1.0 if guessed_with is None else float(guessed_with[guess])
+    if draw * q < float(probabilities[guess]):
+        return guess, True
+    rest = probabilities.clone()
+    if guessed_with is None:
+        rest[guess] = 0.0
+    else:
+        rest = (rest - guessed_with).clamp(min=0.0)
+    if float(rest.sum()) <= 0.0:  # p and q are equal but for rounding
+        rest = probabilities
+    return draw_token(rest, generator), False
+
+
+class PromptLookup(Proposer):
+    """Guesses that the text goes on as it did the last time it was here (Saxena, 2023: "Prompt Lookup Decoding").
+
+    Args:
+        num_tokens: guesses at once. Each costs a little arithmetic when it is wrong.
+        longest: tokens to look for; if they have not occurred, one fewer, down to `shortest`.
+        shortest: see `longest`.
+
+    Raises:
+        ValueError: sizes that make no sense.
+    """
+
+    def __init__(self, num_tokens: int = 8, longest: int = 4, shortest: int = 2):
+        if num_tokens < 1 or not 1 <= shortest <= longest:
+            raise ValueError(
+                f"prompt lookup needs num_tokens >= 1 and 1 <= shortest <= longest, got {num_tokens}, {shortest}, {longest}"
+            )
+        self._num_tokens, self._lengths = num_tokens, range(longest, shortest - 1, -1)
+
+    def propose(self, request: Request, limit: int) -> Proposal:
+        """See `Proposer.propose`."""
+        # Four bytes a token: searching bytes runs at memory speed, a loop over a list would not.
+        window = torch.tensor(request.window, dtype=torch.int32).numpy().tobytes()
+        for length in self._lengths:
+            ending = window[-4 * length :]
+            at = window.rfind(ending, 0, len(window) - 4)
+            while at > 0 and at % 4:  # a match across token borders is none
+                at = window.rfind(ending, 0, at + len(ending) - 1)
+            if at >= 0:
+                first = at // 4 + length
+                return Proposal(request.window[first : first + min(limit, self._num_tokens)])
+        return NO_PROPOSAL
+
+
+class DraftModel(Proposer):
+    """Guesses with a smaller model that has the same vocabulary.
+
+    It draws its guesses as the request draws its tokens, temperature and all: the closer the two
+    distributions, the more is accepted.
+
+    Args:
+        model: the smaller model.
+        num_tokens: guesses at once.
+        vocab_size: ids of the tokenizer.
+
+    Raises:
+        ValueError: no guesses, or a vocabulary that does not fit.
+    """
+
+    def __init__(self, model: GPTModel, num_tokens: int = 4, vocab_size: int | None = None):
+        self._vocab_size = vocab_size or model.token_embedding.num_embeddings
+        if num_tokens < 1:
+            raise ValueError(f"a draft model must guess at least 1 token, got {num_tokens}")
+        if self._vocab_size > model.token_embedding.num_embeddings:
+            raise ValueError(
+                f"the draft model has {model.token_embedding.num_embeddings} ids, the tokenizer {self._vocab_size}: "
+                "both models need the same tokenizer"
+            )
+        self._model, self._num_tokens = model, num_tokens
+        self._seen: dict[int, tuple[ContiguousKVCache, list[int]]] = {}  # by request: its cache and what is in it
+
+    def propose(self, request: Request, limit: int) -> Proposal:
+        """See `Proposer.propose`."""
+        limit = min(limit, self._num_tokens, self._model.config.context_length - len(request.window))
+        if limit < 1:
+            return NO_PROPOSAL
+        if request.number not in self._seen:
+            weight = self._model.token_embedding.weight
+            cache = ContiguousKVCache(self._model.config, dtype=weight.dtype, device=weight.device)
+            self._seen[request.number] = (cache, [])
+        cache, seen = self._seen[request.number]
+        cache.length = _common_length(seen, request.window[:-1])  # forget guesses that were wrong
+        tokens, distributions = list[int](), list[Tensor]()
+        feed = request.window[cache.length :]
+        for _ in range(limit):
+            ids = torch.tensor([feed], device=self._model.device)
+            logits = self._model(ids, cache, last_only=True)[0, -1, : self._vocab_size].float().cpu()
+            scores = process_logits(logits, request.parameters, request.prompt, [*request.generated, *tokens])
+            if request.parameters.temperature == 0.0:
+                token = int(scores.argmax())
+            else:
+                distributions.append(scores.softmax(dim=-1))
+                token = draw_token(distributions[-1], request.generator)
+            tokens.append(token)
+            feed = [token]
+        seen[:] = request.window + tokens[:-1]
+        return Proposal(tokens, distributions or None)
+
+    def forget(self, request: Request) -> None:
+        """See `Proposer.forget`."""
+        self._seen.pop(request.number, None)
+
+
+def _common_length(first: list[int], second: list[int]) -> int:
+    """How many tokens two lists begin with in common."""
+    for i, (a, b) in enumerate(zip(first, second, strict=False)):
+        if a != b:
+            return i
+    return min(len(first), len(second))

@@ -1,0 +1,84 @@
+"""GPTQ: round the weights so that the outputs change least, not the weights.
+
+Rounding to nearest treats every weight alike. But what counts is the output x Wᵀ for the inputs x that occur.
+GPTQ (Frantar et al., 2022) rounds one column of W at a time and moves the error into the columns that are not
+rounded yet, as far as inputs that come together can make up for one another:
+
+    H = Xᵀ X over calibration inputs,   w_j ← w_j - (w_i - round(w_i)) · U_ij / U_ii   for j > i,
+
+with U the upper Cholesky factor of H⁻¹. The result has the layout of `Int4Linear` and costs nothing more to run.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from optimization.weights.quantization import INT4_GROUP, Int4Linear, from_levels, group_scales, to_levels
+from transformer.gpt_model import GPTModel
+
+# Added to the diagonal of H, relative to its mean: inputs that never occurred must not divide by zero.
+DAMPING = 0.01
+
+
+def gptq_levels(weight: Tensor, hessian: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Choose the 16-level integers of a weight.
+
+    Args:
+        weight: (out, in).
+        hessian: (in, in), the sum of x xᵀ over calibration inputs x.
+
+    Returns:
+        levels (out, in) from 0 to 15, scale (out, groups), zero (out, groups).
+    """
+    weight, hessian = weight.double().clone(), hessian.double().clone()
+    hessian.diagonal().add_(DAMPING * hessian.diagonal().mean().clamp(min=1e-8))
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(hessian))
+    upper = torch.linalg.cholesky(inverse, upper=True)
+    levels = torch.empty_like(weight)
+    scales, zeros = [], []
+    for start in range(0, weight.shape[1], INT4_GROUP):
+        stop = start + INT4_GROUP
+        scale, zero = group_scales(weight[:, start:stop].float())
+        scales.append(scale)
+        zeros.append(zero)
+        errors = torch.empty_like(weight[:, start:stop])
+        for i in range(start, stop):
+            column = weight[:, i : i + 1]
+            levels[:, i : i + 1] = to_levels(column, scale, zero)
+            error = (column - from_levels(levels[:, i : i + 1], scale, zero)) / upper[i, i]
+            weight[:, i:stop] -= error * upper[i : i + 1, i:stop]
+            errors[:, i - start : i - start + 1] = error
+        weight[:, stop:] -= errors @ upper[start:stop, stop:]  # the later groups, once a group
+    return levels, torch.cat(scales, dim=1), torch.cat(zeros, dim=1)
+
+
+@torch.no_grad()
+def quantize_blocks_gptq(model: GPTModel, calibration: Tensor) -> None:
+    """Replace the linear layers of every block by 4-bit ones, first block first, in place.
+
+    Each block is calibrated on what the quantized blocks before it give, so that it can make up for them.
+
+    Args:
+        model: in float32.
+        calibration: (sequences, time) ids, of text like that the model is for.
+    """
+    for block in model.blocks:
+        linears = {name: module for name, module in block.named_modules() if isinstance(module, nn.Linear)}
+        hessians = {name: torch.zeros(linear.in_features, linear.in_features) for name, linear in linears.items()}
+
+        def collect(name: str, sums: dict[str, Tensor], module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            x = inputs[0].reshape(-1, inputs[0].shape[-1]).float().cpu()
+            sums[name].addmm_(x.T, x)
+
+        hooks = [linear.register_forward_pre_hook(partial(collect, name, hessians)) for name, linear in linears.items()]
+        for ids in calibration.split(8):
+            model.hidden_states(ids.to(model.device))
+        for hook in hooks:
+            hook.remove()
+        for name, linear in linears.items():
+            quantized = Int4Linear(linear.out_features, linear.in_features, linear.bias is not None)
+            quantized.store(*gptq_levels(linear.weight.cpu(), hessians[name]), linear.bias)
+            block.set_submodule(name, quantized.to(model.device))

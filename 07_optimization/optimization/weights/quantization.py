@@ -1,0 +1,221 @@
+"""Weights in 8 and 4 bits: a number is kept as a small integer, and shares a scale with its neighbours.
+
+Decoding is as fast as the weights can be read, so that weights of a quarter of the size are up to four times
+as fast, and fit where the large ones do not.
+
+- **int8**: w ≈ scale · q, one scale for each output channel (row of W). Activations stay as they are.
+- **w8a8**: activations too, with one scale a token, found as it comes by. Products of integers are exact and
+  have their own instructions (Dettmers et al., 2022: "LLM.int8()").
+- **int4**: w ≈ scale · (q - 8) + zero, one scale and zero for each group of 64 along a row: with 16 levels a
+  whole row is too wide for one scale. `optimization.weights.gptq` chooses the integers better than by rounding.
+
+The layers here say what the numbers mean, in plain PyTorch. `optimization.weights.packed_quantized` computes the
+same faster on a CPU.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+INT4_GROUP = 64
+
+
+def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Each row to 8 bits with a scale of its own: x ≈ scale · q, |q| <= 127.
+
+    Args:
+        x: (..., n) float.
+
+    Returns:
+        q (..., n) int8 and scale (..., 1) float32. A row of zeros has scale 1e-12 / 127.
+
+    >>> q, scale = quantize_rows(torch.tensor([[0.5, -1.0, 0.25]]))
+    >>> q.tolist(), (q * scale).tolist()[0][1]
+    ([[64, -127, 32]], -1.0)
+    """
+    x = x.float()
+    scale = x.abs().amax(dim=-1, keepdim=True).clamp(min=1e-12) / 127
+    return (x / scale).round().to(torch.int8), scale
+
+
+def group_scales(groups: Tensor) -> tuple[Tensor, Tensor]:
+    """Scale and zero that spread 16 levels evenly from the smallest to the largest of each group.
+
+    Args:
+        groups: (..., group) float.
+
+    Returns:
+        scale and zero, each (..., 1) with the precision of bfloat16, which is how they are stored.
+    """
+    low, high = groups.amin(dim=-1, keepdim=True), groups.amax(dim=-1, keepdim=True)
+    scale = ((high - low) / 15).clamp(min=1e-8).bfloat16().float()
+    zero = (low + 8 * scale).bfloat16().float()
+    return scale, zero
+
+
+def to_levels(x: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
+    """The nearest of the 16 levels scale · (q - 8) + zero, as q from 0 to 15."""
+    return ((x - zero) / scale + 8).round().clamp(0, 15)
+
+
+def from_levels(q: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
+    """What q stands for."""
+    return (q - 8) * scale + zero
+
+
+class QuantizedLayer(nn.Module):
+    """A layer whose numbers are integers and scales, which no change of precision must touch.
+
+    Args:
+        out_features: rows of the weight.
+        in_features: its columns.
+    """
+
+    weight: Tensor
+
+    def __init__(self, out_features: int, in_features: int):
+        super().__init__()
+        self.out_features, self.in_features = out_features, in_features
+        self.activation_dtype = torch.float32
+
+    @property
+    def num_weights(self) -> int:
+        """Numbers that the layer stands for, bias included."""
+        bias = getattr(self, "bias", None)
+        return self.out_features * self.in_features + (0 if bias is None else bias.numel())
+
+
+class Int8Linear(QuantizedLayer):
+    """y = (x qᵀ) · scale + b: 8-bit weights, activations as they are.
+
+    Args:
+        out_features: rows.
+        in_features: columns.
+        bias: whether there is one.
+    """
+
+    scale: Tensor
+
+    def __init__(self, out_features: int, in_features: int, bias: bool):
+        super().__init__(out_features, in_features)
+        self.register_buffer("weight", torch.zeros(out_features, in_features, dtype=torch.int8))
+        self.register_buffer("scale", torch.ones(out_features))
+        self.bias: Tensor | None
+        self.register_buffer("bias", torch.zeros(out_features) if bias else None)
+
+    @torch.no_grad()
+    def quantize(self, linear: nn.Linear) -> None:
+        """Take over a layer's numbers."""
+        q, scale = quantize_rows(linear.weight)
+        self.weight.copy_(q)
+        self.scale.copy_(scale[:, 0])
+        if self.bias is not None:
+            self.bias.copy_(linear.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in) → (..., out)."""
+        return self._finish(F.linear(x, self.weight.to(x.dtype)), x.dtype)
+
+    def _finish(self, products: Tensor, dtype: torch.dtype) -> Tensor:
+        y = products * self.scale
+        return (y if self.bias is None else y + self.bias).to(dtype)
+
+
+class W8A8Linear(Int8Linear):
+    """y = (q_x qᵀ) · scale_x · scale + b: weights and activations in 8 bits, products and sums in integers.
+
+    A token's scale depends on itself alone, and sums of integers on no order: its result is the same in any
+    company.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in) → (..., out)."""
+        q, scale = quantize_rows(x.reshape(-1, self.in_features))
+        if x.device.type == "cpu":
+            products = torch._int_mm(q, self.weight.T).float()
+        else:  # a GPU's integer kernel takes certain sizes only; the sum of float32 products is nearly exact
+            products = q.float() @ self.weight.T.float()
+        return self._finish(products * scale, x.dtype).view(*x.shape[:-1], self.out_features)
+
+
+class Int4Linear(QuantizedLayer):
+    """y = x Wᵀ + b with W in groups of 16 levels, two numbers a byte.
+
+    Args:
+        out_features: rows.
+        in_features: columns, a multiple of `INT4_GROUP`.
+        bias: whether there is one.
+    """
+
+    scale: Tensor
+    zero: Tensor
+
+    def __init__(self, out_features: int, in_features: int, bias: bool):
+        super().__init__(out_features, in_features)
+        groups = in_features // INT4_GROUP
+        self.register_buffer("weight", torch.zeros(out_features, in_features // 2, dtype=torch.uint8))
+        self.register_buffer("scale", torch.ones(out_features, groups, dtype=torch.bfloat16))
+        self.register_buffer("zero", torch.zeros(out_features, groups, dtype=torch.bfloat16))
+        self.bias: Tensor | None
+        self.register_buffer("bias", torch.zeros(out_features) if bias else None)
+
+    @torch.no_grad()
+    def quantize(self, linear: nn.Linear) -> None:
+        """Take over a layer's numbers, each rounded to its nearest level."""
+        grouped = linear.weight.float().unflatten(1, (-1, INT4_GROUP))
+        scale, zero = group_scales(grouped)
+        self.store(to_levels(grouped, scale, zero).flatten(1), scale[..., 0], zero[..., 0], linear.bias)
+
+    @torch.no_grad()
+    def store(self, levels: Tensor, scale: Tensor, zero: Tensor, bias: Tensor | None) -> None:
+        """Keep levels (out, in) from 0 to 15 with scales and zeros (out, groups)."""
+        levels = levels.to(torch.uint8)
+        self.weight.copy_(levels[:, 0::2] | levels[:, 1::2] << 4)
+        self.scale.copy_(scale)
+        self.zero.copy_(zero)
+        if self.bias is not None and bias is not None:
+            self.bias.copy_(bias)
+
+    def levels(self) -> Tensor:
+        """(out, in) int32 from 0 to 15."""
+        return torch.stack([self.weight & 15, self.weight >> 4], dim=-1).flatten(1).int()
+
+    def dequantize(self) -> Tensor:
+        """(out, in) float32."""
+        grouped = self.levels().unflatten(1, (-1, INT4_GROUP))
+        return from_levels(grouped, self.scale.float()[..., None], self.zero.float()[..., None]).flatten(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in) → (..., out)."""
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        return F.linear(x, self.dequantize().to(x.dtype), bias)
+
+
+class Int8Embedding(QuantizedLayer):
+    """Row i of an 8-bit table for id i. A tied output head multiplies with the same table.
+
+    Args:
+        num_embeddings: rows.
+        embedding_dim: columns.
+    """
+
+    scale: Tensor
+
+    def __init__(self, num_embeddings: int, embedding_dim: int):
+        super().__init__(num_embeddings, embedding_dim)
+        self.num_embeddings = num_embeddings
+        self.register_buffer("weight", torch.zeros(num_embeddings, embedding_dim, dtype=torch.int8))
+        self.register_buffer("scale", torch.ones(num_embeddings))
+
+    @torch.no_grad()
+    def quantize(self, embedding: nn.Embedding) -> None:
+        """Take over a table's numbers."""
+        q, scale = quantize_rows(embedding.weight)
+        self.weight.copy_(q)
+        self.scale.copy_(scale[:, 0])
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """(...) → (..., embedding_dim)."""
+        return (self.weight[ids] * self.scale[ids][..., None]).to(self.activation_dtype)

@@ -1,0 +1,66 @@
+"""The rung after instruction tuning: what answering questions costs a model in bits per byte of plain text."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Sequence
+
+from evaluation.ladder.text import LadderText
+from evaluation.scaling.small_training import Recipe, take_steps
+from finetuning.data.chat_format import chat_template
+from finetuning.data.conversation_batches import ConversationBatches
+from finetuning.data.instruction_data import Example
+from finetuning.data.python_docs_qa import build_questions
+from finetuning.supervised_finetuning import conversation_loss, encode_examples
+from finetuning.vocabulary_extension import add_special_tokens
+from groundwork.user_errors import UserError
+from neural_networks.python_docs import gather_symbols
+from tokenizer.interface import Tokenizer
+from training.placement import Placement
+from training.recipe import OptimizerConfig, ScheduleConfig
+from transformer.gpt_model import GPTModel
+
+_OPTIMIZER = OptimizerConfig(lr=1e-3, beta2=0.99, weight_decay=0.0)
+_SCHEDULE = ScheduleConfig(kind="linear", warmup_steps=20, final_fraction=0.0)
+
+
+def questions_about(text: LadderText) -> Sequence[Example]:
+    """Questions whose answers stand in the training part; none are asked about what the ladder is measured on.
+
+    Returns:
+        No questions where the text is not the Python documentation.
+    """
+    if text.name != "python_docs":
+        return ()
+    known = set(text.train)
+    return build_questions(symbol for symbol in gather_symbols() if symbol.text in known).train
+
+
+def tuned(
+    model: GPTModel,
+    tokenizer: Tokenizer,
+    questions: Sequence[Example],
+    steps: int,
+    batch_size: int,
+    placement: Placement,
+    on_step: Callable[[int, float], None],
+) -> tuple[GPTModel, Tokenizer, float]:
+    """A copy of a model, instruction tuned as `configs/sft.yaml` does it.
+
+    Returns:
+        The model, its tokenizer with the marks of the chat format, the seconds of training.
+
+    Raises:
+        UserError: no question fits the context.
+    """
+    start = time.perf_counter()
+    model, template = copy.deepcopy(model), chat_template("nullm")
+    tokenizer = add_special_tokens(model, tokenizer, template.special_tokens)
+    conversations, _ = encode_examples(questions, template, tokenizer, model.config.context_length)
+    if not conversations:
+        raise UserError(f"none of the {len(questions)} questions fits {model.config.context_length} tokens")
+    batches = ConversationBatches(conversations, model.config.context_length, seed=0)
+    recipe = Recipe(steps, batch_size, _OPTIMIZER, _SCHEDULE)
+    take_steps(model, batches, conversation_loss, tokenizer, recipe, placement, on_step)
+    return model.eval(), tokenizer, time.perf_counter() - start

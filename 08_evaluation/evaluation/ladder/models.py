@@ -1,0 +1,108 @@
+"""The rungs of the ladder that are transformers, each a step from the one before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from evaluation.ladder.text import LadderText, LadderTier
+from evaluation.scaling.small_training import Recipe, TrainedModel, encode_stream, train_small
+from evaluation.sliding_window import score_stream
+from optimization.model_loading import load_for_inference
+from optimization.weights.quantized_model import count_weights
+from tokenizer.character_tokenizer import CharacterTokenizer
+from tokenizer.interface import END_OF_TEXT, Tokenizer
+from tokenizer.tokenizer_trainer import train_bpe
+from training.placement import Placement
+from training.recipe import OptimizerConfig, ScheduleConfig
+from transformer.config import GPTConfig
+
+
+@dataclass(frozen=True)
+class TransformerRung:
+    """A transformer of the ladder; its sizes, steps and batch come from the tier.
+
+    Args:
+        name: as printed.
+        stage: where it is taught.
+        characters: a token a character instead of BPE.
+        parts: of the model, as `GPTConfig` names them.
+        optimizer: how it is trained.
+        schedule: likewise.
+        one_layer: a single block instead of the tier's.
+    """
+
+    name: str
+    stage: int
+    characters: bool
+    parts: dict[str, Any]
+    optimizer: OptimizerConfig
+    schedule: ScheduleConfig
+    one_layer: bool = False
+
+
+_GPT2 = {"norm": "layernorm", "feed_forward": "gelu", "positions": "learned", "bias": True}
+_BEST = {"norm": "rmsnorm", "feed_forward": "relu2", "positions": "rope", "qk_norm": True, "zero_init_residual": True}
+_ADAMW, _COSINE = OptimizerConfig(lr=2e-3), ScheduleConfig(kind="cosine", warmup_steps=20)
+_MUON = OptimizerConfig(name="muon", lr=8e-3, muon_lr=0.04)
+_LINEAR = ScheduleConfig(kind="linear", warmup_steps=20, final_fraction=0.0)
+TRANSFORMERS = (
+    TransformerRung("one attention layer, characters", 2, True, _GPT2, _ADAMW, _COSINE, one_layer=True),
+    TransformerRung("GPT, characters", 3, True, _GPT2, _ADAMW, _COSINE),
+    TransformerRung("GPT, BPE", 4, False, _GPT2, _ADAMW, _COSINE),
+    TransformerRung("best recipe", 5, False, _BEST, _MUON, _LINEAR),
+)
+
+
+class Tokenizers:
+    """The two tokenizers of the ladder, each trained once."""
+
+    def __init__(self, text: LadderText, tier: LadderTier):
+        self._text, self._tier = text, tier
+
+    @cached_property
+    def characters(self) -> Tokenizer:
+        """Of all characters of the text, so that the held-out part can be measured."""
+        return CharacterTokenizer.train((*self._text.train, *self._text.validation), special_tokens=(END_OF_TEXT,))
+
+    @cached_property
+    def bpe(self) -> Tokenizer:
+        """Trained on the training part."""
+        return train_bpe(self._text.train, self._tier.vocab_size)
+
+
+def measure_transformer(
+    rung: TransformerRung,
+    text: LadderText,
+    tier: LadderTier,
+    tokenizers: Tokenizers,
+    placement: Placement,
+    on_step: Callable[[int, float], None],
+) -> tuple[float, TrainedModel, Tokenizer]:
+    """Train one and measure it.
+
+    Returns:
+        Bits per byte, the model with its seconds of training, its tokenizer.
+    """
+    tokenizer = tokenizers.characters if rung.characters else tokenizers.bpe
+    config = GPTConfig(
+        vocab_size=tokenizer.vocab_size,
+        context_length=tier.context_length,
+        num_layers=1 if rung.one_layer else tier.num_layers,
+        num_heads=4,
+        d_model=tier.d_model,
+        **rung.parts,
+    )
+    recipe = Recipe(tier.steps, tier.batch_size, rung.optimizer, rung.schedule)
+    trained = train_small(config, encode_stream(tokenizer, text.train), tokenizer, recipe, placement, on_step)
+    scores = score_stream(trained.model, tokenizer, text.validation, placement)
+    return scores.bits_per_byte, trained, tokenizer
+
+
+def measure_checkpoint(path: str, text: LadderText, placement: Placement) -> tuple[float, int]:
+    """Bits per byte and parameters of a checkpoint on the ladder's held-out text."""
+    loaded = load_for_inference(path, placement.device)
+    scores = score_stream(loaded.model, loaded.tokenizer, text.validation, placement)
+    return scores.bits_per_byte, count_weights(loaded.model)

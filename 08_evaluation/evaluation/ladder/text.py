@@ -1,0 +1,97 @@
+"""The text of the ladder and the sizes of its models."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+
+from neural_networks.corpus import Corpus
+
+
+@dataclass(frozen=True)
+class LadderTier:
+    """How much work the ladder may be.
+
+    Args:
+        name: of the tier.
+        train_bytes: the most text to train on.
+        validation_bytes: the most text to measure.
+        ngram_order: of the Kneser-Ney model.
+        mlp_steps: of the NumPy network, 256 predictions each.
+        vocab_size: of BPE.
+        context_length: of the transformers, in tokens.
+        d_model: their width.
+        num_layers: their blocks.
+        steps: their optimizer steps.
+        batch_size: windows a step.
+    """
+
+    name: str
+    train_bytes: int
+    validation_bytes: int
+    ngram_order: int
+    mlp_steps: int
+    vocab_size: int
+    context_length: int
+    d_model: int
+    num_layers: int
+    steps: int
+    batch_size: int
+
+
+TIERS = {
+    "quick": LadderTier("quick", 2_000_000, 60_000, 6, 5000, 1024, 128, 128, 3, 500, 8),
+    "full": LadderTier("full", 100_000_000, 400_000, 6, 20_000, 4096, 256, 256, 4, 720, 8),
+}
+
+
+@dataclass(frozen=True)
+class LadderText:
+    """Documents to learn from and documents to be measured on.
+
+    Args:
+        name: of the corpus.
+        train: to learn from.
+        validation: held out.
+    """
+
+    name: str
+    train: tuple[str, ...]
+    validation: tuple[str, ...]
+
+    @property
+    def validation_bytes(self) -> int:
+        """UTF-8 bytes of the held-out documents."""
+        return sum(len(document.encode("utf-8")) for document in self.validation)
+
+    @property
+    def train_bytes(self) -> int:
+        """UTF-8 bytes of the training documents."""
+        return sum(len(document.encode("utf-8")) for document in self.train)
+
+    @property
+    def sha256(self) -> str:
+        """Of all documents in order."""
+        digest = hashlib.sha256()
+        for document in (*self.train, "\0", *self.validation):
+            digest.update(document.encode("utf-8") + b"\0")
+        return digest.hexdigest()
+
+
+def ladder_text(corpus: Corpus, tier: LadderTier) -> LadderText:
+    """Documents of a corpus, spread evenly over it, within the sizes of a tier."""
+    return LadderText(
+        corpus.name, _spread(corpus.train, tier.train_bytes), _spread(corpus.validation, tier.validation_bytes)
+    )
+
+
+def _spread(documents: tuple[str, ...], max_bytes: int) -> tuple[str, ...]:
+    if len(documents) == 1:  # a single text, such as Tiny Shakespeare: its beginning
+        return (documents[0].encode("utf-8")[:max_bytes].decode("utf-8", errors="ignore"),)
+    sizes = np.array([len(document.encode("utf-8")) for document in documents])
+    share = min(1.0, max_bytes / sizes.sum())
+    # Taken where the running total of shares passes a whole number: every 1 / share-th, evenly.
+    taken = np.floor(np.arange(1, len(documents) + 1) * share) > np.floor(np.arange(len(documents)) * share)
+    return tuple(document for document, take in zip(documents, taken, strict=True) if take)

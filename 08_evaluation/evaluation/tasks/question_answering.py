@@ -1,0 +1,108 @@
+"""How well a chat model answers questions with known answers, beside baselines that need no model.
+
+- nearest question: the answer of the training question that shares most words. It shows how much of the
+  task is looking up.
+- retrieval: the first sentence of the documentation that BM25 finds for the question (Robertson & Zaragoza,
+  2009). It may read the documentation, held-out symbols included, which the model may not: an open book.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from evaluation.text_overlap import rouge_l, token_f1
+from finetuning.data.chat_format import ChatTemplate
+from finetuning.data.instruction_data import Example
+from groundwork.user_errors import UserError
+from optimization.engine.engine import Engine
+from transformer.sampling import SamplingParameters
+
+
+@dataclass(frozen=True)
+class AnswerScores:
+    """Means over questions.
+
+    Args:
+        questions: how many.
+        exact: share of answers that are the reference, character by character.
+        f1: words in common, 0 to 1.
+        rouge_l: longest common subsequence of words, 0 to 1.
+    """
+
+    questions: int
+    exact: float
+    f1: float
+    rouge_l: float
+
+
+def score_answers(answers: Sequence[str], examples: Sequence[Example]) -> AnswerScores:
+    """Compare answers with the last message of each conversation.
+
+    Raises:
+        UserError: no questions, or not one answer for each.
+    """
+    if not examples or len(answers) != len(examples):
+        raise UserError(f"{len(answers)} answers to {len(examples)} questions: there must be one for each, and some")
+    references = [example.messages[-1].content.strip() for example in examples]
+    pairs = list(zip(answers, references, strict=True))
+    count = len(pairs)
+    return AnswerScores(
+        questions=count,
+        exact=sum(answer.strip() == reference for answer, reference in pairs) / count,
+        f1=sum(token_f1(answer, reference) for answer, reference in pairs) / count,
+        rouge_l=sum(rouge_l(answer, reference) for answer, reference in pairs) / count,
+    )
+
+
+def ask_model(engine: Engine, template: ChatTemplate, examples: Sequence[Example], max_tokens: int = 96) -> list[str]:
+    """Greedy answers of a chat model, many at once.
+
+    Args:
+        engine: of a model that knows the template.
+        template: see `finetuning.data.chat_format`.
+        examples: conversations; the last message is what should be said, and is not shown.
+        max_tokens: of an answer.
+    """
+    parameters = SamplingParameters(max_tokens=max_tokens, temperature=0.0)
+    end_ids = {template.end_id(engine.tokenizer)}
+    handles = []
+    for example in examples:
+        ids = template.encode(example.messages[:-1], engine.tokenizer, generation_prompt=True).ids
+        handles.append(engine.submit(ids[-engine.context_length + max_tokens :], parameters, end_ids=end_ids))
+    return ["".join(event.text for event in handle).strip() for handle in handles]
+
+
+def nearest_question_answers(train: Sequence[Example], examples: Sequence[Example]) -> list[str]:
+    """The answer of the training question that shares most words with each question, by BM25."""
+    corpus = [_question(example) for example in train]
+    answers = [example.messages[-1].content for example in train]
+    return [answers[i] for i in _best_matches(corpus, [_question(example) for example in examples])]
+
+
+def retrieved_answers(documents: Sequence[tuple[str, str]], examples: Sequence[Example]) -> list[str]:
+    """The sentence that belongs to the document which BM25 finds for each question.
+
+    Args:
+        documents: text that is searched, and the sentence that is the answer.
+        examples: conversations; the last message is not shown.
+    """
+    found = _best_matches([text for text, _ in documents], [_question(example) for example in examples])
+    return [documents[i][1] for i in found]
+
+
+def _question(example: Example) -> str:
+    """All that is said before the answer."""
+    return " ".join(message.content for message in example.messages[:-1])
+
+
+def _best_matches(corpus: list[str], queries: list[str]) -> list[int]:
+    import bm25s
+
+    # Dotted names are one word as well as their parts: "deque.append" is rarer than "deque" and "append".
+    pattern = r"(?u)[\w.]*\w+\.\w+|\b\w+\b"
+    index = bm25s.BM25()
+    index.index(bm25s.tokenize(corpus, token_pattern=pattern, stopwords=[], show_progress=False), show_progress=False)
+    tokens = bm25s.tokenize(queries, token_pattern=pattern, stopwords=[], show_progress=False)
+    documents, _ = index.retrieve(tokens, k=1, show_progress=False)
+    return [int(row[0]) for row in documents]

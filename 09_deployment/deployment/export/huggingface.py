@@ -1,0 +1,120 @@
+"""Export to a Hugging Face folder, which transformers, vLLM, peft and llama.cpp's converter read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+
+from finetuning.data.chat_format import ChatTemplate
+from groundwork.files import write_atomically
+from groundwork.user_errors import UserError
+from tokenizer.bpe_tokenizer import BPETokenizer
+from tokenizer.huggingface_files import save_huggingface
+from tokenizer.interface import Tokenizer
+from transformer.gpt_model import GPTModel
+from transformer.pretrained import family_of_model, save_pretrained
+from transformer.pretrained_family import Family, PretrainedError
+
+
+def exportable_family(model: GPTModel, where: str) -> Family:
+    """The Hugging Face class that a model is.
+
+    Args:
+        model: any.
+        where: the format, for the message.
+
+    Raises:
+        UserError: none is; says why, and which formats remain.
+    """
+    try:
+        return family_of_model(model.config)
+    except PretrainedError as error:
+        raise UserError(
+            f"{where} cannot hold this model: {error}. Formats that can: onnx and torchscript, which record the computation "
+            "itself; or train with the parts of Llama (configs/llama_30m.yaml)"
+        ) from None
+
+
+def require_bpe(tokenizer: Tokenizer, where: str) -> BPETokenizer:
+    """The tokenizer, if it is byte-level BPE.
+
+    Raises:
+        UserError: it is another kind.
+    """
+    if not isinstance(tokenizer, BPETokenizer):
+        raise UserError(
+            f"{where} needs a byte-level BPE tokenizer, and this model's is of type {tokenizer.type_name!r}"
+        )
+    return tokenizer
+
+
+def export_huggingface(
+    model: GPTModel,
+    tokenizer: Tokenizer,
+    template: ChatTemplate | None,
+    folder: Path,
+    name: str,
+    dtype: torch.dtype = torch.float32,
+) -> Path:
+    """Write configuration, weights, tokenizer, chat template and a model card.
+
+    Args:
+        model: with parts that a Hugging Face class has.
+        tokenizer: byte-level BPE.
+        template: of a model that was taught to converse.
+        folder: where to write.
+        name: of the model, for the card.
+        dtype: of the stored weights.
+
+    Raises:
+        UserError: no class has the model's parts, or the tokenizer is of another kind.
+    """
+    family = exportable_family(model, "A Hugging Face folder")
+    bpe = require_bpe(tokenizer, "A Hugging Face folder")
+    save_pretrained(model, folder, dtype)
+    save_huggingface(bpe, folder, model.config.context_length)
+    begin = tokenizer.end_of_text_id
+    ends = [] if begin is None else [begin]
+    if template is not None:
+        ends.insert(0, template.end_id(tokenizer))
+        path = folder / "tokenizer_config.json"
+        configuration = json.loads(path.read_text(encoding="utf-8"))
+        configuration |= {"chat_template": template.to_jinja(), "eos_token": template.end}
+        write_atomically(path, json.dumps(configuration, ensure_ascii=False, indent=1) + "\n")
+    ids = {"bos_token_id": begin, "eos_token_id": ends or None, "pad_token_id": begin}
+    generation = {
+        **{key: value for key, value in ids.items() if value is not None},
+        "do_sample": True,
+        "temperature": 0.8,
+    }
+    write_atomically(folder / "generation_config.json", json.dumps(generation, indent=2) + "\n")
+    write_atomically(folder / "README.md", _model_card(model, family, name, template is not None))
+    return folder
+
+
+def _model_card(model: GPTModel, family: Family, name: str, chat: bool) -> str:
+    use = 'tokenizer.apply_chat_template([{"role": "user", "content": "…"}], add_generation_prompt=True)'
+    plain = 'tokenizer("<|endoftext|>…")  # every training document began with this token'
+    return f"""---
+library_name: transformers
+pipeline_tag: text-generation
+tags: [nullm]
+---
+
+# {name}
+
+Trained with nuLLM and exported as `{family.architecture}`: {model.num_parameters():,} parameters, a context of
+{model.config.context_length} tokens{", taught to converse" if chat else ""}.
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("path/to/this/folder")
+tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
+{use if chat else plain}
+```
+
+What it was trained on, how it was evaluated and what it must not be used for: to be written by whoever trained it.
+"""

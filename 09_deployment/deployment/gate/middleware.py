@@ -1,0 +1,217 @@
+"""What every request passes on its way in and out, from the outside: `RequestContext`, `Gate`, `BodyGuard`.
+
+All of it is plain ASGI: a function of scope, receive and send. Starlette's `BaseHTTPMiddleware` would run the route in a task of
+its own and pass every piece of a stream through a queue.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import secrets
+import time
+
+import structlog
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from deployment.errors import ApiError, unexpected
+from deployment.gate.api_keys import find_key
+from deployment.gate.rate_limiting import RateLimiter
+from deployment.metrics import Metrics
+from deployment.settings import Limits, ServerSettings, is_loopback
+
+REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+# What a browser must be able to load before anybody can type a key into it; and whether the process lives.
+OPEN_PATHS = frozenset({"/", "/health", "/favicon.ico"})
+UNCOUNTED_PATHS = OPEN_PATHS | {"/ready", "/metrics"}  # asked again and again by machines
+PAGE_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+# FastAPI's documentation page has an inline script and loads Swagger UI from a content delivery network.
+DOCS_POLICY = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline' https://cdn.jsdelivr.net; "
+    "style-src 'self' 'unsafe-inline' https://cdn.jsdelivr.net; img-src 'self' data: https://fastapi.tiangolo.com; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
+
+def is_open(path: str) -> bool:
+    """Whether a path needs no key and is not counted."""
+    return path in OPEN_PATHS or path.startswith("/static/")
+
+
+class RequestContext:
+    """Gives a request its id, its log line, its security headers, and an answer when everything else fails.
+
+    Args:
+        app: what is inside.
+        metrics: where answers are counted.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: Metrics):
+        self._app, self._metrics = app, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        offered = Headers(scope=scope).get("x-request-id", "")
+        request_id = offered if REQUEST_ID.fullmatch(offered) else secrets.token_hex(12)
+        scope.setdefault("state", {})["request_id"] = request_id
+        structlog.contextvars.clear_contextvars()
+        structlog.contextvars.bind_contextvars(request_id=request_id)
+        started, status = time.perf_counter(), 0
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                add_security_headers(MutableHeaders(scope=message), scope["path"])
+                MutableHeaders(scope=message)["X-Request-ID"] = request_id
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_headers)
+        except Exception as error:  # a mistake of ours, or a body that was cut off
+            answer = error if isinstance(error, ApiError) else unexpected(error)
+            if status == 0:
+                await answer.response()(scope, receive, send_with_headers)
+        finally:
+            route = scope.get("route")
+            path = getattr(route, "path", None) or ("/static" if is_open(scope["path"]) else "unknown")
+            self._metrics.answered(path, status)
+            structlog.get_logger().info(
+                "request",
+                method=scope["method"],
+                path=scope["path"],
+                status=status,
+                seconds=round(time.perf_counter() - started, 4),
+                client=scope["client"][0] if scope.get("client") else None,
+                key=scope["state"].get("key_name"),
+            )
+
+
+def add_security_headers(headers: MutableHeaders, path: str) -> None:
+    """What a browser is told about an answer: run nothing foreign, guess no type, be shown in no frame."""
+    headers["Content-Security-Policy"] = DOCS_POLICY if path == "/docs" else PAGE_POLICY
+    headers["X-Content-Type-Options"] = "nosniff"
+    headers["X-Frame-Options"] = "DENY"
+    headers["Referrer-Policy"] = "no-referrer"
+    headers["Cross-Origin-Opener-Policy"] = "same-origin"
+    headers["Cross-Origin-Resource-Policy"] = "same-origin"
+    if not path.startswith("/static/"):
+        headers["Cache-Control"] = "no-store"
+
+
+class Gate:
+    """Lets in who may come: the right host name, a key where keys are set, not too often.
+
+    Args:
+        app: what is inside.
+        settings: hosts and keys.
+        limiter: counts requests.
+    """
+
+    def __init__(self, app: ASGIApp, settings: ServerSettings, limiter: RateLimiter):
+        self._app, self._keys, self._limiter = app, settings.api_keys, limiter
+        self._hosts: frozenset[str] | None = None
+        if settings.allowed_hosts is not None:
+            self._hosts = frozenset(host.lower() for host in settings.allowed_hosts)
+        elif is_loopback(settings.host):
+            self._hosts = frozenset({"localhost", "127.0.0.1", "[::1]", settings.host.lower()})
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        try:
+            headers = Headers(scope=scope)
+            self._check_host(headers)
+            path = scope["path"]
+            if self._keys and not is_open(path):
+                scope["state"]["key_name"] = self._check_key(headers)
+            counted = {} if path in UNCOUNTED_PATHS or is_open(path) else await self._limiter.charge_request(scope)
+        except ApiError as error:
+            await error.response()(scope, receive, send)
+            return
+
+        async def send_with_counts(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(counted)
+            await send(message)
+
+        await self._app(scope, receive, send_with_counts if counted else send)
+
+    def _check_host(self, headers: Headers) -> None:
+        """A page of another site that makes its own name lead to 127.0.0.1 still sends its own name (DNS rebinding)."""
+        host = re.sub(r":\d*$", "", headers.get("host", "")).lower()
+        if self._hosts is not None and host not in self._hosts:
+            raise ApiError(
+                403,
+                f"the host name {host[:100]!r} is not one of this server's; add it to allowed_hosts",
+                code="wrong_host",
+            )
+
+    def _check_key(self, headers: Headers) -> str:
+        scheme, _, key = headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not key:
+            raise ApiError(401, "an API key is needed, in the header Authorization: Bearer KEY", code="missing_api_key")
+        name = find_key(key.strip(), self._keys)
+        if name is None:
+            raise ApiError(401, "the API key is not one of this server's", code="invalid_api_key")
+        return name
+
+
+class BodyGuard:
+    """Bounds the body's size and the time it takes to send.
+
+    Args:
+        app: what is inside.
+        limits: of the server.
+    """
+
+    def __init__(self, app: ASGIApp, limits: Limits):
+        self._app, self._limits = app, limits
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        largest, declared = self._limits.max_body_bytes, Headers(scope=scope).get("content-length", "0")
+        too_large = ApiError(413, f"the body is larger than this server's limit of {largest:,} bytes")
+        # isdigit() alone is true for ², where int() fails.
+        if not (declared.isascii() and declared.isdecimal()) or int(declared) > largest:
+            await _close(too_large, scope, receive, send)
+            return
+        received, complete = 0, False
+        deadline = asyncio.get_running_loop().time() + self._limits.body_seconds
+
+        async def bounded() -> Message:
+            nonlocal received, complete
+            if complete:
+                return await receive()  # waiting for the client to go away may take as long as it likes
+            try:
+                message = await asyncio.wait_for(receive(), deadline - asyncio.get_running_loop().time())
+            except TimeoutError:
+                raise ApiError(
+                    408, f"the body took longer than {self._limits.body_seconds:g} seconds to send"
+                ) from None
+            received += len(message.get("body", b""))
+            complete = message["type"] != "http.request" or not message.get("more_body", False)
+            if received > largest:
+                raise too_large
+            return message
+
+        await self._app(scope, bounded, send)
+
+
+async def _close(error: ApiError, scope: Scope, receive: Receive, send: Send) -> None:
+    """Refuse, and end the connection: what follows on it is the rest of a body that nobody wants."""
+    response = error.response()
+    response.headers["Connection"] = "close"
+    await response(scope, receive, send)

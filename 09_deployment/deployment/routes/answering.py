@@ -1,0 +1,112 @@
+"""Answers that end early when nobody reads them: a closed connection cancels the generation behind it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any, TypeVar
+
+import anyio
+from fastapi import Request
+from fastapi.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from deployment.errors import as_api_error, unexpected
+from deployment.generation import Generation
+
+T = TypeVar("T")
+
+
+class EventStream(StreamingResponse):
+    """Server-sent events of some generations, which are cancelled when the client goes away.
+
+    Args:
+        events: yields whole events; see `sse`.
+        generations: what they come from.
+    """
+
+    def __init__(self, events: AsyncIterator[bytes], generations: Sequence[Generation]):
+        # Without these, proxies gather a stream until it is finished, or pack it.
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        super().__init__(_errors_as_events(events), headers=headers, media_type="text/event-stream")
+        self._generations = generations
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            for generation in self._generations:
+                generation.cancel()
+
+
+def sse(data: Any, event: str | None = None) -> bytes:
+    """One server-sent event with JSON in it.
+
+    >>> sse({"a": 1}, "token")
+    b'event: token\\ndata: {"a":1}\\n\\n'
+    """
+    text = json.dumps(data, separators=(",", ":"))
+    return (f"data: {text}\n\n" if event is None else f"event: {event}\ndata: {text}\n\n").encode()
+
+
+async def _errors_as_events(events: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The status has been sent already: what goes wrong now can only be told inside the stream."""
+    try:
+        async for event in events:
+            yield event
+    except Exception as error:
+        known = as_api_error(error) or unexpected(error)
+        yield sse(known.body(), "error")
+
+
+async def unless_disconnected(
+    request: Request, generations: Sequence[Generation], collect: Callable[[], Awaitable[T]]
+) -> T | Response:
+    """Wait for a whole answer, and cancel its generations if the client goes away meanwhile.
+
+    Args:
+        request: whose client is watched; its body has been read.
+        generations: to cancel.
+        collect: makes the answer.
+    """
+    result: T | None = None
+    failure: Exception | None = None
+
+    async def watch() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        group.cancel_scope.cancel()
+
+    try:
+        async with anyio.create_task_group() as group:
+            group.start_soon(watch)
+            try:
+                result = await collect()
+            except Exception as error:  # out of the group first, which would wrap it
+                failure = error
+            group.cancel_scope.cancel()
+    finally:
+        for generation in generations:
+            generation.cancel()
+    if failure is not None:
+        raise failure
+    return Response(status_code=499) if result is None else result
+
+
+def usage_of(generations: Sequence[Generation], n: int, prompt_only: bool = False) -> dict[str, Any]:
+    """The field `usage` of an answer: its tokens, counted as OpenAI does.
+
+    Args:
+        generations: of one answer, `n` for each prompt one after the other.
+        n: choices; a prompt counts once.
+        prompt_only: the generated tokens were not asked for.
+    """
+    prompt = sum(generation.stats.prompt_tokens for generation in generations[::n])
+    completion = 0 if prompt_only else sum(generation.stats.generated_tokens for generation in generations)
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+        "prompt_tokens_details": {"cached_tokens": sum(g.stats.cached_tokens for g in generations[::n])},
+    }

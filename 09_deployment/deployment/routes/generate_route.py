@@ -1,0 +1,87 @@
+"""`POST /generate`, this server's own route: ids, probabilities and entropy, as the chat page shows them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+
+from deployment.errors import ErrorResponse
+from deployment.generation import Generation, GenerationRequest, merge
+from deployment.routes.answering import EventStream, sse, unless_disconnected
+from deployment.routes.logprobs import token_report
+from deployment.routes.schemas import GenerateRequest, GenerateResponse, check_limit
+from deployment.server_state import ServerState
+from optimization.engine.events import TokenEvent
+
+
+def generate_routes(state: ServerState) -> APIRouter:
+    """The route, for one server."""
+    router = APIRouter(tags=["nuLLM"])
+
+    @router.post("/generate", response_model=GenerateResponse, responses={"4XX": {"model": ErrorResponse}})
+    async def generate(body: GenerateRequest, request: Request) -> Response | GenerateResponse:
+        """Continue a prompt, or answer a conversation.
+
+        With `stream`, the events are: `start` with the prompt's ids, a `token` for each token, and `end`, or `error`.
+        """
+        model, limits = state.model(body.model), state.settings.limits
+        check_limit("top_logprobs", body.top_logprobs or 0, min(limits.max_logprobs, model.tokenizer.vocab_size))
+        if body.messages is not None:
+            ids = await state.encode_conversation(model, [message.to_message() for message in body.messages])
+        else:
+            assert body.prompt is not None  # the schema asks for one of the two
+            ids = await state.encode_prompt(model, body.prompt)
+        wanted = GenerationRequest(model, ids, body.sampling(limits, 200), logprobs=body.top_logprobs)
+        await state.charge(request, [wanted])
+        generations = state.desk.submit([wanted], body.stream)
+        if body.stream:
+            return EventStream(_stream(generations[0]), generations)
+        return await unless_disconnected(request, generations, lambda: _whole(generations[0], body))
+
+    return router
+
+
+async def _whole(generation: Generation, body: GenerateRequest) -> GenerateResponse:
+    gathered: list[TokenEvent] = []
+    async for _, events in merge([generation]):
+        gathered += events
+    model, stats = generation.request.model, generation.stats
+    tokens = [token_report(model, event) for event in gathered if event.token is not None]
+    return GenerateResponse.model_validate(
+        {
+            "generated_text": "".join(event.text for event in gathered),
+            "finish_reason": gathered[-1].finish_reason,
+            "prompt_tokens": stats.prompt_tokens,
+            "generated_tokens": stats.generated_tokens,
+            "context_shifts": stats.context_shifts,
+            "tokens": None if body.top_logprobs is None else tokens,
+        }
+    )
+
+
+async def _stream(generation: Generation) -> AsyncIterator[bytes]:
+    model, stats = generation.request.model, generation.stats
+    yield sse({"model": model.name, "prompt_ids": list(generation.request.prompt_ids)}, "start")
+    async for _, events in merge([generation]):
+        rest, parts = "", []
+        for event in events:
+            if event.token is not None:
+                parts.append(sse(token_report(model, event), "token"))
+            else:
+                rest += event.text
+        if events[-1].finish_reason is not None:
+            ending = {
+                "text": rest,
+                "finish_reason": events[-1].finish_reason,
+                "prompt_tokens": stats.prompt_tokens,
+                "cached_tokens": stats.cached_tokens,
+                "generated_tokens": stats.generated_tokens,
+                "context_shifts": stats.context_shifts,
+                "queue_seconds": round(stats.queue_seconds, 6),
+                "first_token_seconds": round(stats.first_token_seconds, 6),
+                "total_seconds": round(stats.total_seconds, 6),
+            }
+            parts.append(sse(ending, "end"))
+        yield b"".join(parts)

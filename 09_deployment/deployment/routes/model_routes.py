@@ -1,0 +1,135 @@
+"""What is served, its tokenizer, and where it looks: `/v1/models`, `/tokenize`, `/detokenize`, `/attention`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import anyio
+from fastapi import APIRouter
+
+from deployment.errors import ApiError, ErrorResponse
+from deployment.routes.schemas import (
+    AttentionRequest,
+    AttentionResponse,
+    DetokenizeRequest,
+    DetokenizeResponse,
+    ModelInfo,
+    ModelList,
+    TokenizeRequest,
+    TokenizeResponse,
+    check_limit,
+)
+from deployment.served_model import ServedModel
+from deployment.server_state import LONG_TEXT, ServerState
+from optimization.engine.events import PromptError
+from tokenizer.interface import END_OF_TEXT
+
+MAX_WAITING_LOOKS = 8
+
+
+def model_routes(state: ServerState) -> APIRouter:
+    """The routes, for one server."""
+    router = APIRouter(responses={"4XX": {"model": ErrorResponse}})
+    limits = state.settings.limits
+    one_look = anyio.Semaphore(1)  # the weights take the slow path of attention: one at a time
+    waiting = 0
+
+    @router.get("/v1/models", tags=["OpenAI"])
+    async def list_models() -> ModelList:
+        """What is served: the model, and its adapters under their own names."""
+        return ModelList(data=[_describe(model, state) for model in state.models.values()])
+
+    @router.get("/v1/models/{name}", tags=["OpenAI"])
+    async def show_model(name: str) -> ModelInfo:
+        """One model."""
+        return _describe(state.model(name), state)
+
+    @router.post("/tokenize", tags=["nuLLM"])
+    async def tokenize(body: TokenizeRequest) -> TokenizeResponse:
+        """The ids of a text, and how it is cut.
+
+        Special tokens in the text are plain text, with one exception: a text that is exactly the end-of-text token
+        gives its id. Evaluation programs ask for it in this way.
+        """
+        model = state.model(body.model)
+        check_limit("prompt", len(body.prompt), limits.max_prompt_characters, "characters")
+        if body.prompt == END_OF_TEXT and model.tokenizer.end_of_text_id is not None:
+            ids = [model.tokenizer.end_of_text_id]
+        elif len(body.prompt) < LONG_TEXT:
+            ids = model.tokenizer.encode(body.prompt)
+        else:
+            ids = await anyio.to_thread.run_sync(model.tokenizer.encode, body.prompt)
+        first = model.tokenizer.end_of_text_id
+        if body.add_special_tokens and first is not None:
+            ids = [first, *ids]
+        return TokenizeResponse(
+            count=len(ids),
+            max_model_len=model.engine.context_length,
+            tokens=ids,
+            token_strs=[model.token_text(token) for token in ids],
+        )
+
+    @router.post("/detokenize", tags=["nuLLM"])
+    async def detokenize(body: DetokenizeRequest) -> DetokenizeResponse:
+        """The text of ids."""
+        check_limit("tokens", len(body.tokens), limits.max_prompt_characters, "ids")
+        return DetokenizeResponse(prompt=state.model(body.model).tokenizer.decode(body.tokens))
+
+    @router.get("/tokenizer_info", tags=["nuLLM"])
+    async def tokenizer_info(model: str | None = None) -> dict[str, Any]:
+        """What programs need to know of the tokenizer, in the terms of its Hugging Face configuration."""
+        served = state.model(model)
+        end = END_OF_TEXT if served.tokenizer.end_of_text_id is not None else None
+        return {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "bos_token": end,
+            "eos_token": end,
+            "pad_token": end,
+            "model_max_length": served.engine.context_length,
+            "chat_template": None if served.template is None else served.template.to_jinja(),
+        }
+
+    @router.post("/attention", tags=["nuLLM"])
+    async def attention(body: AttentionRequest) -> AttentionResponse:
+        """Where the last of these tokens looks, in every layer and head."""
+        nonlocal waiting
+        model = state.model(body.model)
+        longest = min(limits.max_attention_tokens, model.engine.context_length)
+        check_limit("tokens", len(body.tokens), longest, "tokens")
+        vocab_size = model.tokenizer.vocab_size
+        if unknown := [token for token in body.tokens if token >= vocab_size]:
+            raise PromptError(f"tokens has id {unknown[0]}; the vocabulary has ids 0 to {vocab_size - 1}")
+        if waiting >= MAX_WAITING_LOOKS:
+            raise ApiError(429, "too many looks at the attention are waiting", code="queue_full", retry_after=1)
+        waiting += 1
+        try:
+            async with one_look:
+                weights = await anyio.to_thread.run_sync(model.attention, body.tokens)
+        finally:
+            waiting -= 1
+        # Four digits are finer than a colour shows.
+        rounded = [[[round(w, 4) for w in head] for head in layer] for layer in weights.tolist()]
+        return AttentionResponse(tokens=[model.token_text(token) for token in body.tokens], weights=rounded)
+
+    return router
+
+
+def _describe(model: ServedModel, state: ServerState) -> ModelInfo:
+    limits, config = state.settings.limits, model.engine.config
+    return ModelInfo(
+        id=model.name,
+        created=model.created,
+        root=model.base or model.name,
+        parent=model.base,
+        max_model_len=model.engine.context_length,
+        parameters=model.engine.num_parameters,
+        vocab_size=model.tokenizer.vocab_size,
+        num_layers=config.num_layers,
+        num_heads=config.num_heads,
+        chat=model.template is not None,
+        limits={
+            "max_tokens": limits.max_tokens,
+            "max_logprobs": min(limits.max_logprobs, model.tokenizer.vocab_size),
+            "max_attention_tokens": min(limits.max_attention_tokens, model.engine.context_length),
+        },
+    )

@@ -1,0 +1,156 @@
+"""What `/v1/completions` and `/v1/chat/completions` take and give, as OpenAI documents it.
+
+Fields of OpenAI's that change nothing here (`user`, `metadata` and the like) are accepted. Fields that would change
+the answer and are not there (tools, images) are refused by name, never ignored.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field
+
+from deployment.routes.schemas import Body, ChatMessage, SamplingFields, TokenId
+
+
+class StreamOptions(Body):
+    """What a stream says besides the text."""
+
+    include_usage: bool = False
+    include_obfuscation: bool = Field(False, description="Accepted and not used.")
+
+
+class ResponseFormat(Body):
+    """The form of the answer; only text."""
+
+    type: Literal["text"]
+
+
+class OpenAIFields(SamplingFields):
+    """What both routes have in common beyond sampling."""
+
+    n: int = Field(1, ge=1, description="Answers to each prompt.")
+    stream_options: StreamOptions | None = None
+    ignore_eos: bool = Field(False, description="Go on behind tokens that end a text, as vLLM offers it.")
+    user: str | None = Field(None, description="Accepted and not used, as are the fields below.")
+    metadata: dict[str, Any] | None = None
+    store: bool | None = None
+    service_tier: str | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+
+
+class CompletionRequest(OpenAIFields):
+    """Body of `POST /v1/completions`."""
+
+    prompt: str | list[str] | list[TokenId] | list[list[TokenId]] = Field(
+        description="Text, ids, or several of either."
+    )
+    max_tokens: int | None = Field(16, ge=0, description="0 with echo: only report on the prompt.")
+    echo: bool = Field(False, description="Give the prompt back in front of the text.")
+    logprobs: int | None = Field(None, ge=0, description="Alternatives to report with each token.")
+    best_of: int | None = Field(None, ge=1, description="Must equal n.")
+    suffix: Literal[None, ""] = Field(None, description="Not supported: the model reads from left to right.")
+
+
+class ChatCompletionRequest(OpenAIFields):
+    """Body of `POST /v1/chat/completions`."""
+
+    messages: list[ChatMessage] = Field(min_length=1)
+    max_completion_tokens: int | None = Field(None, ge=1, description="The same as max_tokens.")
+    logprobs: bool = False
+    top_logprobs: int | None = Field(None, ge=0, description="With logprobs.")
+    response_format: ResponseFormat | None = None
+
+
+class PromptTokensDetails(BaseModel):
+    """Where the prompt's keys and values came from."""
+
+    cached_tokens: int
+
+
+class Usage(BaseModel):
+    """Tokens of a request."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: PromptTokensDetails
+
+
+class CompletionLogprobs(BaseModel):
+    """Probabilities in the form of the completions route: a list for each quantity."""
+
+    tokens: list[str]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None]
+    text_offset: list[int]
+
+
+class CompletionChoice(BaseModel):
+    """One continuation."""
+
+    index: int
+    text: str
+    logprobs: CompletionLogprobs | None
+    finish_reason: str | None
+
+
+class Completion(BaseModel):
+    """Answer of `POST /v1/completions`."""
+
+    id: str
+    object: Literal["text_completion"] = "text_completion"
+    created: int
+    model: str
+    choices: list[CompletionChoice]
+    usage: Usage | None = None
+
+
+class ChatLogprob(BaseModel):
+    """A token and its probability, in the form of the chat route."""
+
+    token: str
+    logprob: float
+    bytes: list[int]
+
+
+class ChatTokenLogprobs(ChatLogprob):
+    """A token that came, and others that could have."""
+
+    top_logprobs: list[ChatLogprob]
+
+
+class ChatLogprobs(BaseModel):
+    """Probabilities of an answer."""
+
+    content: list[ChatTokenLogprobs]
+    refusal: None = None
+
+
+class AssistantMessage(BaseModel):
+    """The answer."""
+
+    role: Literal["assistant"] = "assistant"
+    content: str
+    refusal: None = None
+
+
+class ChatChoice(BaseModel):
+    """One answer."""
+
+    index: int
+    message: AssistantMessage
+    logprobs: ChatLogprobs | None
+    finish_reason: str | None
+
+
+class ChatCompletion(BaseModel):
+    """Answer of `POST /v1/chat/completions`."""
+
+    id: str
+    object: Literal["chat.completion"] = "chat.completion"
+    created: int
+    model: str
+    choices: list[ChatChoice]
+    usage: Usage

@@ -1,0 +1,239 @@
+"""What this server's own routes take and give. OpenAI's are in `openai_schemas`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from deployment.errors import ApiError
+from deployment.settings import Limits
+from finetuning.data.chat_format import Message
+from transformer.sampling import SamplingParameters
+
+MAX_STOP_CHARACTERS = 256
+
+TokenId = Annotated[int, Field(ge=0, lt=2**32)]
+Number = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class Body(BaseModel):
+    """A request. Unknown fields are refused, so that a typo is not silently ignored."""
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+
+class SamplingFields(Body):
+    """How to choose tokens: what all routes that generate have in common. The defaults are OpenAI's."""
+
+    model: str | None = Field(None, description="One of /v1/models; null for the first.")
+    max_tokens: int | None = Field(None, ge=1, description="The most tokens to generate.")
+    temperature: Number = Field(1.0, ge=0.0, le=100.0, description="0 is greedy, 1 as trained.")
+    top_p: Number = Field(1.0, gt=0.0, le=1.0, description="Keep the likeliest tokens up to this probability.")
+    top_k: int = Field(0, ge=0, le=2**31, description="Keep the k likeliest tokens; 0 keeps all.")
+    min_p: Number = Field(0.0, ge=0.0, le=1.0, description="Keep tokens this many times as likely as the best.")
+    typical_p: Number = Field(1.0, gt=0.0, le=1.0, description="Keep the most typical tokens.")
+    repetition_penalty: Number = Field(1.0, gt=0.0, le=100.0, description="Above 1: tokens seen become less likely.")
+    presence_penalty: Number = Field(0.0, ge=-2.0, le=2.0)
+    frequency_penalty: Number = Field(0.0, ge=-2.0, le=2.0)
+    logit_bias: dict[TokenId, Annotated[Number, Field(ge=-100.0, le=100.0)]] | None = Field(
+        None, description="Token id to a number that is added to its logit."
+    )
+    seed: int | None = Field(None, ge=-(2**63), lt=2**63, description="Repeat the same draw.")
+    stop: str | list[str] | None = Field(None, description="Strings that end the text and are not part of it.")
+    stream: bool = Field(False, description="Send tokens as they come, as server-sent events.")
+
+    def sampling(self, limits: Limits, default_max_tokens: int, choice: int = 0) -> SamplingParameters:
+        """In the engine's terms.
+
+        Args:
+            limits: of the server.
+            default_max_tokens: where the request names none.
+            choice: of several; each draws from a seed of its own.
+
+        Raises:
+            ApiError: over a limit.
+        """
+        wanted = self.max_tokens or default_max_tokens
+        stop = [self.stop] if isinstance(self.stop, str) else self.stop or []
+        check_limit("max_tokens", wanted, limits.max_tokens)
+        check_limit("stop", len(stop), limits.max_stop, "strings")
+        check_limit("logit_bias", len(self.logit_bias or {}), limits.max_logit_bias, "entries")
+        for string in stop:
+            if not string:
+                raise ApiError(400, "stop must not contain an empty string: it would stop at once", "stop")
+            check_limit("stop", len(string), MAX_STOP_CHARACTERS, "characters in a string")
+        return SamplingParameters(
+            max_tokens=wanted,
+            temperature=self.temperature,
+            top_k=self.top_k,
+            top_p=self.top_p,
+            seed=None if self.seed is None else (self.seed + choice) % 2**63,
+            min_p=self.min_p,
+            typical_p=self.typical_p,
+            repetition_penalty=self.repetition_penalty,
+            presence_penalty=self.presence_penalty,
+            frequency_penalty=self.frequency_penalty,
+            logit_bias=dict(self.logit_bias or {}),
+            stop=tuple(stop),
+        )
+
+
+def check_limit(param: str, value: int, limit: int, unit: str = "") -> None:
+    """Check a number against one of the server's limits.
+
+    Raises:
+        ApiError: it is over.
+    """
+    if value > limit:
+        what = f"{value:,} {unit}".strip()
+        raise ApiError(400, f"{param}: {what} is more than this server's limit of {limit:,}", param)
+
+
+class TextPart(Body):
+    """A part of a message, as OpenAI's API allows it."""
+
+    type: Literal["text"]
+    text: str
+
+
+class ChatMessage(Body):
+    """What one side says."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | list[TextPart]
+    name: str | None = Field(None, description="Accepted and not used.")
+
+    def to_message(self) -> Message:
+        """In the chat format's terms; a developer's instructions are a system message."""
+        content = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+        return Message("system" if self.role == "developer" else self.role, content)
+
+
+class GenerateRequest(SamplingFields):
+    """Body of `POST /generate`: a prompt to continue, or a conversation to answer."""
+
+    prompt: str | list[TokenId] | None = Field(None, description="Text to continue, or its ids.")
+    messages: list[ChatMessage] | None = Field(None, description="A conversation to answer.")
+    max_tokens: int | None = Field(200, ge=1, description="The most tokens to generate.")
+    temperature: Number = Field(0.8, ge=0.0, le=100.0, description="0 is greedy, 1 as trained.")
+    top_p: Number = Field(0.95, gt=0.0, le=1.0, description="Keep the likeliest tokens up to this probability.")
+    top_logprobs: int | None = Field(None, ge=0, description="Report every token's probability and this many others.")
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> GenerateRequest:
+        if (self.prompt is None) == (self.messages is None):
+            raise ValueError("give either prompt or messages")
+        return self
+
+
+class TokenAlternative(BaseModel):
+    """A token that could have come."""
+
+    id: int
+    text: str
+    logprob: float
+
+
+class GeneratedToken(BaseModel):
+    """A token that came, and what the model thought."""
+
+    id: int
+    text: str = Field(description="What can be shown now: whole characters.")
+    logprob: float | None = Field(None, description="Natural logarithm of its probability.")
+    entropy: float | None = Field(None, description="How undecided the model was, in nats.")
+    top: list[TokenAlternative] = Field(default_factory=list)
+
+
+class GenerateResponse(BaseModel):
+    """Answer of `POST /generate`."""
+
+    generated_text: str = Field(description="The continuation, without the prompt.")
+    finish_reason: Literal["stop", "length"] = Field(description="stop: the text ended; length: max_tokens reached.")
+    prompt_tokens: int
+    generated_tokens: int
+    context_shifts: int = Field(description="How often the context was full and its older half was dropped.")
+    tokens: list[GeneratedToken] | None = Field(None, description="With top_logprobs.")
+
+
+class TokenizeRequest(Body):
+    """Body of `POST /tokenize`."""
+
+    model: str | None = None
+    prompt: str
+    add_special_tokens: bool = Field(True, description="Begin as /v1/completions does, with the end-of-text token.")
+
+
+class TokenizeResponse(BaseModel):
+    """Answer of `POST /tokenize`."""
+
+    count: int
+    max_model_len: int
+    tokens: list[int]
+    token_strs: list[str]
+
+
+class DetokenizeRequest(Body):
+    """Body of `POST /detokenize`."""
+
+    model: str | None = None
+    tokens: list[TokenId]
+
+
+class DetokenizeResponse(BaseModel):
+    """Answer of `POST /detokenize`."""
+
+    prompt: str
+
+
+class AttentionRequest(Body):
+    """Body of `POST /attention`: a text as ids; what is shown is where its last token looks."""
+
+    model: str | None = None
+    tokens: list[TokenId] = Field(min_length=1)
+
+
+class AttentionResponse(BaseModel):
+    """Answer of `POST /attention`."""
+
+    tokens: list[str] = Field(description="Text of each position.")
+    weights: list[list[list[float]]] = Field(description="(layers, heads, tokens); each row sums to 1.")
+
+
+class HealthResponse(BaseModel):
+    """Answer of `GET /health`."""
+
+    status: Literal["ok"] = "ok"
+
+
+class ReadyResponse(BaseModel):
+    """Answer of `GET /ready`."""
+
+    status: Literal["ready", "stopping"]
+
+
+class ModelInfo(BaseModel):
+    """An entry of `GET /v1/models`; the fields behind `owned_by` are this server's own."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str = "nullm"
+    root: str
+    parent: str | None
+    max_model_len: int
+    parameters: int
+    vocab_size: int
+    num_layers: int
+    num_heads: int
+    chat: bool = Field(description="Whether the model was taught to converse.")
+    limits: dict[str, Any]
+
+
+class ModelList(BaseModel):
+    """Answer of `GET /v1/models`."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelInfo]

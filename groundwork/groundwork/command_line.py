@@ -1,0 +1,51 @@
+"""What commands share: help that keeps its line breaks, checks of numbers, a bar that shows how far the work is."""
+
+from __future__ import annotations
+
+import argparse
+import math
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+
+class HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
+    """Keeps the line breaks of a description, and names each default that says something."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default in (None, "") else super()._get_help_string(action)
+
+
+def at_least_one(name: str, value: int) -> int:
+    """The value, if there can be that many.
+
+    Raises:
+        ValueError: it is below 1.
+    """
+    if value < 1:
+        raise ValueError(f"--{name} must be at least 1, got {value}")
+    return value
+
+
+def learning_rate(value: float) -> float:
+    """The value, if one can learn at that rate.
+
+    Raises:
+        ValueError: it is not a positive number.
+    """
+    if not (value > 0 and math.isfinite(value)):
+        raise ValueError(f"--lr must be a number above 0, got {value}")
+    return value
+
+
+def progress_bar(console: Console) -> Progress:
+    """A bar with steps, time gone, time left, and what the task's field `note` says."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=console,
+    )

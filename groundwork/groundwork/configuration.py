@@ -1,0 +1,53 @@
+"""Configurations: a dataclass whose fields come from YAML files and from the command line, which wins."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Generic, NoReturn, TypeVar
+
+from jsonargparse import ArgumentParser
+
+Configuration = TypeVar("Configuration")
+
+
+class _OneLineErrorParser(ArgumentParser):
+    """Says what is wrong in one line, where the default prints every option first."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Print the message and exit with status 2."""
+        line = " ".join(message.split()).replace("typing.", "")
+        self.exit(2, f"error: {line}\nFor all options: {self.prog} --help\n")
+
+
+class ConfigurationParser(Generic[Configuration]):
+    """Reads a dataclass from `--config FILE.yaml` and from an option for each of its fields.
+
+    Args:
+        kind: the dataclass. Its docstring is the help of its fields; its checks raise `ValueError`.
+        program: how the command is called, such as `python 05_training/train.py`.
+        description: the first lines of `--help`.
+        flags: further switches of the command, `--dry-run` say, each with its help.
+    """
+
+    def __init__(self, kind: type[Configuration], program: str, description: str, flags: dict[str, str] | None = None):
+        self._kind, self._flags = kind, flags or {}
+        self._parser = _OneLineErrorParser(prog=program, description=description)
+        self._parser.add_argument("--config", action="config", help="YAML file with any of the fields below.")
+        for flag, meaning in self._flags.items():
+            self._parser.add_argument(flag, action="store_true", help=meaning)
+        self._parser.add_class_arguments(kind)
+
+    def parse(self, arguments: Sequence[str] | None = None) -> tuple[Configuration, dict[str, bool]]:
+        """The configuration, and which of the switches were given (`--dry-run` as `dry_run`).
+
+        Exits with status 2 and one line for an unknown field or an impossible value.
+        """
+        parsed = self._parser.parse_args(arguments)
+        try:
+            fields: dict[str, Any] = self._parser.instantiate_classes(parsed).as_dict()
+            fields.pop("config", None)
+            names = [flag.removeprefix("--").replace("-", "_") for flag in self._flags]
+            switches = {name: fields.pop(name) for name in names}
+            return self._kind(**fields), switches
+        except (ValueError, TypeError) as error:
+            self._parser.error(str(error).strip().splitlines()[-1].strip())

@@ -1,0 +1,59 @@
+"""A user's mistake becomes one clear line, not a traceback."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from importlib.util import find_spec
+
+
+class UserError(ValueError):
+    """A mistake of the user, said in one line that names the value, the limit and the way out."""
+
+
+def report_user_errors(command: Callable[[], int | None]) -> int:
+    """Run a command and return its exit status; a mistake of the user becomes one line and the status 1.
+
+    Every error that this project raises for a user's mistake is a `ValueError` with one line. The traceback of any other error stays: it is a fault of ours.
+
+    Args:
+        command: does the work and returns the exit status, or None for 0.
+    """
+    try:
+        return command() or 0
+    except BrokenPipeError:  # the reader of our output, such as `head`, has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise `ValueError` with a message unless a condition holds, for the checks of a configuration.
+
+    Args:
+        condition: what must be true.
+        message: names the field, its value and what it may be.
+    """
+    if not condition:
+        raise ValueError(message)
+
+
+def require_package(name: str, extra: str, purpose: str) -> None:
+    """Check that an optional package is installed.
+
+    Args:
+        name: of the package, as it is imported.
+        extra: of this project, which installs it.
+        purpose: what needs it, as the message begins: "an export to GGUF".
+
+    Raises:
+        UserError: it is not installed; the message says how to install it.
+    """
+    if find_spec(name) is None:
+        raise UserError(f'{purpose} needs the package {name}: pip install -e ".[{extra}]"')

@@ -1,0 +1,139 @@
+"""Stage 5: checkpoints are whole or absent."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from training.checkpoints import checkpoint as checkpoint_module
+from training.checkpoints.checkpoint import (
+    CheckpointError,
+    find_checkpoint,
+    list_checkpoints,
+    load_model,
+    newest_run,
+)
+from training.train_command import main
+
+
+@pytest.fixture
+def run_copy(trained_run: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(trained_run, tmp_path / "copy"))
+
+
+def _add_damaged_newer_checkpoint(run: Path) -> Path:
+    newest = Path(shutil.copytree(list_checkpoints(run)[-1], run / "step_00000099"))
+    weights = newest / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
+    return newest
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.yaml", "tokenizer.json", "state.json"])
+@pytest.mark.parametrize("damage", ["cut", "flip", "missing"])
+def test_a_damaged_checkpoint_is_never_loaded(name: str, damage: str, run_copy: Path):
+    folder = list_checkpoints(run_copy)[-1]
+    path = folder / name
+    data = path.read_bytes()
+    if damage == "cut":
+        path.write_bytes(data[: len(data) // 2])
+    elif damage == "flip":
+        path.write_bytes(data[:-3] + bytes([data[-3] ^ 1]) + data[-2:])
+    else:
+        path.unlink()
+    with pytest.raises(CheckpointError, match=name):
+        load_model(folder)
+
+
+def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_used(run_copy: Path, capsys):
+    newest = _add_damaged_newer_checkpoint(run_copy)
+    assert find_checkpoint(run_copy).name == "step_00000060"
+    assert newest.name in capsys.readouterr().out
+
+
+def test_missing_checkpoints_say_what_to_do(tmp_path: Path):
+    for call in (lambda: load_model(tmp_path / "nowhere"), lambda: load_model(tmp_path), lambda: newest_run(tmp_path)):
+        with pytest.raises(CheckpointError, match="train one first"):
+            call()
+
+
+def test_weights_of_another_model_are_refused(run_copy: Path):
+    folder = list_checkpoints(run_copy)[-1]
+    settings = yaml.safe_load((folder / "config.yaml").read_text())
+    settings["model"]["num_layers"] = 3
+    (folder / "config.yaml").write_text(yaml.safe_dump(settings))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["config.yaml"] = checkpoint_module.sha256_of(folder / "config.yaml")
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(CheckpointError, match="does not fit the model"):
+        load_model(folder)
+
+
+def test_a_full_disk_leaves_old_checkpoints_whole_and_no_half_one(tiny_settings, write_config, monkeypatch, capsys):
+    real, saved = checkpoint_module.save_tensors, []
+
+    def save_until_full(tensors, path):
+        saved.append(path)
+        if len(saved) > 2:  # weights and state of the first checkpoint fit
+            Path(path).write_bytes(b"half of the ")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        real(tensors, path)
+
+    monkeypatch.setattr(checkpoint_module, "save_tensors", save_until_full)
+    assert main(["--config", write_config(tiny_settings)]) == 1
+    captured = capsys.readouterr()
+    assert "No space left on device" in captured.err
+    assert "Traceback" not in captured.err
+    assert "training goes on" in " ".join(captured.out.split())
+    run = Path(tiny_settings["output_dir"])
+    assert [path.name for path in list_checkpoints(run)] == ["step_00000004"]
+    load_model(run)
+    assert not list(run.glob(".*tmp"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="uses /dev/full")
+def test_a_write_to_a_really_full_device_is_an_error_too():
+    with pytest.raises(OSError, match="No space left"), open("/dev/full", "wb", buffering=0) as file:
+        file.write(b"x")
+
+
+def test_killed_at_random_moments_nothing_is_lost(tiny_settings, write_config, tmp_path: Path):
+    from kill_harness import kill_again_and_again
+
+    tiny_settings["training"] |= {
+        "max_steps": 100_000,
+        "checkpoint_interval": 2,
+        "eval_interval": 2,
+        "keep_checkpoints": 2,
+    }
+    tiny_settings["tracking"] = {"tensorboard": False}
+    outcome = kill_again_and_again(write_config(tiny_settings), tmp_path / "runs", kills=3, longest_wait=0.6, seed=1)
+    assert outcome.kills >= 3
+    assert outcome.identical
+
+
+def test_a_checkpoint_that_is_there_and_whole_is_never_replaced_but_a_damaged_one_is(run_copy: Path):
+    from training.checkpoints.checkpoint import load_state, save_checkpoint, verify_checkpoint
+
+    folder = list_checkpoints(run_copy)[-1]
+    loaded = load_model(folder)
+    state, tensors = load_state(folder)
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+
+    def save() -> None:
+        weights = checkpoint_module.model_weights(loaded.model)
+        save_checkpoint(run_copy, 60, weights, loaded.tokenizer, config, state, tensors, keep=9)
+
+    before = (folder / "manifest.json").stat().st_mtime_ns
+    save()
+    assert (folder / "manifest.json").stat().st_mtime_ns == before
+    (folder / "state.json").write_text("{}")
+    save()
+    verify_checkpoint(folder)
+    assert not list(run_copy.glob(".step_*"))

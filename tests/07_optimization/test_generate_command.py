@@ -1,0 +1,64 @@
+"""Stage 7: `generate.py`, as it is run."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from optimization import generate_command as command_line
+from optimization.generate_command import main
+
+
+def test_the_command_streams_the_continuation(trained_run: Path, capsys):
+    arguments = ["--checkpoint", str(trained_run), "--prompt", "Return", "--max_tokens", "20", "--temperature", "0"]
+    assert main(arguments) == 0
+    captured = capsys.readouterr()
+    assert captured.out.startswith("Return")
+    assert len(captured.out) > 20
+    assert "20 tokens" in captured.err
+
+
+def test_the_bandwidth_counts_a_pass_that_makes_several_tokens_once(trained_run: Path, capsys, monkeypatch):
+    # A model of a terabyte, so that the rounded figures say enough.
+    monkeypatch.setattr(command_line, "bytes_read_per_token", lambda *_: 10**12)
+    arguments = ["--checkpoint", str(trained_run), "--prompt", "Return Return Return", "--temperature", "0", "--stats"]
+    assert main([*arguments, "--max_tokens", "60", "--draft", "lookup"]) == 0
+    line = capsys.readouterr().err
+    found = re.search(
+        r"\+ 60 tokens.* then (\d+) tokens/s, weights read at ([\d.]+) GB/s.* (\d+) of \d+ guesses right", line
+    )
+    assert found, line
+    accepted = int(found[3])
+    assert accepted >= 3
+    # The first token is the prompt's. Rounding to whole tokens a second is the tolerance.
+    rate = float(found[1])
+    assert float(found[2]) / 1000 == pytest.approx(rate * (59 - accepted) / 59, rel=0.51 / rate)
+
+
+def test_the_interactive_command_outlives_a_bad_prompt(trained_run: Path, capsys, monkeypatch):
+    prompts = iter(["x" * 500, "Return", ""])
+    monkeypatch.setattr("builtins.input", lambda _: next(prompts))
+    assert main(["--checkpoint", str(trained_run), "--max_tokens", "5"]) == 0
+    captured = capsys.readouterr()
+    assert "shorten the prompt" in captured.err
+    assert captured.out.startswith("Return")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--checkpoint", "no/such/run", "--prompt", "x"], "there is no checkpoint at"),
+        (["--prompt", "x", "--max_tokens", "0"], "max_tokens must be between 1 and 1,000,000, got 0"),
+        (["--prompt", "x", "--max_tokens", "999999999"], "got 999,999,999"),
+        (["--prompt", "x" * 500], "shorten the prompt"),
+    ],
+)
+def test_a_mistake_is_one_line(arguments, message, trained_run: Path, capsys):
+    if "--checkpoint" not in arguments:
+        arguments = [*arguments, "--checkpoint", str(trained_run)]
+    assert main(arguments) == 1
+    error = capsys.readouterr().err.strip()
+    assert message in error.replace("\\", "/")
+    assert len(error.splitlines()) == 1

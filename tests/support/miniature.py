@@ -1,0 +1,205 @@
+"""A miniature of the repository, in which the commands of the lessons run for real and in seconds.
+
+The scripts are the repository's own. What they work on is small: presets of a few steps and a few numbers,
+checkpoints trained by them, the documentation of four modules in place of all.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import json
+import multiprocessing
+import os
+import re
+import runpy
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import torch
+import yaml
+
+ROOT = Path(__file__).parents[2]
+MODEL = {"context_length": 256, "num_layers": 2, "num_heads": 2, "d_model": 64}
+SMALL_WHERE_GIVEN = (("model", "num_kv_heads", 1), ("model", "vocab_size", 384), ("tokenizer", "vocab_size", 384))
+# The documentation of which is read; the last two are held out, by their names.
+MODULES = ("argparse", "statistics", "random", "heapq", "textwrap", "numpy.lib.recfunctions", "torch.functional")
+STEPS = {"max_steps": 6, "batch_size": 2, "accumulation_steps": 1, "eval_interval": 3, "checkpoint_interval": 3}
+# Imported before the process of a command is forked off: importing PyTorch takes longer than most of them.
+PRELOADED = [
+    *("torch", "torch._dynamo", "torch.utils.tensorboard", "matplotlib.figure"),
+    *("training.train_command", "finetuning.run", "optimization.generate_command"),
+    *("evaluation.ladder.rungs", "evaluation.scaling.experiment", "deployment.app", "learn.command_line"),
+]
+
+
+def build_miniature(folder: Path) -> Path:
+    """Presets, texts and data that the commands name; no checkpoint yet.
+
+    Args:
+        folder: an empty one.
+    """
+    for preset in ROOT.joinpath("configs").rglob("*.yaml"):
+        small = folder / preset.relative_to(ROOT)
+        small.parent.mkdir(parents=True, exist_ok=True)
+        small.write_text(yaml.safe_dump(_smaller(yaml.safe_load(preset.read_text(encoding="utf-8")))), encoding="utf-8")
+    for name in (".", "my_texts", "my_notes", "notes", "docs", "path/to/file_or_folder"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for text in ("README.md", "LICENSE", "CONTRIBUTING.md"):
+            shutil.copy(ROOT / text, folder / name)
+    shutil.copytree(ROOT / "08_evaluation" / "tasks", folder / "08_evaluation" / "tasks")
+    _write_records(folder)
+    return folder
+
+
+def _smaller(preset: dict[str, Any]) -> dict[str, Any]:
+    if "training" in preset:
+        preset["training"].update({key: value for key, value in STEPS.items() if key in preset["training"]})
+        preset["training"].update(max_steps=STEPS["max_steps"])
+        preset["schedule"]["warmup_steps"] = 2
+    if "tokenizer" in preset:
+        preset["model"].update(MODEL)
+        preset["training"]["eval_tokens"] = 256
+        for part, field, value in SMALL_WHERE_GIVEN:
+            if field in preset[part]:
+                preset[part][field] = value
+    if "method" in preset:
+        preset["data"]["max_examples"] = 40
+    return preset
+
+
+def _write_records(folder: Path) -> None:
+    """What fine-tuning reads: questions, pairs, questions with one answer; and a column of texts."""
+    import pyarrow
+    import pyarrow.parquet
+
+    sums = [(a, b) for a in range(8) for b in range(8)]
+    records = {
+        "mine": [{"prompt": f"{a} + {b}?", "completion": str(a + b)} for a, b in sums],
+        "pairs": [{"prompt": f"{a} + {b}?", "chosen": str(a + b), "rejected": str(a * b + 1)} for a, b in sums],
+        "questions": [{"prompt": f"{a} + {b}?", "completion": str(a + b)} for a, b in sums],
+    }
+    for name, lines in records.items():
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    texts = [f"{a} and {b} make {a + b}, however often one asks." for a, b in sums * 32]
+    pyarrow.parquet.write_table(pyarrow.table({"text": texts}), folder / "big.parquet")
+
+
+def write_workspace(folder: Path, numbers: tuple[str, ...]) -> None:
+    """Exercises that pass: in place of the stub's last line, a call of the package's own function.
+
+    Args:
+        folder: the miniature.
+        numbers: of the exercises, such as `2.3`.
+    """
+    from learn.catalogue import all_exercises
+    from learn.workspace import Workspace
+
+    workspace = Workspace(folder / "workspace")
+    for entry in all_exercises():
+        if entry.number in numbers:
+            own = entry.load().resolve().function
+            names = [
+                f"{name}={name}" if parameter.kind is parameter.KEYWORD_ONLY else name
+                for name, parameter in inspect.signature(own).parameters.items()
+            ]
+            # Bound when the file is loaded, before anything takes the function's place.
+            bound = f"from {own.__module__} import {own.__qualname__.split('.')[0]}\n_own = {own.__qualname__}\n"
+            stub, _, _ = entry.stub.partition("raise NotImplementedError(")
+            path = workspace.file_of(entry)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(f"{stub}return _own({', '.join(names)})\n\n\n{bound}", encoding="utf-8")
+
+
+def run_program(words: list[str], folder: Path, variables: dict[str, str], timeout: float = 120) -> tuple[int, str]:
+    """Run `python WORDS…`, or `learn …`, in a process of its own that knows the small data.
+
+    A server is asked to stop as soon as it says its address.
+
+    Args:
+        words: a script or `-m` and a module, and arguments.
+        folder: the miniature.
+        variables: of the environment.
+        timeout: in seconds.
+
+    Returns:
+        The exit status, and what was printed.
+
+    Raises:
+        TimeoutError: it did not end.
+    """
+    with tempfile.TemporaryDirectory() as place:
+        log = Path(place, "printed.txt")
+        log.touch()
+        # Variables such as Triton's are read at import, so a command that has some begins from nothing.
+        context: Any = multiprocessing.get_context("spawn" if variables or sys.platform == "win32" else "forkserver")
+        if context.get_start_method() == "forkserver":
+            context.set_forkserver_preload(PRELOADED)
+        process = context.Process(target=_run_as_script, args=(words, folder, variables, log))
+        process.start()
+        stop = time.monotonic() + timeout
+        while process.is_alive() and time.monotonic() < stop:
+            process.join(0.05)
+            if words[0].endswith("api/main.py") and _is_ready(log.read_text("utf-8")):
+                os.kill(process.pid, signal.SIGTERM)  # as systemd does; it must end with 0
+                process.join(stop - time.monotonic())
+        printed = log.read_text(encoding="utf-8", errors="replace")
+    if process.exitcode is None:
+        process.kill()
+        raise TimeoutError(f"{words} did not end in {timeout} s and printed:\n{printed}")
+    return process.exitcode, printed
+
+
+def _is_ready(printed: str) -> bool:
+    address = re.search(r"http://127\.0\.0\.1:\d+", printed)
+    try:
+        return address is not None and httpx.get(f"{address.group()}/ready", trust_env=False).status_code in (200, 401)
+    except httpx.TransportError:
+        return False
+
+
+def _run_as_script(words: list[str], folder: Path, variables: dict[str, str], log: Path) -> None:
+    os.environ.update(variables, HF_HUB_OFFLINE="1", COLUMNS="120", MPLBACKEND="agg", OMP_NUM_THREADS="1")
+    os.chdir(folder)
+    for number, name in enumerate((os.devnull, log, log)):
+        file = os.open(name, os.O_RDWR | os.O_APPEND)
+        os.dup2(file, number)
+        os.close(file)
+    sys.stdin = os.fdopen(0, closefd=False)
+    sys.stdout, sys.stderr = (os.fdopen(n, "w", buffering=1, encoding="utf-8", closefd=False) for n in (1, 2))
+    torch.set_num_threads(1)
+    _know_less()
+    if words[0] == "learn":
+        from learn.command_line import main
+
+        sys.exit(main(words[1:]))
+    sys.argv = words if words[0] != "-m" else words[1:]
+    if words[0] == "-c":
+        exec(compile(words[1], "a block of the page", "exec"), {"__name__": "__main__"})
+    elif words[0] == "-m":
+        runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+    else:
+        runpy.run_path(words[0], run_name="__main__")
+
+
+def _know_less() -> None:
+    """Less of the documentation, smaller models of the ladder and the scaling law, a workspace in the miniature."""
+    from evaluation import ladder_text, scaling_experiment, task
+    from learn.workspace import Workspace
+    from neural_networks import python_docs
+
+    files = [(name, str(importlib.util.find_spec(name).origin)) for name in MODULES]  # type: ignore[union-attr]
+    python_docs._source_files = lambda: iter(files)  # type: ignore[assignment]
+    python_docs._symbols_without_source = lambda: []  # type: ignore[assignment]
+    small = {"vocab_size": 300, "context_length": 256, "d_model": 64, "num_layers": 1, "steps": 4, "mlp_steps": 10}
+    ladder_text.TIERS["quick"] = replace(ladder_text.TIERS["quick"], train_bytes=50_000, validation_bytes=3000, **small)
+    scaling_experiment.WIDTHS, scaling_experiment.STEPS = (16, 32, 64), (2, 4, 8)  # type: ignore[assignment]
+    task.TASKS = Path("08_evaluation/tasks").resolve()  # their data is put into datasets/ beside it
+    Workspace.__init__.__defaults__ = (Path("workspace").resolve(),)  # type: ignore[attr-defined]
