@@ -33,7 +33,7 @@ def main() -> int:
         "The descent finds what counting gives at once; for deeper networks nothing else is left."
     )
     parser.add_argument("--steps", type=int, default=3000, help="of gradient descent")
-    parser.add_argument("--batch_size", type=int, default=2048, help="pairs of bytes a step")
+    parser.add_argument("--batch-size", type=int, default=2048, help="pairs of bytes a step")
     parser.add_argument("--lr", type=float, default=0.1, help="Adam's learning rate at first; it falls to 0")
     options = parser.parse_args()
     return report_user_errors(lambda: run(options, Console()))

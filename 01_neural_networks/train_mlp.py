@@ -38,10 +38,10 @@ def main() -> int:
         "Every gradient is computed by hand in neural_networks/mlp_numpy.py."
     )
     parser.add_argument("--context", type=int, default=MLPConfig.context, help="bytes that it sees")
-    parser.add_argument("--embedding_dim", type=int, default=MLPConfig.embedding_dim, help="numbers for each of them")
+    parser.add_argument("--embedding-dim", type=int, default=MLPConfig.embedding_dim, help="numbers for each of them")
     parser.add_argument("--hidden", type=int, default=MLPConfig.hidden, help="width of the tanh layer")
     parser.add_argument("--steps", type=int, default=16_000, help="batches to learn from")
-    parser.add_argument("--batch_size", type=int, default=256, help="predictions in each")
+    parser.add_argument("--batch-size", type=int, default=256, help="predictions in each")
     parser.add_argument("--optimizer", choices=OPTIMIZERS, default="adam", help="what to do with the gradient")
     parser.add_argument("--lr", type=float, default=4e-3, help="learning rate at first; it falls to 0 in a line")
     options = parser.parse_args()

@@ -27,7 +27,7 @@ def main() -> int:
         "not know to a shorter one. Watch the two curves: on the text that was counted the model gets\n"
         "better and better, on held-out text the gain dries up."
     )
-    parser.add_argument("--max_order", type=int, default=MAX_ORDER, help=f"longest n-grams, from 1 to {MAX_ORDER}")
+    parser.add_argument("--max-order", type=int, default=MAX_ORDER, help=f"longest n-grams, from 1 to {MAX_ORDER}")
     options = parser.parse_args()
     return report_user_errors(lambda: run(options, Console()))
 
@@ -35,7 +35,7 @@ def main() -> int:
 def run(options: argparse.Namespace, console: Console) -> int:
     """Count for each order, measure on both parts, draw."""
     if not 1 <= options.max_order <= MAX_ORDER:
-        raise NGramError(f"--max_order must be from 1 to {MAX_ORDER}, got {options.max_order}")
+        raise NGramError(f"--max-order must be from 1 to {MAX_ORDER}, got {options.max_order}")
     corpus = load(options, console)
     stream = byte_stream(corpus.train)
     orders = range(1, options.max_order + 1)

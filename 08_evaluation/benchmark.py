@@ -1,7 +1,7 @@
 """Ask a model the questions of a benchmark.
 
 python 08_evaluation/benchmark.py --tasks docs_description docs_last_word
-python 08_evaluation/benchmark.py --checkpoint checkpoints/small_gpt --tasks path/to/task.yaml --few_shot 3 --limit 100
+python 08_evaluation/benchmark.py --checkpoint checkpoints/small_gpt --tasks path/to/task.yaml --few-shot 3 --limit 100
 python 08_evaluation/benchmark.py --tasks docs_description --against outputs/benchmark/other_model
 """
 

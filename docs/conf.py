@@ -7,6 +7,7 @@ reference. API pages and the configuration reference are made from the code.
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import re
 import typing
 from pathlib import Path
@@ -19,6 +20,7 @@ logger = logging.getLogger(__name__)
 
 ROOT = Path(__file__).parents[1]
 STAGES = {
+    0: ("groundwork", "groundwork"),  # below all stages; it has no lesson
     1: ("01_neural_networks", "neural_networks"),
     2: ("02_attention", "attention"),
     3: ("03_transformer", "transformer"),
@@ -96,7 +98,7 @@ def setup(app: Any) -> None:
 
 def _read_source(app: Any, docname: str, source: list[str]) -> None:
     """Put in what a page asks for with a comment."""
-    text = source[0]
+    text = rewrite_links(source[0], Path(app.env.doc2path(docname)).parent)
     for match in _LESSON.finditer(text):
         path = ROOT / STAGES[int(match[1])][0] / "README.md"
         app.env.note_dependency(str(path))
@@ -117,7 +119,7 @@ def rewrite_links(text: str, folder: Path) -> str:
 
     def rewrite(match: re.Match[str]) -> str:
         mark, label, target = match.groups()
-        if re.match(r"[a-z]+:|#", target):
+        if re.match(r"[a-z]+:|#|/", target):
             return match[0]
         path, _, anchor = target.partition("#")
         found = (folder / path).resolve()
@@ -144,15 +146,31 @@ def rewrite_links(text: str, folder: Path) -> str:
 
 
 def _api_page(stage: int) -> str:
-    """An entry for every module of a stage's package."""
+    """What a stage's package exports by itself, and an entry for every module of it."""
     folder, package = STAGES[stage]
-    parts = []
+    parts = [_front_door(package)] if stage else []
     for path in sorted((ROOT / folder / package).rglob("*.py")):
         if path.name == "__init__.py":
             continue
         module = ".".join(path.relative_to(ROOT / folder).with_suffix("").parts)
         parts.append(f"## {module.split('.', 1)[1]}\n\n```{{eval-rst}}\n.. automodule:: {module}\n```\n")
     return "\n".join(parts)
+
+
+def _front_door(package: str) -> str:
+    """The names of `from package import …`, each with the first line of its docstring and a link."""
+    door = importlib.import_module(package)
+    lines = [f"{door.__doc__}\n", f"What most programs need is imported from `{package}` itself:\n"]
+    for name in door.__all__:
+        value = getattr(door, name)
+        home = getattr(value, "__module__", "")
+        if not home.startswith(package):  # a constant or an alias of a type
+            lines.append(f"- `{name}`")
+            continue
+        role = "class" if isinstance(value, type) else "func"
+        summary = (value.__doc__ or "").strip().split("\n\n")[0].replace("\n", " ")
+        lines.append(f"- {{py:{role}}}`{name} <{home}.{name}>` — {' '.join(summary.split())}")
+    return "\n".join(lines) + "\n"
 
 
 def _configuration_table(name: str) -> str:

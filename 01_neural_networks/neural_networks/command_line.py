@@ -25,7 +25,7 @@ def text_arguments(description: str) -> argparse.ArgumentParser:
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=HelpFormatter)
     parser.add_argument("--corpus", default="python_docs", help="python_docs, tiny_shakespeare, or a file or folder")
-    parser.add_argument("--validation_fraction", type=float, default=0.05, help="share of the text that is held out")
+    parser.add_argument("--validation-fraction", type=float, default=0.05, help="share of the text that is held out")
     return parser
 
 
@@ -38,7 +38,7 @@ def corpus_arguments(description: str) -> argparse.ArgumentParser:
     parser = text_arguments(description)
     parser.add_argument("--seed", type=int, default=0, help="one seed, one result, on one machine")
     parser.add_argument("--prompt", default="", help="how the generated sample begins")
-    parser.add_argument("--output_dir", type=Path, default=Path("outputs"), help="folder for the plot")
+    parser.add_argument("--output-dir", type=Path, default=Path("outputs"), help="folder for the plot")
     return parser
 
 

@@ -162,7 +162,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--preset", choices=tuple(PRESETS), help="begin with this model")
     parser.add_argument("--config", help="begin with the `model` section of this YAML file")
-    parser.add_argument("--batch_size", type=int, default=8, help="sequences, for the memory")
+    parser.add_argument("--batch-size", type=int, default=8, help="sequences, for the memory")
     parser.add_class_arguments(GPTConfig)
     try:
         base: dict[str, Any] = {}

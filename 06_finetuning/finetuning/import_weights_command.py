@@ -21,9 +21,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("source", help="a folder with config.json, safetensors and tokenizer, or a name on the hub")
     parser.add_argument("--output", type=Path, required=True, help="folder of the new run, such as checkpoints/llama")
-    parser.add_argument("--context_length", type=int, help="a shorter context than the model's, to save memory")
+    parser.add_argument("--context-length", type=int, help="a shorter context than the model's, to save memory")
     parser.add_argument(
-        "--chat_template", choices=sorted(TEMPLATES), help="how the model was taught to converse; default: not at all"
+        "--chat-template", choices=sorted(TEMPLATES), help="how the model was taught to converse; default: not at all"
     )
     options = parser.parse_args(arguments)
     return report_user_errors(lambda: _import(options))

@@ -58,8 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--checkpoint", help="folder of a run, of one checkpoint or of a quantized model; default: newest"
     )
     parser.add_argument("--concurrency", default="1,2,4,8,16", help="numbers of requests at once")
-    parser.add_argument("--prompt_tokens", type=int, default=32, help="tokens of each prompt")
-    parser.add_argument("--max_tokens", type=int, default=64, help="tokens that each request makes")
+    parser.add_argument("--prompt-tokens", type=int, default=32, help="tokens of each prompt")
+    parser.add_argument("--max-tokens", type=int, default=64, help="tokens that each request makes")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto")
     parser.add_argument("--precision", choices=["auto", "float32", "bfloat16"], default="float32")
     parser.add_argument("--output", type=Path, help="write this name with .json and .png behind")
@@ -76,7 +76,7 @@ def _run(options: argparse.Namespace) -> int:
     engine = Engine(loaded.model, loaded.tokenizer, placement, settings)
     if options.prompt_tokens < 1 or options.prompt_tokens + options.max_tokens > engine.context_length:
         raise ValueError(
-            f"--prompt_tokens {options.prompt_tokens} and --max_tokens {options.max_tokens} must fit the context of "
+            f"--prompt-tokens {options.prompt_tokens} and --max-tokens {options.max_tokens} must fit the context of "
             f"{engine.context_length} together"
         )
     bandwidth = measure_read_bandwidth(device=placement.device)

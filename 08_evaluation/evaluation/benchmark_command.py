@@ -35,10 +35,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         default=DEFAULT_TASKS,
         help=f"names or YAML files; there are {', '.join(task_names())}; default: those made from the documentation",
     )
-    parser.add_argument("--few_shot", type=int, help="solved examples before each question; default: as the task says")
+    parser.add_argument("--few-shot", type=int, help="solved examples before each question; default: as the task says")
     parser.add_argument("--limit", type=int, help="ask only so many questions of each task, drawn by the seed")
     parser.add_argument("--seed", type=int, default=0, help="of the draw of questions and examples")
-    parser.add_argument("--no_end_of_text", action="store_true", help="do not put <|endoftext|> before the prompts")
+    parser.add_argument("--no-end-of-text", action="store_true", help="do not put <|endoftext|> before the prompts")
     parser.add_argument("--against", type=Path, help="output folder of another model: compare question by question")
     parser.add_argument("--output", type=Path, help="folder for figures and logs; default: outputs/benchmark/<run>")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto")
@@ -92,7 +92,7 @@ def _print_comparison(result: TaskResult, other: Path, console: Console) -> None
     shared = sorted(mine.keys() & earlier.keys())
     if not shared or any(mine[i]["context"] != earlier[i]["context"] for i in shared):
         raise UserError(
-            f"{other / result.task}.jsonl has answers to other prompts; run it with the same --few_shot, --limit and --seed"
+            f"{other / result.task}.jsonl has answers to other prompts; run it with the same --few-shot, --limit and --seed"
         )
     for name in result.metrics:
         ours, theirs = [mine[i][name] for i in shared], [earlier[i][name] for i in shared]

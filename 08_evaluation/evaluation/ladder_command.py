@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="ladder.py", description="Bits per byte of everything from counting to the best recipe, on one text."
     )
     parser.add_argument("--corpus", default="python_docs", help="python_docs, tiny_shakespeare, or a file or folder")
-    parser.add_argument("--validation_fraction", type=float, default=0.05, help="share of the text that is held out")
+    parser.add_argument("--validation-fraction", type=float, default=0.05, help="share of the text that is held out")
     parser.add_argument("--quick", action="store_true", help="less text and smaller models: minutes, not an hour")
     parser.add_argument("--only", action="append", metavar="RUNG", help="measure these rungs only, the rest later")
     parser.add_argument(

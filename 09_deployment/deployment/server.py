@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--config", help="YAML file with settings")
     parser.add_argument("--checkpoint", help="folder of a run or of one checkpoint; default: the newest run")
-    parser.add_argument("--model_name", help="what clients call the model; default: the name of the run")
+    parser.add_argument("--model-name", help="what clients call the model; default: the name of the run")
     parser.add_argument("--host", help="address to listen on; default: this machine only")
     parser.add_argument("--port", type=int, help="port to listen on, 0 for a free one; default: 8000")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda", "mps"])

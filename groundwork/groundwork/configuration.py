@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any, Generic, NoReturn, TypeVar
 
@@ -42,7 +43,9 @@ class ConfigurationParser(Generic[Configuration]):
 
         Exits with status 2 and one line for an unknown field or an impossible value.
         """
-        parsed = self._parser.parse_args(arguments)
+        parsed = self._parser.parse_args(
+            [self._as_field(a) for a in (sys.argv[1:] if arguments is None else arguments)]
+        )
         try:
             fields: dict[str, Any] = self._parser.instantiate_classes(parsed).as_dict()
             fields.pop("config", None)
@@ -51,3 +54,9 @@ class ConfigurationParser(Generic[Configuration]):
             return self._kind(**fields), switches
         except (ValueError, TypeError) as error:
             self._parser.error(str(error).strip().splitlines()[-1].strip())
+
+    def _as_field(self, argument: str) -> str:
+        """`--output-dir` as `--output_dir`, which is how the field is called in YAML files; both are understood."""
+        name, equals, value = argument.partition("=")
+        field = "--" + name.removeprefix("--").replace("-", "_")
+        return f"{field}{equals}{value}" if field in self._parser._option_string_actions else argument

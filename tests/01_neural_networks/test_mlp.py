@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from neural_networks import operations as ops
 from neural_networks.backpropagation import Tensor
@@ -213,7 +212,7 @@ def run_script(root: Path, cwd: Path, *arguments: str) -> subprocess.CompletedPr
     ("script", "arguments", "expected", "image"),
     [
         ("train_bigram.py", ["--steps", "60"], ["bigram, counted", "bigram, learned", "xz -9"], "bigram.png"),
-        ("train_ngram.py", ["--max_order", "3"], ["Kneser-Ney, order 3", "gzip -9"], "ngram.png"),
+        ("train_ngram.py", ["--max-order", "3"], ["Kneser-Ney, order 3", "gzip -9"], "ngram.png"),
         ("train_mlp.py", ["--steps", "60", "--hidden", "16"], ["MLP", "Kneser-Ney", "steps/s"], "mlp.png"),
     ],
 )
@@ -247,7 +246,7 @@ def test_a_run_that_diverges_says_so(root: Path, tmp_path: Path, text_file: Path
         (["train_mlp.py", "--lr", "-1"], "error: --lr must be a number above 0, got -1.0"),
         (["train_mlp.py", "--lr", "nan"], "error: --lr must be a number above 0, got nan"),
         (["train_bigram.py", "--steps", "0"], "error: --steps must be at least 1, got 0"),
-        (["train_ngram.py", "--max_order", "9"], "error: --max_order must be from 1 to 8, got 9"),
+        (["train_ngram.py", "--max-order", "9"], "error: --max-order must be from 1 to 8, got 9"),
         (["baselines.py", "--corpus", "no such file"], "error: there is no corpus called 'no such file'"),
     ],
 )

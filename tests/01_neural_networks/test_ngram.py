@@ -7,8 +7,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from neural_networks.bits_per_byte import DOCUMENT_SEPARATOR
 from neural_networks.byte_models import ByteModel, byte_stream, context_windows, last_bytes, measure, sample

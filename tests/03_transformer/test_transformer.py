@@ -327,7 +327,7 @@ def test_training_and_inference_memory_are_those_of_tensors():
 
 
 def test_the_summary_command_explains_a_model_and_its_mistakes(capsys, tmp_path):
-    assert main(["--preset", "tiny", "--num_layers", "2", "--batch_size", "2"]) == 0
+    assert main(["--preset", "tiny", "--num_layers", "2", "--batch-size", "2"]) == 0
     count = count_parameters(dataclasses.replace(PRESETS["tiny"], num_layers=2)).total
     assert f"{count:,}" in capsys.readouterr().out
     (tmp_path / "run.yaml").write_text("tokenizer: {vocab_size: 300}\nmodel: {d_model: 64, vocab_size: null}\n")
@@ -337,7 +337,7 @@ def test_the_summary_command_explains_a_model_and_its_mistakes(capsys, tmp_path)
         (["--preset", "huge"], "there is no preset 'huge'"),
         (["--config", str(tmp_path / "none.yaml")], "cannot be read"),
         (["--d_model", "31", "--vocab_size", "9"], "31 / 4 is not whole"),
-        (["--preset", "tiny", "--batch_size", "0"], "batch_size must be at least 1"),
+        (["--preset", "tiny", "--batch-size", "0"], "batch_size must be at least 1"),
         ([], "Give --preset, --config or --vocab_size"),
     ):
         assert main(arguments) == 2

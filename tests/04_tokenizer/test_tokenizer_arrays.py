@@ -7,8 +7,7 @@ import re
 import numpy as np
 import pytest
 import regex
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from support.tokenizer_references import TEXT, any_texts
 
 from tokenizer.boundaries import gpt2_boundaries

@@ -8,8 +8,7 @@ import random
 import pytest
 import tiktoken
 import tokenizers
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from support.tokenizer_references import TEXT, any_texts, slow_encode, tiktoken_with
 from tiktoken_ext import openai_public
 

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from support.tokenizer_references import TEXT, any_texts
 
 from groundwork.text_sources import read_blocks, read_documents

@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 import regex
 import tokenizers
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from support.tokenizer_references import TEXT, any_texts, replace_pair, slow_merges
 
 from tokenizer import pre_token_counts

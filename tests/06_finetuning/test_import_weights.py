@@ -29,20 +29,20 @@ def published(tmp_path: Path) -> tuple[Path, GPTModel]:
 
 def test_imported_weights_give_the_same_logits_and_generate(published, tmp_path: Path, capsys):
     folder, model = published
-    assert main([str(folder), "--output", str(tmp_path / "run"), "--context_length", "48"]) == 0
+    assert main([str(folder), "--output", str(tmp_path / "run"), "--context-length", "48"]) == 0
     assert "context 48" in capsys.readouterr().out
     loaded = load_model(tmp_path / "run")
     ids = torch.randint(256, (2, 40))
     torch.testing.assert_close(loaded.model(ids), model(ids), rtol=0, atol=0)
     assert template_of(tmp_path / "run") is None
     assert (
-        generate(["--checkpoint", str(tmp_path / "run"), "--prompt", "a", "--max_tokens", "3", "--device", "cpu"]) == 0
+        generate(["--checkpoint", str(tmp_path / "run"), "--prompt", "a", "--max-tokens", "3", "--device", "cpu"]) == 0
     )
 
 
 def test_a_chat_template_adds_the_tokens_that_are_missing(published, tmp_path: Path):
     folder, model = published
-    assert main([str(folder), "--output", str(tmp_path / "run"), "--chat_template", "chatml"]) == 0
+    assert main([str(folder), "--output", str(tmp_path / "run"), "--chat-template", "chatml"]) == 0
     loaded, template = load_model(tmp_path / "run"), template_of(tmp_path / "run")
     assert template is not None and set(template.special_tokens) <= set(loaded.tokenizer.special_tokens)
     ids = torch.randint(256, (1, 20))
@@ -55,7 +55,7 @@ def test_mistakes_are_told_in_one_line(published, tmp_path: Path, capsys):
     for arguments, message in (
         ((str(folder), "--output", str(tmp_path / "run")), "holds a run already"),
         ((str(tmp_path / "nowhere"), "--output", str(tmp_path / "new")), "there is no checkpoint at"),
-        ((str(folder), "--output", str(tmp_path / "new"), "--context_length", "65"), "between 1 and the model's 64"),
+        ((str(folder), "--output", str(tmp_path / "new"), "--context-length", "65"), "between 1 and the model's 64"),
     ):
         assert main(list(arguments)) == 1
         error = capsys.readouterr().err

@@ -12,7 +12,7 @@ from optimization.generate_command import main
 
 
 def test_the_command_streams_the_continuation(trained_run: Path, capsys):
-    arguments = ["--checkpoint", str(trained_run), "--prompt", "Return", "--max_tokens", "20", "--temperature", "0"]
+    arguments = ["--checkpoint", str(trained_run), "--prompt", "Return", "--max-tokens", "20", "--temperature", "0"]
     assert main(arguments) == 0
     captured = capsys.readouterr()
     assert captured.out.startswith("Return")
@@ -24,7 +24,7 @@ def test_the_bandwidth_counts_a_pass_that_makes_several_tokens_once(trained_run:
     # A model of a terabyte, so that the rounded figures say enough.
     monkeypatch.setattr(command_line, "bytes_read_per_token", lambda *_: 10**12)
     arguments = ["--checkpoint", str(trained_run), "--prompt", "Return Return Return", "--temperature", "0", "--stats"]
-    assert main([*arguments, "--max_tokens", "60", "--draft", "lookup"]) == 0
+    assert main([*arguments, "--max-tokens", "60", "--draft", "lookup"]) == 0
     line = capsys.readouterr().err
     found = re.search(
         r"\+ 60 tokens.* then (\d+) tokens/s, weights read at ([\d.]+) GB/s.* (\d+) of \d+ guesses right", line
@@ -40,7 +40,7 @@ def test_the_bandwidth_counts_a_pass_that_makes_several_tokens_once(trained_run:
 def test_the_interactive_command_outlives_a_bad_prompt(trained_run: Path, capsys, monkeypatch):
     prompts = iter(["x" * 500, "Return", ""])
     monkeypatch.setattr("builtins.input", lambda _: next(prompts))
-    assert main(["--checkpoint", str(trained_run), "--max_tokens", "5"]) == 0
+    assert main(["--checkpoint", str(trained_run), "--max-tokens", "5"]) == 0
     captured = capsys.readouterr()
     assert "shorten the prompt" in captured.err
     assert captured.out.startswith("Return")
@@ -50,8 +50,8 @@ def test_the_interactive_command_outlives_a_bad_prompt(trained_run: Path, capsys
     ("arguments", "message"),
     [
         (["--checkpoint", "no/such/run", "--prompt", "x"], "there is no checkpoint at"),
-        (["--prompt", "x", "--max_tokens", "0"], "max_tokens must be between 1 and 1,000,000, got 0"),
-        (["--prompt", "x", "--max_tokens", "999999999"], "got 999,999,999"),
+        (["--prompt", "x", "--max-tokens", "0"], "max_tokens must be between 1 and 1,000,000, got 0"),
+        (["--prompt", "x", "--max-tokens", "999999999"], "got 999,999,999"),
         (["--prompt", "x" * 500], "shorten the prompt"),
     ],
 )

@@ -17,7 +17,7 @@ from transformer.gpt_model import GPTModel
 
 def test_the_command_writes_a_table_a_plot_and_json(trained_run: Path, tmp_path: Path, capsys):
     output = tmp_path / "results" / "load"
-    arguments = ["--checkpoint", str(trained_run), "--concurrency", "1,3", "--prompt_tokens", "8", "--max_tokens", "6"]
+    arguments = ["--checkpoint", str(trained_run), "--concurrency", "1,3", "--prompt-tokens", "8", "--max-tokens", "6"]
     assert main([*arguments, "--output", str(output)]) == 0
     results = json.loads(output.with_suffix(".json").read_text())["results"]
     assert [result["concurrency"] for result in results] == [1, 3]
@@ -34,11 +34,11 @@ def test_the_command_writes_a_table_a_plot_and_json(trained_run: Path, tmp_path:
     [
         (["--concurrency", "1,x"], "--concurrency must be numbers from 1, separated by commas, got '1,x'"),
         (["--concurrency", "0"], "got '0'"),
-        (["--prompt_tokens", "30"], "must fit the context of 32 together"),
+        (["--prompt-tokens", "30"], "must fit the context of 32 together"),
     ],
 )
 def test_a_mistake_is_one_line(arguments, message, trained_run: Path, capsys):
-    assert main(["--checkpoint", str(trained_run), "--max_tokens", "6", *arguments]) == 1
+    assert main(["--checkpoint", str(trained_run), "--max-tokens", "6", *arguments]) == 1
     error = capsys.readouterr().err.strip()
     assert message in error
     assert len(error.splitlines()) == 1

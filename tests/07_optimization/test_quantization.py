@@ -264,7 +264,7 @@ def test_the_command_writes_a_model_that_generates(trained_run: Path, text_file:
     assert main(arguments) == 0
     printed = capsys.readouterr().out
     assert "perplexity" in printed
-    assert generate(["--checkpoint", str(output), "--prompt", "Return", "--max_tokens", "5", "--temperature", "0"]) == 0
+    assert generate(["--checkpoint", str(output), "--prompt", "Return", "--max-tokens", "5", "--temperature", "0"]) == 0
     assert main(arguments) == 1
     assert "exists already" in capsys.readouterr().err
 

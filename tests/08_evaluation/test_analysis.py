@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from evaluation.analysis.embedding_views import nearest_tokens, principal_map
 from evaluation.analysis.failure_analysis import SymbolTable, failure_rates, find_failures

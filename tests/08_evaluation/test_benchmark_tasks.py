@@ -22,8 +22,7 @@ from tokenizer.bpe_tokenizer import BPETokenizer
 from training.placement import Placement
 from transformer.config import GPTConfig
 from transformer.gpt_model import GPTModel
-from transformer.sampling import SamplingParameters
-from transformer.sampling import generate as generate_ids
+from transformer.sampling import SamplingParameters, generate as generate_ids
 
 CPU = Placement(torch.device("cpu"), torch.float32)
 TOKENIZER = BPETokenizer([(104, 101), (116, 256), (32, 257)], ["<|endoftext|>"])  # he, the, " the"
@@ -308,7 +307,7 @@ def test_two_models_are_compared_question_by_question(trained_run: Path, tmp_pat
     assert main([*base, "--output", str(tmp_path / "second"), "--against", str(tmp_path / "first")]) == 0
     printed = capsys.readouterr().out
     assert "9 questions" in printed and "this - first: +0.0%" in printed and "p = 1.0000" in printed
-    assert main([*base, "--few_shot", "1", "--output", str(tmp_path / "x"), "--against", str(tmp_path / "first")]) == 1
+    assert main([*base, "--few-shot", "1", "--output", str(tmp_path / "x"), "--against", str(tmp_path / "first")]) == 1
     assert "answers to other prompts" in capsys.readouterr().err
     assert main([*base, "--limit", "0"]) == 1
     assert "--limit must be at least 1" in capsys.readouterr().err

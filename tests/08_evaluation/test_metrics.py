@@ -7,8 +7,7 @@ import math
 import numpy as np
 import pytest
 import sacrebleu
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from rouge_score.rouge_scorer import RougeScorer
 from scipy import stats
 

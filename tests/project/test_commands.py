@@ -41,15 +41,15 @@ STAND_INS = {
 # Flags where no preset says how much work there is.
 SHORTER = {
     "01_neural_networks/train_mlp.py": ["--steps", "60", "--hidden", "32"],
-    "01_neural_networks/train_ngram.py": ["--max_order", "3"],
+    "01_neural_networks/train_ngram.py": ["--max-order", "3"],
     "04_tokenizer/train_tokenizer.py": ["--vocab-size", "400"],
     "06_finetuning/finetune.py": ["--training.max_steps", "4", "--schedule.warmup_steps", "1"],
-    "07_optimization/benchmark.py": ["--max_tokens", "4"],
-    "07_optimization/generate.py": ["--max_tokens", "6"],
+    "07_optimization/benchmark.py": ["--max-tokens", "4"],
+    "07_optimization/generate.py": ["--max-tokens", "6"],
     "08_evaluation/scaling.py": ["--corpus", "CONTRIBUTING.md"],
     "09_deployment/api/main.py": ["--port", "0"],
 }
-LIMITS = {"--training.max_steps": 6, "--steps": 60, "--context_length": 256, "--tokens": 2048}
+LIMITS = {"--training.max_steps": 6, "--steps": 60, "--context_length": 256, "--context-length": 256, "--tokens": 2048}
 
 
 WITH_COMMANDS = [page for page in PAGES if any(commands_of(page))]
