@@ -4,41 +4,7 @@ python 01_neural_networks/baselines.py
 python 01_neural_networks/baselines.py --corpus path/to/text_or_folder
 """
 
-import argparse
-
-from rich.console import Console
-
-from groundwork.user_errors import report_user_errors
-from neural_networks.bits_per_byte import xz_bits_per_byte
-from neural_networks.byte_models import byte_stream, measure
-from neural_networks.command_line import compressor_rows, load, print_ladder, text_arguments
-from neural_networks.kneser_ney import MAX_ORDER, KneserNeyModel
-from neural_networks.ngram import BigramModel, UnigramModel
-
-
-def main() -> int:
-    """Parse, run, and return the exit status."""
-    options = text_arguments(__doc__).parse_args()
-    return report_user_errors(lambda: run(options, Console()))
-
-
-def run(options: argparse.Namespace, console: Console) -> int:
-    """Measure all of them and print the table."""
-    corpus = load(options, console)
-    with console.status("Compressing and counting …"):
-        stream = byte_stream(corpus.train)
-        models = {
-            "unigram": UnigramModel(stream),
-            "bigram": BigramModel(stream),
-            "Kneser-Ney, order 5": KneserNeyModel(stream, 5),
-            f"Kneser-Ney, order {MAX_ORDER}": KneserNeyModel(stream, MAX_ORDER),
-        }
-        rows = {"uniform guess": 8.0} | {name: measure(model, corpus.validation) for name, model in models.items()}
-        rows |= compressor_rows(corpus)
-        rows["xz -9 after the training text"] = xz_bits_per_byte(corpus.validation, corpus.train)
-    print_ladder(console, rows)
-    return 0
-
+from neural_networks.baselines_command import main
 
 if __name__ == "__main__":
     raise SystemExit(main())

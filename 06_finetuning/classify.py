@@ -3,7 +3,7 @@
 python 06_finetuning/classify.py --base checkpoints/small_gpt
 """
 
-from finetuning.classification_run import main
+from finetuning.classify_command import main
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -3,7 +3,7 @@
 python 08_evaluation/scaling.py
 """
 
-from evaluation.scaling.experiment import main
+from evaluation.scaling_command import main
 
 if __name__ == "__main__":
     raise SystemExit(main())

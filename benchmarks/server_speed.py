@@ -19,7 +19,7 @@ import torch
 
 from deployment.app import create_app
 from deployment.served_model import ServedModel
-from deployment.server import StoppingServer, _listen, _uvicorn_config
+from deployment.server import StoppingServer, listen, uvicorn_config
 from deployment.settings import load_settings
 from harness import Comparison, Contender, compare
 from optimization.engine.engine import Engine
@@ -61,8 +61,8 @@ def _compare(shape: str, config: GPTConfig, precision: str, new_tokens: int, rou
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     settings = load_settings(None, {})
     app = create_app({"bench": ServedModel("bench", engine, None)}, settings)
-    listener = _listen("127.0.0.1", 0)
-    server = StoppingServer(_uvicorn_config(app, settings), app.state.server)
+    listener = listen("127.0.0.1", 0)
+    server = StoppingServer(uvicorn_config(app, settings), app.state.server)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     while not server.started:

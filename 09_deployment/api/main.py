@@ -8,7 +8,7 @@
          -d '{"prompt": "Return the", "max_tokens": 50}'
 """
 
-from deployment.server import main
+from deployment.main_command import main
 
 if __name__ == "__main__":
     raise SystemExit(main())

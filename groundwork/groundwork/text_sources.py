@@ -37,7 +37,7 @@ def find_text_files(path: Path | str, suffixes: Collection[str] = TEXT_SUFFIXES)
     if path.is_file():
         return [path]
     if not path.is_dir():
-        raise TextError(f"there is no file or folder {path}")
+        raise TextError(f"there is no file or folder '{path}'")
     files = sorted(file for file in path.rglob("*") if file.is_file() and file.suffix.lower() in suffixes)
     files = [file for file in files if not any(part.startswith(".") for part in file.relative_to(path).parts)]
     if not files:

@@ -158,7 +158,7 @@ def test_rewards_of_exact_answers():
 
 
 def test_the_classifier_learns_on_the_trainer(trained_run: Path, monkeypatch, capsys):
-    from finetuning import classification_run
+    from finetuning import classify_command
     from neural_networks.python_docs import DocumentedSymbol
 
     symbols = [
@@ -166,7 +166,7 @@ def test_the_classifier_learns_on_the_trainer(trained_run: Path, monkeypatch, ca
         for i in range(60)
         for module, opening in (("json", "Return"), ("numpy", "Sum"), ("torch", "Raise"))
     ]
-    monkeypatch.setattr(classification_run, "gather_symbols", lambda: symbols)  # 60 MB of sources would take a minute
-    assert classification_run.main(["--base", str(trained_run), "--steps", "120", "--blocks", "2"]) == 0
+    monkeypatch.setattr(classify_command, "gather_symbols", lambda: symbols)  # 60 MB of sources would take a minute
+    assert classify_command.main(["--base", str(trained_run), "--steps", "120", "--blocks", "2"]) == 0
     accuracy = float(capsys.readouterr().out.split("right")[1].split("%")[0])
     assert accuracy > 90

@@ -15,9 +15,9 @@ from evaluation.ladder.chat_rung import questions_about, tuned
 from evaluation.ladder.rungs import Ladder
 from evaluation.ladder.text import TIERS, LadderText, LadderTier, ladder_text
 from evaluation.ladder_command import main
-from evaluation.scaling.experiment import draw_scaling
 from evaluation.scaling.law import TrainedPoint, compute_frontier, fit_scaling_law, power_law
 from evaluation.scaling.small_training import Recipe, encode_stream, train_small
+from evaluation.scaling_command import draw_scaling
 from evaluation.sliding_window import score_documents, score_stream
 from finetuning.data.chat_format import Message, chat_template
 from finetuning.data.instruction_data import Example

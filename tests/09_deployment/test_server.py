@@ -31,8 +31,8 @@ from support.serving import (
     tiny_models,
 )
 
+from deployment.main_command import main
 from deployment.new_key_command import main as new_key
-from deployment.server import main
 from finetuning.adapters.lora import LoRAConfig, add_lora
 from finetuning.adapters.peft_format import save_adapter
 from optimization.engine.engine import Engine

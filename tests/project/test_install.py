@@ -348,7 +348,7 @@ for package in {packages!r}:
             importlib.import_module(module.name)
         except ModuleNotFoundError as error:
             print(module.name, error.name.split(".")[0])
-from deployment.server import main
+from deployment.main_command import main
 main(["--help"])
 """
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)

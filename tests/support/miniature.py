@@ -36,7 +36,7 @@ STEPS = {"max_steps": 6, "batch_size": 2, "accumulation_steps": 1, "eval_interva
 PRELOADED = [
     *("torch", "torch._dynamo", "torch.utils.tensorboard", "matplotlib.figure"),
     *("training.train_command", "finetuning.run", "optimization.generate_command"),
-    *("evaluation.ladder.rungs", "evaluation.scaling.experiment", "deployment.app", "learn.command_line"),
+    *("evaluation.ladder.rungs", "evaluation.scaling_command", "deployment.app", "learn.command_line"),
 ]
 
 

@@ -18,7 +18,7 @@ import torch
 
 from deployment.app import create_app
 from deployment.served_model import ServedModel, find_template
-from deployment.server import StoppingServer, _listen, _uvicorn_config
+from deployment.server import StoppingServer, listen, uvicorn_config
 from deployment.server_state import ServerState
 from deployment.settings import load_settings
 from finetuning.data.chat_format import TEMPLATES
@@ -94,8 +94,8 @@ def serve(models: dict[str, ServedModel], **settings) -> Iterator[Served]:
     """Run the server in a thread, on a free port."""
     chosen = load_settings(None, {"port": 0, "drain_seconds": 1, **settings})
     app = create_app(models, chosen)
-    listener = _listen("127.0.0.1", 0)
-    server = StoppingServer(_uvicorn_config(app, chosen), app.state.server)
+    listener = listen("127.0.0.1", 0)
+    server = StoppingServer(uvicorn_config(app, chosen), app.state.server)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     thread.start()

@@ -1,4 +1,4 @@
-"""A small scaling-law experiment: some twenty models of five sizes, trained on growing amounts of one text."""
+"""`scaling.py` as a command: some twenty models of five sizes, trained on growing amounts of one text."""
 
 from __future__ import annotations
 

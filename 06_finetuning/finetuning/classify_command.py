@@ -1,4 +1,4 @@
-"""`classify.py`: learn to tell from a docstring which library it documents."""
+"""`classify.py` as a command: learn to tell from a docstring which library it documents."""
 
 from __future__ import annotations
 
