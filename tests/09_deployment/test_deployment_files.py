@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -79,10 +80,13 @@ def test_compose_files_are_whole_and_public_ports_stay_on_this_machine(folder: P
     assert cuda["services"]["server"]["image"] == "nullm:cuda"
 
 
-def test_the_builder_gets_every_stage(folder: Path):
+def test_the_builder_gets_every_package_of_the_server(folder: Path, root: Path):
     lines = (folder / "Dockerfile.dockerignore").read_text(encoding="utf-8").splitlines()
-    stages = sorted(path.name for path in folder.parents[1].glob("0[1-9]_*"))
-    assert [line for line in lines if line.startswith("!0")] == [f"!{name}" for name in stages] and len(stages) == 9
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
+    packages = project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
+    folders = [path.split("/")[0] for path in packages if path != "exercises/learn"]  # learning is not served
+    assert len(folders) == 10
+    assert [line[1:] for line in lines if line.startswith("!") and "." not in line and line != "!LICENSE"] == folders
 
 
 def test_every_query_of_the_dashboard_names_a_metric_that_there_is(folder: Path):
