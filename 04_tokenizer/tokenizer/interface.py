@@ -80,6 +80,28 @@ class Tokenizer(ABC):
         ids, ends = self.encode_batch_to_array(texts, allowed_special)
         return [ids[start:end].tolist() for start, end in pairwise([0, *ends.tolist()])]
 
+    def encode_documents(
+        self,
+        documents: Iterable[str],
+        allowed_special: Literal["all"] | Collection[str] = (),
+        begins: Iterable[bool] | None = None,
+    ) -> NDArray[np.uint32]:
+        """Documents as one stream of ids, the end-of-text token before each where the vocabulary has one.
+
+        Args:
+            documents: texts, none seeing the others.
+            allowed_special: as in `encode`.
+            begins: for each text, whether a document begins with it or goes on; None where each is a whole document.
+
+        Returns:
+            `(ids of all documents,)`.
+        """
+        ids, ends = self.encode_batch_to_array(documents, allowed_special)
+        if self.end_of_text_id is None:
+            return ids
+        starts = np.append(0, ends)[:-1]
+        return np.insert(ids, starts if begins is None else starts[np.array(list(begins), bool)], self.end_of_text_id)
+
     def encode_iterable(
         self, texts: Iterable[str], allowed_special: Literal["all"] | Collection[str] = ()
     ) -> Iterator[int]:

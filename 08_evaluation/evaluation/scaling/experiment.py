@@ -14,7 +14,7 @@ from rich.table import Table
 
 from evaluation.ladder.text import TIERS, ladder_text
 from evaluation.scaling.law import ScalingLaw, TrainedPoint, compute_frontier, fit_scaling_law, power_law
-from evaluation.scaling.small_training import Recipe, encode_stream, train_small
+from evaluation.scaling.small_training import Recipe, train_small
 from evaluation.sliding_window import score_stream
 from groundwork.figures import save_figure
 from groundwork.files import write_atomically
@@ -72,7 +72,7 @@ def _train(
     with console.status("Reading the corpus …") as status:
         text = ladder_text(load_corpus(options.corpus, 0.05), TIERS["quick"])
         tokenizer = train_bpe(text.train, VOCABULARY)
-        tokens = encode_stream(tokenizer, text.train)
+        tokens = tokenizer.encode_documents(text.train)
         for width, steps in wanted:
             config = GPTConfig(
                 tokenizer.vocab_size, CONTEXT, 2, 4, d_model=width, norm="rmsnorm", feed_forward="relu2",
