@@ -17,6 +17,7 @@ from typing import Protocol
 
 import numpy as np
 
+from groundwork.text_sources import check_texts
 from neural_networks.bits_per_byte import DOCUMENT_SEPARATOR, bits_per_byte
 from neural_networks.broadcasting import Array
 
@@ -41,6 +42,7 @@ def byte_stream(documents: Sequence[str]) -> Array:
     >>> byte_stream(["ab", "c"])
     array([ 0, 97, 98,  0, 99], dtype=uint8)
     """
+    check_texts(documents)
     data = DOCUMENT_SEPARATOR + DOCUMENT_SEPARATOR.join(document.encode("utf-8") for document in documents)
     return np.frombuffer(data, dtype=np.uint8)
 
@@ -77,6 +79,7 @@ def measure(model: ByteModel, documents: Sequence[str]) -> float:
     Raises:
         ValueError: there is no text.
     """
+    check_texts(documents)
     num_bytes = sum(len(document.encode("utf-8")) for document in documents)
     return bits_per_byte(model.total_nats(byte_stream(documents)), num_bytes)
 

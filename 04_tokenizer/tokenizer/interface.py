@@ -18,6 +18,7 @@ import regex
 from numpy.typing import NDArray
 
 from groundwork.files import write_atomically
+from groundwork.text_sources import check_texts
 from tokenizer.streaming import join_safely
 
 END_OF_TEXT = "<|endoftext|>"  # stands before every document of a data set, as in GPT-2
@@ -40,6 +41,15 @@ class Tokenizer(ABC):
     @abstractmethod
     def vocab_size(self) -> int:
         """Number of ids, special tokens included."""
+
+    @property
+    def vocab(self) -> dict[int, bytes]:
+        """The bytes that each id stands for, special tokens included.
+
+        Returns:
+            A copy, from the smallest id to the largest.
+        """
+        return {index: self.decode_bytes([index]) for index in range(self.vocab_size)}
 
     @property
     @abstractmethod
@@ -69,6 +79,7 @@ class Tokenizer(ABC):
             ids: `(ids of all texts,)`.
             ends: `(texts,)`, for each text the position in `ids` behind its last.
         """
+        check_texts(texts, "texts")
         arrays = [self.encode_to_array(text, allowed_special) for text in texts]
         ends = np.cumsum([len(array) for array in arrays], dtype=np.intp)
         return np.concatenate([np.empty(0, dtype=np.uint32), *arrays]), ends
@@ -180,6 +191,8 @@ def allowed_names(special_ids: Mapping[str, int], allowed: Literal["all"] | Coll
     Raises:
         TokenizerError: `allowed` names a token that does not exist.
     """
+    if isinstance(allowed, str) and allowed != "all":
+        raise TokenizerError(f'allowed special tokens are a list of texts or "all", got the single text {allowed!r}')
     names = set(special_ids) if allowed == "all" else set(allowed)
     if not names <= special_ids.keys():
         unknown = sorted(names - special_ids.keys())
