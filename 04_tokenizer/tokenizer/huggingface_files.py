@@ -97,7 +97,8 @@ def load_huggingface(path: Path | str) -> BPETokenizer:
         path: the file, or the folder that it is in.
 
     Raises:
-        TokenizerError: the file is missing or damaged, is not byte-level BPE, or changes text otherwise than by NFC.
+        TextError: the file is missing or cannot be read.
+        TokenizerError: it is damaged, is not byte-level BPE, or changes text otherwise than by NFC.
     """
     path = Path(path)
     path = path / "tokenizer.json" if path.is_dir() else path

@@ -12,7 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from groundwork.files import read_json, write_atomically
-from groundwork.text_sources import read_text
+from groundwork.text_sources import read_lines
 from tokenizer.bpe_tokenizer import BPETokenizer
 from tokenizer.interface import END_OF_TEXT, TokenizerError
 from tokenizer.patterns import GPT2_PATTERN
@@ -65,17 +65,18 @@ def load_gpt2_files(
         pattern: cuts text into pre-tokens; the files do not say which.
 
     Raises:
-        TokenizerError: a file is missing or damaged, or the two do not belong together.
+        TextError: a file is missing or cannot be read.
+        TokenizerError: a file is damaged, or the two do not belong together.
     """
     vocabulary = read_json(vocab_path)
     if not all(isinstance(index, int) for index in vocabulary.values()):
         raise TokenizerError(f"{vocab_path} is not a vocabulary: its values should be ids")
     special_ids = {text: vocabulary.pop(text) for text in special_tokens if text in vocabulary}
     merges = []
-    for number, line in enumerate(read_text(merges_path).split("\n"), start=1):
-        if line.startswith("#version") or not line:
+    for number, line in read_lines(merges_path):
+        if line.startswith("#version"):
             continue
-        parts = line.split(" ")
+        parts = line.split()
         if len(parts) != 2:
             raise TokenizerError(f"{merges_path}, line {number}: expected two tokens, got {line!r}")
         merges.append((from_printable(parts[0]), from_printable(parts[1])))
@@ -110,16 +111,16 @@ def load_tiktoken_ranks(path: Path | str, pattern: str, special_tokens: dict[str
         special_tokens: text and id of each; the file has none.
 
     Raises:
-        TokenizerError: the file is missing or damaged.
+        TextError: the file is missing or cannot be read.
+        TokenizerError: it is damaged.
     """
     ranks: dict[bytes, int] = {}
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
-        if line.strip():
-            try:
-                token, rank = line.split()
-                ranks[base64.b64decode(token, validate=True)] = int(rank)
-            except ValueError:
-                raise TokenizerError(f"{path}, line {number}: expected a token in base 64 and its rank") from None
+    for number, line in read_lines(path):
+        try:
+            token, rank = line.split()
+            ranks[base64.b64decode(token, validate=True)] = int(rank)
+        except ValueError:
+            raise TokenizerError(f"{path}, line {number}: expected a token in base 64 and its rank") from None
     in_order = sorted((token for token in ranks if len(token) > 1), key=ranks.__getitem__)
     merges = [_last_merge(token, ranks) for token in in_order]
     vocab = {rank: token for token, rank in ranks.items()}

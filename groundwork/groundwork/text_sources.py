@@ -67,7 +67,7 @@ def find_text_files(path: Path | str, suffixes: Collection[str] = TEXT_SUFFIXES)
         files += [Path(folder, name) for name in names if not name.startswith(".")]
     files = sorted(file for file in files if file.suffix.lower() in suffixes and file.is_file())
     if not files:
-        raise TextError(f"the folder {path} holds no text files ({', '.join(sorted(filter(None, suffixes)))})")
+        raise TextError(f"the folder {path} holds no file that ends in {', '.join(sorted(filter(None, suffixes)))}")
     return files
 
 

@@ -181,6 +181,13 @@ def test_jsonl_records_may_hold_every_line_end_but_the_line_feed(block_bytes: in
     assert list(read_jsonl(path)) == list(enumerate(records, start=1))
 
 
+@pytest.mark.parametrize("line", ["[1]", '"text"', '{"text": 1}', '{"text": null}', '{"body": "x"}'])
+def test_a_document_of_a_jsonl_file_is_an_object_with_a_text(line: str, tmp_path: Path):
+    path = write(tmp_path / "a.jsonl", '{"text": "good"}\n' + line)
+    message = message_of(lambda: list(read_documents(path)))
+    assert message == f'{path}, line 2: expected an object with a string field "text"'
+
+
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
@@ -249,8 +256,8 @@ def test_a_folder_gives_its_text_files_in_order_without_hidden_ones(tmp_path: Pa
     assert find_text_files(folder / ".a.txt") == [folder / ".a.txt"]  # named
     assert find_text_files(folder / "image.png") == [folder / "image.png"]
     assert find_text_files(str(folder), {".md"}) == [folder / "b" / "z.md"]
-    assert "holds no text files" in message_of(lambda: find_text_files(tmp_path))
-    assert "holds no text files (.png)" in message_of(lambda: find_text_files(folder / "d", [".png"]))
+    assert "holds no file that ends in .csv, .html" in message_of(lambda: find_text_files(tmp_path))
+    assert "holds no file that ends in .png" in message_of(lambda: find_text_files(folder / "d", [".png"]))
 
 
 def test_links_to_files_are_read_and_loops_do_not_hang(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
