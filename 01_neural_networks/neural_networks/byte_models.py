@@ -5,7 +5,7 @@ The documents of a corpus become one stream of bytes with the byte 0 in front of
     0 d o c u m e n t 0 d o c u m e n t 0 …
 
 as the end-of-text token stands in front of each document in stage 5 and as `xz` is given them for
-the baseline. The model must predict every byte behind the first, boundaries included; their cost is
+the baseline. The model must predict every byte after the first, boundaries included; their cost is
 counted, and the bits per byte divide by the bytes of text alone. What stands before the stream is
 taken to be more zeros. A context may reach back over a boundary: the model sees the 0 there.
 """
@@ -48,7 +48,7 @@ def byte_stream(documents: Sequence[str]) -> Array:
 
 
 def context_windows(stream: Array, context: int) -> Array:
-    """What each byte behind the first is predicted from, and that byte itself.
+    """What each byte after the first is predicted from, and that byte itself.
 
     Args:
         stream: (length,) bytes.

@@ -52,7 +52,7 @@ def gpt2_boundaries(codes: NDArray[Any], barriers: NDArray[np.intp]) -> NDArray[
     is_space = classes == SPACE
     begins = np.ones(len(codes), dtype=np.bool_)
     changes = classes[1:] != classes[:-1]
-    # A run begins where the class changes, but not behind a plain space, which belongs to it …
+    # A run begins where the class changes, but not after a plain space, which belongs to it …
     begins[1:] = changes & (codes[:-1] != ord(" "))
     # … and at the last white-space character before anything but a barrier.
     begins[:-1] |= is_space[:-1] & changes & (classes[1:] != BARRIER)

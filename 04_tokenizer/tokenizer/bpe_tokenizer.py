@@ -27,7 +27,7 @@ from tokenizer.pre_token_table import PIECE_LENGTH
 BULK_LENGTH = 4000  # characters, from which on arrays are faster
 # Pre-tokens repeat (Zipf's law), so their ids are remembered; the bound keeps memory constant.
 CACHE_SIZE = 1 << 18
-LONGEST_CACHED = 64  # characters; longer pre-tokens hardly ever come twice
+LONGEST_CACHED = 64  # characters; longer pre-tokens rarely come twice
 
 
 class BPETokenizer(Tokenizer):
@@ -48,7 +48,7 @@ class BPETokenizer(Tokenizer):
 
     Raises:
         TokenizerError: a merge uses a token that does not exist yet or is listed twice, specials or ids
-            repeat, or the pattern is no regular expression.
+            repeat, or the pattern is not a regular expression.
     """
 
     type_name: ClassVar[str] = "bpe"

@@ -77,7 +77,7 @@ class Tokenizer(ABC):
 
         Returns:
             ids: `(ids of all texts,)`.
-            ends: `(texts,)`, for each text the position in `ids` behind its last.
+            ends: `(texts,)`, for each text the position in `ids` after its last.
         """
         check_texts(texts, "texts")
         arrays = [self.encode_to_array(text, allowed_special) for text in texts]
@@ -130,7 +130,7 @@ class Tokenizer(ABC):
     def last_safe_cut(self, text: str, start: int, end: int) -> int:
         """The last position in (start, end] where the two parts of the text give the ids of the whole.
 
-        Special tokens are left out of account. -1 where there is no such position.
+        Special tokens are not considered. -1 where there is no such position.
         """
 
     @abstractmethod
@@ -142,7 +142,7 @@ class Tokenizer(ABC):
         """
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Ids to text; bytes that are no valid UTF-8 become U+FFFD, the replacement character."""
+        """Ids to text; bytes that are not valid UTF-8 become U+FFFD, the replacement character."""
         return self.decode_bytes(ids).decode("utf-8", errors="replace")
 
     @property

@@ -26,6 +26,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from groundwork.files import read_json
 from groundwork.text_sources import find_text_files
 from neural_networks.corpora import load_corpus
 from neural_networks.corpus import CorpusError
@@ -139,7 +140,7 @@ def _describe_request(data: DataConfig, tokenizer: TokenizerConfig) -> dict[str,
 
 
 def _open(folder: Path) -> PreparedDataset:
-    content = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+    content = read_json(folder / "meta.json")
     content.pop("request")
     return PreparedDataset(folder, DatasetMeta(**content), load_tokenizer(folder / "tokenizer.json"))
 

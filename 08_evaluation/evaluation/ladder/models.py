@@ -65,7 +65,7 @@ class Tokenizers:
 
     @cached_property
     def characters(self) -> Tokenizer:
-        """Of all characters of the text, so that the held-out part can be measured."""
+        """Knows all characters of the text, so that the held-out part can be measured."""
         return CharacterTokenizer.train((*self._text.train, *self._text.validation), special_tokens=(END_OF_TEXT,))
 
     @cached_property

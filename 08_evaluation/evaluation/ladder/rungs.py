@@ -20,7 +20,7 @@ from evaluation.ladder.chat_rung import questions_about, tuned
 from evaluation.ladder.models import TRANSFORMERS, Tokenizers, TransformerRung, measure_transformer
 from evaluation.ladder.text import LadderTier, text_sha256
 from evaluation.sliding_window import score_stream
-from groundwork.files import write_atomically
+from groundwork.files import read_json, write_atomically
 from groundwork.user_errors import UserError
 from neural_networks.bits_per_byte import gzip_bits_per_byte, xz_bits_per_byte
 from neural_networks.byte_models import byte_stream, context_windows, measure
@@ -151,7 +151,7 @@ class Ladder:
 
     def _read(self) -> None:
         try:
-            content = json.loads(self.file.read_text(encoding="utf-8"))
+            content = read_json(self.file)
             rungs = [Rung(**values) for values in content.pop("rungs")]
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{self.file} is not a file of the ladder: {error}") from None

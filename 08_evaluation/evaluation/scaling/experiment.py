@@ -17,7 +17,7 @@ from evaluation.scaling.law import ScalingLaw, TrainedPoint, compute_frontier, f
 from evaluation.scaling.small_training import Recipe, train_small
 from evaluation.sliding_window import score_stream
 from groundwork.figures import save_figure
-from groundwork.files import write_atomically
+from groundwork.files import read_json, write_atomically
 from groundwork.user_errors import UserError, report_user_errors
 from neural_networks.corpora import load_corpus
 from tokenizer.tokenizer_trainer import train_bpe
@@ -106,7 +106,7 @@ def _read(file: Path, corpus: str) -> dict[str, TrainedPoint]:
     if not file.exists():
         return {}
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = read_json(file)
         points = {name: TrainedPoint(**values) for name, values in content["runs"].items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{file} is not a file of this experiment: {error}") from None
