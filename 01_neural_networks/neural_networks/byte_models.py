@@ -5,7 +5,7 @@ The documents of a corpus become one stream of bytes with the byte 0 in front of
     0 d o c u m e n t 0 d o c u m e n t 0 …
 
 as the end-of-text token stands in front of each document in stage 5 and as `xz` is given them for
-the baseline. The model must predict every byte behind the first, boundaries included; their cost is
+the baseline. The model must predict every byte after the first, boundaries included; their cost is
 counted, and the bits per byte divide by the bytes of text alone. What stands before the stream is
 taken to be more zeros. A context may reach back over a boundary: the model sees the 0 there.
 """
@@ -17,6 +17,7 @@ from typing import Protocol
 
 import numpy as np
 
+from groundwork.text_sources import check_texts
 from neural_networks.bits_per_byte import DOCUMENT_SEPARATOR, bits_per_byte
 from neural_networks.broadcasting import Array
 
@@ -41,12 +42,13 @@ def byte_stream(documents: Sequence[str]) -> Array:
     >>> byte_stream(["ab", "c"])
     array([ 0, 97, 98,  0, 99], dtype=uint8)
     """
+    check_texts(documents)
     data = DOCUMENT_SEPARATOR + DOCUMENT_SEPARATOR.join(document.encode("utf-8") for document in documents)
     return np.frombuffer(data, dtype=np.uint8)
 
 
 def context_windows(stream: Array, context: int) -> Array:
-    """What each byte behind the first is predicted from, and that byte itself.
+    """What each byte after the first is predicted from, and that byte itself.
 
     Args:
         stream: (length,) bytes.
@@ -77,6 +79,7 @@ def measure(model: ByteModel, documents: Sequence[str]) -> float:
     Raises:
         ValueError: there is no text.
     """
+    check_texts(documents)
     num_bytes = sum(len(document.encode("utf-8")) for document in documents)
     return bits_per_byte(model.total_nats(byte_stream(documents)), num_bytes)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from groundwork.text_sources import find_text_files, read_documents, read_text
+from groundwork.text_sources import TextError, find_text_files, read_documents, read_text
 from neural_networks.corpus import Corpus, CorpusError, split_documents
 from neural_networks.python_docs import gather_python_docs
 
@@ -21,7 +21,7 @@ def load_corpus(name: str, validation_fraction: float = 0.1, cache_dir: Path | s
 
     Args:
         name: `python_docs`, `tiny_shakespeare`, or the path of a text file, a JSONL file (one
-            `{"text": …}` object a line) or a folder of such files.
+            `{"text": …}` object a line), a Parquet file with a column `text`, or a folder of such files.
         validation_fraction: share of the text held out, between 0 and 0.5.
         cache_dir: where a downloaded corpus is kept.
 
@@ -36,21 +36,14 @@ def load_corpus(name: str, validation_fraction: float = 0.1, cache_dir: Path | s
     if name == "tiny_shakespeare":
         text = read_text(_fetch_tiny_shakespeare(Path(cache_dir)))
         return split_documents(name, [text], validation_fraction)
-    path = Path(name).expanduser()
-    if not path.exists():
+    try:
+        files = find_text_files(name)
+    except TextError as error:
         raise CorpusError(
-            f"there is no corpus called {name!r} and no such file or folder; "
-            "the named ones are python_docs and tiny_shakespeare"
-        )
-    return split_documents(name, _read_files(path), validation_fraction)
-
-
-def _read_files(path: Path) -> list[str]:
-    files = find_text_files(path)
+            f"there is no corpus called {name!r}: {error}; the named ones are python_docs and tiny_shakespeare"
+        ) from None
     documents = ["".join(parts) for file in files for parts in read_documents(file)]
-    if len(files) == 1 and not any(document.strip() for document in documents):
-        raise CorpusError(f"{path} is empty: a corpus needs text")
-    return documents
+    return split_documents(name, documents, validation_fraction)
 
 
 def _fetch_tiny_shakespeare(cache_dir: Path) -> Path:

@@ -6,6 +6,8 @@ import hashlib
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from groundwork.text_sources import check_texts
+
 
 class CorpusError(ValueError):
     """A corpus that cannot be used, said in one line that names the file and the way out."""
@@ -54,7 +56,12 @@ def split_documents(name: str, documents: list[str], validation_fraction: float)
     A single document is cut at its tail, as is usual for Tiny Shakespeare. Several are first put
     in the order of their hashes, so that the tail is a fair sample of a folder rather than
     whatever sorts last, and so that adding a file moves few of the others across the cut.
+
+    Raises:
+        CorpusError: there is too little text.
+        TextError: the documents are a single text.
     """
+    check_texts(documents)
     documents = [document for document in documents if document.strip()]
     if not documents:
         raise CorpusError(f"the corpus {name!r} holds no text: every document is empty")

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 from attention.masks import causal_mask
 from attention.multi_head_attention import MultiHeadAttention
 from attention.scaled_dot_product import attention_reference
+from groundwork.files import write_atomically
 
 PAGE = Path(__file__).with_name("attention_page.html")
 SHADES = " ·░▒▓█"
@@ -152,12 +152,8 @@ def write_page(weights: Tensor, tokens: Sequence[str], path: Path | str, title: 
     }
     # `</script>` in a token must not end the script element.
     data = json.dumps(content, separators=(",", ":")).replace("<", "\\u003c")
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(PAGE.read_text(encoding="utf-8").replace("ATTENTION_DATA", data), encoding="utf-8")
-    os.replace(temporary, path)
-    return path
+    write_atomically(path, PAGE.read_text(encoding="utf-8").replace("ATTENTION_DATA", data))
+    return Path(path)
 
 
 def draw_text(weights: Tensor, tokens: Sequence[str]) -> str:

@@ -27,11 +27,12 @@ LETTER, NUMBER, SPACE, OTHER, BARRIER = range(5)
 @lru_cache(maxsize=2)
 def class_table(size: int) -> NDArray[np.uint8]:
     """The class of each code point below `size`, as `regex` has it."""
-    characters = "".join(map(chr, range(size)))
     table = np.full(size, OTHER, dtype=np.uint8)
-    for number, name in ((LETTER, r"\p{L}+"), (NUMBER, r"\p{N}+"), (SPACE, r"\s+")):
-        for match in regex.finditer(name, characters):
-            table[match.start() : match.end()] = number
+    for start in range(0, size, 1 << 14):  # in parts: a million characters as Python objects take 100 MB
+        characters = "".join(map(chr, range(start, min(start + (1 << 14), size))))
+        for number, name in ((LETTER, r"\p{L}+"), (NUMBER, r"\p{N}+"), (SPACE, r"\s+")):
+            for match in regex.finditer(name, characters):
+                table[start + match.start() : start + match.end()] = number
     return table
 
 
@@ -51,7 +52,7 @@ def gpt2_boundaries(codes: NDArray[Any], barriers: NDArray[np.intp]) -> NDArray[
     is_space = classes == SPACE
     begins = np.ones(len(codes), dtype=np.bool_)
     changes = classes[1:] != classes[:-1]
-    # A run begins where the class changes, but not behind a plain space, which belongs to it …
+    # A run begins where the class changes, but not after a plain space, which belongs to it …
     begins[1:] = changes & (codes[:-1] != ord(" "))
     # … and at the last white-space character before anything but a barrier.
     begins[:-1] |= is_space[:-1] & changes & (classes[1:] != BARRIER)

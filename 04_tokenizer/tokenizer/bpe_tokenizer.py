@@ -11,12 +11,13 @@ pre-token, a long one through the arrays of `bulk_encoder`; the ids are the same
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from groundwork.text_sources import check_texts
 from tokenizer.bulk_encoder import BulkEncoder
 from tokenizer.interface import Tokenizer, TokenizerError, check_special_tokens, split_special
 from tokenizer.merging import Merger, Pair
@@ -26,7 +27,7 @@ from tokenizer.pre_token_table import PIECE_LENGTH
 BULK_LENGTH = 4000  # characters, from which on arrays are faster
 # Pre-tokens repeat (Zipf's law), so their ids are remembered; the bound keeps memory constant.
 CACHE_SIZE = 1 << 18
-LONGEST_CACHED = 64  # characters; longer pre-tokens hardly ever come twice
+LONGEST_CACHED = 64  # characters; longer pre-tokens rarely come twice
 
 
 class BPETokenizer(Tokenizer):
@@ -47,7 +48,7 @@ class BPETokenizer(Tokenizer):
 
     Raises:
         TokenizerError: a merge uses a token that does not exist yet or is listed twice, specials or ids
-            repeat, or the pattern is no regular expression.
+            repeat, or the pattern is not a regular expression.
     """
 
     type_name: ClassVar[str] = "bpe"
@@ -79,6 +80,67 @@ class BPETokenizer(Tokenizer):
         self._merger = Merger(self.merges)
         self._bulk = BulkEncoder(self._pre_tokenizer, self._merger, np.array(self.ids, dtype=np.uint32))
         self._cache: dict[str, list[int]] = {}
+
+    @classmethod
+    def from_vocabulary(
+        cls,
+        vocab: Mapping[int, bytes],
+        merges: Iterable[tuple[bytes, bytes]],
+        special_tokens: Iterable[str] | Mapping[str, int] = (),
+        pattern: str = GPT2_PATTERN,
+        nfc: bool = False,
+    ) -> BPETokenizer:
+        """Build a tokenizer from tokens that are given by their bytes, as other trainers and files have them.
+
+        >>> vocab = {byte: bytes([byte]) for byte in range(256)} | {256: b"hi", 257: b" hi"}
+        >>> BPETokenizer.from_vocabulary(vocab, [(b"h", b"i"), (b" ", b"hi")], ["<|endoftext|>"]).encode("hi hi!")
+        [256, 257, 33]
+
+        Args:
+            vocab: the bytes of each id.
+            merges: pairs of tokens, in the order learned; they make every token but the 256 single bytes.
+            special_tokens: texts of special tokens: each has the id at which `vocab` holds it, or else the next
+                free id. Or text and id of each.
+            pattern: cuts text into pre-tokens.
+            nfc: see the class.
+
+        Raises:
+            TokenizerError: a byte has no id, or vocabulary and merges do not fit.
+        """
+        if isinstance(special_tokens, Mapping):
+            special_ids = dict(special_tokens)
+        else:
+            id_of = {token: index for index, token in vocab.items()}
+            free = max(vocab, default=-1) + 1
+            specials = check_special_tokens(special_tokens)
+            new = [text for text in specials if to_utf8(text) not in id_of]
+            special_ids = {text: free + new.index(text) if text in new else id_of[to_utf8(text)] for text in specials}
+        reserved = set(special_ids.values())
+        ids = {token: index for index, token in vocab.items() if index not in reserved}
+        if len(ids) != len(vocab.keys() - reserved):
+            raise TokenizerError("two ids of the vocabulary have the same bytes")
+        missing = [byte for byte in range(256) if bytes([byte]) not in ids]
+        if missing:
+            raise TokenizerError(f"the vocabulary lacks {len(missing)} of the 256 bytes, such as {missing[0]:#04x}")
+        number = {bytes([byte]): byte for byte in range(256)}
+        numbered: list[Pair] = []
+        for left, right in merges:
+            if left not in number or right not in number or left + right not in ids:
+                raise TokenizerError(f"merge {len(numbered)} joins {left!r} and {right!r}, which the vocabulary lacks")
+            numbered.append((number[left], number[right]))
+            number[left + right] = 255 + len(numbered)
+        if len(ids) != len(number):
+            stray = next(token for token in ids if token not in number)
+            raise TokenizerError(f"{len(ids) - len(number)} tokens are made by no merge, such as {stray!r}")
+        in_order = sorted(special_ids, key=special_ids.__getitem__)
+        all_ids = [*(ids[token] for token in number), *(special_ids[text] for text in in_order)]
+        plain = list(range(len(all_ids)))
+        return cls(numbered, in_order, pattern, None if all_ids == plain else all_ids, nfc)
+
+    @property
+    def vocab(self) -> dict[int, bytes]:
+        """The bytes of each id, in the order of the tokens. See `Tokenizer.vocab`."""
+        return dict(self._bytes_of_id)
 
     @property
     def vocab_size(self) -> int:
@@ -116,6 +178,7 @@ class BPETokenizer(Tokenizer):
         self, texts: Iterable[str], allowed_special: Literal["all"] | Collection[str] = ()
     ) -> tuple[NDArray[np.uint32], NDArray[np.intp]]:
         """Encode many texts, faster than one by one. See `Tokenizer.encode_batch_to_array`."""
+        check_texts(texts, "texts")
         pieces: list[str] = []
         special_ids: list[int] = []
         pieces_before_special: list[int] = []

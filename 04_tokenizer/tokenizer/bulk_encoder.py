@@ -48,7 +48,7 @@ class BulkEncoder:
 
         Returns:
             ids: `(ids of all texts,)`.
-            ends: `(texts,)`, for each text the position in `ids` behind its last.
+            ends: `(texts,)`, for each text the position in `ids` after its last.
         """
         all_ids, all_ends, before = [np.empty(0, dtype=np.uint32)], [np.empty(0, dtype=np.intp)], 0
         for ids, ends in self._encode_batches(texts):

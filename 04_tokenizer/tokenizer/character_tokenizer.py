@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from typing import Any, ClassVar, Literal
 
+from groundwork.text_sources import check_texts
 from tokenizer.interface import Tokenizer, TokenizerError, check_special_tokens, split_special
 
 
@@ -35,7 +36,12 @@ class CharacterTokenizer(Tokenizer):
 
     @classmethod
     def train(cls, documents: Iterable[str], special_tokens: Iterable[str] = ()) -> CharacterTokenizer:
-        """Take every character that occurs in the documents."""
+        """Take every character that occurs in the documents.
+
+        Raises:
+            TextError: the documents are a single text.
+        """
+        check_texts(documents)
         return cls(sorted(set().union(*documents)), special_tokens)
 
     @property

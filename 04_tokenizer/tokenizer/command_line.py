@@ -44,7 +44,7 @@ def find_files(inputs: Iterable[str]) -> list[Path]:
         try:
             files += find_text_files(name)
         except TextError as error:
-            raise TokenizerError(f"{error}, and no such corpus; there are {', '.join(NAMED_CORPORA)}") from None
+            raise TokenizerError(f"{error}; the named corpora are {', '.join(NAMED_CORPORA)}") from None
     if not any(file.stat().st_size for file in files):
         raise TokenizerError(f"there is no text in {', '.join(inputs)}")
     return files

@@ -17,7 +17,6 @@ from tokenizer.interop import (
     from_printable,
     ordinary_ids,
     to_printable,
-    tokenizer_from_vocabulary,
 )
 from tokenizer.patterns import GPT2_PATTERN
 
@@ -98,7 +97,8 @@ def load_huggingface(path: Path | str) -> BPETokenizer:
         path: the file, or the folder that it is in.
 
     Raises:
-        TokenizerError: the file is missing or damaged, or is no byte-level BPE, or changes text otherwise than by NFC.
+        TextError: the file is missing or cannot be read.
+        TokenizerError: it is damaged, is not byte-level BPE, or changes text otherwise than by NFC.
     """
     path = Path(path)
     path = path / "tokenizer.json" if path.is_dir() else path
@@ -108,7 +108,7 @@ def load_huggingface(path: Path | str) -> BPETokenizer:
     except TokenizerError as error:
         raise TokenizerError(f"{path}: {error}") from None
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise TokenizerError(f"{path} is no tokenizer.json, or a damaged one: {error!r}") from None
+        raise TokenizerError(f"{path} is not a tokenizer.json, or a damaged one: {error!r}") from None
 
 
 def _from_content(content: dict[str, Any]) -> BPETokenizer:
@@ -121,11 +121,11 @@ def _from_content(content: dict[str, Any]) -> BPETokenizer:
     if model.get("byte_fallback") or model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"):
         raise TokenizerError("its BPE is not byte-level")
     special_ids = {token["content"]: token["id"] for token in content.get("added_tokens", ())}
-    ids = {from_printable(text): index for text, index in model["vocab"].items() if text not in special_ids}
+    vocab = {index: from_printable(text) for text, index in model["vocab"].items() if text not in special_ids}
     merges = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
     pairs = [(from_printable(left), from_printable(right)) for left, right in merges]
-    return tokenizer_from_vocabulary(
-        ids, pairs, special_ids, _find_pattern(content["pre_tokenizer"]), normalizer is not None
+    return BPETokenizer.from_vocabulary(
+        vocab, pairs, special_ids, _find_pattern(content["pre_tokenizer"]), normalizer is not None
     )
 
 

@@ -18,6 +18,7 @@ import regex
 from numpy.typing import NDArray
 
 from groundwork.files import write_atomically
+from groundwork.text_sources import check_texts
 from tokenizer.streaming import join_safely
 
 END_OF_TEXT = "<|endoftext|>"  # stands before every document of a data set, as in GPT-2
@@ -40,6 +41,15 @@ class Tokenizer(ABC):
     @abstractmethod
     def vocab_size(self) -> int:
         """Number of ids, special tokens included."""
+
+    @property
+    def vocab(self) -> dict[int, bytes]:
+        """The bytes that each id stands for, special tokens included.
+
+        Returns:
+            A copy, from the smallest id to the largest.
+        """
+        return {index: self.decode_bytes([index]) for index in range(self.vocab_size)}
 
     @property
     @abstractmethod
@@ -67,8 +77,9 @@ class Tokenizer(ABC):
 
         Returns:
             ids: `(ids of all texts,)`.
-            ends: `(texts,)`, for each text the position in `ids` behind its last.
+            ends: `(texts,)`, for each text the position in `ids` after its last.
         """
+        check_texts(texts, "texts")
         arrays = [self.encode_to_array(text, allowed_special) for text in texts]
         ends = np.cumsum([len(array) for array in arrays], dtype=np.intp)
         return np.concatenate([np.empty(0, dtype=np.uint32), *arrays]), ends
@@ -79,6 +90,28 @@ class Tokenizer(ABC):
         """Like `encode_batch_to_array`, a list of ids for each text."""
         ids, ends = self.encode_batch_to_array(texts, allowed_special)
         return [ids[start:end].tolist() for start, end in pairwise([0, *ends.tolist()])]
+
+    def encode_documents(
+        self,
+        documents: Iterable[str],
+        allowed_special: Literal["all"] | Collection[str] = (),
+        begins: Iterable[bool] | None = None,
+    ) -> NDArray[np.uint32]:
+        """Documents as one stream of ids, the end-of-text token before each where the vocabulary has one.
+
+        Args:
+            documents: texts, none seeing the others.
+            allowed_special: as in `encode`.
+            begins: for each text, whether a document begins with it or goes on; None where each is a whole document.
+
+        Returns:
+            `(ids of all documents,)`.
+        """
+        ids, ends = self.encode_batch_to_array(documents, allowed_special)
+        if self.end_of_text_id is None:
+            return ids
+        starts = np.append(0, ends)[:-1]
+        return np.insert(ids, starts if begins is None else starts[np.array(list(begins), bool)], self.end_of_text_id)
 
     def encode_iterable(
         self, texts: Iterable[str], allowed_special: Literal["all"] | Collection[str] = ()
@@ -97,7 +130,7 @@ class Tokenizer(ABC):
     def last_safe_cut(self, text: str, start: int, end: int) -> int:
         """The last position in (start, end] where the two parts of the text give the ids of the whole.
 
-        Special tokens are left out of account. -1 where there is no such position.
+        Special tokens are not considered. -1 where there is no such position.
         """
 
     @abstractmethod
@@ -109,7 +142,7 @@ class Tokenizer(ABC):
         """
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Ids to text; bytes that are no valid UTF-8 become U+FFFD, the replacement character."""
+        """Ids to text; bytes that are not valid UTF-8 become U+FFFD, the replacement character."""
         return self.decode_bytes(ids).decode("utf-8", errors="replace")
 
     @property
@@ -158,6 +191,8 @@ def allowed_names(special_ids: Mapping[str, int], allowed: Literal["all"] | Coll
     Raises:
         TokenizerError: `allowed` names a token that does not exist.
     """
+    if isinstance(allowed, str) and allowed != "all":
+        raise TokenizerError(f'allowed special tokens are a list of texts or "all", got the single text {allowed!r}')
     names = set(special_ids) if allowed == "all" else set(allowed)
     if not names <= special_ids.keys():
         unknown = sorted(names - special_ids.keys())

@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
 from groundwork.files import read_json, write_atomically
-from groundwork.text_sources import read_text
+from groundwork.text_sources import read_lines
 from tokenizer.bpe_tokenizer import BPETokenizer
 from tokenizer.interface import END_OF_TEXT, TokenizerError
-from tokenizer.merging import Pair
 from tokenizer.patterns import GPT2_PATTERN
 
 
@@ -51,44 +50,6 @@ def from_printable(text: str) -> bytes:
         raise TokenizerError(f"{text!r} is not in GPT-2's byte alphabet: it has {error.args[0]!r}") from None
 
 
-def tokenizer_from_vocabulary(
-    ids: dict[bytes, int],
-    merges: Iterable[tuple[bytes, bytes]],
-    special_ids: dict[str, int],
-    pattern: str,
-    nfc: bool = False,
-) -> BPETokenizer:
-    """Build a tokenizer from tokens given by their bytes.
-
-    Args:
-        ids: id of every ordinary token.
-        merges: pairs of tokens, in the order learned.
-        special_ids: id of every special token.
-        pattern: cuts text into pre-tokens.
-        nfc: compose characters first.
-
-    Raises:
-        TokenizerError: a byte has no id, or vocabulary and merges do not fit.
-    """
-    missing = [byte for byte in range(256) if bytes([byte]) not in ids]
-    if missing:
-        raise TokenizerError(f"the vocabulary lacks {len(missing)} of the 256 bytes, such as {missing[0]:#04x}")
-    number = {bytes([byte]): byte for byte in range(256)}
-    numbered: list[Pair] = []
-    for left, right in merges:
-        if left not in number or right not in number or left + right not in ids:
-            raise TokenizerError(f"merge {len(numbered)} joins {left!r} and {right!r}, which the vocabulary lacks")
-        numbered.append((number[left], number[right]))
-        number[left + right] = 255 + len(numbered)
-    if len(ids) != len(number):
-        stray = next(token for token in ids if token not in number)
-        raise TokenizerError(f"{len(ids) - len(number)} tokens are made by no merge, such as {stray!r}")
-    in_order = sorted(special_ids, key=special_ids.__getitem__)
-    all_ids = [*(ids[token] for token in number), *(special_ids[text] for text in in_order)]
-    plain = list(range(len(all_ids)))
-    return BPETokenizer(numbered, in_order, pattern, None if all_ids == plain else all_ids, nfc)
-
-
 def load_gpt2_files(
     vocab_path: Path | str,
     merges_path: Path | str,
@@ -104,22 +65,23 @@ def load_gpt2_files(
         pattern: cuts text into pre-tokens; the files do not say which.
 
     Raises:
-        TokenizerError: a file is missing or damaged, or the two do not belong together.
+        TextError: a file is missing or cannot be read.
+        TokenizerError: a file is damaged, or the two do not belong together.
     """
     vocabulary = read_json(vocab_path)
     if not all(isinstance(index, int) for index in vocabulary.values()):
         raise TokenizerError(f"{vocab_path} is not a vocabulary: its values should be ids")
     special_ids = {text: vocabulary.pop(text) for text in special_tokens if text in vocabulary}
     merges = []
-    for number, line in enumerate(read_text(merges_path).split("\n"), start=1):
-        if line.startswith("#version") or not line:
+    for number, line in read_lines(merges_path):
+        if line.startswith("#version"):
             continue
-        parts = line.split(" ")
+        parts = line.split()
         if len(parts) != 2:
             raise TokenizerError(f"{merges_path}, line {number}: expected two tokens, got {line!r}")
         merges.append((from_printable(parts[0]), from_printable(parts[1])))
-    ids = {from_printable(token): index for token, index in vocabulary.items()}
-    return tokenizer_from_vocabulary(ids, merges, special_ids, pattern)
+    vocab = {index: from_printable(token) for token, index in vocabulary.items()}
+    return BPETokenizer.from_vocabulary(vocab, merges, special_ids, pattern)
 
 
 def save_gpt2_files(tokenizer: BPETokenizer, folder: Path | str) -> None:
@@ -149,19 +111,20 @@ def load_tiktoken_ranks(path: Path | str, pattern: str, special_tokens: dict[str
         special_tokens: text and id of each; the file has none.
 
     Raises:
-        TokenizerError: the file is missing or damaged.
+        TextError: the file is missing or cannot be read.
+        TokenizerError: it is damaged.
     """
     ranks: dict[bytes, int] = {}
-    for number, line in enumerate(read_text(path).splitlines(), start=1):
-        if line:
-            try:
-                token, rank = line.split()
-                ranks[base64.b64decode(token, validate=True)] = int(rank)
-            except ValueError:
-                raise TokenizerError(f"{path}, line {number}: expected a token in base 64 and its rank") from None
+    for number, line in read_lines(path):
+        try:
+            token, rank = line.split()
+            ranks[base64.b64decode(token, validate=True)] = int(rank)
+        except ValueError:
+            raise TokenizerError(f"{path}, line {number}: expected a token in base 64 and its rank") from None
     in_order = sorted((token for token in ranks if len(token) > 1), key=ranks.__getitem__)
     merges = [_last_merge(token, ranks) for token in in_order]
-    return tokenizer_from_vocabulary(ranks, merges, special_tokens, pattern)
+    vocab = {rank: token for token, rank in ranks.items()}
+    return BPETokenizer.from_vocabulary(vocab, merges, special_tokens, pattern)
 
 
 def _last_merge(token: bytes, ranks: dict[bytes, int]) -> tuple[bytes, bytes]:

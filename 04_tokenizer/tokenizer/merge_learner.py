@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from tokenizer.merging import Pair
 
-_OUTSIDE, _INSIDE = -1, -2  # in place of a token: between two words; within a token
+_OUTSIDE, _INSIDE = -1, -2  # instead of a token: between two words; within a token
 _SHIFT = 32  # a pair (left, right) is one integer, left << 32 | right: smaller than a tuple
 _Entry: TypeAlias = tuple[int, tuple[int, ...], tuple[int, ...], int]
 
@@ -69,7 +69,7 @@ class MergeLearner:
         counts: NDArray[np.int64],
         spelling: Sequence[tuple[int, ...]],
     ):
-        # The words lie behind one another in an array, with a gap before, between and after them:
+        # The words lie one after the other in an array, with a gap before, between and after them:
         #   gap l o w gap l o w e r gap
         ends = np.cumsum(lengths + 1)
         size = int(ends[-1]) + 1 if len(ends) else 1

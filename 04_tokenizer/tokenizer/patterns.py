@@ -29,7 +29,7 @@ CL100K_PATTERN = (
     r"""|\s+(?!\s|\S)|\s*[\r\n]|\s+(?!\S)|\s"""
 )
 
-# GPT-4o (tiktoken's o200k_base): besides, words are cut where lower case goes over to upper case.
+# GPT-4o (tiktoken's o200k_base): words are also cut where lower case changes to upper case.
 O200K_PATTERN = (
     r"""[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?"""
     r"""|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?"""
@@ -37,7 +37,7 @@ O200K_PATTERN = (
 )
 
 # Where a text may be cut so that its parts give the pre-tokens of the whole, searched from the end.
-# In each of these patterns white space behind such a character begins a pre-token, and nothing
+# In each of these patterns white space after such a character begins a pre-token, and nothing
 # before it depends on what follows. Of an unknown pattern nothing can be said.
 _SAFE_CUTS = {
     GPT2_PATTERN: r"(?r)\S(?=\s)",
@@ -71,7 +71,7 @@ class PreTokenizer:
             character of every text; what it leaves out could not be encoded.
 
     Raises:
-        TokenizerError: the pattern is no regular expression.
+        TokenizerError: the pattern is not a regular expression.
     """
 
     def __init__(self, pattern: str = GPT2_PATTERN):
@@ -121,7 +121,7 @@ class PreTokenizer:
         """The last position in (start, end] where the text can be cut without changing a pre-token; -1: none."""
         if self._cut is None:
             return -1
-        # One character more, so that the white space behind the cut can be seen.
+        # One character more, so that the white space after the cut can be seen.
         match = self._cut.search(text, start, min(end + 1, len(text)))
         return match.end() if match else -1
 

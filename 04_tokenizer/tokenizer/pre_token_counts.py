@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 import regex
 
+from groundwork.text_sources import check_texts
+from tokenizer.interface import check_special_tokens
 from tokenizer.parallel import map_in_order
 from tokenizer.patterns import GPT2_PATTERN, PreTokenizer
 from tokenizer.pre_token_table import PIECE_LENGTH, PreTokenTable, in_batches
@@ -45,8 +47,9 @@ def count_pre_tokens(
             the rarest are dropped until so many are left. The result is then no longer exact.
         on_characters: called with the number of characters of each chunk that has been counted.
     """
+    check_texts(documents)
     counts: Counter[bytes] = Counter()
-    chunks = _chunks(documents, PreTokenizer(pattern), list(special_tokens))
+    chunks = _chunks(documents, PreTokenizer(pattern), check_special_tokens(special_tokens))
     for words, occurrences, characters in map_in_order(_ChunkCounter, (pattern,), chunks, workers):
         for word, occurrence in zip(words, occurrences, strict=True):
             counts[word] += occurrence

@@ -68,7 +68,7 @@ class PreTokenTable:
 
         Returns:
             numbers: `(pre-tokens,)`, those of all texts one after the other.
-            ends: `(texts,)`, for each text the position in `numbers` behind its last.
+            ends: `(texts,)`, for each text the position in `numbers` after its last.
         """
         joined = _BARRIER.join(texts) + _BARRIER
         try:
@@ -123,7 +123,7 @@ class PreTokenTable:
 
     def _look_up(self, data: bytes, starts: NDArray[np.intp], lengths: NDArray[np.intp]) -> NDArray[np.int32]:
         sizes = np.minimum(lengths, LONGEST_KEY + 1)
-        # The 8 bytes that begin at each byte of the data; padded so that the last one has 16 behind it.
+        # The 8 bytes that begin at each byte of the data; padded so that 16 follow the last one.
         windows = np.ndarray(len(data) + 9, dtype="<u8", buffer=data + bytes(16), strides=(1,)).copy()
         low = windows.take(starts) & _LOW_MASK.take(sizes)
         high = windows.take(starts + 8) & _HIGH_MASK.take(sizes)

@@ -42,6 +42,7 @@ def train_bpe(
 
     Raises:
         TokenizerError: `vocab_size` has no room for the bytes and the special tokens, or these repeat.
+        TextError: the documents are a single text.
     """
     specials = check_special_tokens(special_tokens)
     check_vocab_size(vocab_size, specials)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import time
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from groundwork.files import replacing, write_atomically
 from groundwork.user_errors import report_user_errors
 from optimization.engine.engine import Engine
 from optimization.engine.request import RequestHandle
@@ -175,15 +175,9 @@ def plot(results: list[LoadResult], path: Path) -> None:
     axes.set_xlim(0, 1.1 * max(r.tokens_per_second for r in results))
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    figure.savefig(temporary, format="png", dpi=120)
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
 
 
 def _write(output: Path, content: dict[str, object]) -> None:
-    path = output.with_suffix(".json")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    write_atomically(output.with_suffix(".json"), json.dumps(content, indent=2) + "\n")

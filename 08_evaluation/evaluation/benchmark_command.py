@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from rich.table import Table
 from evaluation.significance import compare_paired, mcnemar_p_value
 from evaluation.tasks.benchmark import Evaluator, TaskResult, write_result
 from evaluation.tasks.task import load_task, task_names
+from groundwork.text_sources import read_jsonl
 from groundwork.user_errors import UserError, report_user_errors
 from optimization.model_loading import load_for_inference
 from training.checkpoints.checkpoint import newest_run
@@ -112,10 +112,9 @@ def read_log(path: Path) -> dict[int, dict[str, Any]]:
     Raises:
         UserError: there is no such log, or it is damaged.
     """
+    if not path.exists():
+        raise UserError(f"there is no log {path}; run that model on this task first")
     try:
-        samples = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        return {sample["question"]: sample for sample in samples}
-    except FileNotFoundError:
-        raise UserError(f"there is no log {path}; run that model on this task first") from None
+        return {sample["question"]: sample for _, sample in read_jsonl(path)}
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is not a log of answers: {error}") from None

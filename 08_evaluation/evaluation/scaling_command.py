@@ -14,10 +14,10 @@ from rich.table import Table
 
 from evaluation.ladder.text import TIERS, ladder_text
 from evaluation.scaling.law import ScalingLaw, TrainedPoint, compute_frontier, fit_scaling_law, power_law
-from evaluation.scaling.small_training import Recipe, encode_stream, train_small
+from evaluation.scaling.small_training import Recipe, train_small
 from evaluation.sliding_window import score_stream
 from groundwork.figures import save_figure
-from groundwork.files import write_atomically
+from groundwork.files import read_json, write_atomically
 from groundwork.user_errors import UserError, report_user_errors
 from neural_networks.corpora import load_corpus
 from tokenizer.tokenizer_trainer import train_bpe
@@ -72,7 +72,7 @@ def _train(
     with console.status("Reading the corpus …") as status:
         text = ladder_text(load_corpus(options.corpus, 0.05), TIERS["quick"])
         tokenizer = train_bpe(text.train, VOCABULARY)
-        tokens = encode_stream(tokenizer, text.train)
+        tokens = tokenizer.encode_documents(text.train)
         for width, steps in wanted:
             config = GPTConfig(
                 tokenizer.vocab_size, CONTEXT, 2, 4, d_model=width, norm="rmsnorm", feed_forward="relu2",
@@ -106,7 +106,7 @@ def _read(file: Path, corpus: str) -> dict[str, TrainedPoint]:
     if not file.exists():
         return {}
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = read_json(file)
         points = {name: TrainedPoint(**values) for name, values in content["runs"].items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{file} is not a file of this experiment: {error}") from None

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from groundwork.user_errors import report_user_errors
 from learn.catalogue import Entry, LabEntry, LearnError, all_exercises, all_labs, choose, choose_one
 from learn.experiment import run_apart
 from learn.grade import Grade
@@ -48,32 +49,28 @@ def main(arguments: Sequence[str] | None = None, workspace: Workspace | None = N
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal that lacks a sign must not end the command
     console = Console()
-    workspace = workspace or Workspace()
-    try:
-        entries, labs = all_exercises(), all_labs()
-        if options.command == "start":
-            print_started(console, workspace.start(choose(entries, options.exercises)), workspace)
-            console.print("Next: learn status", highlight=False)
-        elif options.command == "check":
-            chosen = choose([*entries, *labs], options.exercises)
-            return check(console, _without_unopened_labs(chosen, workspace), bool(options.exercises), workspace)
-        elif options.command == "hint":
-            hint(console, choose_one([*entries, *labs], options.exercise), options.level, workspace)
-        elif options.command == "solution":
-            solution(console, choose_one([*entries, *labs], options.exercise))
-        elif options.command == "lab":
-            lab(console, choose(labs, [options.lab] if options.lab else []), workspace)
-        elif options.command == "run":
-            own = choose(entries, options.only.split(",") if options.only else [])
-            return run(console, own, options.script, options.arguments, workspace)
-        else:
-            print_status(console, entries, labs, workspace)
-    except LearnError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    return report_user_errors(lambda: _do(options, console, workspace or Workspace()), status=2)
+
+
+def _do(options: argparse.Namespace, console: Console, workspace: Workspace) -> int:
+    entries, labs = all_exercises(), all_labs()
+    if options.command == "start":
+        print_started(console, workspace.start(choose(entries, options.exercises)), workspace)
+        console.print("Next: learn status", highlight=False)
+    elif options.command == "check":
+        chosen = choose([*entries, *labs], options.exercises)
+        return check(console, _without_unopened_labs(chosen, workspace), bool(options.exercises), workspace)
+    elif options.command == "hint":
+        hint(console, choose_one([*entries, *labs], options.exercise), options.level, workspace)
+    elif options.command == "solution":
+        solution(console, choose_one([*entries, *labs], options.exercise))
+    elif options.command == "lab":
+        lab(console, choose(labs, [options.lab] if options.lab else []), workspace)
+    elif options.command == "run":
+        own = choose(entries, options.only.split(",") if options.only else [])
+        return run(console, own, options.script, options.arguments, workspace)
+    else:
+        print_status(console, entries, labs, workspace)
     return 0
 
 

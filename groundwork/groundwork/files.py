@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from groundwork.text_sources import TextError, read_text
+from groundwork.text_sources import TextError, parse_json, read_text
 
 
 @contextmanager
@@ -43,10 +42,7 @@ def read_json(path: Path | str) -> dict[str, Any]:
     Raises:
         TextError: it cannot be read, is not JSON, or holds something else. The message names the file.
     """
-    try:
-        content = json.loads(read_text(path))
-    except json.JSONDecodeError as error:
-        raise TextError(f"{path} is not JSON: {error}") from None
+    content = parse_json(read_text(path), path)
     if not isinstance(content, dict):
         raise TextError(f"{path} should hold a JSON object, it holds a {type(content).__name__}")
     return content

@@ -9,16 +9,37 @@ from __future__ import annotations
 
 import codecs
 import json
-from collections.abc import Callable, Collection, Iterator
+import os
+import re
+import stat
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 BLOCK_BYTES = 1 << 22
-TEXT_SUFFIXES = frozenset({".txt", ".md", ".rst", ".py", ".tex", ".html", ".csv", ".jsonl", ""})
+TEXT_SUFFIXES = frozenset({".txt", ".md", ".rst", ".py", ".tex", ".html", ".csv", ".jsonl", ".parquet", ""})
+# Escapes in a JSON string. The first alternative takes a whole surrogate pair, so that group 1 is half of one.
+_ESCAPE = re.compile(r"\\(?:u[dD][89abAB]..\\u[dD][c-fC-F]..|u([dD][89a-fA-F]..)|.)")
+_ADVICE = "convert the file first, for example with:"
 
 
 class TextError(ValueError):
-    """A file of text that cannot be used, in one line that names the file and the way out."""
+    """Text that cannot be used, in one line that names the file and the way out."""
+
+
+def check_texts(texts: Iterable[Any], what: str = "documents") -> None:
+    """Refuse a single text where a list of texts is expected, because each character would count as a text.
+
+    Args:
+        texts: that a caller gave.
+        what: their name in the message.
+
+    Raises:
+        TextError: it is a single text.
+    """
+    if isinstance(texts, str | bytes):
+        start = repr(texts[:20])
+        raise TextError(f"{what} must be a list of texts, got the single text {start}…: put it into a list, [text]")
 
 
 def find_text_files(path: Path | str, suffixes: Collection[str] = TEXT_SUFFIXES) -> list[Path]:
@@ -33,19 +54,42 @@ def find_text_files(path: Path | str, suffixes: Collection[str] = TEXT_SUFFIXES)
     Raises:
         TextError: nothing is there, or the folder holds no such file.
     """
-    path = Path(path).expanduser()
-    if path.is_file():
-        return [path]
+    try:
+        path = Path(path).expanduser()
+    except RuntimeError:
+        raise TextError(f"there is no user whose home folder {path} could be in") from None
     if not path.is_dir():
-        raise TextError(f"there is no file or folder '{path}'")
-    files = sorted(file for file in path.rglob("*") if file.is_file() and file.suffix.lower() in suffixes)
-    files = [file for file in files if not any(part.startswith(".") for part in file.relative_to(path).parts)]
+        _check_file(path)
+        return [path]
+    files: list[Path] = []
+    for folder, folders, names in os.walk(path, onerror=_refuse_folder):  # does not follow links to folders
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        files += [Path(folder, name) for name in names if not name.startswith(".")]
+    files = sorted(file for file in files if file.suffix.lower() in suffixes and file.is_file())
     if not files:
-        raise TextError(f"the folder {path} holds no text files ({', '.join(sorted(suffixes))})")
+        raise TextError(f"the folder {path} holds no file that ends in {', '.join(sorted(filter(None, suffixes)))}")
     return files
 
 
-def read_blocks(path: Path, on_bytes: Callable[[int], None] | None = None) -> Iterator[str]:
+def _refuse_folder(error: OSError) -> None:
+    raise TextError(f"the folder {error.filename} cannot be read: {error.strerror}")
+
+
+def _check_file(path: Path) -> None:
+    """Raise a `TextError` unless the path is that of a file; opening a pipe could wait for ever."""
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        raise TextError(f"there is no file or folder {path}") from None
+    except OSError as error:
+        raise TextError(f"{path} cannot be read: {error.strerror}") from None
+    if stat.S_ISDIR(mode):
+        raise TextError(f"{path} is a folder, not a file")
+    if not stat.S_ISREG(mode):
+        raise TextError(f"{path} is a pipe or a device, not a file: save what it gives in a file first")
+
+
+def read_blocks(path: Path | str, on_bytes: Callable[[int], None] | None = None) -> Iterator[str]:
     """Read a UTF-8 file in blocks of about 4 MB, in memory that does not grow with the file.
 
     Args:
@@ -55,14 +99,19 @@ def read_blocks(path: Path, on_bytes: Callable[[int], None] | None = None) -> It
     Raises:
         TextError: the file is not UTF-8 or cannot be read.
     """
-    decoder = codecs.getincrementaldecoder("utf-8-sig")()
-    read, lines = 0, 1
+    path = Path(path)
+    _check_file(path)
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    read, lines, begins = 0, 1, True
     try:
         with open(path, "rb") as file:
             while True:
                 data = file.read(BLOCK_BYTES)
                 held_back = len(decoder.getstate()[0])  # the beginning of a character
-                if text := decoder.decode(data, final=not data):
+                text = decoder.decode(data, final=not data)
+                if begins and text:
+                    text, begins = text.removeprefix("\ufeff"), False  # the byte order mark
+                if text:
                     yield text
                 if not data:
                     return
@@ -71,83 +120,91 @@ def read_blocks(path: Path, on_bytes: Callable[[int], None] | None = None) -> It
                 if on_bytes is not None:
                     on_bytes(len(data))
     except UnicodeDecodeError as error:
+        at, found = read - held_back + error.start, error.object[error.start :]
+        if at == 0 and found.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            raise TextError(f"{path}, line 1, is UTF-16, not UTF-8; {_ADVICE} iconv -f UTF-16 -t UTF-8") from None
         lines += error.object[: error.start].count(b"\n")
         raise TextError(
-            f"{path}, line {lines}, is not UTF-8: byte {error.object[error.start]:#04x} at offset "
-            f"{read - held_back + error.start}; convert the file first, for example with: iconv -f LATIN1 -t UTF-8"
+            f"{path}, line {lines}, is not UTF-8: byte {found[0]:#04x} at offset {at}; {_ADVICE} "
+            "iconv -f LATIN1 -t UTF-8"
         ) from None
-    except FileNotFoundError:
-        raise TextError(f"there is no file {path}") from None
     except OSError as error:
         raise TextError(f"{path} cannot be read: {error.strerror}") from None
 
 
-def read_text(path: Path | str, may_be_empty: bool = False) -> str:
+def read_text(path: Path | str) -> str:
     """Read a whole UTF-8 file.
 
     Args:
         path: of the file.
-        may_be_empty: whether a file without any text is good too.
 
     Raises:
         TextError: see `read_blocks`; or there is no text in it.
     """
-    text = "".join(read_blocks(Path(path)))
-    if not (may_be_empty or text.strip()):
+    text = "".join(read_blocks(path))
+    if not text.strip():
         raise TextError(f"{path} is empty: there is no text in it")
     return text
 
 
-def read_lines(path: Path, on_bytes: Callable[[int], None] | None = None) -> Iterator[tuple[int, str]]:
+def read_lines(path: Path | str, on_bytes: Callable[[int], None] | None = None) -> Iterator[tuple[int, str]]:
     r"""The lines of a file that are not blank, each with its number, without its "\n".
 
     Raises:
         TextError: see `read_blocks`.
     """
-    number, begun = 1, ""
+    number = 1
+    line: list[str] = []  # its parts, joined once, so that a line as long as the file takes linear time
     for block in read_blocks(path, on_bytes):
-        *complete, begun = (begun + block).split("\n")  # not splitlines, which splits at U+2028 too
-        for line in complete:
-            if line.strip():
-                yield number, line
+        end_of_line, *following = block.split("\n")  # not splitlines, which splits at U+2028 too
+        line.append(end_of_line)
+        for begin_of_line in following:
+            if (text := "".join(line)).strip():
+                yield number, text
+            line = [begin_of_line]
             number += 1
-    if begun.strip():
-        yield number, begun
+    if (text := "".join(line)).strip():
+        yield number, text
 
 
-def read_jsonl(path: Path, on_bytes: Callable[[int], None] | None = None) -> Iterator[tuple[int, Any]]:
+def read_jsonl(path: Path | str, on_bytes: Callable[[int], None] | None = None) -> Iterator[tuple[int, Any]]:
     """The records of a JSONL file, each with the number of its line.
 
     Raises:
         TextError: see `read_blocks`; or a line is not JSON.
     """
     for number, line in read_lines(path, on_bytes):
-        yield number, parse_json_line(line, path, number)
+        yield number, parse_json(line, path, number)
 
 
-def parse_json_line(line: str, path: Path, number: int) -> Any:
-    """The record of one line.
+def parse_json(text: str, path: Path | str, line: int = 1) -> Any:
+    r"""The content of a JSON text from a file.
+
+    Args:
+        text: a line of a JSONL file, or a whole JSON file.
+        path: of the file, for messages.
+        line: of the file, with which the text begins.
 
     Raises:
-        TextError: the line is not JSON, or has half of a surrogate pair, which no UTF-8 text can hold.
+        TextError: the text is not JSON, or has half of a surrogate pair such as \ud800, which no UTF-8 text can hold.
     """
     try:
-        record = json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as error:
-        reason = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply"
-        raise TextError(f"{path}, line {number}: not JSON ({reason})") from None
-    if "\\u" in line:
-        try:
-            json.dumps(record, ensure_ascii=False).encode("utf-8")
-        except UnicodeEncodeError as error:
+        content = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise TextError(f"{path}, line {line + error.lineno - 1}: not valid JSON: {error.msg}") from None
+    except (RecursionError, ValueError) as error:  # ValueError: a number of more than 4,300 digits
+        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise TextError(f"{path}, line {line}: not valid JSON: {reason}") from None
+    for escape in _ESCAPE.finditer(text) if "\\u" in text else ():
+        if escape[1]:
             raise TextError(
-                f"{path}, line {number}: \\u{ord(error.object[error.start]):04x} is half of a surrogate pair, not a "
-                "character; remove it, or write the whole character"
-            ) from None
-    return record
+                f"{path}, line {line + text.count(chr(10), 0, escape.start())}: \\u{escape[1]} is half of a surrogate "
+                "pair, not a character; remove it, or write the whole character"
+            )
+    return content
 
 
-def read_parquet(path: Path, columns: list[str] | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
+def read_parquet(path: Path | str, columns: list[str] | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
     """The rows of a Parquet file, each with its number from 1 on, read in batches.
 
     Args:
@@ -155,8 +212,9 @@ def read_parquet(path: Path, columns: list[str] | None = None) -> Iterator[tuple
         columns: to read; None for all.
 
     Raises:
-        TextError: the package pyarrow is missing, the file is not Parquet, or a column is not there.
+        TextError: the package pyarrow is missing, the file is not Parquet, a column is not there, or a text is not UTF-8.
     """
+    _check_file(Path(path))
     try:
         import pyarrow.parquet
     except ImportError:
@@ -169,14 +227,17 @@ def read_parquet(path: Path, columns: list[str] | None = None) -> Iterator[tuple
                 raise TextError(f'{path} has no column "{column}"; its columns are {", ".join(present)}')
         number = 0
         for batch in file.iter_batches(batch_size=1024, columns=columns):
-            for row in batch.to_pylist():
-                number += 1
-                yield number, row
-    except (pyarrow.ArrowInvalid, OSError) as error:
+            try:
+                rows = batch.to_pylist()
+            except UnicodeDecodeError:
+                raise TextError(f"{path}, rows {number + 1} to {number + len(batch)}: a text is not UTF-8") from None
+            yield from enumerate(rows, start=number + 1)
+            number += len(batch)
+    except (pyarrow.ArrowException, OSError) as error:
         raise TextError(f"{path} is not a readable Parquet file: {str(error).splitlines()[0]}") from None
 
 
-def read_documents(path: Path, on_bytes: Callable[[int], None] | None = None) -> Iterator[Iterator[str]]:
+def read_documents(path: Path | str, on_bytes: Callable[[int], None] | None = None) -> Iterator[Iterator[str]]:
     """The documents of a file, each as its parts in order.
 
     A JSONL file has one document a line and a Parquet file one a row, in the field `text`. Any other file is one document.
@@ -188,11 +249,11 @@ def read_documents(path: Path, on_bytes: Callable[[int], None] | None = None) ->
     Raises:
         TextError: see `read_blocks`, `read_jsonl` and `read_parquet`; or a record has no text.
     """
-    suffix = path.suffix.lower()
+    suffix = Path(path).suffix.lower()
     if suffix == ".parquet":
         for number, row in read_parquet(path, ["text"]):
             if not isinstance(row["text"], str):
-                raise TextError(f'{path}, row {number}: "text" is {row["text"]!r}, not a string')
+                raise TextError(f'{path}, row {number}: expected a string in "text", got {type(row["text"]).__name__}')
             yield iter([row["text"]])
             if on_bytes is not None:
                 on_bytes(len(row["text"].encode("utf-8")))

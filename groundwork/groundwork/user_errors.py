@@ -12,13 +12,15 @@ class UserError(ValueError):
     """A mistake of the user, said in one line that names the value, the limit and the way out."""
 
 
-def report_user_errors(command: Callable[[], int | None]) -> int:
-    """Run a command and return its exit status; a mistake of the user becomes one line and the status 1.
+def report_user_errors(command: Callable[[], int | None], status: int = 1) -> int:
+    """Run a command and return its exit status; a mistake of the user becomes one line.
 
-    Every error that this project raises for a user's mistake is a `ValueError` with one line. The traceback of any other error stays: it is a fault of ours.
+    Every error that this project raises for a user's mistake is a `ValueError` with one line. The traceback of any
+    other error stays: it is a fault of ours.
 
     Args:
         command: does the work and returns the exit status, or None for 0.
+        status: returned after a mistake of the user.
     """
     try:
         return command() or 0
@@ -30,7 +32,7 @@ def report_user_errors(command: Callable[[], int | None]) -> int:
         return 130
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return status
 
 
 def require(condition: bool, message: str) -> None:

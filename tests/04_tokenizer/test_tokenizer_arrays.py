@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import regex
 from hypothesis import given, settings, strategies as st
 from support.tokenizer_references import TEXT, any_texts
 
-from tokenizer.boundaries import gpt2_boundaries
+from tokenizer.boundaries import LETTER, NUMBER, OTHER, SPACE, class_table, gpt2_boundaries
 from tokenizer.key_table import KeyTable
 from tokenizer.patterns import CL100K_PATTERN, GPT2_PATTERN, O200K_PATTERN, PreTokenizer, spell_out_classes
 from tokenizer.pre_token_table import PreTokenTable
@@ -104,3 +105,23 @@ def test_pre_tokens_that_differ_in_nul_bytes_or_length_only_are_told_apart(lengt
     words = ["\0" * length, "\0" * (length - 1) + "a", "a" + "\0" * (length - 1), "a", "\0"]
     numbers, _ = table.number(["|".join(words)])
     assert len(set(numbers.tolist())) == len(words) + 1
+
+
+def test_the_table_of_classes_takes_little_memory_to_make():
+    class_table.cache_clear()
+    tracemalloc.start()
+    try:
+        table = class_table(0x110000)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < len(table) + 4_000_000
+    for character, kind in (
+        ("a", LETTER),
+        ("é", LETTER),
+        ("東", LETTER),
+        ("٣", NUMBER),
+        ("\u2028", SPACE),
+        ("🙂", OTHER),
+    ):
+        assert table[ord(character)] == kind

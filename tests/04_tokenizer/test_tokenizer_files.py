@@ -223,7 +223,7 @@ def test_gpt2_files_that_do_not_fit_are_refused(vocabulary, merges: str, message
     if vocabulary is not None:
         (tmp_path / "vocab.json").write_text(vocabulary, encoding="utf-8")
     (tmp_path / "merges.txt").write_text(merges, encoding="utf-8")
-    with pytest.raises(TokenizerError, match=message):
+    with pytest.raises(ValueError, match=message):
         load_gpt2_files(tmp_path / "vocab.json", tmp_path / "merges.txt")
 
 
@@ -261,3 +261,64 @@ def test_a_damaged_file_of_ranks_is_refused(line: str, message: str, tmp_path: P
     (tmp_path / "a.tiktoken").write_text(line)
     with pytest.raises(TokenizerError, match=message):
         load_tiktoken_ranks(tmp_path / "a.tiktoken", GPT2_PATTERN, {})
+
+
+@pytest.mark.parametrize("line_end", ["\n", "\r\n"])
+def test_files_of_others_may_have_either_line_end_and_a_byte_order_mark(line_end: str, tmp_path: Path):
+    ours = train_bpe([TEXT], 400)
+    save_gpt2_files(ours, tmp_path)
+    save_tiktoken_ranks(ours, tmp_path / "a.tiktoken")
+    for name in ("merges.txt", "a.tiktoken"):
+        content = (tmp_path / name).read_text(encoding="utf-8")
+        (tmp_path / name).write_bytes(("\ufeff" + content.replace("\n", line_end)).encode())
+    assert load_gpt2_files(tmp_path / "vocab.json", tmp_path / "merges.txt").sha256() == ours.sha256()
+    assert load_tiktoken_ranks(tmp_path / "a.tiktoken", GPT2_PATTERN, ours.special_tokens).sha256() == ours.sha256()
+
+
+# --- a vocabulary and merges ------------------------------------------------------------------
+
+BYTES = {byte: bytes([byte]) for byte in range(256)}
+
+
+def test_a_tokenizer_is_built_again_from_its_vocabulary_and_merges():
+    ours = train_bpe([TEXT], 400, ["<|a|>", END_OF_TEXT])
+    vocab = ours.vocab
+    assert list(vocab) == list(range(400)) and b"".join(vocab[i] for i in ours.encode(TEXT)) == TEXT.encode()
+    assert vocab[399] == END_OF_TEXT.encode()
+    merges = [(vocab[left], vocab[right]) for left, right in ours.merges]
+    assert BPETokenizer.from_vocabulary(vocab, merges, ["<|a|>", END_OF_TEXT]).sha256() == ours.sha256()
+    vocab.clear()  # a copy
+    assert ours.decode(ours.encode("text")) == "text"
+
+
+def test_special_tokens_have_their_place_in_the_vocabulary_or_the_next_free_id():
+    vocab = BYTES | {300: b"hi", 256: b"<|b|>"}
+    built = BPETokenizer.from_vocabulary(vocab, [(b"h", b"i")], ["<|a|>", "<|b|>", "<|c|>"])
+    assert built.special_tokens == {"<|b|>": 256, "<|a|>": 301, "<|c|>": 302}
+    assert built.encode("hi<|b|>", allowed_special="all") == [300, 256]
+    assert built.vocab == vocab | {301: b"<|a|>", 302: b"<|c|>"}
+    given = BPETokenizer.from_vocabulary(BYTES | {256: b"  "}, [(b" ", b" ")], {"  ": 7000})  # the text of a token
+    assert given.encode("  ") == [256] and given.encode("  ", ["  "]) == [7000]
+
+
+@pytest.mark.parametrize(
+    ("vocab", "merges", "message"),
+    [
+        ({0: b"a"}, [], "lacks 256 of the 256 bytes|lacks 255 of the 256 bytes, such as 0x00"),
+        (BYTES | {256: b"hi"}, [], "1 tokens are made by no merge, such as b'hi'"),
+        (BYTES, [(b"h", b"i")], "merge 0 joins b'h' and b'i', which the vocabulary lacks"),
+        (BYTES | {256: b"hi", 257: b"hi"}, [(b"h", b"i")], "two ids of the vocabulary have the same bytes"),
+        (BYTES | {256: b"hi"}, [(b"h", b"i")] * 2, "listed twice"),
+        (BYTES | {-1: b"hi"}, [(b"h", b"i")], "none below 0"),
+    ],
+)
+def test_a_vocabulary_that_does_not_fit_its_merges_is_refused(vocab, merges, message: str):
+    with pytest.raises(TokenizerError, match=message):
+        BPETokenizer.from_vocabulary(vocab, merges)
+
+
+def test_every_kind_shows_the_bytes_of_its_ids():
+    assert CharacterTokenizer("aé", ["<s>"]).vocab == {0: b"a", 1: "é".encode(), 2: b"<s>"}
+    assert ByteTokenizer(["<s>"]).vocab == BYTES | {256: b"<s>"}
+    pieces = train_wordpiece(["low low lower"], 16)
+    assert [pieces.vocab[index].decode() for index in range(len(pieces.vocabulary))] == pieces.vocabulary

@@ -222,9 +222,9 @@ def test_the_scripts_train_encode_and_show(root: Path, text_file: Path, tmp_path
 @pytest.mark.parametrize(
     ("script", "arguments", "message"),
     [
-        ("train_tokenizer.py", ("--input", "nowhere", "--vocab-size", "300"), "there is no file or folder 'nowhere'"),
+        ("train_tokenizer.py", ("--input", "nowhere", "--vocab-size", "300"), "there is no file or folder nowhere"),
         ("train_tokenizer.py", ("--input", "LICENSE", "--vocab-size", "10"), "at least 257"),
-        ("tokenize_text.py", ("--tokenizer", "LICENSE", "--text", "a"), "LICENSE is not JSON"),
+        ("tokenize_text.py", ("--tokenizer", "LICENSE", "--text", "a"), "LICENSE, line 1: not valid JSON"),
         ("encode_files.py", ("--tokenizer", "nothing.json", "--input", "LICENSE", "--output", "x"), "no tokenizer at"),
     ],
 )

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from support.tokenizer_references import TEXT, any_texts
 
-from groundwork.text_sources import read_blocks, read_documents
+from groundwork.text_sources import TextError
 from tokenizer import file_encoder
 from tokenizer.bpe_tokenizer import BPETokenizer
 from tokenizer.byte_tokenizer import ByteTokenizer
@@ -19,6 +19,7 @@ from tokenizer.character_tokenizer import CharacterTokenizer
 from tokenizer.file_encoder import encode_files
 from tokenizer.interface import END_OF_TEXT, Tokenizer, TokenizerError
 from tokenizer.patterns import CL100K_PATTERN, O200K_PATTERN
+from tokenizer.shard_writer import ShardWriter, id_dtype
 from tokenizer.streaming import StreamingDecoder, join_safely
 from tokenizer.tokenizer_trainer import train_bpe
 from tokenizer.wordpiece_trainer import train_wordpiece
@@ -146,7 +147,7 @@ def test_a_file_that_cannot_be_encoded_leaves_nothing_behind(workers: int, tmp_p
     (tmp_path / "good.txt").write_text("a few words " * 20)
     (tmp_path / "bad.txt").write_bytes(b"fine so far \xff")
     inputs = [tmp_path / "good.txt", tmp_path / "bad.txt"]
-    with pytest.raises(TokenizerError, match=r"bad.txt is not UTF-8: byte 0xff at offset 12"):
+    with pytest.raises(TextError, match=r"bad.txt, line 1, is not UTF-8: byte 0xff at offset 12"):
         encode_files(ByteTokenizer(), inputs, tmp_path / "out" / "train.bin", workers=workers)
     with pytest.raises(TokenizerError, match="'w'"):  # raised in another process
         encode_files(CharacterTokenizer("a fe"), inputs[:1], tmp_path / "out" / "train.bin", workers=workers)
@@ -161,23 +162,27 @@ def test_no_text_and_no_room_are_refused(tmp_path: Path):
         encode_files(ByteTokenizer(), [tmp_path / "empty.txt"], tmp_path / "a.bin", shard_tokens=0)
 
 
-def test_blocks_do_not_split_a_character_and_tell_the_offset_of_a_bad_byte(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr("tokenizer.text_files.BLOCK_BYTES", 3)
-    path = tmp_path / "a.txt"
-    path.write_bytes("aé東🙂\r\nz".encode())
-    assert "".join(read_blocks(path)) == "aé東🙂\r\nz"
-    path.write_bytes("aé東🙂".encode() + b"\xe6b")
-    with pytest.raises(TokenizerError, match="byte 0xe6 at offset 10"):
-        list(read_blocks(path))
-    with pytest.raises(TokenizerError, match="cannot be read: No such file"):
-        list(read_blocks(tmp_path / "missing.txt"))
+def test_documents_are_one_stream_with_the_end_of_text_before_each():
+    documents = ["one", "", "two"]
+    assert ByteTokenizer().encode_documents(documents).tolist() == list(b"onetwo")
+    tokenizer = ByteTokenizer([END_OF_TEXT])
+    assert tokenizer.encode_documents(documents).tolist() == [256, *b"one", 256, 256, *b"two"]
+    assert tokenizer.encode_documents(iter(documents), begins=[True, False, False]).tolist() == [256, *b"onetwo"]
+    assert tokenizer.encode_documents([]).tolist() == []
+    assert tokenizer.encode_documents([END_OF_TEXT]).tolist() == [256, *END_OF_TEXT.encode()]
+    assert tokenizer.encode_documents([END_OF_TEXT], allowed_special="all").tolist() == [256, 256]
 
 
-@pytest.mark.parametrize(
-    ("line", "message"), [("{", "line 2: not JSON"), ("[1]", "line 2: expected an object"), ('{"text": 1}', "line 2")]
-)
-def test_a_bad_line_of_a_jsonl_file_is_named(line: str, message: str, tmp_path: Path):
-    path = tmp_path / "a.jsonl"
-    path.write_text('{"text": "good"}\n' + line)
-    with pytest.raises(TokenizerError, match=message):
-        list(read_documents(path))
+def test_shards_are_full_but_the_last_and_appear_together(tmp_path: Path):
+    with ShardWriter(tmp_path / "new" / "a.bin", id_dtype(300), 4) as writer:
+        for ids in (np.arange(3), np.arange(0), np.arange(3, 8), np.arange(8, 10)):
+            writer.write(ids)
+        assert all(path.name.endswith(".tmp") for path in (tmp_path / "new").iterdir())
+    assert [path.name for path in writer.paths] == ["a_00000.bin", "a_00001.bin", "a_00002.bin"]
+    assert sorted((tmp_path / "new").iterdir()) == writer.paths
+    read = [np.fromfile(path, dtype="<u2").tolist() for path in writer.paths]
+    assert read == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]] and writer.tokens == 10
+    with pytest.raises(KeyError), ShardWriter(tmp_path / "b.bin", id_dtype(70_000)) as writer:
+        writer.write(np.arange(5))
+        raise KeyError("x")
+    assert [path.name for path in tmp_path.iterdir()] == ["new"]

@@ -15,13 +15,22 @@ import tokenizers
 from hypothesis import given, settings, strategies as st
 from support.tokenizer_references import TEXT, any_texts, replace_pair, slow_merges
 
+from neural_networks.bits_per_byte import gzip_bits_per_byte, xz_bits_per_byte
+from neural_networks.byte_models import byte_stream
+from neural_networks.corpus import split_documents
 from tokenizer import pre_token_counts
+from tokenizer.bpe_tokenizer import BPETokenizer
+from tokenizer.byte_tokenizer import ByteTokenizer
+from tokenizer.character_tokenizer import CharacterTokenizer
+from tokenizer.file_encoder import encode_files
 from tokenizer.interface import END_OF_TEXT, TokenizerError
 from tokenizer.interop import from_printable, to_printable
 from tokenizer.merge_learner import learn_merges
 from tokenizer.patterns import CL100K_PATTERN, GPT2_PATTERN, O200K_PATTERN, to_utf8
 from tokenizer.pre_token_counts import count_pre_tokens
 from tokenizer.tokenizer_trainer import train_bpe
+from tokenizer.vocab_builder import compression_by_size, vocabulary_statistics
+from tokenizer.wordpiece_trainer import train_wordpiece
 
 
 def test_merges_follow_the_definition_on_real_text():
@@ -154,3 +163,37 @@ def test_counting_works_where_processes_are_spawned(tmp_path: Path):
     )
     result = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120)
     assert (result.stdout, result.stderr) == ("6\n", "")
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda text: train_bpe(text, 300),
+        lambda text: train_wordpiece(text, 300),
+        lambda text: CharacterTokenizer.train(text),
+        lambda text: count_pre_tokens(text),
+        lambda text: ByteTokenizer().encode_batch(text),
+        lambda text: ByteTokenizer().encode_batch_to_array(text),
+        lambda text: ByteTokenizer(["<s>"]).encode_documents(text),
+        lambda text: BPETokenizer([]).encode_batch(text),
+        lambda text: BPETokenizer([]).encode_batch_to_array(text),
+        lambda text: vocabulary_statistics(ByteTokenizer(), text),
+        lambda text: compression_by_size({b"a": 1}, text, [256]),
+        lambda text: encode_files(ByteTokenizer(), text, "unused.bin"),
+        lambda text: split_documents("x", text, 0.1),
+        lambda text: xz_bits_per_byte(text),
+        lambda text: xz_bits_per_byte(["a"], text),
+        lambda text: gzip_bits_per_byte(text),
+        lambda text: byte_stream(text),
+    ],
+)
+def test_one_text_where_a_list_is_expected_is_refused(call):
+    with pytest.raises(ValueError, match=r"must be a list of texts, got the single text 'one string'.*\[text\]"):
+        call("one string")
+
+
+def test_one_special_token_where_a_list_is_expected_is_refused():
+    with pytest.raises(TokenizerError, match="got the single text '<s>'"):
+        count_pre_tokens(["a<s>"], special_tokens="<s>")
+    with pytest.raises(TokenizerError, match="got the single text '<s>'"):
+        ByteTokenizer(["<s>"]).encode("a", allowed_special="<s>")

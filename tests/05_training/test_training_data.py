@@ -116,7 +116,7 @@ def _write_documents(folder: Path, kind: str) -> tuple[Path, list[str]]:
 def test_a_stream_is_prepared_in_shards_and_trained_on(kind, tmp_path: Path, tiny_settings, write_config, monkeypatch):
     path, documents = _write_documents(tmp_path, kind)
     assert list(stream_documents(str(path))) == documents
-    monkeypatch.setattr("training.data.token_files.SHARD_TOKENS", 2000)
+    monkeypatch.setattr("training.data.data_preparation.SHARD_TOKENS", 2000)
     tiny_settings["data"] |= {"corpus": str(path), "stream": True}
     tiny_settings["training"]["max_steps"] = 4
     assert main(["--config", write_config(tiny_settings)]) == 0

@@ -223,7 +223,7 @@ def test_a_malformed_record_is_reported_with_its_line_and_the_others_are_read(li
 
 def test_files_that_cannot_be_used_at_all_are_refused(tmp_path: Path):
     for name, content, message in (
-        ("a.json", "[{]", r"a\.json:1: not valid JSON"),
+        ("a.json", "[{]", r"a\.json, line 1: not valid JSON"),
         ("b.json", "{}", "must hold a list of records, it holds a dict"),
         ("c.jsonl", '{"text": 1}', "has no usable record"),
         ("d.parquet", "x", "not a readable Parquet file"),
@@ -234,7 +234,7 @@ def test_files_that_cannot_be_used_at_all_are_refused(tmp_path: Path):
     with pytest.raises(InstructionDataError, match="there is no file"):
         read_instruction_data(tmp_path / "none.jsonl")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InstructionDataError, match=r"holds no \.json"):
+    with pytest.raises(InstructionDataError, match=r"holds no file that ends in \.json"):
         read_instruction_data(tmp_path / "empty")
 
 

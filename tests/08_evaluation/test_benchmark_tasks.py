@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from evaluation.benchmark_command import main
+from evaluation.benchmark_command import main, read_log
 from evaluation.tasks.answer_scoring import encode_pair, score_continuations
 from evaluation.tasks.benchmark import Evaluator, extract_answer, with_examples, write_result
 from evaluation.tasks.docs_tasks import QUESTIONS, continuation_questions, first_sentence, split_documents
@@ -326,3 +326,16 @@ def test_a_checkpoint_without_a_tokenizer_is_refused_in_one_line(trained_run: Pa
     assert main(["--checkpoint", str(copy), "--tasks", str(path)]) == 1
     error = capsys.readouterr().err
     assert "tokenizer.json is missing" in error and error.count("\n") == 1
+
+
+def test_a_log_of_answers_may_hold_every_line_separator(tmp_path: Path):
+    sample = {"question": 1, "answer": "a\u2028b\x85c\r"}
+    path = tmp_path / "log.jsonl"
+    path.write_text(json.dumps(sample, ensure_ascii=False) + "\n", encoding="utf-8")
+    assert read_log(path) == {1: sample}
+    for content in ("[1]\n", "{\n", "{}\n"):
+        path.write_text(content)
+        with pytest.raises(UserError, match="is not a log of answers"):
+            read_log(path)
+    with pytest.raises(UserError, match="there is no log"):
+        read_log(tmp_path / "none.jsonl")

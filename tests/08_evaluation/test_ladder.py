@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import sys
@@ -13,10 +14,10 @@ import torch
 
 from evaluation.ladder.chat_rung import questions_about, tuned
 from evaluation.ladder.rungs import Ladder
-from evaluation.ladder.text import TIERS, LadderText, LadderTier, ladder_text
+from evaluation.ladder.text import TIERS, LadderTier, ladder_text, text_sha256
 from evaluation.ladder_command import main
 from evaluation.scaling.law import TrainedPoint, compute_frontier, fit_scaling_law, power_law
-from evaluation.scaling.small_training import Recipe, encode_stream, train_small
+from evaluation.scaling.small_training import Recipe, train_small
 from evaluation.scaling_command import draw_scaling
 from evaluation.sliding_window import score_documents, score_stream
 from finetuning.data.chat_format import Message, chat_template
@@ -37,7 +38,7 @@ TINY = LadderTier("tiny", 20_000, 2_000, 3, 40, 300, 16, 64, 2, 8, 4)
 
 
 @pytest.fixture
-def text(text_file: Path) -> LadderText:
+def text(text_file: Path) -> Corpus:
     return ladder_text(load_corpus(str(text_file), 0.1), TINY)
 
 
@@ -50,7 +51,12 @@ def test_documents_are_taken_evenly_and_within_the_size():
     assert ladder_text(Corpus("x", ("é" * 30_000,), ("z",)), TINY).train_bytes == 20_000
 
 
-def test_every_rung_is_measured_once_and_remembered(text: LadderText, tmp_path: Path):
+def test_results_stay_valid_as_long_as_the_text_is_the_same():
+    text = Corpus("x", ("one", "two"), ("three",))
+    assert text_sha256(text) == hashlib.sha256(b"one\0two\0\0\0three\0").hexdigest()
+
+
+def test_every_rung_is_measured_once_and_remembered(text: Corpus, tmp_path: Path):
     file = tmp_path / "ladder.json"
     ladder = Ladder(text, TINY, CPU, file)
     names = list(ladder.measurements())
@@ -111,10 +117,10 @@ def test_questions_for_the_ladder_are_about_its_training_text_alone(monkeypatch)
     ]
     monkeypatch.setattr("evaluation.ladder.chat_rung.gather_symbols", lambda: symbols)
     read, held_out = tuple(s.text for s in symbols[:30]), tuple(s.text for s in symbols[30:])
-    asked = questions_about(LadderText("python_docs", read, held_out))
+    asked = questions_about(Corpus("python_docs", read, held_out))
     said = " ".join(message.content for example in asked for message in example.messages)
     assert "method_3" in said and not any(f"method_{number}" in said for number in range(30, 40))
-    assert questions_about(LadderText("a file", read, held_out)) == ()
+    assert questions_about(Corpus("a file", read, held_out)) == ()
 
 
 def test_a_stream_pays_for_where_documents_end(trained_run: Path):
@@ -128,7 +134,7 @@ def test_a_stream_pays_for_where_documents_end(trained_run: Path):
 
 def test_small_training_learns_and_is_the_same_every_time():
     tokenizer = BPETokenizer([], ["<|endoftext|>"])
-    tokens = encode_stream(tokenizer, ("Return the number of items. " * 20, "Raise ValueError. " * 20))
+    tokens = tokenizer.encode_documents(("Return the number of items. " * 20, "Raise ValueError. " * 20))
     assert tokens[0] == 256 and (tokens == 256).sum() == 2
     config = GPTConfig(vocab_size=257, context_length=16, num_layers=1, num_heads=2, d_model=16)
     recipe = Recipe(60, 4, schedule=ScheduleConfig(kind="linear", warmup_steps=5, final_fraction=0.0))

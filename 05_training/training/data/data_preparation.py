@@ -26,21 +26,23 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from groundwork.text_sources import TEXT_SUFFIXES, find_text_files
+from groundwork.files import read_json
+from groundwork.text_sources import find_text_files
 from neural_networks.corpora import load_corpus
 from neural_networks.corpus import CorpusError
 from tokenizer.character_tokenizer import CharacterTokenizer
-from tokenizer.file_encoder import id_dtype
 from tokenizer.interface import END_OF_TEXT, Tokenizer
 from tokenizer.loading import load_tokenizer
+from tokenizer.shard_writer import ShardWriter, id_dtype
 from tokenizer.tokenizer_trainer import train_bpe
 from training.data.document_sources import DocumentSource, LoadedSource, StreamedSource
 from training.data.document_stream import HUB
-from training.data.token_files import ShardWriter, find_token_files
+from training.data.token_files import find_token_files
 from training.run.config import DataConfig, TokenizerConfig
 
 FORMAT_VERSION = 2  # raise it when the files or the way they are made change
 BATCH_CHARACTERS = 1 << 20  # encoded at a time
+SHARD_TOKENS = 1 << 27  # of a streamed corpus: 256 MiB of two-byte ids
 
 
 @dataclass(frozen=True)
@@ -131,14 +133,14 @@ def _describe_request(data: DataConfig, tokenizer: TokenizerConfig) -> dict[str,
         if name == "python_docs":
             request["installed"] = [platform.python_version(), np.__version__, torch.__version__]
         elif path.exists():  # named by its contents' dates and sizes: an edited file is another corpus
-            files = find_text_files(path, TEXT_SUFFIXES | {".parquet"})
+            files = find_text_files(path)
             described = [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
             request.setdefault("files", []).extend(described)
     return request
 
 
 def _open(folder: Path) -> PreparedDataset:
-    content = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+    content = read_json(folder / "meta.json")
     content.pop("request")
     return PreparedDataset(folder, DatasetMeta(**content), load_tokenizer(folder / "tokenizer.json"))
 
@@ -156,18 +158,17 @@ def _write(
             counts = {"train": _Count(), "val": _Count()}
             for index, source in enumerate(sources):
                 suffix = "" if len(sources) == 1 else f"-{index}"
-                writers = {
-                    split: ShardWriter(folder, f"{split}{suffix}", dtype, isinstance(source, StreamedSource))
-                    for split in counts
-                }
+                limit = SHARD_TOKENS if isinstance(source, StreamedSource) else None
                 task = progress.add_task("Encoding", total=None)
-                for split, documents in _batches_by_split(source):
-                    ids = _encode(tokenizer, documents, dtype)
-                    writers[split].write(ids)
-                    counts[split].add(documents, len(ids))
-                    progress.advance(task, len(documents))
-                for writer in writers.values():
-                    writer.close()
+                with (
+                    ShardWriter(folder / f"train{suffix}.bin", dtype, limit) as train,
+                    ShardWriter(folder / f"val{suffix}.bin", dtype, limit) as held_out,
+                ):
+                    for split, documents in _batches_by_split(source):
+                        ids = tokenizer.encode_documents(documents)
+                        (train if split == "train" else held_out).write(ids)
+                        counts[split].add(documents, len(ids))
+                        progress.advance(task, len(documents))
         for split, count in counts.items():
             if not count.tokens:
                 what = "to train on" if split == "train" else "held out: raise data.validation_fraction or take more"
@@ -221,15 +222,6 @@ def _batches_by_split(source: DocumentSource) -> Iterator[tuple[str, list[str]]]
     for split, documents in waiting.items():
         if documents:
             yield split, documents
-
-
-def _encode(tokenizer: Tokenizer, documents: list[str], dtype: np.dtype) -> np.ndarray:
-    """Ids of the documents, the end-of-text token before each where the tokenizer has one."""
-    ids, ends = tokenizer.encode_batch_to_array(documents)
-    if tokenizer.end_of_text_id is None:
-        return ids.astype(dtype)
-    starts = np.concatenate([[0], ends[:-1]])
-    return np.insert(ids, starts, tokenizer.end_of_text_id).astype(dtype)
 
 
 def _train_tokenizer(sources: list[DocumentSource], config: TokenizerConfig, progress: Progress) -> Tokenizer:

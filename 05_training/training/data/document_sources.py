@@ -12,7 +12,7 @@ from neural_networks.bits_per_byte import xz_bits_per_byte
 from neural_networks.corpus import Corpus
 from training.data.document_stream import is_held_out, stream_documents
 
-# Bytes of a stream that the tokenizer is trained on: more change its merges hardly.
+# Bytes of a stream that the tokenizer is trained on. More text would change few of its merges.
 TOKENIZER_BYTES = 64_000_000
 
 
@@ -33,7 +33,7 @@ class DocumentSource(Protocol):
         ...
 
     def sha256(self) -> str:
-        """Of the documents and their split; asked for after they have been gone through."""
+        """Hash of the documents and their split; asked for after the documents were read."""
         ...
 
     def baselines(self) -> tuple[float, float] | None:
@@ -74,7 +74,7 @@ class LoadedSource:
 
 
 class StreamedSource:
-    """A corpus that is read anew each time it is gone through.
+    """A corpus that is read again for each pass over it.
 
     Args:
         name: see `stream_documents`.
@@ -112,7 +112,7 @@ class StreamedSource:
                 yield document
 
     def sha256(self) -> str:
-        """Of the documents that were last gone through."""
+        """Hash of the documents that the last pass read."""
         return self._digest.hexdigest()
 
     def baselines(self) -> tuple[float, float] | None:

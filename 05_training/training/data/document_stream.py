@@ -13,7 +13,7 @@ import importlib
 from collections.abc import Iterator
 from typing import Any
 
-from groundwork.text_sources import TEXT_SUFFIXES, TextError, find_text_files, read_documents
+from groundwork.text_sources import TextError, find_text_files, read_documents
 from neural_networks.corpus import CorpusError
 
 HUB = "hub:"
@@ -31,7 +31,7 @@ def stream_documents(source: str) -> Iterator[str]:
         yield from _stream_hub(source.removeprefix(HUB))
         return
     try:
-        files = find_text_files(source, TEXT_SUFFIXES | {".parquet"})
+        files = find_text_files(source)
     except TextError as error:
         raise CorpusError(f"{error}; name one, or a data set of the Hugging Face hub as {HUB}NAME") from None
     for file in files:
@@ -51,19 +51,17 @@ def is_held_out(document: str, fraction: float) -> bool:
 
 def _pieces(blocks: Iterator[str]) -> Iterator[str]:
     """A text cut at line ends into pieces of about `PIECE_CHARACTERS`; a line that is longer stays whole."""
-    held = ""
+    held: list[str] = []  # joined once, so that a line as long as the file takes linear time
+    length = 0
     for block in blocks:
-        held += block
         start = 0
-        while len(held) - start >= PIECE_CHARACTERS:
-            end = held.find("\n", start + PIECE_CHARACTERS - 1) + 1
-            if not end:
-                break
-            yield held[start:end]
-            start = end
-        held = held[start:]
-    if held:
-        yield held
+        while end := block.find("\n", start + max(0, PIECE_CHARACTERS - length - 1)) + 1:
+            yield "".join([*held, block[start:end]])
+            held, length, start = [], 0, end
+        held.append(block[start:])
+        length += len(block) - start
+    if length:
+        yield "".join(held)
 
 
 def _stream_hub(name: str) -> Iterator[str]:

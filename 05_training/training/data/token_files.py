@@ -9,11 +9,9 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Protocol
 
 import numpy as np
-
-SHARD_TOKENS = 1 << 27  # 256 MiB of two-byte ids
 
 
 class DataError(ValueError):
@@ -30,46 +28,6 @@ class Tokens(Protocol):
     def __getitem__(self, where: slice, /) -> np.ndarray:
         """Ids from start to stop."""
         ...
-
-
-class ShardWriter:
-    """Writes ids to `STEM.bin`, or to `STEM_00000.bin`, `STEM_00001.bin`, … of `SHARD_TOKENS` each.
-
-    Args:
-        folder: where.
-        stem: begins the files' names.
-        dtype: of the ids.
-        in_shards: whether to start a new file when one is full.
-    """
-
-    def __init__(self, folder: Path, stem: str, dtype: np.dtype, in_shards: bool):
-        self.folder, self.stem, self.dtype, self.in_shards = folder, stem, dtype, in_shards
-        self._shard, self._written = 0, 0
-        self._file = self._open()
-
-    def write(self, ids: np.ndarray) -> None:
-        """Append ids."""
-        while self.in_shards and self._written + len(ids) > SHARD_TOKENS:
-            room = SHARD_TOKENS - self._written
-            self._file.write(ids[:room].astype(self.dtype).tobytes())
-            self._file.close()
-            ids, self._shard, self._written = ids[room:], self._shard + 1, 0
-            self._file = self._open()
-        self._file.write(ids.astype(self.dtype).tobytes())
-        self._written += len(ids)
-
-    def close(self) -> None:
-        """Finish; a last shard with nothing in it is removed."""
-        self._file.close()
-        if not self._written and self._shard:
-            self._path.unlink()
-
-    @property
-    def _path(self) -> Path:
-        return self.folder / (f"{self.stem}_{self._shard:05d}.bin" if self.in_shards else f"{self.stem}.bin")
-
-    def _open(self) -> BinaryIO:
-        return open(self._path, "wb")
 
 
 class TokenShards:
@@ -124,7 +82,7 @@ def open_tokens(paths: Sequence[Path], dtype: str, vocab_size: int, context_leng
         if size == 0:
             raise DataError(f"{path} is empty")
         if size % np.dtype(dtype).itemsize:
-            raise DataError(f"{path} has {size} bytes, no multiple of {dtype}: it was cut off; prepare it again")
+            raise DataError(f"{path} has {size} bytes, not a multiple of {dtype}: it was cut off; prepare it again")
         tokens = np.memmap(path, dtype=dtype, mode="r")
         largest = max(int(tokens[i : i + (1 << 24)].max()) for i in range(0, len(tokens), 1 << 24))
         if largest >= vocab_size:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import csv
 import json
 import math
-import os
 from pathlib import Path
 from typing import Any
 
 import yaml
 from torch import nn
 
+from groundwork.files import replacing, write_atomically
 from training.run.config import TrackingConfig
 
 METRICS_FILE = "metrics.jsonl"
@@ -49,9 +49,7 @@ class Tracker:
         self.run_folder = run_folder
         self.records = [record for record in read_metrics(run_folder) if record["step"] <= start_step]
         path = run_folder / METRICS_FILE
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(record) + "\n" for record in self.records), encoding="utf-8")
-        os.replace(temporary, path)
+        write_atomically(path, "".join(json.dumps(record) + "\n" for record in self.records))
         self._file = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 - open for the run
         self._events: Any = None
         if config.tensorboard:
@@ -130,12 +128,13 @@ class Tracker:
             self._wandb.finish()
         if self.records:
             columns = list(dict.fromkeys(name for record in self.records for name in record))
-            temporary = self.run_folder / f"{TABLE_FILE}.tmp"
-            with open(temporary, "w", newline="", encoding="utf-8") as file:
+            with (
+                replacing(self.run_folder / TABLE_FILE) as temporary,
+                open(temporary, "w", newline="", encoding="utf-8") as file,
+            ):
                 writer = csv.DictWriter(file, columns)
                 writer.writeheader()
                 writer.writerows(self.records)
-            os.replace(temporary, self.run_folder / TABLE_FILE)
 
 
 def _start_wandb(project: str, run_folder: Path, settings: dict[str, Any]) -> Any:

@@ -14,14 +14,13 @@ counted; the others are used. Nothing is dropped in silence.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from finetuning.data.chat_format import ConversationError, Message, Role, check_conversation
-from groundwork.text_sources import TextError, find_text_files, parse_json_line, read_lines, read_parquet, read_text
+from groundwork.text_sources import TextError, find_text_files, parse_json, read_lines, read_parquet, read_text
 
 SUFFIXES = (".json", ".jsonl", ".parquet")
 SHAREGPT_ROLES: dict[str, Role] = {
@@ -128,18 +127,17 @@ def _records(file: Path, data: InstructionData) -> Iterator[tuple[int, Any]]:
         else:
             for number, line in read_lines(file):
                 try:
-                    yield number, parse_json_line(line, file, number)
+                    yield number, parse_json(line, file, number)
                 except TextError as error:
-                    data.problems.append(Problem(str(file), number, str(error).partition(": ")[2]))
+                    data.problems.append(
+                        Problem(str(file), number, str(error).removeprefix(f"{file}, line {number}: "))
+                    )
     except TextError as error:
         raise InstructionDataError(str(error)) from None
 
 
 def _json_records(file: Path) -> Iterator[tuple[int, Any]]:
-    try:
-        content = json.loads(read_text(file))
-    except json.JSONDecodeError as error:
-        raise InstructionDataError(f"{file}:{error.lineno}: not valid JSON: {error.msg}") from None
+    content = parse_json(read_text(file), file)
     if not isinstance(content, list):
         raise InstructionDataError(f"{file} must hold a list of records, it holds a {type(content).__name__}")
     yield from enumerate(content, start=1)

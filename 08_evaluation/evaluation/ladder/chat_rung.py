@@ -6,7 +6,6 @@ import copy
 import time
 from collections.abc import Callable, Sequence
 
-from evaluation.ladder.text import LadderText
 from evaluation.scaling.small_training import Recipe, take_steps
 from finetuning.data.chat_format import chat_template
 from finetuning.data.conversation_batches import ConversationBatches
@@ -15,6 +14,7 @@ from finetuning.data.python_docs_qa import build_questions
 from finetuning.supervised_finetuning import conversation_loss, encode_examples
 from finetuning.vocabulary_extension import add_special_tokens
 from groundwork.user_errors import UserError
+from neural_networks.corpus import Corpus
 from neural_networks.python_docs import gather_symbols
 from tokenizer.interface import Tokenizer
 from training.placement import Placement
@@ -25,7 +25,7 @@ _OPTIMIZER = OptimizerConfig(lr=1e-3, beta2=0.99, weight_decay=0.0)
 _SCHEDULE = ScheduleConfig(kind="linear", warmup_steps=20, final_fraction=0.0)
 
 
-def questions_about(text: LadderText) -> Sequence[Example]:
+def questions_about(text: Corpus) -> Sequence[Example]:
     """Questions whose answers stand in the training part; none are asked about what the ladder is measured on.
 
     Returns:

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from evaluation.ladder.text import LadderText, LadderTier
-from evaluation.scaling.small_training import Recipe, TrainedModel, encode_stream, train_small
+from evaluation.ladder.text import LadderTier
+from evaluation.scaling.small_training import Recipe, TrainedModel, train_small
 from evaluation.sliding_window import score_stream
+from neural_networks.corpus import Corpus
 from optimization.model_loading import load_for_inference
 from optimization.weights.quantized_model import count_weights
 from tokenizer.character_tokenizer import CharacterTokenizer
@@ -59,12 +60,12 @@ TRANSFORMERS = (
 class Tokenizers:
     """The two tokenizers of the ladder, each trained once."""
 
-    def __init__(self, text: LadderText, tier: LadderTier):
+    def __init__(self, text: Corpus, tier: LadderTier):
         self._text, self._tier = text, tier
 
     @cached_property
     def characters(self) -> Tokenizer:
-        """Of all characters of the text, so that the held-out part can be measured."""
+        """Knows all characters of the text, so that the held-out part can be measured."""
         return CharacterTokenizer.train((*self._text.train, *self._text.validation), special_tokens=(END_OF_TEXT,))
 
     @cached_property
@@ -75,7 +76,7 @@ class Tokenizers:
 
 def measure_transformer(
     rung: TransformerRung,
-    text: LadderText,
+    text: Corpus,
     tier: LadderTier,
     tokenizers: Tokenizers,
     placement: Placement,
@@ -96,12 +97,12 @@ def measure_transformer(
         **rung.parts,
     )
     recipe = Recipe(tier.steps, tier.batch_size, rung.optimizer, rung.schedule)
-    trained = train_small(config, encode_stream(tokenizer, text.train), tokenizer, recipe, placement, on_step)
+    trained = train_small(config, tokenizer.encode_documents(text.train), tokenizer, recipe, placement, on_step)
     scores = score_stream(trained.model, tokenizer, text.validation, placement)
     return scores.bits_per_byte, trained, tokenizer
 
 
-def measure_checkpoint(path: str, text: LadderText, placement: Placement) -> tuple[float, int]:
+def measure_checkpoint(path: str, text: Corpus, placement: Placement) -> tuple[float, int]:
     """Bits per byte and parameters of a checkpoint on the ladder's held-out text."""
     loaded = load_for_inference(path, placement.device)
     scores = score_stream(loaded.model, loaded.tokenizer, text.validation, placement)

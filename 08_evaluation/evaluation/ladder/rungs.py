@@ -18,12 +18,13 @@ from matplotlib.figure import Figure
 
 from evaluation.ladder.chat_rung import questions_about, tuned
 from evaluation.ladder.models import TRANSFORMERS, Tokenizers, TransformerRung, measure_transformer
-from evaluation.ladder.text import LadderText, LadderTier
+from evaluation.ladder.text import LadderTier, text_sha256
 from evaluation.sliding_window import score_stream
-from groundwork.files import write_atomically
+from groundwork.files import read_json, write_atomically
 from groundwork.user_errors import UserError
 from neural_networks.bits_per_byte import gzip_bits_per_byte, xz_bits_per_byte
 from neural_networks.byte_models import byte_stream, context_windows, measure
+from neural_networks.corpus import Corpus
 from neural_networks.kneser_ney import KneserNeyModel
 from neural_networks.mlp_numpy import MLP, MLPConfig
 from neural_networks.ngram import BigramModel, UnigramModel
@@ -70,14 +71,14 @@ class Ladder:
         UserError: the file is damaged or of another text or tier.
     """
 
-    def __init__(self, text: LadderText, tier: LadderTier, placement: Placement, file: Path):
+    def __init__(self, text: Corpus, tier: LadderTier, placement: Placement, file: Path):
         self.text, self.tier, self.placement, self.file = text, tier, placement, file
         self._tokenizers = Tokenizers(text, tier)
         self._newest: tuple[str, GPTModel, Tokenizer] | None = None  # the last transformer that was trained
         self.rungs: dict[str, Rung] = {}
         self._head = {
             "corpus": text.name,
-            "corpus_sha256": text.sha256,
+            "corpus_sha256": text_sha256(text),
             "tier": asdict(tier),
             "train_bytes": text.train_bytes,
             "validation_bytes": text.validation_bytes,
@@ -150,7 +151,7 @@ class Ladder:
 
     def _read(self) -> None:
         try:
-            content = json.loads(self.file.read_text(encoding="utf-8"))
+            content = read_json(self.file)
             rungs = [Rung(**values) for values in content.pop("rungs")]
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{self.file} is not a file of the ladder: {error}") from None

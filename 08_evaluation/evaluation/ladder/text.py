@@ -47,44 +47,19 @@ TIERS = {
 }
 
 
-@dataclass(frozen=True)
-class LadderText:
-    """Documents to learn from and documents to be measured on.
-
-    Args:
-        name: of the corpus.
-        train: to learn from.
-        validation: held out.
-    """
-
-    name: str
-    train: tuple[str, ...]
-    validation: tuple[str, ...]
-
-    @property
-    def validation_bytes(self) -> int:
-        """UTF-8 bytes of the held-out documents."""
-        return sum(len(document.encode("utf-8")) for document in self.validation)
-
-    @property
-    def train_bytes(self) -> int:
-        """UTF-8 bytes of the training documents."""
-        return sum(len(document.encode("utf-8")) for document in self.train)
-
-    @property
-    def sha256(self) -> str:
-        """Of all documents in order."""
-        digest = hashlib.sha256()
-        for document in (*self.train, "\0", *self.validation):
-            digest.update(document.encode("utf-8") + b"\0")
-        return digest.hexdigest()
-
-
-def ladder_text(corpus: Corpus, tier: LadderTier) -> LadderText:
+def ladder_text(corpus: Corpus, tier: LadderTier) -> Corpus:
     """Documents of a corpus, spread evenly over it, within the sizes of a tier."""
-    return LadderText(
+    return Corpus(
         corpus.name, _spread(corpus.train, tier.train_bytes), _spread(corpus.validation, tier.validation_bytes)
     )
+
+
+def text_sha256(text: Corpus) -> str:
+    """Hash of all documents in order, as the files of results hold it; `Corpus.sha256` is another."""
+    digest = hashlib.sha256()
+    for document in (*text.train, "\0", *text.validation):
+        digest.update(document.encode("utf-8") + b"\0")
+    return digest.hexdigest()
 
 
 def _spread(documents: tuple[str, ...], max_bytes: int) -> tuple[str, ...]:

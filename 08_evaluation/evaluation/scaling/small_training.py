@@ -55,12 +55,6 @@ class TrainedModel:
     losses: list[float]  # nats a token, of each step
 
 
-def encode_stream(tokenizer: Tokenizer, documents: tuple[str, ...]) -> NDArray[np.uint32]:
-    """(tokens,) documents as one stream, each behind an end-of-text token where there is one."""
-    begin = np.array([] if tokenizer.end_of_text_id is None else [tokenizer.end_of_text_id], dtype=np.uint32)
-    return np.concatenate([part for text in documents for part in (begin, tokenizer.encode_to_array(text))])
-
-
 def train_small(
     config: GPTConfig,
     tokens: NDArray[np.uint32],

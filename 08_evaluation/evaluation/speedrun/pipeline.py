@@ -36,6 +36,7 @@ from finetuning.data.python_docs_qa import QuestionSet, build_questions, first_s
 from finetuning.finetune_command import parse_config as parse_finetuning
 from finetuning.run import run_finetuning
 from groundwork.files import write_atomically
+from groundwork.text_sources import read_jsonl
 from neural_networks.bits_per_byte import bits_per_byte
 from neural_networks.python_docs import gather_symbols
 from optimization.engine.engine import Engine
@@ -230,8 +231,7 @@ class Speedrun:
     def _measure_baselines(self, memorised: list[Example], held_out: list[Example]) -> dict[str, Any]:
         train = _read_conversations(self.folder / "sft.jsonl")
         unique = list({example.messages: example for example in train}.values())
-        lines = (self.folder / "documents.jsonl").read_text(encoding="utf-8").splitlines()
-        documents = [(entry["text"], entry["sentence"]) for entry in map(json.loads, lines)]
+        documents = [(entry["text"], entry["sentence"]) for _, entry in read_jsonl(self.folder / "documents.jsonl")]
         return {
             "nearest question": {
                 name: asdict(score_answers(nearest_question_answers(unique, examples), examples))

@@ -80,9 +80,12 @@ def read_records(path: Path) -> list[Record]:
     Raises:
         UserError, TextError: the file is missing, empty, not UTF-8 or not in that format.
     """
-    if path.suffix == ".csv":
+    if path.suffix.lower() == ".csv":
         rows = csv.reader(io.StringIO(read_text(path), newline=""))
-        return [_mmlu_record(row, f"{path}, row {n}") for n, row in enumerate(rows, start=1)]
+        try:
+            return [_mmlu_record(row, f"{path}, line {rows.line_num}") for row in rows if row]
+        except csv.Error as error:
+            raise UserError(f"{path}, line {rows.line_num}: not CSV ({error})") from None
     records = []
     for number, values in read_jsonl(path):
         if not isinstance(values, dict):

@@ -7,7 +7,6 @@ queries and keys are put in its order. And `gpt2` has queries, keys and values i
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from deployment.export.huggingface import exportable_family, require_bpe
 from finetuning.data.chat_format import ChatTemplate
+from groundwork.files import replacing
 from groundwork.user_errors import UserError, require_package
 from tokenizer.bpe_tokenizer import BPETokenizer
 from tokenizer.interface import Tokenizer
@@ -76,10 +76,8 @@ def export_gguf(
     bpe = require_bpe(tokenizer, "GGUF")
     if bpe.pattern not in PRE_TOKENIZERS:
         raise UserError("llama.cpp does not know the tokenizer's pattern; it knows GPT-2's, GPT-4's and GPT-4o's")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    writer = gguf.GGUFWriter(temporary, architecture)
-    try:
+    with replacing(path) as temporary:
+        writer = gguf.GGUFWriter(temporary, architecture)
         writer.add_name(name)
         _add_sizes(writer, config, architecture)
         types = {"f32": gguf.LlamaFileType.ALL_F32, "f16": gguf.LlamaFileType.MOSTLY_F16}
@@ -91,9 +89,6 @@ def export_gguf(
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
         writer.close()
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return path
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from finetuning.data.chat_format import ChatTemplate
-from groundwork.files import write_atomically
+from groundwork.files import read_json, write_atomically
 from groundwork.user_errors import UserError
 from tokenizer.bpe_tokenizer import BPETokenizer
 from tokenizer.huggingface_files import save_huggingface
@@ -80,7 +80,7 @@ def export_huggingface(
     if template is not None:
         ends.insert(0, template.end_id(tokenizer))
         path = folder / "tokenizer_config.json"
-        configuration = json.loads(path.read_text(encoding="utf-8"))
+        configuration = read_json(path)
         configuration |= {"chat_template": template.to_jinja(), "eos_token": template.end}
         write_atomically(path, json.dumps(configuration, ensure_ascii=False, indent=1) + "\n")
     ids = {"bos_token_id": begin, "eos_token_id": ends or None, "pad_token_id": begin}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from attention.attention_visualizer import record_attention
 from deployment.export.graph import CachedGraphModel, GraphModel
+from groundwork.files import replacing
 from groundwork.user_errors import UserError, require_package
 from transformer.gpt_model import GPTModel
 
@@ -65,18 +65,12 @@ def export_torchscript(model: GPTModel, folder: Path) -> Path:
         folder: where to write.
     """
     ids, _ = _example(model)
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / "model.pt"
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        # Recorded in its matrix form: the call of the fused kernel asks in Python how many heads there are.
-        with warnings.catch_warnings(), torch.inference_mode(), record_attention(model):
-            warnings.simplefilter("ignore")  # it is deprecated, and it warns of ifs that are the same for all lengths
-            traced = torch.jit.trace(GraphModel(model).eval(), (ids,), check_trace=False)
-            torch.jit.save(torch.jit.freeze(traced), temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    # Recorded in its matrix form: the call of the fused kernel asks in Python how many heads there are.
+    with replacing(path) as temporary, warnings.catch_warnings(), torch.inference_mode(), record_attention(model):
+        warnings.simplefilter("ignore")  # it is deprecated, and it warns of ifs that are the same for all lengths
+        traced = torch.jit.trace(GraphModel(model).eval(), (ids,), check_trace=False)
+        torch.jit.save(torch.jit.freeze(traced), temporary)
     return path
 
 
@@ -91,13 +85,12 @@ def _example(model: GPTModel) -> tuple[Tensor, list[Tensor]]:
 def _write(
     model: torch.nn.Module, inputs: tuple[Any, ...], path: Path, names: list[str], outputs: list[str], shapes: Any
 ) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     noisy = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in noisy]
     try:
         for logger in noisy:
             logger.setLevel(logging.ERROR)
-        with warnings.catch_warnings():
+        with replacing(path) as temporary, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
                 model.eval(),
@@ -111,10 +104,8 @@ def _write(
             )
             assert program is not None
             program.save(temporary)
-        os.replace(temporary, path)
     except torch.onnx.OnnxExporterError as error:
         raise UserError(f"the model could not be recorded for ONNX: {str(error).strip().splitlines()[0]}") from None
     finally:
-        temporary.unlink(missing_ok=True)
         for logger, level in zip(noisy, levels, strict=True):
             logger.setLevel(level)

@@ -1,0 +1,82 @@
+"""Files are written all or nothing, and JSON files are read with a clear error."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from groundwork.files import read_json, replacing, write_atomically
+from groundwork.text_sources import TextError
+from groundwork.user_errors import report_user_errors
+
+
+def test_a_file_appears_when_it_is_complete(tmp_path: Path):
+    path = tmp_path / "new" / "folder" / "a.txt"
+    with replacing(path) as temporary:
+        temporary.write_bytes(b"all")
+        assert temporary.parent == path.parent and temporary.name.startswith(".") and not path.exists()
+    assert path.read_bytes() == b"all"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_failure_leaves_the_file_as_it_was(tmp_path: Path):
+    path = tmp_path / "a.txt"
+    path.write_text("before")
+    with pytest.raises(KeyError), replacing(path) as temporary:
+        temporary.write_text("half")
+        raise KeyError("x")
+    with pytest.raises(UnicodeEncodeError):
+        write_atomically(path, "a \ud800")
+    assert path.read_text() == "before"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_text_is_written_byte_for_byte(tmp_path: Path):
+    text = "a\r\nb\rc\nd\u2028é\ufeff"
+    write_atomically(str(tmp_path / "a.txt"), text)
+    assert (tmp_path / "a.txt").read_bytes() == text.encode()
+
+
+def test_a_json_file_is_an_object_and_may_begin_with_a_byte_order_mark(tmp_path: Path):
+    path = tmp_path / "a.json"
+    path.write_text('\ufeff{"a": "é\u2028"}', encoding="utf-8")
+    assert read_json(path) == read_json(str(path)) == {"a": "é\u2028"}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is empty"),
+        (b"\n{", "line 2: not valid JSON"),
+        (b"[1]", "should hold a JSON object, it holds a list"),
+        (b'{"a":\n"\xe9"}', "line 2, is not UTF-8: byte 0xe9"),
+        (b'{"a":\n"\\ud800"}', r"line 2: \\ud800 is half of a surrogate pair"),
+        (b"[" * 100_000, "nested too deeply"),
+    ],
+)
+def test_a_json_file_that_cannot_be_used_is_named(content: bytes, message: str, tmp_path: Path):
+    path = tmp_path / "a.json"
+    path.write_bytes(content)
+    with pytest.raises(TextError, match=message) as caught:
+        read_json(path)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+    with pytest.raises(TextError, match="there is no file"):
+        read_json(tmp_path / "none.json")
+
+
+def test_a_mistake_of_the_user_is_one_line_and_a_fault_of_ours_keeps_its_traceback(capsys: pytest.CaptureFixture):
+    def fail(error: BaseException):
+        def command() -> None:
+            raise error
+
+        return command
+
+    assert report_user_errors(lambda: None) == 0
+    assert report_user_errors(lambda: 3) == 3
+    assert report_user_errors(fail(ValueError("too large"))) == 1
+    assert report_user_errors(fail(OSError("disk full")), status=2) == 2
+    assert report_user_errors(fail(KeyboardInterrupt()), status=2) == 130
+    assert capsys.readouterr().err == "error: too large\nerror: disk full\ninterrupted\n"
+    with pytest.raises(TypeError):
+        report_user_errors(fail(TypeError("a bug")))
