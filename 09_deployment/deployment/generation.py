@@ -24,8 +24,7 @@ from deployment.errors import ApiError
 from deployment.metrics import Metrics
 from deployment.served_model import ServedModel
 from optimization.engine.events import GenerationStats, TokenEvent, TokenLogprobs
-from optimization.engine.request import RequestHandle
-from transformer.sampling import SamplingParameters
+from optimization.engine.generation_request import GenerationRequest
 
 
 class EventRelay:
@@ -82,51 +81,31 @@ class EventRelay:
             generation.receive(event, at)
 
 
-@dataclass(frozen=True)
-class GenerationRequest:
-    """What the engine is to do.
-
-    Args:
-        model: which one.
-        prompt_ids: at least one.
-        parameters: how to choose tokens, and how many.
-        logprobs: alternatives to report; None for no report.
-        prompt_logprobs: report the prompt's tokens too.
-        end_ids: ids that end the text; None for the model's.
-    """
-
-    model: ServedModel
-    prompt_ids: Sequence[int]
-    parameters: SamplingParameters
-    logprobs: int | None = None
-    prompt_logprobs: bool = False
-    end_ids: frozenset[int] | None = None
-
-
 class Generation:
     """One request in the engine, read from the event loop.
 
     Args:
         desk: which submitted it.
+        model: which one generates.
         request: what is generated.
         arrived: set when there is something to take; shared by the generations of one answer.
         streamed: whether each token matters at once, or only the last.
     """
 
-    def __init__(self, desk: GenerationDesk, request: GenerationRequest, arrived: asyncio.Event, streamed: bool):
-        self.request, self.arrived, self.streamed, self._desk = request, arrived, streamed, desk
+    def __init__(
+        self,
+        desk: GenerationDesk,
+        model: ServedModel,
+        request: GenerationRequest,
+        arrived: asyncio.Event,
+        streamed: bool,
+    ):
+        self.model, self.request, self.arrived, self.streamed, self._desk = model, request, arrived, streamed, desk
         self._events: list[TokenEvent] = []
         self._last_token_at: float | None = None
         self._failure: ApiError | None = None
         self.done = self.begun = False
-        self.handle: RequestHandle = request.model.engine.submit(
-            request.prompt_ids,
-            request.parameters,
-            end_ids=request.model.end_ids if request.end_ids is None else request.end_ids,
-            logprobs=request.logprobs,
-            prompt_logprobs=request.prompt_logprobs,
-            on_event=lambda event: desk.relay.post(self, event),
-        )
+        self.handle = model.engine.submit(request, on_event=lambda event: desk.relay.post(self, event))
 
     @property
     def stats(self) -> GenerationStats:
@@ -145,7 +124,7 @@ class Generation:
             event: of the engine.
             at: when it was made.
         """
-        metrics, name = self._desk.metrics, self.request.model.name
+        metrics, name = self._desk.metrics, self.model.name
         if event.token is not None:
             if self._last_token_at is None:
                 metrics.first_token[name].observe(at - self.handle.submitted)
@@ -201,15 +180,11 @@ class GenerationDesk:
     draining: bool = False
     _live: dict[Generation, asyncio.TimerHandle] = field(default_factory=dict)
 
-    @property
-    def num_live(self) -> int:
-        """Generations under way."""
-        return len(self._live)
-
-    def submit(self, requests: Sequence[GenerationRequest], streamed: bool) -> list[Generation]:
+    def submit(self, model: ServedModel, requests: Sequence[GenerationRequest], streamed: bool) -> list[Generation]:
         """Hand in requests: all of them or none.
 
         Args:
+            model: which one generates.
             requests: for one answer.
             streamed: whether its tokens are wanted as they come.
 
@@ -219,7 +194,7 @@ class GenerationDesk:
         """
         if self.draining:
             raise ApiError(503, "the server is stopping; try another or come back", retry_after=5)
-        room = min(request.model.engine.settings.max_waiting for request in requests)
+        room = model.engine.settings.max_waiting
         if len(requests) > room:
             raise ApiError(
                 400,
@@ -230,7 +205,7 @@ class GenerationDesk:
         arrived = asyncio.Event()
         with contextlib.ExitStack() as if_one_is_refused:
             for request in requests:
-                generation = Generation(self, request, arrived, streamed)
+                generation = Generation(self, model, request, arrived, streamed)
                 if_one_is_refused.callback(generation.cancel)
                 generations.append(generation)
                 self._live[generation] = asyncio.get_running_loop().call_later(

@@ -178,7 +178,6 @@ def test_a_ragged_store_cannot_be_mistaken_for_a_plain_one():
         ({"max_running": 0}, "max_running must be at least 1, got 0"),
         ({"chunk_size": 64, "max_batch_tokens": 32}, r"max_batch_tokens \(32\) must be at least chunk_size \(64\)"),
         ({"cache_tokens": 3}, r"cache_tokens \(3\) must be at least one block of 16"),
-        ({"batch_wait_seconds": -1.0}, "batch_wait_seconds must not be negative"),
     ],
 )
 def test_impossible_settings_are_named(values, message):
