@@ -1,4 +1,4 @@
-"""How an engine shares its time and memory among requests."""
+"""How an engine divides its time and memory among requests."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Literal
 
 import torch
 
-from optimization.engine.paged_kv_cache import bytes_per_token
+from optimization.kv_cache import bytes_per_token
 from transformer.config import GPTConfig
 
 
@@ -18,11 +18,11 @@ class EngineSettings:
     Args:
         max_running: requests that are computed in one step.
         max_waiting: requests that may wait for a place; more are refused.
-        block_size: tokens a block of the cache.
+        block_size: tokens in a block of the cache.
         cache_tokens: tokens the cache holds; null for a full context for each of `max_running`, or what
             fits `cache_mib`.
-        cache_mib: the most memory of the cache, where `cache_tokens` is null; room for one full context is
-            always made.
+        cache_mib: the most memory that the cache takes, where `cache_tokens` is null; there is always room for one full
+            context.
         cache_dtype: `auto` is float32 on a CPU, where attention over bfloat16 is slower, and the model's
             type elsewhere; `int8` takes a quarter of float32.
         chunk_size: tokens of a prompt that pass through the model in one step, so that a long prompt does

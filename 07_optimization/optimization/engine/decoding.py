@@ -1,4 +1,4 @@
-"""What a step's logits mean for a request: its next tokens, and what the model thought of them."""
+"""What the logits of a step mean for a request: its next tokens, and what the model thought of them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def apply_logits(item: ScheduledRequest, logits: Tensor, config: GPTConfig) -> N
     Args:
         item: the request, and what it did in this step.
         logits: its rows; see `ModelRunner.run`.
-        config: the model.
+        config: of the model.
     """
     request, table, stats = item.request, item.request.table, item.request.handle.stats
     start, computed, completes = table.length, table.length + item.count, item.completes
@@ -63,7 +63,7 @@ def choose_tokens(logits: Tensor, request: Request, proposal: Proposal) -> list[
     Args:
         logits: (1 + proposed, vocab), after the last token and after each proposed one.
         request: whose parameters, penalties and randomness count. It is not changed, except for its generator.
-        proposal: tokens that passed through the model already.
+        proposal: tokens that have already passed through the model.
 
     Returns:
         Between 1 and 1 + proposed tokens; all but the last were proposed.
@@ -95,8 +95,8 @@ def logprobs_of(logits: Tensor, token: int, num_top: int) -> TokenLogprobs:
 
     Args:
         logits: (vocab,).
-        token: the one that came.
-        num_top: how many of the likeliest to name.
+        token: the one that was chosen.
+        num_top: how many of the likeliest tokens to report.
     """
     log_probabilities = logits.log_softmax(dim=-1)
     best = log_probabilities.topk(num_top)

@@ -1,12 +1,12 @@
 """Speculative decoding: guess several tokens cheaply, check them all in one pass of the model.
 
-Decoding reads every weight for one token. Checking k guesses reads them once too, so a right guess is nearly
+Decoding reads every weight to make one token. Checking k guesses also reads them once, so a right guess is nearly
 free. It costs nothing in quality either: with the rule of `accept_or_replace` the text has exactly the
 distribution of the model alone (Leviathan et al., 2023: "Fast Inference from Transformers via Speculative
 Decoding"; Chen et al., 2023).
 
-Who guesses: `PromptLookup` takes what followed the last few tokens the last time they occurred, which suits
-summaries, edits and code; `DraftModel` asks a smaller model.
+There are two proposers: `PromptLookup` takes what followed the last few tokens the last time they occurred, which
+suits summaries, edits and code; `DraftModel` asks a smaller model.
 """
 
 from __future__ import annotations
@@ -87,15 +87,15 @@ def accept_or_replace(
 
 
 class PromptLookup(Proposer):
-    """Guesses that the text goes on as it did the last time it was here (Saxena, 2023: "Prompt Lookup Decoding").
+    """Guesses that the text goes on as it did after the same tokens before (Saxena, 2023: "Prompt Lookup Decoding").
 
     Args:
-        num_tokens: guesses at once. Each costs a little arithmetic when it is wrong.
-        longest: tokens to look for; if they have not occurred, one fewer, down to `shortest`.
+        num_tokens: most guesses at once. A wrong guess costs a little arithmetic.
+        longest: how many last tokens to look for; if they have not occurred before, one fewer, down to `shortest`.
         shortest: see `longest`.
 
     Raises:
-        ValueError: sizes that make no sense.
+        ValueError: a size below 1, or `shortest` above `longest`.
     """
 
     def __init__(self, num_tokens: int = 8, longest: int = 4, shortest: int = 2):
@@ -128,11 +128,11 @@ class DraftModel(Proposer):
 
     Args:
         model: the smaller model.
-        num_tokens: guesses at once.
-        vocab_size: ids of the tokenizer.
+        num_tokens: most guesses at once.
+        vocab_size: how many ids the tokenizer has; None for as many as the model has.
 
     Raises:
-        ValueError: no guesses, or a vocabulary that does not fit.
+        ValueError: `num_tokens` is below 1, or the model has fewer ids than the tokenizer.
     """
 
     def __init__(self, model: GPTModel, num_tokens: int = 4, vocab_size: int | None = None):
