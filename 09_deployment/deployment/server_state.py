@@ -44,7 +44,7 @@ class ServerState:
         """The model of a request.
 
         Raises:
-            ApiError: there is none of that name.
+            ApiError: no model has that name.
         """
         if name is None:
             return next(iter(self.models.values()))
@@ -72,8 +72,8 @@ class ServerState:
     async def charge(self, request: Request, model: ServedModel, wanted: list[GenerationRequest]) -> None:
         """Count the tokens of a request against its key and address, before anything is computed.
 
-        What is charged is the prompt and all the tokens that were asked for: known in advance, so that nobody can
-        overdraw, at the price of charging for tokens that an early end leaves unmade.
+        The prompt and all the tokens that were asked for are charged. They are known in advance, so that nobody can
+        overdraw; in return, tokens that an early end leaves out are charged too.
 
         Args:
             request: of the client.

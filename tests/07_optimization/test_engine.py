@@ -11,8 +11,9 @@ import torch
 from torch._dynamo.utils import counters
 
 from optimization.engine.engine import Engine
-from optimization.engine.events import EngineFullError, GenerationStats, PromptError, RequestError
+from optimization.engine.events import EngineFullError, GenerationStats, PromptError, RequestError, TokenEvent
 from optimization.engine.generation_request import GenerationRequest
+from optimization.engine.request import RequestHandle
 from optimization.engine.speculative import DraftModel, Proposer
 from optimization.model_loading import compile_blocks
 from optimization.settings import EngineSettings
@@ -118,6 +119,25 @@ def test_cancelling_frees_the_blocks_at_once_and_disturbs_nobody():
         break  # leaving the loop is cancelling
     assert engine.stats().used_blocks == 0
     gone.cancel()  # a second time, after the end: nothing
+
+
+def test_a_handle_computes_by_itself_only_where_no_thread_does():
+    """With callables in place of an engine: the first event is computed on request, the second comes from a thread."""
+    asked, cancelled = [], []
+
+    def compute() -> bool:
+        asked.append(len(asked))
+        if len(asked) == 1:
+            handle.deliver(TokenEvent(7))
+            return True
+        threading.Timer(0.05, handle.deliver, [TokenEvent(8, finish_reason="length")]).start()
+        return False
+
+    handle = RequestHandle(0, GenerationStats(), None, lambda: cancelled.append(True), compute)
+    assert handle.result() == [7, 8]
+    assert len(asked) == 2 and not cancelled  # it waited for the thread and asked no third time
+    handle.cancel()
+    assert handle.cancelled.is_set() and cancelled == [True]
 
 
 def test_a_listener_that_fails_loses_its_own_request_only():

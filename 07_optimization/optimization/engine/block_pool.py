@@ -67,7 +67,7 @@ class BlockPool:
         return self.num_blocks - self.num_free
 
     def is_idle(self, prefix: Prefix) -> bool:
-        """Whether nobody uses the block of a prefix at the moment."""
+        """Whether the block of a prefix has no user at the moment."""
         return self._users[prefix.block] == 0
 
     def allocate(self, after: int | None = None) -> int:

@@ -1,7 +1,7 @@
 """The engine: one object that owns the model, the cache and the schedule, and turns requests into tokens.
 
 Requests are submitted from any thread; `step` computes one token, or one piece of a prompt, for all of them at
-once. Anybody may call `step`: a thread of the engine's own after `start`, or else whoever waits for an event.
+once. After `start` a thread of the engine calls `step`; without it, the thread that waits for an event does.
 
     engine = Engine.from_checkpoint("checkpoints/small_gpt")
     requests = [GenerationRequest(engine.encode_prompt(text), parameters) for text in texts]
@@ -187,7 +187,7 @@ class Engine:
         return list(zip(scheduled, logits, strict=True))
 
     def _apply(self, computed: list[tuple[ScheduledRequest, torch.Tensor]]) -> None:
-        """What the logits mean for each request: its next tokens, or its end."""
+        """Give each request its next tokens, or its end."""
         for item, logits in computed:
             request, before = item.request, len(item.request.generated)
             try:

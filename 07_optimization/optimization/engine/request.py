@@ -23,7 +23,7 @@ class RequestHandle:
     Events wait in a queue until they are read, or go to a callback. Any thread may read or cancel.
 
     Args:
-        number: of the request, in order of arrival.
+        number: counts the requests in order of arrival.
         stats: filled in while the request runs.
         on_event: called with each event on the engine's thread, instead of the queue. It must return at once, as
             `loop.call_soon_threadsafe` does; if it raises, the request is cancelled.
@@ -120,7 +120,7 @@ class Request:
 
     @property
     def number(self) -> int:
-        """Of the request, in order of arrival."""
+        """The number of the request, in order of arrival."""
         return self.handle.number
 
     @property

@@ -2,11 +2,11 @@
 
 Two ways of batching:
 
-- **static**: a batch is taken, and the next one when all of it is done. The longest text holds up the rest.
-- **continuous**: after every single step, whoever is done leaves and whoever waits may enter
+- **static**: the next batch is taken when all requests of the last one are done. The longest text holds up the rest.
+- **continuous**: after every single step, the requests that are done leave and those that wait may enter
   (Yu et al., 2022: "Orca: A Distributed Serving System for Transformer-Based Generative Models").
 
-A prompt enters in chunks, so that those who are decoding get their next token in between (Agrawal et al.,
+A prompt enters in chunks, so that the requests that are decoding get their next token in between (Agrawal et al.,
 2023: "SARATHI"). A chunk ends at a multiple of `chunk_size` whatever else is in the step: the size of a
 matrix product can change its rounding, so company must not decide how a prompt is cut.
 """
@@ -46,9 +46,9 @@ class ScheduledRequest:
 class Scheduler:
     """Keeps the requests in order, plans the steps, and lets finished requests go.
 
-    Order is by priority, then by arrival, everywhere: who enters first, who gets memory, and in reverse
-    who loses it. Nobody overtakes a request that is waiting for memory, so that small requests do not starve
-    a large one; and the first in order is never preempted, so that something always advances.
+    The order is by priority, then by arrival, everywhere: which request enters first, which gets memory, and in
+    reverse which loses it. No request overtakes one that waits for memory, so that small requests do not starve
+    a large one; and the first in order is never preempted, so that there is always progress.
 
     Args:
         pool: the memory.
@@ -87,10 +87,10 @@ class Scheduler:
         """Choose what the next step computes, and get the memory for it."""
         scheduled: list[ScheduledRequest] = []
         budget = self._settings.max_batch_tokens
-        # Those who decode go first: a token each is little, and somebody is reading it.
+        # Those that decode go first: a token each is little, and somebody is reading it.
         for request in sorted(self.running, key=lambda r: (r.num_pending > 1, r.order)):
             if request not in self.running:
-                continue  # preempted for one before it
+                continue  # preempted for a request before it
             count = self._chunk(request)
             prefill = request.num_pending > 1
             if prefill and count > budget:
@@ -112,7 +112,7 @@ class Scheduler:
         return min(request.num_pending, size - request.table.length % size)
 
     def _make_room(self, request: Request, length: int, scheduled: list[ScheduledRequest]) -> bool:
-        """Get blocks, at the expense of those last in order if need be; False where that is this one."""
+        """Get blocks, if need be from the last requests in order; False where this request is the last."""
         while True:
             try:
                 request.table.reserve(length)
@@ -133,7 +133,7 @@ class Scheduler:
         self.add(request)
 
     def _speculate(self, scheduled: list[ScheduledRequest]) -> None:
-        """Add guesses where there is memory to spare; they must not push anybody out."""
+        """Add guesses where there is memory to spare; no request loses its blocks for them."""
         if self._proposer is None:
             return
         for item in scheduled:
@@ -163,7 +163,7 @@ class Scheduler:
         if self._is_being_computed(request, shared):
             return None
         missing = table.num_missing(len(request.tokens)) - len(shared)
-        # A kept block that is used again is no longer free; and each running request may soon need one more.
+        # A kept block that is used again is not free any more; and each running request may soon need one more.
         idle = sum(self._pool.is_idle(prefix) for prefix in shared)
         if missing + idle + len(self.running) > self._pool.num_free:
             return None
