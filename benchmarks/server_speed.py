@@ -23,6 +23,7 @@ from deployment.server import StoppingServer, listen, uvicorn_config
 from deployment.settings import load_settings
 from harness import Comparison, Contender, compare
 from optimization.engine.engine import Engine
+from optimization.engine.generation_request import GenerationRequest
 from tokenizer.bpe_tokenizer import BPETokenizer
 from training.placement import choose_placement
 from transformer.config import GPTConfig
@@ -53,7 +54,7 @@ def _compare(shape: str, config: GPTConfig, precision: str, new_tokens: int, rou
     parameters = SamplingParameters(max_tokens=new_tokens, temperature=0.0)
 
     def bare() -> None:
-        handles = [engine.submit(prompt, parameters) for prompt in prompts]
+        handles = [engine.submit(GenerationRequest(prompt, parameters)) for prompt in prompts]
         for handle in handles:
             for _ in handle:
                 pass

@@ -62,7 +62,7 @@ def _always_float32(config: GPTConfig, dtype: torch.dtype) -> int:
 
 EXERCISE = Exercise(
     stub=bytes_per_token,
-    reference="optimization.engine.paged_kv_cache:bytes_per_token",
+    reference="optimization.kv_cache:bytes_per_token",
     cases=cases,
     hints=(
         "A product: how many vectors, times what one vector takes.",

@@ -17,7 +17,7 @@ from rich.table import Table
 from groundwork.files import replacing, write_atomically
 from groundwork.user_errors import report_user_errors
 from optimization.engine.engine import Engine
-from optimization.engine.request import RequestHandle
+from optimization.engine.generation_request import GenerationRequest
 from optimization.memory_bandwidth import bytes_read_per_token, measure_read_bandwidth
 from optimization.model_loading import load_for_inference
 from optimization.settings import EngineSettings
@@ -123,7 +123,7 @@ def measure(
     parameters = SamplingParameters(max_tokens=max_tokens, temperature=0.0)
     steps = engine.stats().steps
     start = time.perf_counter()
-    handles: list[RequestHandle] = [engine.submit(prompt, parameters, end_ids=()) for prompt in prompts]
+    handles = [engine.submit(GenerationRequest(prompt, parameters, end_ids=())) for prompt in prompts]
     for handle in handles:
         for _ in handle:
             pass

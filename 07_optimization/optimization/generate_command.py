@@ -12,6 +12,7 @@ from finetuning.data.chat_format import ChatTemplate, Message
 from groundwork.user_errors import report_user_errors
 from optimization.engine.engine import Engine
 from optimization.engine.events import GenerationStats, PromptError
+from optimization.engine.generation_request import GenerationRequest
 from optimization.engine.speculative import DraftModel, PromptLookup, Proposer
 from optimization.memory_bandwidth import bytes_read_per_token, measure_read_bandwidth
 from optimization.model_loading import load_for_inference
@@ -132,7 +133,7 @@ class _Session:
             end_ids = [template.end_id(engine.tokenizer)]
             if engine.tokenizer.end_of_text_id is not None:
                 end_ids.append(engine.tokenizer.end_of_text_id)
-        handle = engine.submit(ids, self._parameters, end_ids=end_ids)
+        handle = engine.submit(GenerationRequest(ids, self._parameters, end_ids=end_ids))
         text = ""
         for event in handle:
             text += event.text

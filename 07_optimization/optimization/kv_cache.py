@@ -17,11 +17,17 @@ class CacheFullError(ValueError):
     """More tokens than the cache has room for."""
 
 
+def bytes_per_token(config: GPTConfig, dtype: torch.dtype) -> int:
+    """What the keys and values of one token take, all layers together; int8 includes the scales."""
+    vector = config.head_size * dtype.itemsize + (4 if dtype == torch.int8 else 0)
+    return 2 * config.num_layers * config.kv_heads * vector
+
+
 class ContiguousKVCache:
     """One preallocated block a layer, filled from the front. Implements `attention`'s `KeyValueStore`.
 
     Args:
-        config: the model, whose `context_length` is the cache's capacity.
+        config: of the model; its `context_length` is the capacity of the cache.
         batch_size: sequences, all of the same length.
         dtype: of keys and values.
         device: where the model is.
@@ -41,7 +47,7 @@ class ContiguousKVCache:
         self.length = 0
 
     def update(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Write new keys and values behind the stored ones; return views of all of them.
+        """Write new keys and values after the stored ones; return views of all of them.
 
         Args:
             layer: index of the layer.
@@ -61,12 +67,3 @@ class ContiguousKVCache:
     def advance(self, num_tokens: int) -> None:
         """Count the tokens of a finished forward pass."""
         self.length += num_tokens
-
-    def clear(self) -> None:
-        """Forget everything; the memory stays for the next sequence."""
-        self.length = 0
-
-    @property
-    def num_bytes(self) -> int:
-        """Memory held."""
-        return 2 * self._keys.numel() * self._keys.element_size()

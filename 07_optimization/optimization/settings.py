@@ -1,4 +1,4 @@
-"""How an engine shares its time and memory among requests."""
+"""How an engine divides its time and memory among requests."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Literal
 
 import torch
 
-from optimization.engine.paged_kv_cache import bytes_per_token
+from optimization.kv_cache import bytes_per_token
 from transformer.config import GPTConfig
 
 
@@ -17,12 +17,12 @@ class EngineSettings:
 
     Args:
         max_running: requests that are computed in one step.
-        max_waiting: requests that may queue behind them; more are refused.
-        block_size: tokens a block of the cache.
+        max_waiting: requests that may wait for a place; more are refused.
+        block_size: tokens in a block of the cache.
         cache_tokens: tokens the cache holds; null for a full context for each of `max_running`, or what
             fits `cache_mib`.
-        cache_mib: the most memory of the cache, where `cache_tokens` is null; room for one full context is
-            always made.
+        cache_mib: the most memory that the cache takes, where `cache_tokens` is null; there is always room for one full
+            context.
         cache_dtype: `auto` is float32 on a CPU, where attention over bfloat16 is slower, and the model's
             type elsewhere; `int8` takes a quarter of float32.
         chunk_size: tokens of a prompt that pass through the model in one step, so that a long prompt does
@@ -30,8 +30,7 @@ class EngineSettings:
         max_batch_tokens: prompt tokens of all requests in one step, at least `chunk_size`.
         prefix_sharing: let requests that begin alike share blocks.
         batching: `continuous` fills a place as soon as it is free; `static` only when the whole batch is
-            done; `dynamic` is static, and waits up to `batch_wait_seconds` for the batch to fill.
-        batch_wait_seconds: see `batching`.
+            done.
         pack_weights: lay the weights out for the CPU's matrix kernels when loading.
         compile: let `torch.compile` fuse norms and feed-forward of each block, for CUDA; the first answers
             then come late. On a CPU it is refused unless `pack_weights` is false.
@@ -46,8 +45,7 @@ class EngineSettings:
     chunk_size: int = 128
     max_batch_tokens: int = 512
     prefix_sharing: bool = True
-    batching: Literal["static", "dynamic", "continuous"] = "continuous"
-    batch_wait_seconds: float = 0.05
+    batching: Literal["static", "continuous"] = "continuous"
     pack_weights: bool = True
     compile: bool = False
 
@@ -63,8 +61,6 @@ class EngineSettings:
             raise ValueError(
                 f"cache_tokens ({self.cache_tokens}) must be at least one block of {self.block_size} tokens"
             )
-        if self.batch_wait_seconds < 0:
-            raise ValueError(f"batch_wait_seconds must not be negative, got {self.batch_wait_seconds}")
 
     def storage_dtype(self, model_dtype: torch.dtype, device: torch.device) -> torch.dtype:
         """The type that keys and values are stored in."""

@@ -44,11 +44,6 @@ class Calibration:
         """ECE, between 0 and 1."""
         return float(np.abs(self.accuracy - self.confidence) @ self.counts / self.counts.sum())
 
-    @property
-    def largest_error(self) -> float:
-        """The gap of the worst bin (MCE)."""
-        return float(np.abs(self.accuracy - self.confidence).max())
-
 
 def calibrate(confidence: NDArray[np.float64], correct: NDArray[np.bool_], bins: int = 15) -> Calibration:
     """Compare how sure a model was with how often it was right.

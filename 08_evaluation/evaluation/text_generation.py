@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from groundwork.user_errors import UserError
 from optimization.engine.engine import Engine
+from optimization.engine.generation_request import GenerationRequest
 from optimization.engine.request import RequestHandle
 from tokenizer.interface import Tokenizer
 from training.placement import Placement
@@ -60,7 +61,8 @@ def text_generator(
 
     def submit(number: int, ids: list[int], max_tokens: int, stop: Sequence[str]) -> RequestHandle:
         seed = None if drawing.seed is None else drawing.seed + number
-        return engine.submit(ids, dataclasses.replace(drawing, max_tokens=max_tokens, stop=tuple(stop), seed=seed))
+        parameters = dataclasses.replace(drawing, max_tokens=max_tokens, stop=tuple(stop), seed=seed)
+        return engine.submit(GenerationRequest(ids, parameters))
 
     def continue_texts(prompts: Sequence[str], max_tokens: int, stop: Sequence[str]) -> list[GeneratedText]:
         room = max(1, context // 2, context - max_tokens)

@@ -1,11 +1,11 @@
-"""Between the engine's thread and the event loop: requests in, tokens out, and nobody waits for the other.
+"""Between the thread of the engine and the event loop: requests in, tokens out, and neither waits for the other.
 
 The engine delivers events on its own thread. Waking the event loop for each would cost more than computing it: at
 16 streams that is 16 wakes a step. So events gather in a deque and the loop is woken once for all that have come, and
-not at all while nobody is waiting for less than a whole answer.
+not at all while every client waits for a whole answer.
 
-Each token written to each client by itself would cost more still, most of it in the kernel (some 60 µs, where computing
-the token takes 600). So what comes within 40 ms, 25 times a second, is sent together.
+Writing each token to each client by itself would cost even more, most of it in the kernel (about 60 µs, while computing
+the token takes 600). So what comes within 40 ms is sent together, 25 times a second.
 """
 
 from __future__ import annotations
@@ -24,14 +24,13 @@ from deployment.errors import ApiError
 from deployment.metrics import Metrics
 from deployment.served_model import ServedModel
 from optimization.engine.events import GenerationStats, TokenEvent, TokenLogprobs
-from optimization.engine.request import RequestHandle
-from transformer.sampling import SamplingParameters
+from optimization.engine.generation_request import GenerationRequest
 
 
 class EventRelay:
     """Carries events from any thread to their generations on one event loop.
 
-    A text's first event and its last are delivered at once; those between wait until the interval since the last
+    The first and the last event of a text are delivered at once; those between wait until the interval since the last
     delivery is over.
 
     Args:
@@ -72,7 +71,7 @@ class EventRelay:
             self._timer = asyncio.get_running_loop().call_later(remaining, self._deliver)
 
     def _deliver(self) -> None:
-        self._woken = self._scheduled = False  # before reading: whoever comes from now on wakes the loop again
+        self._woken = self._scheduled = False  # before reading: an event that comes from now on wakes the loop again
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -82,51 +81,31 @@ class EventRelay:
             generation.receive(event, at)
 
 
-@dataclass(frozen=True)
-class GenerationRequest:
-    """What the engine is to do.
-
-    Args:
-        model: which one.
-        prompt_ids: at least one.
-        parameters: how to choose tokens, and how many.
-        logprobs: alternatives to report; None for no report.
-        prompt_logprobs: report the prompt's tokens too.
-        end_ids: ids that end the text; None for the model's.
-    """
-
-    model: ServedModel
-    prompt_ids: Sequence[int]
-    parameters: SamplingParameters
-    logprobs: int | None = None
-    prompt_logprobs: bool = False
-    end_ids: frozenset[int] | None = None
-
-
 class Generation:
     """One request in the engine, read from the event loop.
 
     Args:
-        desk: which submitted it.
+        desk: where it was submitted.
+        model: which one generates.
         request: what is generated.
         arrived: set when there is something to take; shared by the generations of one answer.
         streamed: whether each token matters at once, or only the last.
     """
 
-    def __init__(self, desk: GenerationDesk, request: GenerationRequest, arrived: asyncio.Event, streamed: bool):
-        self.request, self.arrived, self.streamed, self._desk = request, arrived, streamed, desk
+    def __init__(
+        self,
+        desk: GenerationDesk,
+        model: ServedModel,
+        request: GenerationRequest,
+        arrived: asyncio.Event,
+        streamed: bool,
+    ):
+        self.model, self.request, self.arrived, self.streamed, self._desk = model, request, arrived, streamed, desk
         self._events: list[TokenEvent] = []
         self._last_token_at: float | None = None
         self._failure: ApiError | None = None
         self.done = self.begun = False
-        self.handle: RequestHandle = request.model.engine.submit(
-            request.prompt_ids,
-            request.parameters,
-            end_ids=request.model.end_ids if request.end_ids is None else request.end_ids,
-            logprobs=request.logprobs,
-            prompt_logprobs=request.prompt_logprobs,
-            on_event=lambda event: desk.relay.post(self, event),
-        )
+        self.handle = model.engine.submit(request, on_event=lambda event: desk.relay.post(self, event))
 
     @property
     def stats(self) -> GenerationStats:
@@ -135,17 +114,17 @@ class Generation:
 
     @property
     def prompt_logprobs(self) -> list[TokenLogprobs]:
-        """Of the prompt's second token and on."""
+        """Of the prompt, from its second token on."""
         return self.handle.prompt_logprobs
 
     def receive(self, event: TokenEvent, at: float) -> None:
         """Called by the relay.
 
         Args:
-            event: of the engine.
-            at: when it was made.
+            event: from the engine.
+            at: when it came, by `time.perf_counter`.
         """
-        metrics, name = self._desk.metrics, self.request.model.name
+        metrics, name = self._desk.metrics, self.model.name
         if event.token is not None:
             if self._last_token_at is None:
                 metrics.first_token[name].observe(at - self.handle.submitted)
@@ -161,7 +140,7 @@ class Generation:
             self.arrived.set()
 
     def take(self) -> list[TokenEvent]:
-        """What has come since the last time; more than one event where the client reads slowly.
+        """The events since the last call; more than one where the client reads slowly.
 
         Raises:
             ApiError: the deadline has passed, the server stops, or the computation failed.
@@ -175,7 +154,7 @@ class Generation:
         return events
 
     def cancel(self, failure: ApiError | None = None) -> None:
-        """Stop it; its blocks are free when the step under way ends. After the end it does nothing.
+        """Stop generating; the blocks are free when the step under way ends. After the end it does nothing.
 
         Args:
             failure: what to tell the client, if it is still there.
@@ -192,7 +171,8 @@ class GenerationDesk:
     Args:
         relay: to the event loop.
         metrics: where to count.
-        request_seconds: deadline.
+        request_seconds: deadline of each request.
+        draining: whether the server is stopping; it then refuses requests.
     """
 
     relay: EventRelay
@@ -201,15 +181,11 @@ class GenerationDesk:
     draining: bool = False
     _live: dict[Generation, asyncio.TimerHandle] = field(default_factory=dict)
 
-    @property
-    def num_live(self) -> int:
-        """Generations under way."""
-        return len(self._live)
-
-    def submit(self, requests: Sequence[GenerationRequest], streamed: bool) -> list[Generation]:
+    def submit(self, model: ServedModel, requests: Sequence[GenerationRequest], streamed: bool) -> list[Generation]:
         """Hand in requests: all of them or none.
 
         Args:
+            model: which one generates.
             requests: for one answer.
             streamed: whether its tokens are wanted as they come.
 
@@ -219,7 +195,7 @@ class GenerationDesk:
         """
         if self.draining:
             raise ApiError(503, "the server is stopping; try another or come back", retry_after=5)
-        room = min(request.model.engine.settings.max_waiting for request in requests)
+        room = model.engine.settings.max_waiting
         if len(requests) > room:
             raise ApiError(
                 400,
@@ -230,7 +206,7 @@ class GenerationDesk:
         arrived = asyncio.Event()
         with contextlib.ExitStack() as if_one_is_refused:
             for request in requests:
-                generation = Generation(self, request, arrived, streamed)
+                generation = Generation(self, model, request, arrived, streamed)
                 if_one_is_refused.callback(generation.cancel)
                 generations.append(generation)
                 self._live[generation] = asyncio.get_running_loop().call_later(
@@ -240,7 +216,7 @@ class GenerationDesk:
         return generations
 
     def forget(self, generation: Generation) -> None:
-        """It has ended."""
+        """Note that a generation has ended."""
         timer = self._live.pop(generation, None)
         if timer is not None:
             timer.cancel()

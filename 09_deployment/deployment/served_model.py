@@ -57,14 +57,14 @@ class ServedModel:
         return frozenset(end for end in ends if end is not None)
 
     def encode_prompt(self, prompt: str | Sequence[int]) -> list[int]:
-        """A prompt as ids. Text begins behind the end-of-text token, as in training; ids are taken as they are."""
+        """A prompt as ids. Text begins after the end-of-text token, as in training; ids are taken as they are."""
         return self.engine.encode_prompt(prompt) if isinstance(prompt, str) else list(prompt)
 
     def encode_conversation(self, messages: Sequence[Message]) -> list[int]:
         """A conversation as ids, up to where the assistant answers.
 
         Raises:
-            ConversationError: the model has no chat format, or nobody is left to answer.
+            ConversationError: the model has no chat format, or the last message is not from the user.
             PromptError: longer than the context.
         """
         if self.template is None:
@@ -121,7 +121,7 @@ def find_template(tokenizer: Tokenizer, name: str | None) -> ChatTemplate | None
     """The chat template by name, or the one whose special tokens the tokenizer has.
 
     Raises:
-        ConversationError: there is none of that name, or the tokenizer lacks its tokens.
+        ConversationError: no template has that name, or the tokenizer lacks its tokens.
     """
     if name is not None:
         template = chat_template(name)

@@ -11,12 +11,13 @@ from fastapi import Request
 
 from deployment.errors import ApiError
 from deployment.gate.rate_limiting import RateLimiter
-from deployment.generation import GenerationDesk, GenerationRequest
+from deployment.generation import GenerationDesk
 from deployment.metrics import Metrics
 from deployment.routes.schemas import check_limit
 from deployment.served_model import ServedModel
 from deployment.settings import ServerSettings
 from finetuning.data.chat_format import Message
+from optimization.engine.generation_request import GenerationRequest
 
 LONG_TEXT = 10_000  # characters from which on encoding goes to another thread
 
@@ -43,7 +44,7 @@ class ServerState:
         """The model of a request.
 
         Raises:
-            ApiError: there is none of that name.
+            ApiError: no model has that name.
         """
         if name is None:
             return next(iter(self.models.values()))
@@ -68,20 +69,23 @@ class ServerState:
             return model.encode_conversation(messages)
         return await anyio.to_thread.run_sync(model.encode_conversation, messages)
 
-    async def charge(self, request: Request, generations: list[GenerationRequest]) -> None:
+    async def charge(self, request: Request, model: ServedModel, wanted: list[GenerationRequest]) -> None:
         """Count the tokens of a request against its key and address, before anything is computed.
 
-        What is charged is the prompt and all the tokens that were asked for: known in advance, so that nobody can
-        overdraw, at the price of charging for tokens that an early end leaves unmade.
+        The prompt and all the tokens that were asked for are charged. They are known in advance, so that nobody can
+        overdraw; in return, tokens that an early end leaves out are charged too.
+
+        Args:
+            request: of the client.
+            model: which one generates.
+            wanted: the texts that the request asks for.
 
         Raises:
             ApiError: over the rate.
         """
-        tokens = sum(len(g.prompt_ids) + g.parameters.max_tokens for g in generations)
-        structlog.contextvars.bind_contextvars(
-            model=generations[0].model.name, prompt_tokens=sum(len(g.prompt_ids) for g in generations)
-        )
+        tokens = sum(len(g.prompt_ids) + g.parameters.max_tokens for g in wanted)
+        structlog.contextvars.bind_contextvars(model=model.name, prompt_tokens=sum(len(g.prompt_ids) for g in wanted))
         if self.settings.log_prompts:
-            prompts = [g.model.tokenizer.decode(g.prompt_ids) for g in generations]
+            prompts = [model.tokenizer.decode(g.prompt_ids) for g in wanted]
             structlog.get_logger().info("prompt", prompts=prompts)
         await self.limiter.charge_tokens(request.scope, tokens)

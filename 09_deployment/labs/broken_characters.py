@@ -39,6 +39,7 @@ from learn.exercise import Case
 from learn.lab import Lab, Measurement
 from learn.small_runs import train
 from optimization.engine.engine import Engine
+from optimization.engine.generation_request import GenerationRequest
 from optimization.settings import EngineSettings
 from tokenizer.byte_tokenizer import ByteTokenizer
 from training.placement import Placement
@@ -93,7 +94,7 @@ def measure() -> Measurement:
     engine = Engine(_trained(), tokenizer, Placement(torch.device("cpu"), torch.float32), EngineSettings(max_running=1))
     length = len(LINE.encode()) - len(PROMPT.encode()) - 1
     parameters = SamplingParameters(max_tokens=length, temperature=0.0)
-    handle = engine.submit(tokenizer.encode(PROMPT), parameters)
+    handle = engine.submit(GenerationRequest(tokenizer.encode(PROMPT), parameters))
     stream = b"".join(sse({"text": event.text}) for event in handle)
     events = [json.loads(event.removeprefix("data: ")) for event in stream.decode().split("\n\n") if event]
     whole = tokenizer.decode(engine.generate_ids(tokenizer.encode(PROMPT), parameters))

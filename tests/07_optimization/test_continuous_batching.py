@@ -13,6 +13,7 @@ import torch
 from support.processors import needs_avx512, run_without_amx, sums_by_amx
 
 from optimization.engine.engine import Engine
+from optimization.engine.generation_request import GenerationRequest
 from optimization.engine.speculative import DraftModel, PromptLookup
 from optimization.settings import EngineSettings
 from tokenizer.bpe_tokenizer import BPETokenizer
@@ -72,7 +73,6 @@ WAYS = {
     "prompt token by token": {"chunk_size": 1},
     "no shared prefixes": {"prefix_sharing": False},
     "static batches": {"batching": "static"},
-    "dynamic batches": {"batching": "dynamic", "batch_wait_seconds": 0.001},
     "preempted": {"cache_tokens": 64, "max_running": 8},
 }
 
@@ -113,7 +113,7 @@ def test_speculative_greedy_tokens_are_the_plain_ones(style, draft):
             parameter.add_(torch.randn_like(parameter) * 0.1 * parameter.std())
     proposer = DraftModel(noisy, num_tokens=3, vocab_size=257) if draft else PromptLookup(4, 3, 1)
     engine = engine_for(model, proposer=proposer, cache_tokens=160)
-    handles = [engine.submit(prompt, one) for prompt, one in zip(prompts, parameters, strict=True)]
+    handles = [engine.submit(GenerationRequest(prompt, one)) for prompt, one in zip(prompts, parameters, strict=True)]
     outputs = [[event.token for event in handle if event.token is not None] for handle in handles]
     assert outputs == reference(model, prompts, parameters)
     assert sum(handle.stats.proposed_tokens for handle in handles) > 20
@@ -174,7 +174,7 @@ def test_company_does_not_change_a_single_bit(precision, request):
 
     def logprobs(chosen: list[int]) -> list[list[float]]:
         engine = engine_for(model, precision, **settings)
-        handles = [engine.submit(prompts[i], parameters[i], logprobs=3) for i in chosen]
+        handles = [engine.submit(GenerationRequest(prompts[i], parameters[i], logprobs=3)) for i in chosen]
         return [[event.logprobs.logprob for event in handle if event.logprobs] for handle in handles]
 
     together = logprobs(list(range(8)))
@@ -187,7 +187,7 @@ def test_a_shared_prefix_is_computed_once_even_when_all_come_at_the_same_time():
     engine = engine_for(model, max_running=4, max_batch_tokens=64, cache_tokens=256)
     prompt = list(range(1, 34))
     parameters = SamplingParameters(max_tokens=3, temperature=0.0)
-    handles = [engine.submit(prompt, parameters) for _ in range(4)]
+    handles = [engine.submit(GenerationRequest(prompt, parameters)) for _ in range(4)]
     for handle in handles:
         list(handle)
     assert [handle.stats.cached_tokens for handle in handles] == [0, 32, 32, 32]

@@ -11,7 +11,10 @@ import torch
 from torch._dynamo.utils import counters
 
 from optimization.engine.engine import Engine
-from optimization.engine.events import EngineFullError, GenerationStats, PromptError, RequestError
+from optimization.engine.events import EngineFullError, GenerationStats, PromptError, RequestError, TokenEvent
+from optimization.engine.generation_request import GenerationRequest
+from optimization.engine.request import RequestHandle
+from optimization.engine.speculative import DraftModel, Proposer
 from optimization.model_loading import compile_blocks
 from optimization.settings import EngineSettings
 from tokenizer.bpe_tokenizer import BPETokenizer
@@ -24,12 +27,16 @@ from transformer.sampling import SamplingParameters, generate
 GREEDY = SamplingParameters(max_tokens=12, temperature=0.0)
 
 
-def small_engine(**settings) -> Engine:
+def small_model() -> GPTModel:
     torch.manual_seed(0)
     config = GPTConfig(vocab_size=257, context_length=24, num_layers=2, num_heads=4, d_model=32)
+    return GPTModel(config).eval().double()
+
+
+def small_engine(proposer: Proposer | None = None, **settings) -> Engine:
     placement = Placement(torch.device("cpu"), torch.float64)
     values = EngineSettings(**{"block_size": 4, "chunk_size": 8, "max_batch_tokens": 8, **settings})
-    return Engine(GPTModel(config).eval().double(), BPETokenizer([], ["<|endoftext|>"]), placement, values)
+    return Engine(small_model(), BPETokenizer([], ["<|endoftext|>"]), placement, values, proposer)
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
@@ -52,7 +59,7 @@ def test_the_end_of_text_token_ends_the_text_and_is_not_part_of_it():
     stats = GenerationStats()
     assert list(engine.generate_ids([1], GREEDY, stats)) == list(itertools.takewhile(lambda t: t != first[2], first))
     assert stats.finish_reason == "stop"
-    handle = engine.submit([1], GREEDY, end_ids=())
+    handle = engine.submit(GenerationRequest([1], GREEDY, end_ids=()))
     assert [event.token for event in handle] == first  # who asks for no end gets none
 
 
@@ -81,9 +88,8 @@ def test_a_stop_string_across_tokens_ends_the_text_before_it():
 def test_probabilities_are_the_plain_models_for_the_prompt_and_the_text():
     engine = small_engine()
     prompt = list(range(1, 14))
-    handle = engine.submit(
-        prompt, SamplingParameters(max_tokens=5, temperature=0.7, seed=1), logprobs=3, prompt_logprobs=True
-    )
+    parameters = SamplingParameters(max_tokens=5, temperature=0.7, seed=1)
+    handle = engine.submit(GenerationRequest(prompt, parameters, logprobs=3, prompt_logprobs=True))
     events = [event for event in handle if event.token is not None]
     ids = prompt + [event.token for event in events]
     with torch.no_grad():
@@ -100,7 +106,7 @@ def test_probabilities_are_the_plain_models_for_the_prompt_and_the_text():
 def test_cancelling_frees_the_blocks_at_once_and_disturbs_nobody():
     engine = small_engine()
     alone = list(engine.generate_ids([1, 2, 3], GREEDY))
-    kept, gone = engine.submit([1, 2, 3], GREEDY), engine.submit([4] * 9, GREEDY)
+    kept, gone = engine.submit(GenerationRequest([1, 2, 3], GREEDY)), engine.submit(GenerationRequest([4] * 9, GREEDY))
     for _ in range(4):
         engine.step()
     before = engine.stats().used_blocks
@@ -108,11 +114,30 @@ def test_cancelling_frees_the_blocks_at_once_and_disturbs_nobody():
     assert engine.stats().used_blocks < before
     assert [event.token for event in kept] == alone
     assert [event.finish_reason for event in gone][-1] == "cancelled"
-    for event in engine.submit([5], GREEDY):
+    for event in engine.submit(GenerationRequest([5], GREEDY)):
         assert event.token is not None
         break  # leaving the loop is cancelling
     assert engine.stats().used_blocks == 0
     gone.cancel()  # a second time, after the end: nothing
+
+
+def test_a_handle_computes_by_itself_only_where_no_thread_does():
+    """With callables in place of an engine: the first event is computed on request, the second comes from a thread."""
+    asked, cancelled = [], []
+
+    def compute() -> bool:
+        asked.append(len(asked))
+        if len(asked) == 1:
+            handle.deliver(TokenEvent(7))
+            return True
+        threading.Timer(0.05, handle.deliver, [TokenEvent(8, finish_reason="length")]).start()
+        return False
+
+    handle = RequestHandle(0, GenerationStats(), None, lambda: cancelled.append(True), compute)
+    assert handle.result() == [7, 8]
+    assert len(asked) == 2 and not cancelled  # it waited for the thread and asked no third time
+    handle.cancel()
+    assert handle.cancelled.is_set() and cancelled == [True]
 
 
 def test_a_listener_that_fails_loses_its_own_request_only():
@@ -121,15 +146,15 @@ def test_a_listener_that_fails_loses_its_own_request_only():
     def gone(event) -> None:
         raise ConnectionError("the client has hung up")
 
-    lost = engine.submit([1, 2], GREEDY, on_event=gone)
-    kept = engine.submit([1, 2, 3], GREEDY)
+    lost = engine.submit(GenerationRequest([1, 2], GREEDY), on_event=gone)
+    kept = engine.submit(GenerationRequest([1, 2, 3], GREEDY))
     assert len(list(kept)) == 12
     assert lost.stats.finish_reason == "cancelled"
 
 
 def test_an_error_in_one_request_is_its_own():
     engine = small_engine()
-    broken, fine = engine.submit([1, 2], GREEDY), engine.submit([3, 4], GREEDY)
+    broken, fine = engine.submit(GenerationRequest([1, 2], GREEDY)), engine.submit(GenerationRequest([3, 4], GREEDY))
     engine._take_in()
     request = engine._scheduler.waiting[0]
     request.parameters, request.generator = SamplingParameters(max_tokens=12), None  # type: ignore[assignment]
@@ -149,10 +174,42 @@ def test_a_step_that_fails_ends_its_requests_and_not_the_engine():
 
     engine._runner.run = out_of_memory
     with pytest.raises(RuntimeError, match="no memory for the activations"):
-        list(engine.submit([1, 2], GREEDY))
+        list(engine.submit(GenerationRequest([1, 2], GREEDY)))
     engine._runner.run = run
-    assert len(list(engine.submit([1, 2], GREEDY))) == 12
+    assert len(list(engine.submit(GenerationRequest([1, 2], GREEDY)))) == 12
     assert engine.stats().used_blocks == 0
+
+
+@pytest.mark.parametrize("end", ["finished", "cancelled", "failed alone", "failed pass", "stopped"])
+def test_however_a_request_ends_neither_a_block_nor_a_drafts_cache_is_left(end):
+    draft = DraftModel(small_model(), num_tokens=2, vocab_size=257)
+    engine = small_engine(draft, prefix_sharing=False)
+    handle = engine.submit(GenerationRequest([1, 2, 3], GREEDY))
+    while not draft._seen:
+        assert engine.step()
+    assert engine.stats().used_blocks > 0
+
+    def fail(scheduled) -> None:
+        raise MemoryError("no memory for the activations")
+
+    if end == "finished":
+        list(handle)
+    elif end == "cancelled":
+        handle.cancel()
+    elif end == "failed alone":
+        engine._scheduler.running[0].end_ids = None  # as a mistake in one request
+        engine.step()
+    elif end == "failed pass":
+        engine._runner.run = fail
+        engine.step()
+    else:
+        engine.stop()
+    assert handle.stats.finish_reason == {"finished": "length", "cancelled": "cancelled", "stopped": "cancelled"}.get(
+        end, "error"
+    )
+    assert not draft._seen
+    stats = engine.stats()
+    assert (stats.used_blocks, stats.running, stats.waiting) == (0, 0, 0)
 
 
 def test_impossible_requests_are_refused_before_anything_is_computed():
@@ -160,13 +217,13 @@ def test_impossible_requests_are_refused_before_anything_is_computed():
     with pytest.raises(PromptError, match="31 tokens, the model's context is 24: shorten the prompt"):
         engine.generate("x" * 30, GREEDY)
     with pytest.raises(PromptError, match="id 257; the vocabulary has ids 0 to 256"):
-        engine.submit([1, 257], GREEDY)
+        engine.submit(GenerationRequest([1, 257], GREEDY))
     with pytest.raises(RequestError, match="may need 22 tokens of cache, which has room for 16"):
-        engine.submit([1] * 10, GREEDY)
+        engine.submit(GenerationRequest([1] * 10, GREEDY))
     with pytest.raises(RequestError, match="logit_bias names id 300"):
-        engine.submit([1], SamplingParameters(logit_bias={300: 1.0}, max_tokens=2))
+        engine.submit(GenerationRequest([1], SamplingParameters(logit_bias={300: 1.0}, max_tokens=2)))
     with pytest.raises(RequestError, match="logprobs must be between 0 and 257, got -1"):
-        engine.submit([1], SamplingParameters(max_tokens=2), logprobs=-1)
+        engine.submit(GenerationRequest([1], SamplingParameters(max_tokens=2), logprobs=-1))
     engine.tokenizer = CharacterTokenizer("ab")
     with pytest.raises(PromptError, match="the prompt is empty"):
         engine.encode_prompt("")
@@ -174,9 +231,10 @@ def test_impossible_requests_are_refused_before_anything_is_computed():
 
 def test_a_full_queue_refuses_and_more_requests_than_blocks_wait_their_turn():
     engine = small_engine(cache_tokens=16, max_waiting=6)
-    handles = [engine.submit([i], SamplingParameters(max_tokens=8, temperature=0.0)) for i in range(6)]
+    eight = SamplingParameters(max_tokens=8, temperature=0.0)
+    handles = [engine.submit(GenerationRequest([i], eight)) for i in range(6)]
     with pytest.raises(EngineFullError, match="6 requests are waiting already"):
-        engine.submit([7], GREEDY)
+        engine.submit(GenerationRequest([7], GREEDY))
     assert [len(list(handle)) for handle in handles] == [8] * 6
     assert engine.stats().waiting == 0
 
@@ -186,9 +244,7 @@ def test_priority_goes_first_and_then_who_came_first():
     finished = []
     for number, priority in enumerate([5, 5, 0]):
         engine.submit(
-            [1],
-            SamplingParameters(max_tokens=2, temperature=0.0),
-            priority=priority,
+            GenerationRequest([1], SamplingParameters(max_tokens=2, temperature=0.0), priority),
             on_event=lambda event, number=number: finished.append(number) if event.finish_reason else None,
         )
     while engine.step():
@@ -214,7 +270,7 @@ def test_a_thread_of_its_own_serves_many_threads():
             thread.join(timeout=30)
         assert [outputs[i] for i in range(12)] == alone
         # Submitting and cancelling do not wait for a step.
-        handle = engine.submit([1], SamplingParameters(max_tokens=100_000, temperature=0.0))
+        handle = engine.submit(GenerationRequest([1], SamplingParameters(max_tokens=100_000, temperature=0.0)))
         time.sleep(0.05)
         start = time.perf_counter()
         handle.cancel()

@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from optimization.engine.engine import Engine
+from optimization.engine.generation_request import GenerationRequest
 from optimization.engine.request import RequestHandle
 from optimization.engine.speculative import PromptLookup
 from optimization.settings import EngineSettings
@@ -87,7 +88,7 @@ class Schedule(RuleBasedStateMachine):
         # Guesses use the random numbers in another way: the same distribution, but not the same draws.
         temperature = 0.0 if greedy or self.lookup else 1.0
         parameters = SamplingParameters(max_tokens=max_tokens, temperature=temperature, top_p=0.95, seed=7)
-        handle = self.engine.submit(prompt, parameters, priority=priority)
+        handle = self.engine.submit(GenerationRequest(prompt, parameters, priority))
         self.requests.append((handle, prompt, max_tokens, temperature))
 
     @rule(times=st.integers(1, 6))

@@ -88,9 +88,9 @@ def test_the_second_and_third_token_have_the_distribution_of_plain_sampling(prop
         assert abs(rest[0] / n - rest[1]) < 0.02
 
 
-def request(window: list[int]) -> SimpleNamespace:
+def request(tokens: list[int]) -> SimpleNamespace:
     return SimpleNamespace(
-        window=window, prompt=window, generated=[], number=0, parameters=SamplingParameters(temperature=0)
+        tokens=tokens, prompt=tokens, generated=[], number=0, parameters=SamplingParameters(temperature=0)
     )
 
 

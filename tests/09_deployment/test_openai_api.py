@@ -88,7 +88,7 @@ def test_a_chat_stream_is_the_whole_answer_in_pieces(client: openai.OpenAI):
 
 
 def test_a_stream_ends_as_openai_ends_it(served: Served):
-    body = {"prompt": "a", "max_tokens": 2, "stream": True, "stream_options": {"include_usage": True}}
+    body = {"prompt": "a", "max_tokens": 2, "stream": True, "stream_options": {"include_usage": True}, "seed": 0}
     with served.client.stream("POST", "/v1/completions", json=body) as response:
         assert response.headers["content-type"].startswith("text/event-stream")
         events = [data for _, data in events_of(response)]

@@ -149,7 +149,7 @@ def test_a_client_that_goes_away_frees_its_blocks_at_once(served: Served, stream
     head = f"POST /generate HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     with socket.create_connection((host, int(port))) as connection:
         connection.sendall(head.encode() + body)
-        while served.state.desk.num_live == 0:
+        while served.num_live == 0:
             time.sleep(0.002)
     together = served.client.post("/generate", json={"prompt": "and", "max_tokens": 60, "temperature": 0}).json()
     served.wait_until_idle()
@@ -180,7 +180,7 @@ def test_health_answers_while_text_is_generated(served: Served):
         next(events)
         with httpx.Client(base_url=served.url, trust_env=False) as other:
             assert other.get("/health").json() == {"status": "ok"}
-        assert served.state.desk.num_live == 1
+        assert served.num_live == 1
         assert list(events)[-1][0] == "end"
 
 

@@ -147,7 +147,9 @@ def test_a_full_queue_refuses_quickly_and_those_inside_are_unharmed():
         answers: list[httpx.Response] = []
         threads = [
             threading.Thread(
-                target=lambda: answers.append(httpx.post(server.url + "/generate", json=body, trust_env=False))
+                target=lambda: answers.append(
+                    httpx.post(server.url + "/generate", json=body, trust_env=False, timeout=60)
+                )
             )
             for _ in range(30)
         ]

@@ -77,16 +77,21 @@ class Served:
     client: httpx.Client
     state: ServerState
 
+    @property
+    def num_live(self) -> int:
+        """Generations under way."""
+        return len(self.state.desk._live)
+
     def wait_until_idle(self) -> None:
         """Wait for the engine to have nothing left, and check that it kept nothing."""
         stop = time.monotonic() + 10
         engines = [model.engine for model in self.state.models.values()]
         while time.monotonic() < stop:
             stats = [engine.stats() for engine in engines]
-            if not any(s.running or s.waiting or s.used_blocks for s in stats) and not self.state.desk.num_live:
+            if not any(s.running or s.waiting or s.used_blocks for s in stats) and not self.num_live:
                 return
             time.sleep(0.01)
-        raise AssertionError(f"work or blocks are left: {stats}, {self.state.desk.num_live} live")
+        raise AssertionError(f"work or blocks are left: {stats}, {self.num_live} live")
 
 
 @contextlib.contextmanager

@@ -1,12 +1,12 @@
-"""Memory for keys and values in blocks, given out and taken back like pages of an operating system.
+"""Memory for keys and values in blocks, given out and taken back like the pages of an operating system.
 
 A contiguous cache reserves a whole context for every sequence, and most of it stays empty. In blocks of
-16 tokens a sequence takes what it uses, and wastes at most one block's rest (Kwon et al., 2023: "Efficient
+16 tokens a sequence takes what it uses, and wastes less than one block (Kwon et al., 2023: "Efficient
 Memory Management for Large Language Model Serving with PagedAttention").
 
 Two sequences that begin alike can share the blocks of what they have in common: the keys of a token
-depend on the tokens before it alone. A block counts who uses it. When nobody does any more but its
-content is known, it is kept for the next one who needs it, until its memory is wanted.
+depend only on that token and those before it. A block counts its users. When it has none left but its
+content is known, it is kept for the next sequence that needs it, until its memory is wanted.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from dataclasses import dataclass
 
 
 class OutOfBlocksError(RuntimeError):
-    """Every block is in use. The scheduler answers it by preempting a request."""
+    """Every block is in use. The scheduler then preempts a request."""
 
 
 @dataclass(frozen=True, eq=False)
 class Prefix:
-    """The tokens of one full block, and by its parent all tokens before them.
+    """The tokens of one full block, and through its parent all tokens before them.
 
     Two prefixes are equal only if they are the same object. So a dictionary keyed by (parent, tokens) finds
-    a block by hash and checks it by comparing tokens, all the way back: a collision of hashes cannot
-    hand out another text's keys.
+    a block by hash and checks it by comparing tokens, back to the beginning: a collision of hashes cannot
+    hand out the keys of another text.
     """
 
     parent: Prefix | None
@@ -38,8 +38,8 @@ class BlockPool:
     """Which blocks are empty, in use, or kept for their content. It holds numbers; the tensors are elsewhere.
 
     Args:
-        num_blocks: blocks in all.
-        block_size: tokens a block.
+        num_blocks: how many blocks there are.
+        block_size: how many tokens a block holds.
 
     Raises:
         ValueError: sizes below 1.
@@ -63,22 +63,25 @@ class BlockPool:
 
     @property
     def num_used(self) -> int:
-        """Blocks that somebody uses."""
+        """Blocks that are in use."""
         return self.num_blocks - self.num_free
 
     def is_idle(self, prefix: Prefix) -> bool:
-        """Whether nobody uses the block of a prefix at the moment."""
+        """Whether the block of a prefix has no user at the moment."""
         return self._users[prefix.block] == 0
 
     def allocate(self, after: int | None = None) -> int:
         """Take one block.
 
         Neighbouring blocks can be read as one tensor without copying. So a sequence grows into the block
-        `after` its last one if that is empty; a new one starts in the middle of the largest gap, where both
-        it and whoever ends before the gap have room to grow.
+        after its last one if that is empty; a new sequence starts in the middle of the largest gap, where both
+        it and the sequence before the gap have room to grow.
+
+        Args:
+            after: the last block of the sequence; None for a new sequence.
 
         Raises:
-            OutOfBlocksError: there is none.
+            OutOfBlocksError: all blocks are in use.
         """
         if after is not None and after + 1 < self.num_blocks and self._empty[after + 1]:
             block = after + 1
@@ -98,7 +101,7 @@ class BlockPool:
         return block
 
     def retain(self, prefix: Prefix) -> None:
-        """Use the block of a known prefix, along with whoever else does."""
+        """Use the block of a known prefix, together with its other users."""
         if self._users[prefix.block] == 0:
             del self._idle[prefix.block]
         self._users[prefix.block] += 1
@@ -116,14 +119,14 @@ class BlockPool:
                 self._num_empty += 1
 
     def find(self, parent: Prefix | None, tokens: tuple[int, ...]) -> Prefix | None:
-        """The block that holds these tokens behind this prefix, if there is one."""
+        """The block that holds these tokens after this prefix, if there is one."""
         return self._index.get((parent, tokens))
 
     def register(self, parent: Prefix | None, tokens: tuple[int, ...], block: int) -> Prefix:
-        """Make a full block known to those who come later.
+        """Make a full block known to later sequences.
 
         Returns:
-            The prefix; where another block already holds the same, that one's.
+            The prefix; if another block already holds the same tokens, the prefix of that block.
         """
         known = self._index.get((parent, tokens))
         if known is not None:
@@ -133,7 +136,7 @@ class BlockPool:
         return prefix
 
     def forget_idle(self) -> None:
-        """Empty the blocks that are kept for their content alone."""
+        """Empty the blocks that are kept only for their content."""
         for block in list(self._idle):
             self._forget(block)
             self._empty[block] = 1
@@ -150,15 +153,15 @@ class BlockTable:
 
     Args:
         pool: where blocks come from.
-        share: whether to look for and to offer shared prefixes.
+        share: whether to look for shared prefixes, and to offer its own blocks.
     """
 
     def __init__(self, pool: BlockPool, share: bool = True):
         self.pool, self.share = pool, share
-        self.blocks: list[int | None] = []  # None: let go, because no later token sees it
+        self.blocks: list[int | None] = []  # None: given back, because no later token sees it
         self.length = 0  # tokens whose keys and values are stored
         self._prefix: Prefix | None = None
-        self._registered = 0  # full blocks that were offered
+        self._registered = 0  # how many full blocks were offered
         self._let_go = 0  # blocks before this one were looked at by `evict`
 
     def num_missing(self, length: int) -> int:
@@ -201,20 +204,20 @@ class BlockTable:
             self.blocks.append(self.pool.allocate(self.blocks[-1] if self.blocks else None))
 
     def commit(self, tokens: list[int], length: int) -> None:
-        """The keys and values of the first `length` tokens are stored and will stay; offer the full blocks."""
+        """Note that keys and values of the first `length` tokens are stored and will stay; offer the full blocks."""
         self.length = length
         size = self.pool.block_size
         while self.share and (self._registered + 1) * size <= self.length:
             start = self._registered * size
             block = self.blocks[self._registered]
-            if block is None:  # let go before it was offered: what follows has no whole prefix
+            if block is None:  # given back before it was offered: what follows has no whole prefix
                 self.share = False
                 break
             self._prefix = self.pool.register(self._prefix, tuple(tokens[start : start + size]), block)
             self._registered += 1
 
     def evict(self, window: int, sinks: int) -> None:
-        """Let go of the blocks that no token from `length` on sees, given a sliding window with sinks."""
+        """Give back the blocks that no token from `length` on sees, given a sliding window with sinks."""
         size = self.pool.block_size
         first_kept = max(0, self.length + 1 - window) // size
         for index in range(max(self._let_go, -(-sinks // size)), first_kept):
@@ -256,5 +259,5 @@ class BlockTable:
 
     def _block(self, index: int) -> int:
         block = self.blocks[index]
-        assert block is not None, "a block that was let go is never written again"
+        assert block is not None, "a block that was given back is never written again"
         return block

@@ -1,4 +1,4 @@
-"""What a step's logits mean for a request: its next tokens, and what the model thought of them."""
+"""What the logits of a step mean for a request: its next tokens, and what the model thought of them."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from torch import Tensor
 
 from optimization.engine.events import TokenLogprobs
 from optimization.engine.request import Request
-from optimization.engine.scheduler import Work
+from optimization.engine.scheduler import ScheduledRequest
 from optimization.engine.speculative import Proposal, accept_or_replace
 from transformer.config import GPTConfig
 from transformer.sampling import process_logits, sample_next_token, shift_context
 
 
-def advance(item: Work, logits: Tensor, config: GPTConfig) -> None:
-    """Take note of what was computed, and choose the next tokens if the whole window was.
+def apply_logits(item: ScheduledRequest, logits: Tensor, config: GPTConfig) -> None:
+    """Note what was computed for a request, and choose its next tokens if all of its tokens were.
 
     Args:
-        item: what the request did in this step.
-        logits: see `ModelRunner.run`.
-        config: the model.
+        item: the request, and what it did in this step.
+        logits: its rows; see `ModelRunner.run`.
+        config: of the model.
     """
     request, table, stats = item.request, item.request.table, item.request.handle.stats
     start, computed, completes = table.length, table.length + item.count, item.completes
@@ -33,18 +33,18 @@ def advance(item: Work, logits: Tensor, config: GPTConfig) -> None:
         accepted = [token for token, _ in chosen[:-1]]
         stats.proposed_tokens += len(guesses)
         stats.accepted_tokens += len(accepted)
-    table.commit(request.window + accepted, computed + len(accepted))
+    table.commit(request.tokens + accepted, computed + len(accepted))
     if config.sliding_window is not None:
         table.evict(config.sliding_window, config.attention_sinks)
     for token, logprobs in chosen:
         if token in request.end_ids:
             request.finish("stop")
             return
-        kept = shift_context(request.window, config.context_length)
-        if len(kept) < len(request.window):  # positions have moved: what is kept is computed anew
+        kept = shift_context(request.tokens, config.context_length)
+        if len(kept) < len(request.tokens):  # positions have moved: what is kept is computed again
             stats.context_shifts += 1
             table.release()
-            request.window = list(kept)
+            request.tokens = list(kept)
         request.emit(token, logprobs)
         if request.finished:
             return
@@ -58,12 +58,12 @@ def _report_prompt(request: Request, logits: Tensor, start: int) -> None:
 
 
 def choose_tokens(logits: Tensor, request: Request, proposal: Proposal) -> list[tuple[int, TokenLogprobs | None]]:
-    """Choose the next token, and the ones behind it as far as the proposal was right.
+    """Choose the next token, and those after it as far as the proposal was right.
 
     Args:
-        logits: (1 + proposed, vocab), behind the last token and behind each proposed one.
-        request: whose parameters, penalties and randomness count. It is not changed, but for its generator.
-        proposal: tokens that passed through the model already.
+        logits: (1 + proposed, vocab), after the last token and after each proposed one.
+        request: whose parameters, penalties and randomness count. It is not changed, except for its generator.
+        proposal: tokens that have already passed through the model.
 
     Returns:
         Between 1 and 1 + proposed tokens; all but the last were proposed.
@@ -95,8 +95,8 @@ def logprobs_of(logits: Tensor, token: int, num_top: int) -> TokenLogprobs:
 
     Args:
         logits: (vocab,).
-        token: the one that came.
-        num_top: how many of the likeliest to name.
+        token: the one that was chosen.
+        num_top: how many of the likeliest tokens to report.
     """
     log_probabilities = logits.log_softmax(dim=-1)
     best = log_probabilities.topk(num_top)

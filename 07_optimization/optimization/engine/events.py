@@ -1,4 +1,4 @@
-"""What the engine tells its callers: events, statistics, errors."""
+"""What comes out of the engine: events, statistics, errors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class RequestError(ValueError):
 
 
 class EngineFullError(RuntimeError):
-    """Too many requests are waiting; come back later."""
+    """Too many requests are waiting; try again later."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class TokenLogprobs:
 
     Args:
         logprob: natural logarithm of the token's probability.
-        top: the likeliest tokens and theirs, best first.
+        top: the likeliest tokens and their logprobs, best first.
         entropy: of the whole distribution, in nats: how undecided the model was.
     """
 
@@ -56,20 +56,20 @@ class TokenEvent:
 
 @dataclass
 class GenerationStats:
-    """Filled in while a generation runs.
+    """Counts and times of one request, filled in while it runs.
 
     Args:
         prompt_tokens: tokens of the prompt.
-        cached_tokens: of those, not computed because another request had begun alike.
+        cached_tokens: how many of those were not computed, because another request had begun alike.
         generated_tokens: tokens made so far.
         queue_seconds: from submission to the first computation.
         first_token_seconds: from submission to the first token.
         total_seconds: from submission to the last token so far.
         decoding_passes: forward passes after the first token; fewer than tokens where guesses are right.
         context_shifts: how often the context was full and its older half was dropped.
-        preemptions: how often its blocks were taken away and computed again later.
+        preemptions: how often its blocks were taken away, so that its tokens were computed again later.
         proposed_tokens: tokens proposed by speculation.
-        accepted_tokens: of those, accepted.
+        accepted_tokens: how many of those were accepted.
         finish_reason: None while it runs.
     """
 
@@ -94,7 +94,7 @@ class GenerationStats:
 
     @property
     def passes_per_second(self) -> float:
-        """How often a second the weights were read after the first token.
+        """How many times a second the weights were read after the first token.
 
         >>> GenerationStats(generated_tokens=17, total_seconds=3.0, first_token_seconds=1.0, decoding_passes=10).passes_per_second
         5.0
@@ -113,10 +113,10 @@ class EngineStats:
         used_blocks: blocks of the cache in use.
         total_blocks: blocks of the cache.
         prompt_tokens: tokens of prompts that were taken in, those found in the cache included.
-        cached_tokens: of those, found in the cache.
-        generated_tokens: tokens made.
+        cached_tokens: how many of those were found in the cache.
+        generated_tokens: tokens generated.
         preemptions: how often a request lost its blocks.
-        steps: forward passes.
+        steps: forward passes that did not fail.
     """
 
     running: int

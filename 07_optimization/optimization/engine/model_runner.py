@@ -1,4 +1,4 @@
-"""One forward pass over the work of a step: tokens of many requests in, the logits that are needed out."""
+"""One forward pass for the requests of a step: tokens of many requests in, the logits that are needed out."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from optimization.engine.paged_kv_cache import BlockStorage, RaggedBatch, RaggedRow
-from optimization.engine.scheduler import Work
+from optimization.engine.scheduler import ScheduledRequest
 from optimization.weights.packed_linear import FEWEST_ROWS
 from training.placement import Placement
 from transformer.gpt_model import GPTModel
@@ -17,7 +17,7 @@ class ModelRunner:
 
     Args:
         model: made by `inference_copy`.
-        storage: the tensors behind the blocks.
+        storage: the tensors of the blocks.
         placement: where the model is, and the type of its activations.
         vocab_size: ids that the tokenizer knows; a model may have a few more, which are never drawn.
     """
@@ -25,22 +25,22 @@ class ModelRunner:
     def __init__(self, model: GPTModel, storage: BlockStorage, placement: Placement, vocab_size: int):
         self.model, self.storage, self.placement, self._vocab_size = model, storage, placement, vocab_size
 
-    def run(self, work: list[Work]) -> list[Tensor]:
+    def run(self, scheduled: list[ScheduledRequest]) -> list[Tensor]:
         """Compute a step.
 
         Args:
-            work: of each request; its table has room for the tokens.
+            scheduled: the requests; each one's table has room for the tokens that are computed.
 
         Returns:
-            For each request (rows, vocab) float32 on the CPU: the logits behind its last token and behind each
-            proposal if the work completes its window, behind every token if it reports on its prompt,
-            otherwise none.
+            For each request (rows, vocab) float32 on the CPU: the logits after its last token and after each
+            proposed one if the step completes its tokens, after every token if it reports on its prompt, otherwise
+            no rows.
         """
         rows, ids, wanted = list[RaggedRow](), list[int](), list[int]()
         counts = []
-        for item in work:
+        for item in scheduled:
             start = item.request.table.length
-            tokens = item.request.window[start : start + item.count] + item.proposal.tokens
+            tokens = item.request.tokens[start : start + item.count] + item.proposal.tokens
             end = len(ids) + len(tokens)
             if item.request.wants_prompt_logits:
                 needed = range(len(ids), end)
@@ -52,13 +52,13 @@ class ModelRunner:
             counts.append(len(needed))
         device, dtype = self.placement.device, self.placement.precision
         batch = RaggedBatch(self.storage, rows, self.model.config, dtype, device)
-        # The packed layers fill up fewer rows than four, each anew; done once here, it costs nothing.
+        # Each packed layer fills fewer than four rows up to four; done once here, it costs nothing.
         filling = [0] * (FEWEST_ROWS - len(ids) if device.type == "cpu" else 0)
         token_ids = torch.tensor([ids + filling], device=device)
         positions = torch.tensor([batch.positions() + filling], device=device)
         hidden = self.model.hidden_states(token_ids, batch, positions)
         if not wanted:
-            return [hidden.new_empty(0, self._vocab_size)] * len(work)
+            return [hidden.new_empty(0, self._vocab_size)] * len(scheduled)
         if len(wanted) < hidden.shape[1]:
             hidden = hidden[:, torch.tensor(wanted, device=device)]
         logits = self.model.logits(hidden)[0, :, : self._vocab_size].cpu()

@@ -1,10 +1,10 @@
-"""The tensors behind the blocks, and attention over them for many sequences of unequal length at once.
+"""The tensors of the blocks, and attention over them for many sequences of different lengths at once.
 
 A step of the engine is one row of tokens: the next token of some sequences, a piece of the prompt of
-others, side by side without padding. Linear layers and norms treat every token alike and need not know.
-Attention must know whose token is whose, which is what a `RaggedBatch` does: it writes the new keys and
-values into their slots and lets each sequence read its own. Each sequence is computed by itself, so that
-its numbers do not depend on its company, to the last bit.
+others, side by side without padding. Linear layers and norms treat every token alike, so they need not know
+which sequence a token belongs to. Attention must know, and a `RaggedBatch` tells it: the batch writes the new
+keys and values into their slots and lets each sequence read its own. Each sequence is computed by itself, so
+that its numbers do not depend on its company, to the last bit.
 """
 
 from __future__ import annotations
@@ -35,14 +35,9 @@ class BlockStorage(ABC):
     def read(self, layer: int, runs: Runs, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Keys and values of stretches of slots in `dtype`, each (1, kv_heads, tokens, head_dim)."""
 
-    @property
-    @abstractmethod
-    def num_bytes(self) -> int:
-        """Memory held."""
-
 
 class FloatStorage(BlockStorage):
-    """Keys and values as they are computed.
+    """Keys and values as floating-point numbers.
 
     Args:
         config: the model.
@@ -75,11 +70,6 @@ class FloatStorage(BlockStorage):
             torch.cat([k.narrow(2, slot, length) for _, slot, length in runs], dim=2).to(dtype),
             torch.cat([v.narrow(2, slot, length) for _, slot, length in runs], dim=2).to(dtype),
         )
-
-    @property
-    def num_bytes(self) -> int:
-        """Memory held."""
-        return self._memory.numel() * self._memory.element_size()
 
 
 class Int8Storage(BlockStorage):
@@ -114,17 +104,6 @@ class Int8Storage(BlockStorage):
             pair.append(torch.cat(pieces).transpose(0, 1)[None])
         return pair[0], pair[1]
 
-    @property
-    def num_bytes(self) -> int:
-        """Memory held."""
-        return self._memory.numel() + 4 * self._scales.numel()
-
-
-def bytes_per_token(config: GPTConfig, dtype: torch.dtype) -> int:
-    """What the keys and values of one token take, all layers together; int8 includes the scales."""
-    vector = config.head_size * dtype.itemsize + (4 if dtype == torch.int8 else 0)
-    return 2 * config.num_layers * config.kv_heads * vector
-
 
 def build_storage(config: GPTConfig, num_slots: int, dtype: torch.dtype, device: torch.device) -> BlockStorage:
     """`Int8Storage` for int8, otherwise `FloatStorage`."""
@@ -151,7 +130,7 @@ class RaggedRow:
     key_positions: Tensor | None = None
 
     def prepare(self, config: GPTConfig, device: torch.device) -> None:
-        """Work out once, for all layers, which slots are read and what each query sees of them."""
+        """Find out once, for all layers, which slots are read and what each query sees of them."""
         window, sinks, stop = config.sliding_window, config.attention_sinks, self.start + self.count
         self.runs = self.table.runs(stop)
         masked = window is not None and window < stop
@@ -193,7 +172,7 @@ class RaggedBatch(RaggedStore):
         return [position for row in self._rows for position in range(row.start, row.start + row.count)]
 
     def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor, score_bias: ScoreBias | None) -> Tensor:
-        """See `RaggedStore.attend`. Tokens behind those of the rows are filling, and neither stored nor attended to."""
+        """See `RaggedStore.attend`. Tokens after those of the rows only fill the batch up."""
         count, filling = len(self._slots), queries.shape[2] - len(self._slots)
         k_new, v_new = keys[0, :, :count].transpose(0, 1), values[0, :, :count].transpose(0, 1)
         self._storage.write(layer, self._slots, k_new, v_new)
@@ -210,9 +189,9 @@ class RaggedBatch(RaggedStore):
             outputs.append(attention_fused(q, k, v, row.allowed, bias))
             offset += row.count
         if filling:
-            outputs.append(computed.narrow(2, count, filling))  # of no sequence: whatever comes out is not read
+            outputs.append(computed.narrow(2, count, filling))  # they belong to no sequence: the output is not read
         heads = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=2)
         return heads.to(queries.dtype)
 
     def advance(self, num_tokens: int) -> None:
-        """Nothing to count: each table is told by the scheduler, which knows what was accepted."""
+        """Count nothing: `apply_logits` tells each table how many tokens were accepted."""

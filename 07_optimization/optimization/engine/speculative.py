@@ -1,29 +1,26 @@
 """Speculative decoding: guess several tokens cheaply, check them all in one pass of the model.
 
-Decoding reads every weight for one token. Checking k guesses reads them once too, so a right guess is nearly
-free. And it costs nothing in quality: with the rule of `accept_or_replace` the text has exactly the
+Decoding reads every weight to make one token. Checking k guesses also reads them once, so a right guess is nearly
+free. It costs nothing in quality either: with the rule of `accept_or_replace` the text has exactly the
 distribution of the model alone (Leviathan et al., 2023: "Fast Inference from Transformers via Speculative
 Decoding"; Chen et al., 2023).
 
-Who guesses: `PromptLookup` takes what followed the last few tokens the last time they occurred, which suits
-summaries, edits and code; `DraftModel` asks a smaller model.
+There are two proposers: `PromptLookup` takes what followed the last few tokens the last time they occurred, which
+suits summaries, edits and code; `DraftModel` asks a smaller model.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from optimization.engine.request import Request
 from optimization.kv_cache import ContiguousKVCache
 from transformer.gpt_model import GPTModel
 from transformer.sampling import draw_token, process_logits
-
-if TYPE_CHECKING:
-    from optimization.engine.request import Request
 
 
 @dataclass(frozen=True)
@@ -47,10 +44,15 @@ class Proposer(ABC):
 
     @abstractmethod
     def propose(self, request: Request, limit: int) -> Proposal:
-        """Guess at most `limit` tokens behind `request.window`."""
+        """Guess at most `limit` tokens that come after `request.tokens`.
 
-    def forget(self, request: Request) -> None:  # noqa: B027 - nothing to forget unless something is kept
-        """The request is done."""
+        Args:
+            request: is read, never changed, except for its generator.
+            limit: at least 1.
+        """
+
+    def forget(self, request: Request) -> None:  # noqa: B027 - there is nothing to forget unless something is kept
+        """The request has left the engine: drop what was kept for it."""
 
 
 def accept_or_replace(
@@ -79,21 +81,21 @@ def accept_or_replace(
         rest[guess] = 0.0
     else:
         rest = (rest - guessed_with).clamp(min=0.0)
-    if float(rest.sum()) <= 0.0:  # p and q are equal but for rounding
+    if float(rest.sum()) <= 0.0:  # p and q are equal except for rounding
         rest = probabilities
     return draw_token(rest, generator), False
 
 
 class PromptLookup(Proposer):
-    """Guesses that the text goes on as it did the last time it was here (Saxena, 2023: "Prompt Lookup Decoding").
+    """Guesses that the text goes on as it did after the same tokens before (Saxena, 2023: "Prompt Lookup Decoding").
 
     Args:
-        num_tokens: guesses at once. Each costs a little arithmetic when it is wrong.
-        longest: tokens to look for; if they have not occurred, one fewer, down to `shortest`.
+        num_tokens: most guesses at once. A wrong guess costs a little arithmetic.
+        longest: how many last tokens to look for; if they have not occurred before, one fewer, down to `shortest`.
         shortest: see `longest`.
 
     Raises:
-        ValueError: sizes that make no sense.
+        ValueError: a size below 1, or `shortest` above `longest`.
     """
 
     def __init__(self, num_tokens: int = 8, longest: int = 4, shortest: int = 2):
@@ -106,15 +108,15 @@ class PromptLookup(Proposer):
     def propose(self, request: Request, limit: int) -> Proposal:
         """See `Proposer.propose`."""
         # Four bytes a token: searching bytes runs at memory speed, a loop over a list would not.
-        window = torch.tensor(request.window, dtype=torch.int32).numpy().tobytes()
+        text = torch.tensor(request.tokens, dtype=torch.int32).numpy().tobytes()
         for length in self._lengths:
-            ending = window[-4 * length :]
-            at = window.rfind(ending, 0, len(window) - 4)
-            while at > 0 and at % 4:  # a match across token borders is none
-                at = window.rfind(ending, 0, at + len(ending) - 1)
+            ending = text[-4 * length :]
+            at = text.rfind(ending, 0, len(text) - 4)
+            while at > 0 and at % 4:  # a match across the borders of tokens does not count
+                at = text.rfind(ending, 0, at + len(ending) - 1)
             if at >= 0:
                 first = at // 4 + length
-                return Proposal(request.window[first : first + min(limit, self._num_tokens)])
+                return Proposal(request.tokens[first : first + min(limit, self._num_tokens)])
         return NO_PROPOSAL
 
 
@@ -126,11 +128,11 @@ class DraftModel(Proposer):
 
     Args:
         model: the smaller model.
-        num_tokens: guesses at once.
-        vocab_size: ids of the tokenizer.
+        num_tokens: most guesses at once.
+        vocab_size: how many ids the tokenizer has; None for as many as the model has.
 
     Raises:
-        ValueError: no guesses, or a vocabulary that does not fit.
+        ValueError: `num_tokens` is below 1, or the model has fewer ids than the tokenizer.
     """
 
     def __init__(self, model: GPTModel, num_tokens: int = 4, vocab_size: int | None = None):
@@ -147,7 +149,7 @@ class DraftModel(Proposer):
 
     def propose(self, request: Request, limit: int) -> Proposal:
         """See `Proposer.propose`."""
-        limit = min(limit, self._num_tokens, self._model.config.context_length - len(request.window))
+        limit = min(limit, self._num_tokens, self._model.config.context_length - len(request.tokens))
         if limit < 1:
             return NO_PROPOSAL
         if request.number not in self._seen:
@@ -155,9 +157,9 @@ class DraftModel(Proposer):
             cache = ContiguousKVCache(self._model.config, dtype=weight.dtype, device=weight.device)
             self._seen[request.number] = (cache, [])
         cache, seen = self._seen[request.number]
-        cache.length = _common_length(seen, request.window[:-1])  # forget guesses that were wrong
+        cache.length = _common_length(seen, request.tokens[:-1])  # forget guesses that were wrong
         tokens, distributions = list[int](), list[Tensor]()
-        feed = request.window[cache.length :]
+        feed = request.tokens[cache.length :]
         for _ in range(limit):
             ids = torch.tensor([feed], device=self._model.device)
             logits = self._model(ids, cache, last_only=True)[0, -1, : self._vocab_size].float().cpu()
@@ -169,7 +171,7 @@ class DraftModel(Proposer):
                 token = draw_token(distributions[-1], request.generator)
             tokens.append(token)
             feed = [token]
-        seen[:] = request.window + tokens[:-1]
+        seen[:] = request.tokens + tokens[:-1]
         return Proposal(tokens, distributions or None)
 
     def forget(self, request: Request) -> None:

@@ -40,6 +40,7 @@ from groundwork.text_sources import read_jsonl
 from neural_networks.bits_per_byte import bits_per_byte
 from neural_networks.python_docs import gather_symbols
 from optimization.engine.engine import Engine
+from optimization.engine.generation_request import GenerationRequest
 from training.data.data_preparation import prepare_dataset
 from training.data.token_files import Tokens, open_tokens
 from training.run.pretraining import run_training
@@ -267,7 +268,8 @@ def _continue(engine: Engine, shots: str, examples: list[Example]) -> list[str]:
     handles = []
     for example in examples:
         ids = engine.tokenizer.encode(shots + _as_text(example, answered=False))  # too long a one loses its beginning
-        handles.append(engine.submit(ids[-engine.context_length + parameters.max_tokens :], parameters))
+        ids = ids[-engine.context_length + parameters.max_tokens :]
+        handles.append(engine.submit(GenerationRequest(ids, parameters)))
     texts = ("".join(event.text for event in handle) for handle in handles)
     return [next((line.strip() for line in text.splitlines() if line.strip()), "") for text in texts]
 

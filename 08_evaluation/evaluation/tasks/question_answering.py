@@ -16,6 +16,7 @@ from finetuning.data.chat_format import ChatTemplate
 from finetuning.data.instruction_data import Example
 from groundwork.user_errors import UserError
 from optimization.engine.engine import Engine
+from optimization.engine.generation_request import GenerationRequest
 from transformer.sampling import SamplingParameters
 
 
@@ -69,7 +70,8 @@ def ask_model(engine: Engine, template: ChatTemplate, examples: Sequence[Example
     handles = []
     for example in examples:
         ids = template.encode(example.messages[:-1], engine.tokenizer, generation_prompt=True).ids
-        handles.append(engine.submit(ids[-engine.context_length + max_tokens :], parameters, end_ids=end_ids))
+        ids = ids[-engine.context_length + max_tokens :]
+        handles.append(engine.submit(GenerationRequest(ids, parameters, end_ids=end_ids)))
     return ["".join(event.text for event in handle).strip() for handle in handles]
 
 

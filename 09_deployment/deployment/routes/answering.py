@@ -1,4 +1,4 @@
-"""Answers that end early when nobody reads them: a closed connection cancels the generation behind it."""
+"""Answers that end early when nobody reads them: a closed connection cancels its generations."""
 
 from __future__ import annotations
 

@@ -11,13 +11,14 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from deployment.errors import ApiError, ErrorResponse
-from deployment.generation import Generation, GenerationRequest, merge
+from deployment.generation import Generation, merge
 from deployment.routes.answering import EventStream, sse, unless_disconnected, usage_of
 from deployment.routes.logprobs import chat_logprobs
 from deployment.routes.openai_schemas import ChatCompletion, ChatCompletionRequest
 from deployment.routes.schemas import check_limit
 from deployment.server_state import ServerState
 from optimization.engine.events import TokenEvent
+from optimization.engine.generation_request import GenerationRequest
 
 
 def chat_routes(state: ServerState) -> APIRouter:
@@ -39,16 +40,15 @@ def chat_routes(state: ServerState) -> APIRouter:
         left = min(limits.max_tokens, max(1, model.engine.context_length - len(ids)))
         requests = [
             GenerationRequest(
-                model,
                 ids,
                 body.sampling(limits, left, choice),
+                end_ids=() if body.ignore_eos else model.end_ids,
                 logprobs=(body.top_logprobs or 0) if body.logprobs else None,
-                end_ids=frozenset() if body.ignore_eos else None,
             )
             for choice in range(body.n)
         ]
-        await state.charge(request, requests)
-        generations = state.desk.submit(requests, body.stream)
+        await state.charge(request, model, requests)
+        generations = state.desk.submit(model, requests, body.stream)
         head = {
             "id": f"chatcmpl-{request.scope['state']['request_id']}",
             "object": "chat.completion.chunk" if body.stream else "chat.completion",
@@ -70,7 +70,7 @@ async def _whole(body: ChatCompletionRequest, head: dict[str, Any], generations:
         {
             "index": index,
             "message": {"role": "assistant", "content": "".join(event.text for event in events), "refusal": None},
-            "logprobs": chat_logprobs(generations[index].request.model, events) if body.logprobs else None,
+            "logprobs": chat_logprobs(generations[index].model, events) if body.logprobs else None,
             "finish_reason": events[-1].finish_reason,
         }
         for index, events in enumerate(gathered)
@@ -94,7 +94,7 @@ async def _stream(
     async for index, events in merge(generations):
         text = "".join(event.text for event in events)
         tokens = any(event.token is not None for event in events)
-        logprobs = chat_logprobs(generations[index].request.model, events) if body.logprobs and tokens else None
+        logprobs = chat_logprobs(generations[index].model, events) if body.logprobs and tokens else None
         if text or logprobs is not None:
             yield chunk(index, {"content": text}, logprobs)
         if events[-1].finish_reason is not None:

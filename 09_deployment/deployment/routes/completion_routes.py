@@ -11,7 +11,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from deployment.errors import ApiError, ErrorResponse
-from deployment.generation import Generation, GenerationRequest, merge
+from deployment.generation import Generation, merge
 from deployment.routes.answering import EventStream, sse, unless_disconnected, usage_of
 from deployment.routes.logprobs import CompletionLogprobsWriter
 from deployment.routes.openai_schemas import Completion, CompletionRequest
@@ -19,6 +19,7 @@ from deployment.routes.schemas import check_limit
 from deployment.served_model import ServedModel
 from deployment.server_state import ServerState
 from optimization.engine.events import TokenEvent
+from optimization.engine.generation_request import GenerationRequest
 
 
 class CompletionWriter:
@@ -32,13 +33,13 @@ class CompletionWriter:
 
     def __init__(self, body: CompletionRequest, prompt: str | list[int], generation: Generation):
         self._body, self._prompt, self._generation = body, prompt, generation
-        self._model = generation.request.model
+        self._model = generation.model
         self._logprobs = None if body.logprobs is None else CompletionLogprobsWriter(self._model, body.logprobs)
         self._echo = body.echo
         self.finish_reason: str | None = None
 
     def write(self, events: Sequence[TokenEvent]) -> tuple[str, dict[str, list] | None]:
-        """Text and probabilities of the next events, behind those of the prompt if it is echoed."""
+        """Text and probabilities of the next events, after those of the prompt if it is echoed."""
         text, logprobs = "", None
         if self._echo:
             self._echo = False
@@ -48,7 +49,7 @@ class CompletionWriter:
             return text, logprobs
         reason = events[-1].finish_reason
         text += "".join(event.text for event in events)
-        if self._generation.request.end_ids == frozenset() and not self._body.ignore_eos:
+        if not self._generation.request.end_ids and not self._body.ignore_eos:
             last = events[-1].token
             if last in self._model.end_ids:  # see `_scores_only`
                 text, reason = text.removesuffix(events[-1].text), "stop"
@@ -84,8 +85,8 @@ def completion_routes(state: ServerState) -> APIRouter:
         for prompt in prompts:
             ids = await state.encode_prompt(model, prompt)
             requests += [_to_engine(body, model, ids, state, choice) for choice in range(body.n)]
-        await state.charge(request, requests)
-        generations = state.desk.submit(requests, body.stream)
+        await state.charge(request, model, requests)
+        generations = state.desk.submit(model, requests, body.stream)
         of_choice = [prompt for prompt in prompts for _ in range(body.n)]
         writers = [CompletionWriter(body, p, g) for p, g in zip(of_choice, generations, strict=True)]
         head = {
@@ -139,12 +140,11 @@ def _to_engine(
 ) -> GenerationRequest:
     no_end = body.ignore_eos or _scores_only(body)
     return GenerationRequest(
-        model,
         ids,
         body.sampling(state.settings.limits, 1 if body.max_tokens == 0 else 16, choice),
+        end_ids=() if no_end else model.end_ids,
         logprobs=body.logprobs,
         prompt_logprobs=body.echo and body.logprobs is not None,
-        end_ids=frozenset() if no_end else None,
     )
 
 

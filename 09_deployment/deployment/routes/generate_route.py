@@ -8,12 +8,13 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from deployment.errors import ErrorResponse
-from deployment.generation import Generation, GenerationRequest, merge
+from deployment.generation import Generation, merge
 from deployment.routes.answering import EventStream, sse, unless_disconnected
 from deployment.routes.logprobs import token_report
 from deployment.routes.schemas import GenerateRequest, GenerateResponse, check_limit
 from deployment.server_state import ServerState
 from optimization.engine.events import TokenEvent
+from optimization.engine.generation_request import GenerationRequest
 
 
 def generate_routes(state: ServerState) -> APIRouter:
@@ -33,9 +34,9 @@ def generate_routes(state: ServerState) -> APIRouter:
         else:
             assert body.prompt is not None  # the schema asks for one of the two
             ids = await state.encode_prompt(model, body.prompt)
-        wanted = GenerationRequest(model, ids, body.sampling(limits, 200), logprobs=body.top_logprobs)
-        await state.charge(request, [wanted])
-        generations = state.desk.submit([wanted], body.stream)
+        wanted = GenerationRequest(ids, body.sampling(limits, 200), end_ids=model.end_ids, logprobs=body.top_logprobs)
+        await state.charge(request, model, [wanted])
+        generations = state.desk.submit(model, [wanted], body.stream)
         if body.stream:
             return EventStream(_stream(generations[0]), generations)
         return await unless_disconnected(request, generations, lambda: _whole(generations[0], body))
@@ -47,7 +48,7 @@ async def _whole(generation: Generation, body: GenerateRequest) -> GenerateRespo
     gathered: list[TokenEvent] = []
     async for _, events in merge([generation]):
         gathered += events
-    model, stats = generation.request.model, generation.stats
+    model, stats = generation.model, generation.stats
     tokens = [token_report(model, event) for event in gathered if event.token is not None]
     return GenerateResponse.model_validate(
         {
@@ -62,7 +63,7 @@ async def _whole(generation: Generation, body: GenerateRequest) -> GenerateRespo
 
 
 async def _stream(generation: Generation) -> AsyncIterator[bytes]:
-    model, stats = generation.request.model, generation.stats
+    model, stats = generation.model, generation.stats
     yield sse({"model": model.name, "prompt_ids": list(generation.request.prompt_ids)}, "start")
     async for _, events in merge([generation]):
         rest, parts = "", []

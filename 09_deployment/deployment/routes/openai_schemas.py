@@ -31,7 +31,7 @@ class OpenAIFields(SamplingFields):
 
     n: int = Field(1, ge=1, description="Answers to each prompt.")
     stream_options: StreamOptions | None = None
-    ignore_eos: bool = Field(False, description="Go on behind tokens that end a text, as vLLM offers it.")
+    ignore_eos: bool = Field(False, description="Go on after tokens that end a text, as in vLLM.")
     user: str | None = Field(None, description="Accepted and not used, as are the fields below.")
     metadata: dict[str, Any] | None = None
     store: bool | None = None

@@ -213,7 +213,7 @@ class ReadyResponse(BaseModel):
 
 
 class ModelInfo(BaseModel):
-    """An entry of `GET /v1/models`; the fields behind `owned_by` are this server's own."""
+    """An entry of `GET /v1/models`; the fields after `owned_by` are this server's own."""
 
     model_config = ConfigDict(protected_namespaces=())
 
