@@ -76,7 +76,14 @@ def rotary_speeds(head_dim: int, theta: float, scaling: RopeScaling | None = Non
 
     Returns:
         (head_dim / 2,) float32, fastest first; and the factor by which queries and keys are multiplied.
+
+    Raises:
+        ValueError: a size that cannot be paired up, or a base that is not above 0.
     """
+    if head_dim < 2 or head_dim % 2 or not theta > 0:
+        raise ValueError(
+            f"dimensions are paired up: their number must be even, and theta above 0, got {head_dim} and {theta}"
+        )
     if scaling is not None and scaling.kind == "ntk" and head_dim > 2:
         theta = theta * scaling.factor ** (head_dim / (head_dim - 2))
     speeds = 1.0 / theta ** (torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
