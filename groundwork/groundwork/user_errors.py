@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 from importlib.util import find_spec
+from typing import Literal, get_args, get_origin, get_type_hints
 
 
 class UserError(ValueError):
@@ -42,6 +43,30 @@ def require(condition: bool, message: str) -> None:
     """
     if not condition:
         raise ValueError(message)
+
+
+def require_choices(config: object) -> None:
+    """Check that every field of a dataclass whose type is a `Literal` has one of its values.
+
+    A name that nothing knows would otherwise pass for the last one that the code asks for.
+
+    Raises:
+        ValueError: a field has another value.
+    """
+    for name, kind in get_type_hints(type(config)).items():
+        if get_origin(kind) is Literal and getattr(config, name) not in get_args(kind):
+            choices = ", ".join(map(str, get_args(kind)))
+            raise ValueError(f"{name} must be one of {choices}; got {getattr(config, name)!r}")
+
+
+def require_texts(texts: object) -> None:
+    """Check that a list of texts is not one text, whose characters would be taken for texts.
+
+    Raises:
+        UserError: it is.
+    """
+    if isinstance(texts, (str, bytes)):
+        raise UserError("expected a list of texts, got one text: put it into a list")
 
 
 def require_package(name: str, extra: str, purpose: str) -> None:
