@@ -10,10 +10,12 @@ import torch.nn.functional as F
 
 from training.loss import IGNORED, cross_entropy, linear_cross_entropy
 from training.optimizers.adamw import AdamW
+from training.optimizers.gradient_clipping import clip_gradients
 from training.optimizers.muon import Muon, orthogonalise
 from training.optimizers.schedule import learning_rate_factor
 from training.optimizers.sgd import SGD
-from training.recipe import ScheduleConfig
+from training.optimizers.weight_average import WeightAverage
+from training.recipe import OptimizerConfig, ScheduleConfig
 
 
 @pytest.mark.parametrize("shape", [(), (6,), (2, 3), (5, 5), (2, 1, 3)])
@@ -130,3 +132,25 @@ def test_orthogonalise_takes_matrices_only_in_any_order_of_memory():
         orthogonalise(torch.randn(4))
     stacked = torch.randn(2, 3, 4, 5).transpose(0, 1)
     torch.testing.assert_close(orthogonalise(stacked), orthogonalise(stacked.contiguous()))
+
+
+def test_gradients_are_clipped_for_one_parameter_and_never_turned_around():
+    parameter = torch.nn.Parameter(torch.ones(3))
+    parameter.grad = torch.full((3,), 10.0)
+    with pytest.raises(ValueError, match="max_norm must not be negative, got -1.0"):
+        clip_gradients([parameter], -1.0)
+    assert clip_gradients(parameter, 1.0) == pytest.approx(300**0.5)
+    assert parameter.grad.norm().item() == pytest.approx(1.0, rel=1e-4)
+
+
+@pytest.mark.parametrize("decay", [-0.1, 1.0, 2.0])
+def test_an_average_needs_a_share_as_its_decay(decay):
+    with pytest.raises(ValueError, match="decay must be at least 0 and below 1"):
+        WeightAverage(torch.nn.Linear(2, 2), decay)
+
+
+def test_a_kind_that_nobody_knows_is_not_taken_for_another():
+    with pytest.raises(ValueError, match="kind must be one of cosine, .*; got 'cosin'"):
+        ScheduleConfig("cosin")
+    with pytest.raises(ValueError, match="name must be one of adamw, muon, sgd; got 'AdamW'"):
+        OptimizerConfig("AdamW")
