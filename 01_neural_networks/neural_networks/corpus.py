@@ -6,6 +6,8 @@ import hashlib
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from groundwork.user_errors import require_texts
+
 
 class CorpusError(ValueError):
     """A corpus that cannot be used, said in one line that names the file and the way out."""
@@ -55,6 +57,7 @@ def split_documents(name: str, documents: list[str], validation_fraction: float)
     in the order of their hashes, so that the tail is a fair sample of a folder rather than
     whatever sorts last, and so that adding a file moves few of the others across the cut.
     """
+    require_texts(documents)
     documents = [document for document in documents if document.strip()]
     if not documents:
         raise CorpusError(f"the corpus {name!r} holds no text: every document is empty")

@@ -70,7 +70,7 @@ class GPTConfig:
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        require_choices(self)
+        require_choices(self, "model")
         sizes = ("vocab_size", "context_length", "num_layers", "num_heads", "num_kv_heads", "head_dim", "d_model")
         for name in (*sizes, "d_ff", "sliding_window"):
             value = getattr(self, name)

@@ -51,7 +51,7 @@ class RopeScaling:
     high_freq_factor: float = 4.0
 
     def __post_init__(self) -> None:
-        require_choices(self)
+        require_choices(self, "rope_scaling")
         if not self.factor >= 1.0:
             raise ValueError(f"rope_scaling.factor must be at least 1, got {self.factor}")
         if self.kind in ("yarn", "llama3") and (self.original_context_length or 0) < 1:

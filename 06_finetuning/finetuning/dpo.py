@@ -51,7 +51,7 @@ class PreferenceConfig:
     label_smoothing: float = 0.0
 
     def __post_init__(self) -> None:
-        require_choices(self)
+        require_choices(self, "preference")
         if not self.beta > 0:
             raise ValueError(f"preference.beta must be above 0, got {self.beta}")
         if not 0.0 <= self.label_smoothing < 0.5:

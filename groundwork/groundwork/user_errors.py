@@ -45,10 +45,14 @@ def require(condition: bool, message: str) -> None:
         raise ValueError(message)
 
 
-def require_choices(config: object) -> None:
+def require_choices(config: object, section: str) -> None:
     """Check that every field of a dataclass whose type is a `Literal` has one of its values.
 
     A name that nothing knows would otherwise pass for the last one that the code asks for.
+
+    Args:
+        config: the dataclass.
+        section: what it is called in a configuration file, for the message.
 
     Raises:
         ValueError: a field has another value.
@@ -56,7 +60,7 @@ def require_choices(config: object) -> None:
     for name, kind in get_type_hints(type(config)).items():
         if get_origin(kind) is Literal and getattr(config, name) not in get_args(kind):
             choices = ", ".join(map(str, get_args(kind)))
-            raise ValueError(f"{name} must be one of {choices}; got {getattr(config, name)!r}")
+            raise ValueError(f"{section}.{name} must be one of {choices}; got {getattr(config, name)!r}")
 
 
 def require_texts(texts: object) -> None:

@@ -9,6 +9,7 @@ from neural_networks import layers, operations, optimizers
 from neural_networks.backpropagation import Tensor
 from neural_networks.bits_per_byte import gzip_bits_per_byte, xz_bits_per_byte
 from neural_networks.byte_models import byte_stream, context_windows, last_bytes, measure
+from neural_networks.corpus import split_documents
 from neural_networks.kneser_ney import KneserNeyModel
 from neural_networks.ngram import BigramModel, UnigramModel, pair_counts
 
@@ -23,6 +24,7 @@ def test_one_text_is_not_taken_for_a_list_of_characters():
         lambda: gzip_bits_per_byte("hello"),
         lambda: byte_stream("abc"),
         lambda: measure(model, "abc"),
+        lambda: split_documents("mine", "some text to split", 0.1),
     ):
         with pytest.raises(ValueError, match="expected a list of texts, got one text"):
             call()

@@ -137,7 +137,7 @@ def test_orthogonalise_takes_matrices_only_in_any_order_of_memory():
 def test_gradients_are_clipped_for_one_parameter_and_never_turned_around():
     parameter = torch.nn.Parameter(torch.ones(3))
     parameter.grad = torch.full((3,), 10.0)
-    with pytest.raises(ValueError, match="max_norm must not be negative, got -1.0"):
+    with pytest.raises(ValueError, match=r"max_norm must not be negative, got -1\.0"):
         clip_gradients([parameter], -1.0)
     assert clip_gradients(parameter, 1.0) == pytest.approx(300**0.5)
     assert parameter.grad.norm().item() == pytest.approx(1.0, rel=1e-4)
@@ -150,7 +150,7 @@ def test_an_average_needs_a_share_as_its_decay(decay):
 
 
 def test_a_kind_that_nobody_knows_is_not_taken_for_another():
-    with pytest.raises(ValueError, match="kind must be one of cosine, .*; got 'cosin'"):
+    with pytest.raises(ValueError, match=r"schedule\.kind must be one of cosine, .*; got 'cosin'"):
         ScheduleConfig("cosin")
-    with pytest.raises(ValueError, match="name must be one of adamw, muon, sgd; got 'AdamW'"):
+    with pytest.raises(ValueError, match=r"optimizer\.name must be one of adamw, muon, sgd; got 'AdamW'"):
         OptimizerConfig("AdamW")

@@ -14,12 +14,12 @@ NAN = float("nan")
 
 @pytest.mark.parametrize("alpha", [0.0, -1.0, NAN])
 def test_a_correction_of_no_size_is_refused(alpha):
-    with pytest.raises(ValueError, match="lora.alpha must be above 0"):
+    with pytest.raises(ValueError, match=r"lora\.alpha must be above 0"):
         LoRAConfig(alpha=alpha)
 
 
 def test_a_list_of_patterns_is_refused():
-    with pytest.raises(ValueError, match="lora.pattern must be one string such as"):
+    with pytest.raises(ValueError, match=r"lora\.pattern must be one string such as"):
         LoRAConfig(pattern=["query", "value"])
 
 
@@ -35,7 +35,7 @@ def test_log_probabilities_of_other_pairs_are_not_stretched():
     a = torch.zeros(2)
     with pytest.raises(ValueError, match=r"got the shapes \(2, 1\), \(2,\), \(2,\), \(2,\)"):
         preference_loss(a[:, None], a, a, a, PreferenceConfig())
-    with pytest.raises(ValueError, match="loss must be one of dpo, ipo; got 'kto'"):
+    with pytest.raises(ValueError, match=r"preference\.loss must be one of dpo, ipo; got 'kto'"):
         PreferenceConfig(loss="kto")
     with pytest.raises(ValueError, match="beta must be above 0"):
         PreferenceConfig(beta=NAN)
