@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 
-def clip_gradients(parameters: Iterable[Tensor] | Tensor, max_norm: float) -> float:
+def clip_gradients(parameters: Iterable[Tensor], max_norm: float) -> float:
     """Scale all gradients by one factor so that their norm is at most `max_norm` (Pascanu et al., 2013).
 
     The norm is the length of all gradients taken as one vector, in float32: the root of the sum of all squares. Where it is
@@ -96,7 +96,7 @@ def _clip(parameters: Iterable[Tensor], max_norm: float, **wrong: bool) -> float
 
 
 def _mistaken(name: str) -> Callable[..., Any]:
-    def clip_gradients(parameters: Iterable[Tensor] | Tensor, max_norm: float) -> float:
+    def clip_gradients(parameters: Iterable[Tensor], max_norm: float) -> float:
         return _clip(parameters, max_norm, **{name: True})
 
     return clip_gradients

@@ -19,7 +19,7 @@ def gradient_norm(parameters: Iterable[Tensor]) -> Tensor:
     return torch.linalg.vector_norm(torch.stack([whole(norm) for norm in norms]).float())
 
 
-def clip_gradients(parameters: Iterable[Tensor] | Tensor, max_norm: float) -> float:
+def clip_gradients(parameters: Iterable[Tensor], max_norm: float) -> float:
     """Scale all gradients by one factor so that their norm is at most `max_norm`.
 
     The direction stays. Clipping each number for itself would change it.
