@@ -175,7 +175,7 @@ class Tensor:
         return order
 
     def keep_grad(self) -> Tensor:
-        """Have `backward` fill in `grad` here too, though this is no leaf. Returns the tensor itself."""
+        """Have `backward` fill in `grad` here too, though this is not a leaf. Returns the tensor itself."""
         self._keeps_grad = True
         return self
 
@@ -255,7 +255,7 @@ class Tensor:
         def backward(g: Array) -> tuple[Array | None, Array | None]:
             grad_a = unbroadcast(g @ b.data.swapaxes(-1, -2), a.shape) if a.requires_grad else None
             grad_b = None
-            if b.requires_grad and b.data.ndim == 2:  # one product in place of one a batch entry and their sum
+            if b.requires_grad and b.data.ndim == 2:  # one product instead of one for each batch entry and their sum
                 grad_b = a.data.reshape(-1, a.shape[-1]).T @ g.reshape(-1, g.shape[-1])
             elif b.requires_grad:
                 grad_b = unbroadcast(a.data.swapaxes(-1, -2) @ g, b.shape)
@@ -311,7 +311,7 @@ class Tensor:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the numbers."""
+        """The shape of the numbers."""
         return self.data.shape
 
     def item(self) -> float:

@@ -163,7 +163,7 @@ class Dropout(Module):
         self.p, self.rng = p, rng
 
     def forward(self, x: Tensor) -> Tensor:
-        """Of the same shape."""
+        """Any shape → the same shape."""
         if not self.training or self.p == 0:
             return x
         kept = self.rng.random(x.shape, dtype=np.float32) >= self.p

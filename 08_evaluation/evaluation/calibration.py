@@ -59,7 +59,7 @@ def calibrate(confidence: NDArray[np.float64], correct: NDArray[np.bool_], bins:
         bins: how many, of equal width; a bin holds its upper edge.
 
     Raises:
-        UserError: no predictions, no bins, not one answer a prediction, or a confidence that is no probability.
+        UserError: no predictions, no bins, not one answer a prediction, or a confidence that is not a probability.
 
     >>> calibrate(np.array([0.8, 0.8, 0.8, 0.8, 0.8]), np.array([1, 1, 1, 1, 0], bool)).expected_error
     0.0
