@@ -53,12 +53,17 @@ class Tensor:
         data: the numbers; floats keep their precision. Integers become float64 where a gradient is
             wanted, as in NumPy's own arithmetic of integers with floats.
         requires_grad: whether `backward` should fill in `grad`.
+
+    Raises:
+        TypeError: something that is not a real number.
     """
 
     __array_ufunc__ = None  # so that NumPy leaves `array * tensor` to the tensor
 
     def __init__(self, data: ArrayLike, requires_grad: bool = False):
         array = data.data if isinstance(data, Tensor) else np.asarray(data)
+        if array.dtype.kind not in "fiub":
+            raise TypeError(f"a tensor holds real numbers, got {array.dtype}; to join tensors: operations.concatenate")
         if requires_grad and not np.issubdtype(array.dtype, np.floating):
             array = array.astype(np.float64)
         self.data: Array = array
@@ -103,7 +108,8 @@ class Tensor:
         Raises:
             RuntimeError: nothing here requires a gradient, the graph was freed by an earlier call,
                 or the tensor has several numbers and no gradient was given. No `grad` has changed.
-            TypeError: the backward function of an operation returned an array in place of a tuple.
+            TypeError: the backward function of an operation returned an array instead of a tuple.
+            ValueError: it returned a gradient of another shape than its input.
         """
         if not self.requires_grad:
             raise RuntimeError("backward() on a tensor that does not require a gradient")
@@ -139,6 +145,11 @@ class Tensor:
                     )
                 for tensor, contribution in zip(node._inputs, contributions, strict=True):
                     if tensor.requires_grad and contribution is not None:
+                        if contribution.shape != tensor.shape:
+                            raise ValueError(
+                                f"the backward function of {node.operation!r} returned a gradient of shape "
+                                f"{contribution.shape} for an input of shape {tensor.shape}: see unbroadcast"
+                            )
                         contribution = contribution.astype(tensor.data.dtype, copy=False)
                         known = gradients.get(id(tensor))
                         gradients[id(tensor)] = contribution if known is None else known + contribution
@@ -148,7 +159,7 @@ class Tensor:
     def topological_order(self) -> list[Tensor]:
         """Every tensor that this one depends on and that needs a gradient, inputs before outputs.
 
-        With a stack of its own in place of recursion: a graph may be deeper than Python's limit.
+        With a stack of its own instead of recursion: a graph may be deeper than Python's limit.
         """
         order: list[Tensor] = []
         visited: set[int] = set()
@@ -164,7 +175,7 @@ class Tensor:
         return order
 
     def keep_grad(self) -> Tensor:
-        """Have `backward` fill in `grad` here too, though this is no leaf. Returns the tensor itself."""
+        """Have `backward` fill in `grad` here too, though this is not a leaf. Returns the tensor itself."""
         self._keeps_grad = True
         return self
 
@@ -244,7 +255,7 @@ class Tensor:
         def backward(g: Array) -> tuple[Array | None, Array | None]:
             grad_a = unbroadcast(g @ b.data.swapaxes(-1, -2), a.shape) if a.requires_grad else None
             grad_b = None
-            if b.requires_grad and b.data.ndim == 2:  # one product in place of one a batch entry and their sum
+            if b.requires_grad and b.data.ndim == 2:  # one product instead of one for each batch entry and their sum
                 grad_b = a.data.reshape(-1, a.shape[-1]).T @ g.reshape(-1, g.shape[-1])
             elif b.requires_grad:
                 grad_b = unbroadcast(a.data.swapaxes(-1, -2) @ g, b.shape)
@@ -277,9 +288,10 @@ class Tensor:
 
     def transpose(self, *axes: int) -> Tensor:
         """Axes in another order, negative ones counted from the end; with none given, in reverse."""
+        out = self.data.transpose(axes or None)  # refuses axes that there are not
         order = [axis % self.data.ndim for axis in axes] or list(reversed(range(self.data.ndim)))
         back = np.argsort(order)
-        return Tensor.from_operation(self.data.transpose(order), (self,), lambda g: (g.transpose(back),), "transpose")
+        return Tensor.from_operation(out, (self,), lambda g: (g.transpose(back),), "transpose")
 
     # --- reductions --------------------------------------------------------------------------
 
@@ -299,12 +311,15 @@ class Tensor:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the numbers."""
+        """The shape of the numbers."""
         return self.data.shape
 
     def item(self) -> float:
         """The number in a tensor of one."""
         return float(self.data.item())
+
+    def __bool__(self) -> bool:
+        return bool(self.data)  # of the number, as in NumPy: otherwise every tensor would be true
 
     def __repr__(self) -> str:
         return f"Tensor({np.array2string(self.data, threshold=20)}, operation={self.operation!r})"
@@ -319,7 +334,7 @@ def as_tensor(value: ArrayLike, like: Tensor) -> Tensor:
 
 def _freed(gradient: Array) -> Sequence[Array | None]:
     raise RuntimeError(
-        "backward() a second time through the same graph: the first call freed it; compute the loss anew, "
+        "backward() a second time through the same graph: the first call freed it; compute the loss again, "
         "or pass retain_graph=True to the first call"
     )
 

@@ -18,7 +18,7 @@ import lzma
 import math
 from collections.abc import Callable, Sequence
 
-from groundwork.text_sources import check_texts
+from groundwork.user_errors import require_texts
 
 # One byte that cannot occur in the documents: it tells a compressor where a document ends, as the
 # end-of-text token tells a model. Both pay for the boundary, and neither counts it as text.
@@ -85,8 +85,8 @@ def gzip_bits_per_byte(documents: Sequence[str]) -> float:
 
 
 def _compressed_bits_per_byte(documents: Sequence[str], context: Sequence[str], size: Callable[[bytes], int]) -> float:
-    check_texts(documents)
-    check_texts(context, "context")
+    require_texts(documents)
+    require_texts(context, "context")
     num_bytes = sum(len(document.encode("utf-8")) for document in documents)
     if num_bytes == 0:
         raise ValueError("there is no text to compress: the documents are empty")

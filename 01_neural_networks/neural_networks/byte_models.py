@@ -17,7 +17,7 @@ from typing import Protocol
 
 import numpy as np
 
-from groundwork.text_sources import check_texts
+from groundwork.user_errors import require_texts
 from neural_networks.bits_per_byte import DOCUMENT_SEPARATOR, bits_per_byte
 from neural_networks.broadcasting import Array
 
@@ -42,9 +42,26 @@ def byte_stream(documents: Sequence[str]) -> Array:
     >>> byte_stream(["ab", "c"])
     array([ 0, 97, 98,  0, 99], dtype=uint8)
     """
-    check_texts(documents)
+    require_texts(documents)
     data = DOCUMENT_SEPARATOR + DOCUMENT_SEPARATOR.join(document.encode("utf-8") for document in documents)
     return np.frombuffer(data, dtype=np.uint8)
+
+
+def as_stream(stream: Array | bytes) -> Array:
+    """Bytes in any form as (length,) uint8.
+
+    Raises:
+        ValueError: several axes, numbers that are not whole, or outside 0 to 255.
+    """
+    array = np.frombuffer(stream, np.uint8) if isinstance(stream, bytes) else np.asarray(stream)
+    if array.dtype != np.uint8 or array.ndim != 1:
+        whole = array.ndim == 1 and array.dtype.kind in "iu"
+        if not whole or (array.size and not 0 <= array.min() <= array.max() < NUM_BYTES):
+            raise ValueError(
+                f"a stream is one row of bytes from 0 to 255, got {array.dtype} of shape {array.shape}; "
+                "byte_stream([text]) makes one"
+            )
+    return array.astype(np.uint8, copy=False)
 
 
 def context_windows(stream: Array, context: int) -> Array:
@@ -52,23 +69,32 @@ def context_windows(stream: Array, context: int) -> Array:
 
     Args:
         stream: (length,) bytes.
-        context: how many bytes to predict from.
+        context: how many bytes to predict from, at least one.
 
     Returns:
         (length - 1, context + 1): in each row the context, oldest byte first, then the byte to
         predict. A view of one padded copy of the stream, read-only.
+
+    Raises:
+        ValueError: no context, or see `as_stream`.
 
     >>> context_windows(byte_stream(["abc"]), 2)
     array([[ 0,  0, 97],
            [ 0, 97, 98],
            [97, 98, 99]], dtype=uint8)
     """
+    if context < 1:
+        raise ValueError(f"the context must be at least one byte, got {context}")
+    stream = as_stream(stream)
+    if len(stream) < 2:  # nothing to predict
+        return np.empty((0, context + 1), dtype=np.uint8)
     padded = np.concatenate([np.zeros(context - 1, dtype=np.uint8), stream])
     return np.lib.stride_tricks.sliding_window_view(padded, context + 1)
 
 
 def last_bytes(stream: Array, count: int) -> Array:
     """(count,) the end of a stream, with zeros before it where it is shorter."""
+    stream = as_stream(stream)
     end = stream[max(0, len(stream) - count) :]
     return np.concatenate([np.zeros(count - len(end), dtype=np.uint8), end])
 
@@ -79,7 +105,7 @@ def measure(model: ByteModel, documents: Sequence[str]) -> float:
     Raises:
         ValueError: there is no text.
     """
-    check_texts(documents)
+    require_texts(documents)
     num_bytes = sum(len(document.encode("utf-8")) for document in documents)
     return bits_per_byte(model.total_nats(byte_stream(documents)), num_bytes)
 

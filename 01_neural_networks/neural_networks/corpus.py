@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from groundwork.text_sources import check_texts
+from groundwork.user_errors import require_texts
 
 
 class CorpusError(ValueError):
@@ -61,7 +61,7 @@ def split_documents(name: str, documents: list[str], validation_fraction: float)
         CorpusError: there is too little text.
         TextError: the documents are a single text.
     """
-    check_texts(documents)
+    require_texts(documents)
     documents = [document for document in documents if document.strip()]
     if not documents:
         raise CorpusError(f"the corpus {name!r} holds no text: every document is empty")

@@ -21,7 +21,7 @@ def numerical_gradient(function: Callable[[], float], x: Array, epsilon: float =
     """Gradient of a function of an array by central differences, one element after the other.
 
     Args:
-        function: the value, read anew from `x` at each call.
+        function: the value, read again from `x` at each call.
         x: float64 array, changed in place during the measurement and restored after it.
         epsilon: how far to go to each side, times the size of the element where that is above 1.
 
@@ -134,7 +134,7 @@ def main() -> None:
         out = np.tanh(x.data)
         return Tensor.from_operation(out, (x,), lambda g: (g * (1 - out),), "wrong tanh")  # forgot to square
 
-    print("The same with 1 - tanh in place of 1 - tanh²:")
+    print("The same with 1 - tanh instead of 1 - tanh²:")
     for check in check_gradients(lambda x, w: cross_entropy(wrong_tanh(x @ w), targets), inputs, weights):
         print(" ", check)
 

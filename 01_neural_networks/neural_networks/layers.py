@@ -81,9 +81,14 @@ class Linear(Module):
         out_features: width of the output.
         rng: draws the starting values.
         bias: whether there is a b.
+
+    Raises:
+        ValueError: no input.
     """
 
     def __init__(self, in_features: int, out_features: int, rng: np.random.Generator, bias: bool = True):
+        if in_features < 1:
+            raise ValueError(f"a linear layer needs at least one input, got in_features = {in_features}")
         bound = 1 / math.sqrt(in_features)
         self.weight = Tensor(rng.uniform(-bound, bound, (in_features, out_features)).astype(np.float32), True)
         self.bias = Tensor(rng.uniform(-bound, bound, out_features).astype(np.float32), True) if bias else None
@@ -125,7 +130,15 @@ class LayerNorm(Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., dim) → (..., dim). The engine finds the gradient through mean and variance."""
+        """(..., dim) → (..., dim). The engine finds the gradient through mean and variance.
+
+        Raises:
+            ValueError: vectors of another width, which NumPy would stretch if one of the two were 1.
+        """
+        if x.shape[-1:] != self.weight.shape:
+            raise ValueError(
+                f"this layer normalises vectors of {self.weight.shape[0]} numbers, got the shape {x.shape}"
+            )
         centred = x - x.mean(axis=-1, keepdims=True)
         variance = (centred * centred).mean(axis=-1, keepdims=True)
         return centred / (variance + self.eps) ** 0.5 * self.weight + self.bias
@@ -150,11 +163,11 @@ class Dropout(Module):
         self.p, self.rng = p, rng
 
     def forward(self, x: Tensor) -> Tensor:
-        """Of the same shape."""
+        """Any shape → the same shape."""
         if not self.training or self.p == 0:
             return x
         kept = self.rng.random(x.shape, dtype=np.float32) >= self.p
-        return x * (kept / x.data.dtype.type(1 - self.p))
+        return x * (kept / np.result_type(x.data, np.float16).type(1 - self.p))  # of integers: float64
 
 
 class _Elementwise(Module):
@@ -189,9 +202,18 @@ class GELU(_Elementwise):
 
 
 class Sequential(Module):
-    """One layer after the other."""
+    """One layer after the other.
+
+    Raises:
+        TypeError: something that is not a layer, such as a list of them.
+    """
 
     def __init__(self, *layers: Module):
+        for layer in layers:
+            if not isinstance(layer, Module):
+                raise TypeError(
+                    f"Sequential takes layers, got a {type(layer).__name__}; of a list: Sequential(*layers)"
+                )
         self.layers = list(layers)
 
     def forward(self, x: Tensor) -> Tensor:

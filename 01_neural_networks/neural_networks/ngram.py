@@ -15,7 +15,7 @@ from __future__ import annotations
 import numpy as np
 
 from neural_networks.broadcasting import Array
-from neural_networks.byte_models import NUM_BYTES
+from neural_networks.byte_models import NUM_BYTES, as_stream
 
 
 def _nats(counts_in_text: Array, probabilities: Array) -> float:
@@ -25,12 +25,18 @@ def _nats(counts_in_text: Array, probabilities: Array) -> float:
         return -float(counts_in_text[occurs] @ np.log(probabilities[occurs]))
 
 
+def _require_smoothing(smoothing: float) -> None:
+    if not smoothing >= 0:
+        raise ValueError(f"the smoothing must not be negative, got {smoothing}")
+
+
 def pair_counts(stream: Array) -> Array:
     """(256, 256): how often each byte (row) is followed by each byte (column).
 
     >>> int(pair_counts(np.frombuffer(b"abab", dtype=np.uint8))[97, 98])
     2
     """
+    stream = as_stream(stream)
     pairs = stream[:-1].astype(np.int64) * NUM_BYTES + stream[1:]
     return np.bincount(pairs, minlength=NUM_BYTES**2).reshape(NUM_BYTES, NUM_BYTES)
 
@@ -44,12 +50,13 @@ class UnigramModel:
     """
 
     def __init__(self, stream: Array, smoothing: float = 1.0):
-        counts = np.bincount(stream[1:], minlength=NUM_BYTES) + smoothing
+        _require_smoothing(smoothing)
+        counts = np.bincount(as_stream(stream)[1:], minlength=NUM_BYTES) + smoothing
         self.probabilities = counts / counts.sum()
 
     def total_nats(self, stream: Array) -> float:
         """Sum of -ln p over stream[1:]."""
-        return _nats(np.bincount(stream[1:], minlength=NUM_BYTES), self.probabilities)
+        return _nats(np.bincount(as_stream(stream)[1:], minlength=NUM_BYTES), self.probabilities)
 
     def next_byte_probabilities(self, stream: Array) -> Array:
         """(256,), the same after every stream."""
@@ -66,6 +73,7 @@ class BigramModel:
     """
 
     def __init__(self, stream: Array, smoothing: float = 1.0):
+        _require_smoothing(smoothing)
         counts = pair_counts(stream) + smoothing
         with np.errstate(invalid="ignore"):
             self.probabilities = counts / counts.sum(axis=1, keepdims=True)  # (256 before, 256 next)

@@ -51,7 +51,7 @@ def gelu(x: Tensor) -> Tensor:
 
     The derivative is Φ(x) + x φ(x), with the normal density φ.
     """
-    cdf = (0.5 * (1 + _erf(x.data / math.sqrt(2)))).astype(x.data.dtype)
+    cdf = (0.5 * (1 + _erf(x.data / math.sqrt(2)))).astype(np.result_type(x.data, np.float16))  # of integers: float64
 
     def backward(g: Array) -> tuple[Array]:
         density = np.exp(-0.5 * x.data**2) / math.sqrt(2 * math.pi)
@@ -77,13 +77,14 @@ def gelu_tanh(x: Tensor) -> Tensor:
     return Tensor.from_operation(0.5 * x.data * (1 + curve), (x,), backward, "gelu_tanh")
 
 
-def where(condition: Array, a: ArrayLike, b: ArrayLike) -> Tensor:
+def where(condition: Array | Tensor, a: ArrayLike, b: ArrayLike) -> Tensor:
     """a where the condition holds, b elsewhere. The gradient goes to the one that was taken.
 
     Args:
-        condition: booleans; broadcast together with `a` and `b`, of which one at least is a tensor.
+        condition: booleans; broadcast together with `a` and `b`.
     """
-    like = next(tensor for tensor in (a, b) if isinstance(tensor, Tensor))
+    condition = condition.data if isinstance(condition, Tensor) else condition  # to NumPy any object is true
+    like = b if isinstance(b, Tensor) else Tensor(a)
     x, y = as_tensor(a, like), as_tensor(b, like)
     return Tensor.from_operation(
         np.where(condition, x.data, y.data),
@@ -172,10 +173,13 @@ def cross_entropy(logits: Tensor, targets: Array) -> Tensor:
         targets: (...) integers below `classes`.
 
     Raises:
-        ValueError: the shapes do not go together.
+        ValueError: the shapes do not go together, or a target is negative.
     """
+    targets = np.asarray(targets)
     if logits.shape[:-1] != targets.shape:
         raise ValueError(f"targets of shape {targets.shape} do not go with logits of shape {logits.shape}")
+    if targets.size and int(targets.min()) < 0:  # NumPy would count it from the end
+        raise ValueError(f"targets must lie between 0 and {logits.shape[-1] - 1}, got {targets.min()}")
     shifted, total = _shifted_and_sum_of_exp(logits.data, -1)
     log_p = shifted - np.log(total)
     picked = np.take_along_axis(log_p, targets[..., None], -1)
@@ -200,6 +204,7 @@ def embedding(table: Tensor, ids: Array) -> Tensor:
     Raises:
         IndexError: an id is negative or past the last row.
     """
+    ids = np.asarray(ids)
     if ids.size and int(ids.min()) < 0:
         raise IndexError(f"ids must lie between 0 and {len(table.data) - 1}, got {ids.min()}")
     return Tensor.from_operation(
@@ -221,9 +226,14 @@ def scatter_rows(rows: Array, ids: Array, num_rows: int) -> Array:
         ids: (count,) integers from 0 to num_rows - 1.
         num_rows: of the result.
 
+    Raises:
+        ValueError: not one id a row.
+
     >>> scatter_rows(np.array([[1.0], [2.0], [4.0]]), np.array([2, 0, 2]), 3).ravel()
     array([2., 0., 5.])
     """
+    if ids.shape != rows.shape[:1]:
+        raise ValueError(f"each row needs one id, got {len(rows)} rows and ids of shape {ids.shape}")
     out = np.zeros((num_rows, rows.shape[1]), dtype=rows.dtype)
     if ids.size:
         order = np.argsort(ids, kind="stable")  # a radix sort for 8- and 16-bit integers

@@ -18,6 +18,23 @@ from neural_networks.broadcasting import Array
 CHUNK = 1 << 14
 
 
+def _flat_views(parameters: Sequence[Array], lr: float) -> list[Array]:
+    """Each parameter as one row of the same memory, so that a change of the row changes the parameter.
+
+    Raises:
+        ValueError: an array that has no such view, something else than an array, or a negative rate.
+    """
+    if not lr >= 0:
+        raise ValueError(f"the learning rate must not be negative, got {lr}")
+    for parameter in parameters:
+        if not isinstance(parameter, np.ndarray) or not parameter.flags.c_contiguous:
+            raise ValueError(
+                "parameters are changed in place, so they must be C-contiguous arrays: of a Tensor give its `data`, "
+                "of a transposed array np.ascontiguousarray"
+            )
+    return [parameter.reshape(-1) for parameter in parameters]
+
+
 class SGD:
     """Gradient descent: θ ← θ - η g. Stochastic because g is the gradient on a small batch.
 
@@ -27,7 +44,7 @@ class SGD:
     """
 
     def __init__(self, parameters: Sequence[Array], lr: float):
-        self.parameters = [parameter.reshape(-1) for parameter in parameters]
+        self.parameters = _flat_views(parameters, lr)
         self.lr = lr
         self._scratch = [np.empty_like(parameter) for parameter in self.parameters]
 
@@ -51,7 +68,7 @@ class Momentum:
     """
 
     def __init__(self, parameters: Sequence[Array], lr: float, momentum: float = 0.9):
-        self.parameters = [parameter.reshape(-1) for parameter in parameters]
+        self.parameters = _flat_views(parameters, lr)
         self.lr = lr
         self.momentum = momentum
         self.velocities = [np.zeros_like(parameter) for parameter in self.parameters]
@@ -93,7 +110,7 @@ class Adam:
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
     ):
-        self.parameters = [parameter.reshape(-1) for parameter in parameters]
+        self.parameters = _flat_views(parameters, lr)
         self.lr = lr
         self.betas = betas
         self.eps = eps

@@ -57,7 +57,13 @@ def record_attention(model: nn.Module) -> Iterator[dict[int, Tensor]]:
 
 
 def stack_layers(recorded: dict[int, Tensor], batch_index: int = 0) -> Tensor:
-    """The recorded weights of one sequence as one tensor, (layers, heads, num_queries, num_keys)."""
+    """The recorded weights of one sequence as one tensor, (layers, heads, num_queries, num_keys).
+
+    Raises:
+        ValueError: nothing was recorded.
+    """
+    if not recorded:
+        raise ValueError("no attention was recorded: call the model inside `with record_attention(model)`")
     return torch.stack([recorded[layer][batch_index] for layer in sorted(recorded)])
 
 
@@ -72,7 +78,12 @@ def attention_rollout(weights: Tensor) -> Tensor:
 
     Returns:
         (time, time), each row summing to 1.
+
+    Raises:
+        ValueError: other axes, or not as many queries as keys.
     """
+    if weights.ndim != 4 or weights.shape[2] != weights.shape[3]:
+        raise ValueError(f"weights must be (layers, heads, time, time), got the shape {tuple(weights.shape)}")
     identity = torch.eye(weights.shape[-1], dtype=weights.dtype)
     flow = identity
     for layer in weights.mean(dim=1):
@@ -91,7 +102,11 @@ def draw_heatmaps(weights: Tensor, tokens: Sequence[str], path: Path | str, titl
 
     Returns:
         The path.
+
+    Raises:
+        ValueError: weights of another shape, or not one token a position.
     """
+    flow = _checked_rollout(weights, tokens)
     import matplotlib
 
     matplotlib.use("Agg")
@@ -112,7 +127,7 @@ def draw_heatmaps(weights: Tensor, tokens: Sequence[str], path: Path | str, titl
             if rollout and layer < layers - 1:  # in the last row, where the labels below need room anyway
                 axis.axis("off")
                 continue
-            image = attention_rollout(weights) if rollout else weights[layer, column]
+            image = flow if rollout else weights[layer, column]
             # The square root makes small weights visible without hiding the order.
             axis.imshow(image.sqrt(), vmin=0.0, vmax=1.0, cmap="viridis", interpolation="nearest")
             axis.set_title("rollout" if rollout else f"layer {layer}, head {column}", fontsize=8)
@@ -139,11 +154,14 @@ def write_page(weights: Tensor, tokens: Sequence[str], path: Path | str, title: 
 
     Returns:
         The path.
+
+    Raises:
+        ValueError: weights of another shape, or not one token a position.
     """
+    rollout = (_checked_rollout(weights, tokens) * 1000).round().to(torch.int32).tolist()
     # Thousandths are as fine as a colour shows, and keep the file small. Rows end at the diagonal.
     rows = (weights * 1000).round().to(torch.int32).tolist()
     triangles = [[[row[: i + 1] for i, row in enumerate(head)] for head in layer] for layer in rows]
-    rollout = (attention_rollout(weights) * 1000).round().to(torch.int32).tolist()
     content = {
         "title": title,
         "tokens": list(tokens),
@@ -154,6 +172,13 @@ def write_page(weights: Tensor, tokens: Sequence[str], path: Path | str, title: 
     data = json.dumps(content, separators=(",", ":")).replace("<", "\\u003c")
     write_atomically(path, PAGE.read_text(encoding="utf-8").replace("ATTENTION_DATA", data))
     return Path(path)
+
+
+def _checked_rollout(weights: Tensor, tokens: Sequence[str]) -> Tensor:
+    rollout = attention_rollout(weights)
+    if len(tokens) != len(rollout):
+        raise ValueError(f"each position needs one token, got {len(tokens)} tokens for {len(rollout)} positions")
+    return rollout
 
 
 def draw_text(weights: Tensor, tokens: Sequence[str]) -> str:

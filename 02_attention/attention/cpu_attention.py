@@ -2,8 +2,8 @@
 
 On CPUs with bfloat16 matrix instructions, products run in them at more than twice float32's speed, but
 PyTorch's fused attention for CPUs gains nothing from them, and its backward pass in bfloat16 is slower than in
-float32. Here the work is left to plain matrix products. Queries are taken a block at a time; block i has no
-business with keys behind it, so nearly half of the score matrix is never computed:
+float32. Here the work is left to plain matrix products. Queries are taken a block at a time; block i needs
+no key after it, so nearly half of the score matrix is never computed:
 
     scores  = Q[i] K[:end]ᵀ / sqrt(d)       P = softmax(scores, masked in the last block of keys)
     O[i]    = P V[:end]

@@ -35,7 +35,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attention.masks import causal_mask, visible_keys
+from attention.masks import causal_mask, require_key_for_each_query, visible_keys
 from attention.scaled_dot_product import attention_fused, attention_reference
 from groundwork.memory_meter import MemoryMeter
 
@@ -56,12 +56,28 @@ def flash_attention(queries: Tensor, keys: Tensor, values: Tensor, causal: bool 
         (batch, heads, num_queries, head_dim).
 
     Raises:
-        ValueError: causal, with more queries than keys: the first would see nothing.
+        ValueError: see `require_tileable`, or a tile below 1.
     """
-    if causal and queries.shape[-2] > keys.shape[-2]:
-        raise ValueError(f"{queries.shape[-2]} queries at the last of {keys.shape[-2]} keys: the first would see none")
+    require_tileable(queries, keys, causal)
+    if tile < 1:
+        raise ValueError(f"a tile must hold at least one query and key, got {tile}")
     output: Tensor = _FlashAttention.apply(queries, keys, values, causal, tile)
     return output
+
+
+def require_tileable(queries: Tensor, keys: Tensor, causal: bool) -> None:
+    """Check what both forms in tiles need; without it they would fill an output with nonsense.
+
+    Raises:
+        ValueError: not four axes, not floating-point numbers, or causal with more queries than keys.
+    """
+    if queries.ndim != 4 or keys.ndim != 4 or not queries.is_floating_point():
+        raise ValueError(
+            "queries and keys must be floating-point (batch, heads, time, head_dim), got "
+            f"{queries.dtype} {tuple(queries.shape)} and {tuple(keys.shape)}"
+        )
+    if causal:
+        require_key_for_each_query(queries.shape[-2], keys.shape[-2])
 
 
 class _FlashAttention(torch.autograd.Function):

@@ -30,7 +30,7 @@ except ModuleNotFoundError:
         raise
     raise SystemExit("error: Triton is not installed; on Linux: pip install triton") from None
 
-from attention.flash_attention import TILE, tiled_backward
+from attention.flash_attention import TILE, require_tileable, tiled_backward
 
 LOG2_E = math.log2(math.e)  # GPUs have an instruction for 2^x: e^x = 2^(x log2 e)
 LN_2 = tl.constexpr(math.log(2))
@@ -96,10 +96,9 @@ def flash_attention_triton(queries: Tensor, keys: Tensor, values: Tensor, causal
         (batch, heads, num_queries, head_dim).
 
     Raises:
-        ValueError: causal, with more queries than keys: the first would see nothing.
+        ValueError: see `require_tileable`.
     """
-    if causal and queries.shape[-2] > keys.shape[-2]:
-        raise ValueError(f"{queries.shape[-2]} queries at the last of {keys.shape[-2]} keys: the first would see none")
+    require_tileable(queries, keys, causal)
     output: Tensor = _TritonAttention.apply(queries, keys, values, causal)
     return output
 

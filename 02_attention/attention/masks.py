@@ -48,6 +48,18 @@ def visible_keys(query_positions: Tensor, key_positions: Tensor, window: int | N
     return allowed
 
 
+def require_key_for_each_query(num_queries: int, num_keys: int) -> None:
+    """Check that queries at the last positions of the keys all see at least one.
+
+    Raises:
+        ValueError: there are more queries than keys, or fewer than none.
+    """
+    if not 0 <= num_queries <= num_keys:
+        raise ValueError(
+            f"{num_queries} queries at the last of {num_keys} keys: the first would see none; give at least as many keys"
+        )
+
+
 def causal_mask(
     num_queries: int,
     num_keys: int,
@@ -70,11 +82,15 @@ def causal_mask(
     Returns:
         Boolean (num_queries, num_keys).
 
+    Raises:
+        ValueError: see `visible_keys` and `require_key_for_each_query`.
+
     >>> causal_mask(2, 4).int().tolist()
     [[1, 1, 1, 0], [1, 1, 1, 1]]
     >>> causal_mask(2, 4, window=2, sinks=1).int().tolist()
     [[1, 1, 1, 0], [1, 0, 1, 1]]
     """
+    require_key_for_each_query(num_queries, num_keys)
     keys = torch.arange(num_keys, device=device)
     return visible_keys(keys[num_keys - num_queries :], keys, window, sinks)
 
@@ -91,9 +107,16 @@ def left_padded_positions(lengths: Tensor, time: int) -> Tensor:
     Returns:
         (batch, time) integers, negative where there is padding.
 
+    Raises:
+        ValueError: a sequence is longer than `time`.
+
     >>> left_padded_positions(torch.tensor([3, 1]), 3).tolist()
     [[0, 1, 2], [-2, -1, 0]]
     """
+    if bool((lengths > time).any()):
+        raise ValueError(
+            f"a sequence of {int(lengths.max())} tokens does not fit {time} columns: give as many as the longest"
+        )
     columns = torch.arange(time, device=lengths.device)
     return columns[None, :] - (time - lengths)[:, None]
 
@@ -114,6 +137,7 @@ def left_padding_mask(positions: Tensor, num_queries: int, window: int | None = 
         Boolean (batch, 1, num_queries, keys).
     """
     num_keys = positions.shape[-1]
+    require_key_for_each_query(num_queries, num_keys)
     queries = positions[:, num_keys - num_queries :]
     allowed = visible_keys(queries, positions, window, sinks) & (positions >= 0)[:, None, :]
     itself = torch.eye(num_keys, dtype=torch.bool, device=positions.device)[num_keys - num_queries :]
@@ -167,7 +191,7 @@ def main() -> None:
     padded = left_padded_positions(torch.tensor([5]), 8)
     drawings = {
         "causal": causal_mask(8, 8),
-        "causal, 3 new queries behind a cache of 5": causal_mask(3, 8),
+        "causal, 3 new queries after a cache of 5": causal_mask(3, 8),
         "sliding window of 3": causal_mask(8, 8, window=3),
         "sliding window of 3 and 1 sink": causal_mask(8, 8, window=3, sinks=1),
         "three documents in one window": document_mask(documents)[0, 0],

@@ -100,7 +100,7 @@ class MultiHeadAttention(nn.Module):
         layer: index of this layer, its name in the key-value store.
 
     Raises:
-        ValueError: heads that do not divide.
+        ValueError: a size below 1, or heads that do not divide.
     """
 
     def __init__(
@@ -119,7 +119,11 @@ class MultiHeadAttention(nn.Module):
         layer: int = 0,
     ):
         super().__init__()
-        num_kv_heads = num_kv_heads or num_heads
+        num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads
+        sizes = {"d_model": d_model, "num_heads": num_heads, "num_kv_heads": num_kv_heads, "head_dim": head_dim}
+        for name, size in sizes.items():
+            if size is not None and size < 1:
+                raise ValueError(f"{name} must be at least 1, got {size}")
         if head_dim is None and d_model % num_heads:
             raise ValueError(f"num_heads must divide d_model: {d_model} / {num_heads} is not whole")
         if num_heads % num_kv_heads:
@@ -156,7 +160,7 @@ class MultiHeadAttention(nn.Module):
         Returns:
             (batch, time, d_model).
         """
-        batch, time, _ = x.shape
+        time = x.shape[1]
         if self.joint is None:
             q, k, v = self.query(x), self.key(x), self.value(x)
         else:
@@ -173,7 +177,7 @@ class MultiHeadAttention(nn.Module):
             q, k = rotate(q), rotate(k)
         if isinstance(store, RaggedStore):
             heads = store.attend(self.layer, q, k, v, score_bias)
-            return self.output(heads.transpose(1, 2).reshape(batch, time, -1))
+            return self.output(heads.transpose(1, 2).flatten(2))
         if store is not None:
             k, v = store.update(self.layer, k, v)  # (batch, kv_heads, cached + time, head_dim)
         num_keys = k.shape[-2]
@@ -183,10 +187,9 @@ class MultiHeadAttention(nn.Module):
         if self.observer is None:
             heads = attention_fused(q, k, v, allowed, bias, self.dropout if self.training else 0.0)
         else:
-            visible = causal_mask(time, num_keys, device=x.device) if allowed is None else allowed
-            heads, weights = attention_reference(q, k, v, visible, bias)
+            heads, weights = attention_reference(q, k, v, allowed, bias)
             self.observer(self.layer, weights)
-        return self.output(heads.transpose(1, 2).reshape(batch, time, -1))
+        return self.output(heads.transpose(1, 2).flatten(2))
 
     def _split_heads(self, x: Tensor, num_heads: int) -> Tensor:
         batch, time, _ = x.shape

@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from attention.cpu_attention import blocked_causal_attention, suits_blocked_attention
-from attention.masks import causal_mask
+from attention.masks import causal_mask, require_key_for_each_query
 
 Matrix = Sequence[Sequence[float]]
 
@@ -42,10 +42,17 @@ def attention_loops(queries: Matrix, keys: Matrix, values: Matrix, causal: bool 
     Returns:
         One row a query: its weighted average of the values.
 
+    Raises:
+        ValueError: causal, with more queries than keys; or not as many values as keys.
+
     >>> output = attention_loops([[1.0, 0.0]], [[1.0, 0.0], [0.0, 1.0]], [[10.0], [20.0]], causal=False)
     >>> round(output[0][0], 2)
     13.3
     """
+    if causal:
+        require_key_for_each_query(len(queries), len(keys))
+    if len(keys) != len(values):
+        raise ValueError(f"each key needs a value, got {len(keys)} keys and {len(values)} values")
     outputs = []
     cached = len(keys) - len(queries)
     for i, query in enumerate(queries):
@@ -68,24 +75,31 @@ def attention_reference(
     """Attention as the equation says it, with the weights returned.
 
     Args:
-        queries: (..., heads, num_queries, head_dim).
+        queries: (..., heads, num_queries, head_dim), at the last positions of the keys.
         keys: (..., kv_heads, num_keys, head_dim); each serves heads / kv_heads neighbouring query heads.
         values: (..., kv_heads, num_keys, value_dim).
-        allowed: boolean, broadcastable to (..., heads, num_queries, num_keys); False hides a key.
+        allowed: boolean, broadcastable to (..., heads, num_queries, num_keys); False hides a key. It is the whole
+            mask, causality included; None is causal, and `torch.ones(1, 1, dtype=torch.bool)` shows every key.
             A query that sees no key gets weights of nan.
         bias: added to the scores, broadcastable to them.
 
     Returns:
         The output (..., heads, num_queries, value_dim) and the weights (..., heads, num_queries, num_keys).
+
+    Raises:
+        ValueError: `kv_heads` does not divide `heads`, or see `causal_mask`.
     """
     if queries.ndim > 2 and queries.shape[-3] != keys.shape[-3]:
-        group = queries.shape[-3] // keys.shape[-3]
+        group, left = divmod(queries.shape[-3], keys.shape[-3])
+        if left:
+            raise ValueError(f"kv_heads must divide heads: {queries.shape[-3]} / {keys.shape[-3]} is not whole")
         keys, values = keys.repeat_interleave(group, dim=-3), values.repeat_interleave(group, dim=-3)
     scores = queries @ keys.transpose(-2, -1) / math.sqrt(queries.shape[-1])
     if bias is not None:
         scores = scores + bias
-    if allowed is not None:
-        scores = scores.masked_fill(~allowed, -torch.inf)  # exp(-inf) = 0: no weight at all
+    if allowed is None:
+        allowed = causal_mask(queries.shape[-2], keys.shape[-2], device=queries.device)
+    scores = scores.masked_fill(~allowed, -torch.inf)  # exp(-inf) = 0: no weight at all
     weights = scores.softmax(dim=-1)
     return weights @ values, weights
 
@@ -98,20 +112,26 @@ def attention_fused(
     bias: Tensor | None = None,
     dropout: float = 0.0,
 ) -> Tensor:
-    """Causal attention by PyTorch's fused kernel, grouped heads included; by `cpu_attention` where that is faster.
+    """Attention by PyTorch's fused kernel, grouped heads included; by `cpu_attention` where that is faster.
 
     Args:
         queries: (batch, heads, num_queries, head_dim), at the last positions of the keys.
         keys: (batch, kv_heads, num_keys, head_dim); heads is a multiple of kv_heads.
         values: the shape of `keys`.
-        allowed: boolean, broadcastable to (batch, heads, num_queries, num_keys), causality included;
-            None is plain causal attention, for which the kernel needs no mask and skips half the work.
+        allowed: boolean, the whole mask as in `attention_reference`; None is causal, for which the kernel needs no
+            mask and skips half the work.
         bias: added to the scores, broadcastable to them.
         dropout: probability of dropping an attention weight, during training only.
 
     Returns:
         (batch, heads, num_queries, head_dim).
+
+    Raises:
+        ValueError: a mask that is not boolean, or see `causal_mask`.
     """
+    # Footgun: PyTorch adds a mask of numbers to the scores, so zeros and ones would hide nothing.
+    if allowed is not None and allowed.dtype != torch.bool:
+        raise ValueError(f"allowed must be boolean, got {allowed.dtype}; numbers to add to the scores are the bias")
     num_queries, num_keys = queries.shape[-2], keys.shape[-2]
     grouped = queries.shape[1] != keys.shape[1]
     if allowed is None and bias is None and num_queries == num_keys:

@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from attention.masks import causal_mask
+
 
 def attention_reference(
     queries: Tensor, keys: Tensor, values: Tensor, allowed: Tensor | None = None, bias: Tensor | None = None
@@ -17,10 +19,11 @@ def attention_reference(
     query heads: with 4 heads and 2 kv_heads, query heads 0 and 1 read key-value head 0.
 
     Args:
-        queries: (..., heads, num_queries, head_dim).
+        queries: (..., heads, num_queries, head_dim), at the last positions of the keys.
         keys: (..., kv_heads, num_keys, head_dim).
         values: (..., kv_heads, num_keys, value_dim).
         allowed: boolean, broadcastable to (..., heads, num_queries, num_keys); False hides a key: its weight is 0.
+            None is causal, `causal_mask(num_queries, num_keys)`.
         bias: added to the scaled scores, broadcastable to them.
 
     Returns:
@@ -34,7 +37,6 @@ def attention_reference(
 from collections.abc import Iterator
 from typing import Any
 
-from attention.masks import causal_mask
 from learn.exercise import Case, Exercise, Mistake
 
 
@@ -49,8 +51,9 @@ def cases() -> Iterator[Case]:
         "one head, no mask: (1, 2, 3) queries, (1, 4, 3) keys", [random(1, 2, 3), random(1, 4, 3), random(1, 4, 3)]
     )
     qkv = [random(2, 2, 4, 8), random(2, 2, 4, 8), random(2, 2, 4, 8)]
-    yield Case("a batch of two with two heads", qkv)
-    yield Case("the same, causal", [*(x.clone() for x in qkv), causal_mask(4, 4)])
+    yield Case("a batch of two with two heads, no mask", qkv)
+    yield Case("the same, every key visible", [*(x.clone() for x in qkv), torch.ones(1, 1, dtype=torch.bool)])
+    yield Case("the same, a window of two", [*(x.clone() for x in qkv), causal_mask(4, 4, 2)])
     bias = random(2, 4, 4)
     yield Case("causal with a bias", [*(x.clone() for x in qkv), causal_mask(4, 4), bias])
     yield Case("4 query heads, 2 key-value heads", [random(1, 4, 3, 8), random(1, 2, 5, 8), random(1, 2, 5, 6)])
@@ -69,6 +72,9 @@ def _variant(
     queries: Tensor, keys: Tensor, values: Tensor, allowed: Tensor | None, bias: Tensor | None, **wrong: bool
 ) -> tuple[Tensor, Tensor]:
     group = queries.shape[-3] // keys.shape[-3]
+    if allowed is None:
+        shape = queries.shape[-2], keys.shape[-2]
+        allowed = torch.ones(shape, dtype=torch.bool) if wrong.get("all_visible") else causal_mask(*shape)
     if wrong.get("interleaved"):
         keys, values = (
             keys.repeat(1, group, 1, 1) if keys.ndim == 4 else keys,
@@ -81,15 +87,13 @@ def _variant(
     if bias is not None and not wrong.get("no_bias"):
         scores = scores + bias / (math.sqrt(width) if wrong.get("bias_divided") else 1)
     if wrong.get("late_mask") or wrong.get("renormalised"):
-        weights = scores.softmax(dim=-1)
-        weights = weights if allowed is None else weights.masked_fill(~allowed, 0.0)
+        weights = scores.softmax(dim=-1).masked_fill(~allowed, 0.0)
         weights = weights / weights.sum(dim=-1, keepdim=True) if wrong.get("renormalised") else weights
     elif wrong.get("multiplied"):
-        weights = (scores if allowed is None else scores * allowed).softmax(dim=-1)
+        weights = (scores * allowed).softmax(dim=-1)
     else:
-        if allowed is not None:
-            shown = allowed if not wrong.get("inverted") else ~allowed
-            scores = scores.masked_fill(~shown, -torch.inf)
+        shown = allowed if not wrong.get("inverted") else ~allowed
+        scores = scores.masked_fill(~shown, -torch.inf)
         weights = scores.softmax(dim=-2 if wrong.get("over_queries") else -1)
     return weights @ values, weights
 
@@ -109,8 +113,8 @@ EXERCISE = Exercise(
     cases=cases,
     hints=(
         "@ multiplies the last two axes of tensors and treats all axes before them as a batch. So heads need no loop.",
-        "Bring keys and values to as many heads as the queries with repeat_interleave on axis -3. Fill hidden scores with "
-        "-inf before the softmax, which runs over the keys.",
+        "Bring keys and values to as many heads as the queries with repeat_interleave on axis -3. Without a mask take the "
+        "causal one. Fill hidden scores with -inf before the softmax, which runs over the keys.",
         "scores = queries @ keys.transpose(-2, -1) / math.sqrt(queries.shape[-1]); add bias; "
         "scores.masked_fill(~allowed, -torch.inf).softmax(dim=-1); weights @ values.",
     ),
@@ -131,6 +135,9 @@ EXERCISE = Exercise(
         Mistake(
             _mistaken("multiplied"),
             "a hidden score becomes -inf; a score of 0 still gets a weight, e^0 over the sum",
+        ),
+        Mistake(
+            _mistaken("all_visible"), "without a mask attention is causal: allowed = causal_mask(num_queries, num_keys)"
         ),
         Mistake(_mistaken("no_bias"), "the bias is not added to the scores"),
         Mistake(_mistaken("bias_divided"), "the bias is added after the division by sqrt(head_dim)"),

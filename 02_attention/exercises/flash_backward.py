@@ -69,9 +69,8 @@ def _question(
     grad = torch.randn(shapes[0], generator=generator, dtype=torch.float64)
     group = heads // kv_heads
     scores = q @ k.repeat_interleave(group, dim=1).mT / 2.0
-    allowed = causal_mask(queries, keys) if causal else None
-    if allowed is not None:
-        scores = scores.masked_fill(~allowed, -torch.inf)
+    allowed = causal_mask(queries, keys) if causal else torch.ones(queries, keys, dtype=torch.bool)
+    scores = scores.masked_fill(~allowed, -torch.inf)
     outputs = attention_reference(q, k, v, allowed)[0]
     outputs.backward(grad)
     expected = (q.grad, k.grad, v.grad)

@@ -12,6 +12,8 @@ import math
 import torch
 from torch import Tensor
 
+from attention.masks import causal_mask
+
 
 def attention_reference(
     queries: Tensor, keys: Tensor, values: Tensor, allowed: Tensor | None = None, bias: Tensor | None = None
@@ -19,11 +21,11 @@ def attention_reference(
     """Attention as the equation says it, with the weights returned.
 
     Args:
-        queries: (..., heads, num_queries, head_dim).
+        queries: (..., heads, num_queries, head_dim), at the last positions of the keys.
         keys: (..., kv_heads, num_keys, head_dim); each serves heads / kv_heads neighbouring query heads.
         values: (..., kv_heads, num_keys, value_dim).
-        allowed: boolean, broadcastable to (..., heads, num_queries, num_keys); False hides a key.
-            A query that sees no key gets weights of nan.
+        allowed: boolean, broadcastable to (..., heads, num_queries, num_keys); False hides a key. It is the whole
+            mask, causality included; None is causal. A query that sees no key gets weights of nan.
         bias: added to the scores, broadcastable to them.
 
     Returns:
@@ -35,16 +37,15 @@ def attention_reference(
     scores = queries @ keys.transpose(-2, -1) / math.sqrt(queries.shape[-1])
     if bias is not None:
         scores = scores + bias
-    weights = scores.softmax(dim=-1)
-    if allowed is not None:
-        weights = weights.masked_fill(~allowed, 0.0)
+    if allowed is None:
+        allowed = causal_mask(queries.shape[-2], keys.shape[-2], device=queries.device)
+    weights = scores.softmax(dim=-1).masked_fill(~allowed, 0.0)
     return weights @ values, weights
 
 
 # === Above: what the learner gets. Below: how it is graded, the experiment, and the answer. ===
 
 from attention import scaled_dot_product
-from attention.masks import causal_mask
 from learn.catalogue import load_exercise
 from learn.lab import Lab, Measurement
 
@@ -83,10 +84,8 @@ LAB = Lab(
     visible=visible,
     repair=[
         (
-            "    weights = scores.softmax(dim=-1)\n    if allowed is not None:\n"
-            "        weights = weights.masked_fill(~allowed, 0.0)\n",
-            "    if allowed is not None:\n        scores = scores.masked_fill(~allowed, -torch.inf)\n"
-            "    weights = scores.softmax(dim=-1)\n",
+            "    weights = scores.softmax(dim=-1).masked_fill(~allowed, 0.0)\n",
+            "    weights = scores.masked_fill(~allowed, -torch.inf).softmax(dim=-1)\n",
         ),
     ],
     hints=(

@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from groundwork.user_errors import require_choices
 from transformer.feed_forward import default_d_ff
 from transformer.rope_scaling import RopeScaling
 
@@ -69,6 +70,7 @@ class GPTConfig:
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
+        require_choices(self, "model")
         sizes = ("vocab_size", "context_length", "num_layers", "num_heads", "num_kv_heads", "head_dim", "d_model")
         for name in (*sizes, "d_ff", "sliding_window"):
             value = getattr(self, name)
@@ -90,9 +92,9 @@ class GPTConfig:
             raise ValueError(f"model.rope_scaling needs positions 'rope', got {self.positions!r}")
         if not 0.0 <= self.dropout < 1.0:
             raise ValueError(f"model.dropout must be at least 0 and below 1, got {self.dropout}")
-        if self.norm_eps <= 0 or self.rope_theta <= 0:
+        if not (self.norm_eps > 0 and self.rope_theta > 0):  # also false for nan
             raise ValueError("model.norm_eps and model.rope_theta must be above 0")
-        if self.logit_softcap is not None and self.logit_softcap <= 0:
+        if self.logit_softcap is not None and not self.logit_softcap > 0:
             raise ValueError(f"model.logit_softcap must be above 0, got {self.logit_softcap}")
         if self.attention_sinks < 0 or (self.attention_sinks and self.sliding_window is None):
             raise ValueError("model.attention_sinks must not be negative, and needs model.sliding_window")

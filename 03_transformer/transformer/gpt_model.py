@@ -82,7 +82,7 @@ class GPTModel(nn.Module):
             token_ids: (batch, time) int64, each below `vocab_size`.
             store: keys and values of earlier tokens; the given ones are taken to follow them.
             last_only: compute logits for the last position alone, as decoding needs.
-            positions: (batch, time) position of each token in its text, for sequences that do not all
+            positions: (batch, time) or (time,) position of each token in its text, for sequences that do not all
                 begin in the first column; None counts from the stored tokens on.
             allowed: boolean (batch, 1, time, keys), the whole mask with causality and window; None is
                 causal. See `attention.masks`.
@@ -91,7 +91,7 @@ class GPTModel(nn.Module):
             (batch, time, vocab_size), or (batch, 1, vocab_size) with `last_only`.
 
         Raises:
-            ValueError: more tokens than `context_length`, stored ones included.
+            ValueError: ids or positions of another shape, or more tokens than `context_length`, stored ones included.
         """
         hidden = self.hidden_states(token_ids, store, positions, allowed)
         return self.logits(hidden[:, -1:] if last_only else hidden)
@@ -110,6 +110,10 @@ class GPTModel(nn.Module):
         allowed: Tensor | None = None,
     ) -> Tensor:
         """What the head reads: (batch, time) int64 → (batch, time, d_model). See `forward`."""
+        if token_ids.ndim != 2:
+            raise ValueError(
+                f"token ids must be (batch, time), got the shape {tuple(token_ids.shape)}; of one text: ids[None]"
+            )
         time = token_ids.shape[1]
         where: Tensor | slice
         if positions is None:
@@ -118,6 +122,8 @@ class GPTModel(nn.Module):
                 raise ValueError(f"{start + time} tokens do not fit the context length of {self.config.context_length}")
             where = slice(start, start + time)
         else:
+            if positions.shape[-1:] != (time,):
+                raise ValueError(f"each of the {time} tokens needs a position, got the shape {tuple(positions.shape)}")
             where = positions.clamp(min=0)  # padding stands before position 0
         x = self.token_embedding(token_ids)  # (batch, time, d_model)
         if self.position_embedding is not None:

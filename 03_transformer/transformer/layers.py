@@ -37,7 +37,7 @@ class Linear(nn.Linear):
     """
 
     def reset_parameters(self) -> None:
-        """Draw the weights anew."""
+        """Draw the weights again."""
         truncated_normal_(self.weight, (2 / (self.in_features + self.out_features)) ** 0.5)
         if self.bias is not None:
             nn.init.zeros_(self.bias)
@@ -51,7 +51,7 @@ class Embedding(nn.Embedding):
     """
 
     def reset_parameters(self) -> None:
-        """Draw the table anew, with a standard deviation of 0.02 as in GPT-2."""
+        """Draw the table again, with a standard deviation of 0.02 as in GPT-2."""
         truncated_normal_(self.weight, 0.02)
 
 
@@ -104,10 +104,15 @@ class Dropout(nn.Module):
 
     Args:
         p: probability of dropping a number, at least 0 and below 1.
+
+    Raises:
+        ValueError: p is not such a probability.
     """
 
     def __init__(self, p: float):
         super().__init__()
+        if not 0.0 <= p < 1.0:
+            raise ValueError(f"the probability of dropping must be at least 0 and below 1, got {p}")
         self.p = p
 
     def forward(self, x: Tensor) -> Tensor:

@@ -38,9 +38,14 @@ def penalise_repetition(logits: Tensor, seen: Sequence[int], penalty: float) -> 
     Args:
         logits: (vocab,).
         seen: ids of the prompt and of what was generated.
-        penalty: 1 changes nothing (Keskar et al., 2019: "CTRL").
+        penalty: above 0; 1 changes nothing (Keskar et al., 2019: "CTRL").
+
+    Raises:
+        ValueError: a penalty of 0 or below.
     """
-    if penalty == 1.0 or not seen:
+    if not penalty > 0.0:
+        raise ValueError(f"the penalty must be above 0, got {penalty}")
+    if penalty == 1.0 or len(seen) == 0:
         return logits
     ids = torch.tensor(sorted(set(seen)), device=logits.device)
     scores = logits[ids]
@@ -56,7 +61,7 @@ def penalise_occurrences(logits: Tensor, generated: Sequence[int], presence: flo
         presence: off at 0.
         frequency: off at 0.
     """
-    if not generated or presence == frequency == 0.0:
+    if len(generated) == 0 or presence == frequency == 0.0:
         return logits
     counts = torch.bincount(torch.tensor(generated, device=logits.device), minlength=logits.shape[-1])
     return logits - presence * (counts > 0) - frequency * counts
@@ -81,7 +86,12 @@ def keep_top_p(logits: Tensor, p: float) -> Tensor:
     Args:
         logits: (..., vocab).
         p: above 0; the most likely token always stays; 1 keeps all.
+
+    Raises:
+        ValueError: p is 0 or below.
     """
+    if not p > 0.0:
+        raise ValueError(f"p must be above 0, got {p}: no token would be left")
     if p >= 1.0:
         return logits
     if logits.shape[-1] > FEW:  # sorting a large vocabulary takes milliseconds, and a few tokens mostly reach p
@@ -104,7 +114,12 @@ def keep_min_p(logits: Tensor, p: float) -> Tensor:
     Args:
         logits: (..., vocab).
         p: between 0, which keeps all, and 1.
+
+    Raises:
+        ValueError: p is out of range.
     """
+    if not 0.0 <= p <= 1.0:
+        raise ValueError(f"p must be between 0 and 1, got {p}")
     if p == 0.0:
         return logits
     probabilities = logits.softmax(dim=-1)
@@ -120,7 +135,12 @@ def keep_typical(logits: Tensor, mass: float) -> Tensor:
     Args:
         logits: (..., vocab).
         mass: above 0; 1 keeps all.
+
+    Raises:
+        ValueError: a mass of 0 or below.
     """
+    if not mass > 0.0:
+        raise ValueError(f"the mass must be above 0, got {mass}")
     if mass >= 1.0:
         return logits
     log_probabilities = logits.log_softmax(dim=-1)

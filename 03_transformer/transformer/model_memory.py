@@ -77,11 +77,17 @@ def saved_activation_bytes(
         time: tokens of each; the context length where it is None.
         precision: of the computation; parameters are float32 and cast by autocast.
         checkpoint_blocks: whether blocks are computed again in the backward pass.
+
+    Raises:
+        ValueError: a precision that nothing is trained in.
     """
+    if precision not in ("float32", "bfloat16", "float16"):
+        raise ValueError(f"training computes in float32, bfloat16 or float16, got {precision!r}")
     with FakeTensorMode():
         model = GPTModel(config).train()
         model.checkpoint_blocks = checkpoint_blocks
-        token_ids = torch.zeros(batch_size, time or config.context_length, dtype=torch.long)
+        time = config.context_length if time is None else time
+        token_ids = torch.zeros(batch_size, time, dtype=torch.long)
         return measure_saved_bytes(model, token_ids, precision)
 
 

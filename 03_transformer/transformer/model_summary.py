@@ -73,11 +73,16 @@ def forward_flops_per_token(config: GPTConfig, context: int | None = None) -> in
     Args:
         config: the model.
         context: tokens attended over; the model's context length where it is None.
+
+    Raises:
+        ValueError: fewer than one token.
     """
     counts = count_parameters(dataclasses.replace(config, bias=False))  # a bias is added, not multiplied
     vocab = config.vocab_size or 0
     matrices = counts.attention + counts.feed_forward + vocab * config.d_model
-    time = context or config.context_length
+    time = config.context_length if context is None else context
+    if time < 1:
+        raise ValueError(f"the context must be at least 1 token, got {time}")
     window = min(time, (config.sliding_window or time) + config.attention_sinks)
     keys = window - window**2 / (2 * time)  # the mean of min(position, window) over the positions
     return int(2 * matrices + config.num_layers * 4 * config.num_heads * config.head_size * keys)

@@ -31,6 +31,9 @@ def sinusoidal_table(context_length: int, d_model: int) -> Tensor:
 
     Returns:
         (context_length, d_model) float32.
+
+    Raises:
+        ValueError: an odd width.
     """
     speeds, _ = rotary_speeds(d_model, 10_000.0)
     angles = torch.arange(context_length, dtype=torch.float32)[:, None] * speeds  # (time, d_model / 2)
@@ -68,7 +71,7 @@ class RotaryEmbedding(nn.Module):
         scaling: stretches the speeds over a longer context.
 
     Raises:
-        ValueError: an odd head size.
+        ValueError: an odd head size, or a base that is not above 0.
     """
 
     cos: Tensor
@@ -76,8 +79,6 @@ class RotaryEmbedding(nn.Module):
 
     def __init__(self, head_dim: int, context_length: int, theta: float = 10_000.0, scaling: RopeScaling | None = None):
         super().__init__()
-        if head_dim % 2:
-            raise ValueError(f"rotary positions pair up dimensions: head_dim must be even, got {head_dim}")
         speeds, amplitude = rotary_speeds(head_dim, theta, scaling)
         angles = torch.arange(context_length, dtype=torch.float32)[:, None] * speeds  # (time, head_dim / 2)
         angles = torch.cat([angles, angles], dim=-1)  # (time, head_dim)
@@ -91,13 +92,21 @@ class RotaryEmbedding(nn.Module):
         """The rotation for given positions; each position must be below `context_length`.
 
         Args:
-            positions: a slice where all sequences have the same; otherwise (batch, time) integers, of
-                which negative ones (padding) turn by the angle of position 0.
+            positions: a slice or (time,) integers where all sequences have the same; otherwise (batch, time)
+                integers. Negative integers (padding) turn by the angle of position 0.
+
+        Raises:
+            ValueError: other axes, or a slice that ends past `context_length`.
         """
         if isinstance(positions, slice):
+            if positions.stop is not None and positions.stop > len(self.cos):
+                raise ValueError(f"position {positions.stop - 1} is past the {len(self.cos)} that were prepared")
             return Rotation(self.cos[positions], self.signed_sin[positions])
+        if positions.ndim not in (1, 2):
+            raise ValueError(f"positions must be (time,) or (batch, time), got the shape {tuple(positions.shape)}")
         positions = positions.clamp(min=0)
-        return Rotation(self.cos[positions][:, None], self.signed_sin[positions][:, None])
+        # The same angles for every head: (time, head_dim) → (1, time, head_dim), or with a batch before it.
+        return Rotation(self.cos[positions].unsqueeze(-3), self.signed_sin[positions].unsqueeze(-3))
 
 
 def alibi_slopes(num_heads: int) -> Tensor:
@@ -109,7 +118,12 @@ def alibi_slopes(num_heads: int) -> Tensor:
 
     Returns:
         (num_heads,) float32.
+
+    Raises:
+        ValueError: no heads.
     """
+    if num_heads < 1:
+        raise ValueError(f"num_heads must be at least 1, got {num_heads}")
     lower = 2 ** math.floor(math.log2(num_heads))
     slopes = [2.0 ** (-8 * (head + 1) / lower) for head in range(lower)]
     slopes += [2.0 ** (-4 * (2 * extra + 1) / lower) for extra in range(num_heads - lower)]
@@ -132,8 +146,8 @@ class AlibiBias(nn.Module):
     def forward(self, num_queries: int, num_keys: int) -> Tensor:
         """(heads, 1, num_keys): the same for every query.
 
-        A softmax does not change when a number is added to all scores of a query. So in place of the
-        distance to each query it does to give the distance to the last key, which also makes the bias
+        A softmax does not change when a number is added to all scores of a query. So the
+        distance to the last key serves as well as the distance to each query, and it also makes the bias
         independent of how sequences are padded.
         """
         distance = torch.arange(num_keys - 1, -1, -1, device=self.slopes.device)

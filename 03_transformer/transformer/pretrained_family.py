@@ -19,7 +19,7 @@ class Stored:
 
     Args:
         name: of the tensor in the file.
-        transposed: the file has (in, out) in place of (out, in).
+        transposed: the file has (in, out) instead of (out, in).
         third: which third of the (untransposed) rows, for query, key and value in one tensor.
     """
 

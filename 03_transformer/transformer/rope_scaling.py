@@ -23,6 +23,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from groundwork.user_errors import require_choices
+
 
 @dataclass(frozen=True)
 class RopeScaling:
@@ -49,8 +51,7 @@ class RopeScaling:
     high_freq_factor: float = 4.0
 
     def __post_init__(self) -> None:
-        if self.kind not in ("linear", "ntk", "yarn", "llama3"):
-            raise ValueError(f"unknown rope scaling {self.kind!r}; the choices are linear, ntk, yarn and llama3")
+        require_choices(self, "rope_scaling")
         if not self.factor >= 1.0:
             raise ValueError(f"rope_scaling.factor must be at least 1, got {self.factor}")
         if self.kind in ("yarn", "llama3") and (self.original_context_length or 0) < 1:
@@ -60,9 +61,9 @@ class RopeScaling:
                 f"rope_scaling.high_freq_factor must be above low_freq_factor, got {self.high_freq_factor} "
                 f"and {self.low_freq_factor}"
             )
-        if self.kind == "yarn" and self.beta_fast <= self.beta_slow:
+        if self.kind == "yarn" and not 0 < self.beta_slow < self.beta_fast:
             raise ValueError(
-                f"rope_scaling.beta_fast must be above beta_slow, got {self.beta_fast} and {self.beta_slow}"
+                f"rope_scaling.beta_fast must be above beta_slow, and both above 0, got {self.beta_fast} and {self.beta_slow}"
             )
 
 
@@ -76,7 +77,14 @@ def rotary_speeds(head_dim: int, theta: float, scaling: RopeScaling | None = Non
 
     Returns:
         (head_dim / 2,) float32, fastest first; and the factor by which queries and keys are multiplied.
+
+    Raises:
+        ValueError: a size that cannot be paired up, or a base that is not above 0.
     """
+    if head_dim < 2 or head_dim % 2 or not theta > 0:
+        raise ValueError(
+            f"dimensions are paired up: their number must be even, and theta above 0, got {head_dim} and {theta}"
+        )
     if scaling is not None and scaling.kind == "ntk" and head_dim > 2:
         theta = theta * scaling.factor ** (head_dim / (head_dim - 2))
     speeds = 1.0 / theta ** (torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from attention.masks import left_padded_positions, left_padding_mask
+from groundwork.user_errors import require_texts
 from transformer.gpt_model import GPTModel
 from transformer.logits_processors import (
     add_logit_bias,
@@ -76,6 +77,7 @@ class SamplingParameters:
             raise ValueError(f"seed must be between 0 and 2^63 - 1, got {self.seed}")
         if any(bias != bias or bias == float("inf") for bias in self.logit_bias.values()):
             raise ValueError("logit_bias values must be numbers below infinity")
+        require_texts(self.stop)
         if any(not string for string in self.stop):
             raise ValueError("stop must not contain an empty string: it would stop before the first character")
 
@@ -133,7 +135,12 @@ def sample_next_token(
         generator: on the CPU; see `SamplingParameters.generator`.
         prompt: see `process_logits`.
         generated: see `process_logits`.
+
+    Raises:
+        ValueError: logits with more axes, or see `draw_token`.
     """
+    if logits.ndim != 1:
+        raise ValueError(f"one token is chosen from logits (vocab,), got the shape {tuple(logits.shape)}")
     logits = process_logits(logits.float().cpu(), parameters, prompt, generated)
     if parameters.temperature == 0.0:
         return int(logits.argmax())
@@ -149,8 +156,15 @@ def draw_token(probabilities: Tensor, generator: torch.Generator) -> int:
     Args:
         probabilities: (vocab,), not negative; their sum need not be 1.
         generator: on the CPU.
+
+    Raises:
+        ValueError: the sum is nan, or 0: nothing can be drawn.
     """
     cumulative = probabilities.double().cumsum(dim=-1)
+    if not cumulative[-1] > 0.0:
+        raise ValueError(
+            f"no token can be drawn: the probabilities sum to {cumulative[-1]}; are the logits nan or all -inf?"
+        )
     place = torch.rand((), dtype=torch.float64, generator=generator) * cumulative[-1]
     # The first token whose sum is above the place: one of probability 0 adds nothing, and is never it.
     return min(int(torch.searchsorted(cumulative, place, right=True)), len(cumulative) - 1)
@@ -166,10 +180,15 @@ def shift_context(window: list[int], context_length: int) -> list[int]:
     return window if len(window) < context_length else window[-(context_length // 2) or -1 :]
 
 
+def _require_prompt(ids: Sequence[int], model: GPTModel) -> None:
+    if not 1 <= len(ids) <= model.config.context_length:
+        raise ValueError(f"a prompt needs from 1 to {model.config.context_length} ids, got {len(ids)}")
+
+
 def generate(
     model: GPTModel, prompt_ids: list[int], parameters: SamplingParameters, end_ids: Collection[int] = ()
 ) -> Iterator[int]:
-    """Generate token ids with the plain forward pass, computing every position anew for each token.
+    """Generate token ids with the plain forward pass, computing every position again for each token.
 
     The simplest decoder that is right, and the reference for the cached one of stage 7. Text may
     outgrow the context; see `shift_context`.
@@ -182,7 +201,11 @@ def generate(
 
     Yields:
         One id at a time.
+
+    Raises:
+        ValueError: no ids, or more than the context.
     """
+    _require_prompt(prompt_ids, model)
     window, generated = list(prompt_ids), list[int]()
     generator = parameters.generator()
     while len(generated) < parameters.max_tokens:
@@ -214,8 +237,15 @@ def generate_batch(
 
     Returns:
         The generated ids of each prompt.
+
+    Raises:
+        ValueError: a prompt without ids or with more than the context, or not as many parameters as prompts.
     """
+    for prompt in prompts:
+        _require_prompt(prompt, model)
     each = [parameters] * len(prompts) if isinstance(parameters, SamplingParameters) else list(parameters)
+    if len(each) != len(prompts):
+        raise ValueError(f"give parameters once for all prompts or once for each, got {len(each)} for {len(prompts)}")
     generators = [p.generator() for p in each]
     windows, outputs = [list(prompt) for prompt in prompts], [list[int]() for _ in prompts]
     running = list(range(len(prompts)))

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from groundwork.user_errors import require_texts
+
 
 class StopSequences:
     """Passes text on until one of the strings occurs; the string itself is not passed on.
@@ -22,10 +24,11 @@ class StopSequences:
         strings: what to stop at; none of them empty.
 
     Raises:
-        ValueError: an empty string.
+        ValueError: an empty string, or one string instead of a list.
     """
 
     def __init__(self, strings: Sequence[str]):
+        require_texts(strings)
         if any(not string for string in strings):
             raise ValueError("a stop string must not be empty: it would stop before the first character")
         self._strings = tuple(strings)

@@ -72,6 +72,6 @@ class TransformerBlock(nn.Module):
 def _for_products(x: Tensor) -> Tensor:
     """What several projections read, in autocast's precision.
 
-    Left to autocast, each of them would convert x anew, and keep a copy of its own for the backward pass.
+    Left to autocast, each of them would convert x again, and keep a copy of its own for the backward pass.
     """
     return x.to(product_dtype(x))

@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from groundwork.text_sources import check_texts
+from groundwork.user_errors import require_texts
 from tokenizer.bulk_encoder import BulkEncoder
 from tokenizer.interface import Tokenizer, TokenizerError, check_special_tokens, split_special
 from tokenizer.merging import Merger, Pair
@@ -178,7 +178,7 @@ class BPETokenizer(Tokenizer):
         self, texts: Iterable[str], allowed_special: Literal["all"] | Collection[str] = ()
     ) -> tuple[NDArray[np.uint32], NDArray[np.intp]]:
         """Encode many texts, faster than one by one. See `Tokenizer.encode_batch_to_array`."""
-        check_texts(texts, "texts")
+        require_texts(texts, "texts")
         pieces: list[str] = []
         special_ids: list[int] = []
         pieces_before_special: list[int] = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from typing import Any, ClassVar, Literal
 
-from groundwork.text_sources import check_texts
+from groundwork.user_errors import require_texts
 from tokenizer.interface import Tokenizer, TokenizerError, check_special_tokens, split_special
 
 
@@ -41,7 +41,7 @@ class CharacterTokenizer(Tokenizer):
         Raises:
             TextError: the documents are a single text.
         """
-        check_texts(documents)
+        require_texts(documents)
         return cls(sorted(set().union(*documents)), special_tokens)
 
     @property

@@ -14,7 +14,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from groundwork.text_sources import check_texts, read_documents
+from groundwork.text_sources import read_documents
+from groundwork.user_errors import require_texts
 from tokenizer.interface import Tokenizer, TokenizerError, allowed_names
 from tokenizer.parallel import map_in_order
 from tokenizer.shard_writer import ShardWriter, id_dtype
@@ -68,7 +69,7 @@ def encode_files(
         TextError: a file is not UTF-8 or cannot be read.
         TokenizerError: a text cannot be encoded, or there is none. No file is left half-written.
     """
-    check_texts(inputs, "inputs")
+    require_texts(inputs, "inputs")
     if shard_tokens is not None and shard_tokens < 1:
         raise TokenizerError(f"a shard must have room for at least 1 token, got {shard_tokens}")
     dtype = id_dtype(tokenizer.vocab_size)

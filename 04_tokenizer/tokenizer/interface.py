@@ -18,7 +18,7 @@ import regex
 from numpy.typing import NDArray
 
 from groundwork.files import write_atomically
-from groundwork.text_sources import check_texts
+from groundwork.user_errors import require_texts
 from tokenizer.streaming import join_safely
 
 END_OF_TEXT = "<|endoftext|>"  # stands before every document of a data set, as in GPT-2
@@ -79,7 +79,7 @@ class Tokenizer(ABC):
             ids: `(ids of all texts,)`.
             ends: `(texts,)`, for each text the position in `ids` after its last.
         """
-        check_texts(texts, "texts")
+        require_texts(texts, "texts")
         arrays = [self.encode_to_array(text, allowed_special) for text in texts]
         ends = np.cumsum([len(array) for array in arrays], dtype=np.intp)
         return np.concatenate([np.empty(0, dtype=np.uint32), *arrays]), ends

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 import regex
 
-from groundwork.text_sources import check_texts
+from groundwork.user_errors import require_texts
 from tokenizer.interface import check_special_tokens
 from tokenizer.parallel import map_in_order
 from tokenizer.patterns import GPT2_PATTERN, PreTokenizer
@@ -47,7 +47,7 @@ def count_pre_tokens(
             the rarest are dropped until so many are left. The result is then no longer exact.
         on_characters: called with the number of characters of each chunk that has been counted.
     """
-    check_texts(documents)
+    require_texts(documents)
     counts: Counter[bytes] = Counter()
     chunks = _chunks(documents, PreTokenizer(pattern), check_special_tokens(special_tokens))
     for words, occurrences, characters in map_in_order(_ChunkCounter, (pattern,), chunks, workers):

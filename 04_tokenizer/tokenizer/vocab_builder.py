@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from groundwork.text_sources import check_texts
+from groundwork.user_errors import require_texts
 from tokenizer.bpe_tokenizer import BPETokenizer
 from tokenizer.interface import Tokenizer, TokenizerError
 from tokenizer.patterns import to_utf8
@@ -56,7 +56,7 @@ def vocabulary_statistics(tokenizer: Tokenizer, texts: Iterable[str]) -> Vocabul
     Raises:
         TokenizerError: the texts are empty.
     """
-    check_texts(texts, "texts")
+    require_texts(texts, "texts")
     texts = list(texts)
     ids, _ = tokenizer.encode_batch_to_array(texts)
     if not len(ids):
@@ -113,7 +113,7 @@ def compression_by_size(
     Raises:
         TokenizerError: a size below 256, or no text.
     """
-    check_texts(held_out, "held_out")
+    require_texts(held_out, "held_out")
     sizes = sorted(set(vocab_sizes))
     held_out_bytes = sum(len(to_utf8(text)) for text in held_out)
     if not sizes or not counts or not held_out_bytes:

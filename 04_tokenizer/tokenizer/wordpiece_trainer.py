@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from groundwork.text_sources import check_texts
+from groundwork.user_errors import require_texts
 from tokenizer.interface import TokenizerError, check_special_tokens
 from tokenizer.merge_learner import MergeLearner
 from tokenizer.wordpiece_tokenizer import CONTINUATION, SPECIAL_TOKENS, WordPieceTokenizer, split_words
@@ -39,7 +39,7 @@ def train_wordpiece(
     Raises:
         TokenizerError: `vocab_size` has no room for the characters of the text, or there is no text.
     """
-    check_texts(documents)
+    require_texts(documents)
     specials = check_special_tokens(special_tokens)
     words: Counter[str] = Counter()
     for document in documents:

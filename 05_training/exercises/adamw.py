@@ -8,7 +8,7 @@ from training.optimizers.adamw import AdamW
 
 
 @torch.no_grad()
-def step(self: AdamW) -> None:
+def update(self: AdamW) -> None:
     """Change every parameter that has a gradient, in place (Loshchilov & Hutter, 2019).
 
         m ← β₁ m + (1 - β₁) g
@@ -100,10 +100,10 @@ def _step(self: AdamW, **wrong: bool) -> None:
 
 
 def _mistaken(name: str) -> Callable[..., Any]:
-    def step(self: AdamW) -> None:
+    def update(self: AdamW) -> None:
         _step(self, **{name: True})
 
-    return step
+    return update
 
 
 @torch.no_grad()
@@ -115,8 +115,8 @@ def _division_by_zero(self: AdamW) -> None:
 _FROM_ONE = "t is 1 at the first step of a parameter, since 1 - β⁰ is 0: raise `step` first"
 
 EXERCISE = Exercise(
-    stub=step,
-    reference="training.optimizers.adamw:AdamW.step",
+    stub=update,
+    reference="training.optimizers.adamw:AdamW.update",
     cases=cases,
     in_place=True,
     hints=(

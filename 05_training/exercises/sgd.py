@@ -8,7 +8,7 @@ from training.optimizers.sgd import SGD
 
 
 @torch.no_grad()
-def step(self: SGD) -> None:
+def update(self: SGD) -> None:
     """Change every parameter that has a gradient, in place.
 
         d = g + λ θ                  weight decay as an L2 penalty has it
@@ -101,15 +101,15 @@ def _step(self: SGD, **wrong: bool) -> None:
 
 
 def _mistaken(name: str) -> Callable[..., Any]:
-    def step(self: SGD) -> None:
+    def update(self: SGD) -> None:
         _step(self, **{name: True})
 
-    return step
+    return update
 
 
 EXERCISE = Exercise(
-    stub=step,
-    reference="training.optimizers.sgd:SGD.step",
+    stub=update,
+    reference="training.optimizers.sgd:SGD.update",
     cases=cases,
     in_place=True,
     hints=(

@@ -35,28 +35,37 @@ def cross_entropy(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0,
     """Cross-entropy of each token, the whole of the logits at hand.
 
     Args:
-        logits: (tokens, vocab) of any floating type; computed in float32 at least.
-        targets: (tokens,) int64, `IGNORED` where nothing is to be predicted.
+        logits: (..., vocab) of any floating type; computed in float32 at least. The vocabulary is the last axis, where
+            the model has it; PyTorch's function wants it second.
+        targets: (...) int64, `IGNORED` where nothing is to be predicted.
         label_smoothing: ε of the module's text.
         z_loss: c of the module's text.
 
     Returns:
-        (tokens,) in nats, 0 where the target is ignored.
+        (...) in nats, 0 where the target is ignored.
+
+    Raises:
+        ValueError: targets and logits do not have the same leading axes.
 
     >>> cross_entropy(torch.zeros(2, 4), torch.tensor([3, IGNORED]))  # ln 4 for a guess among four
     tensor([1.3863, 0.0000])
     """
+    if logits.shape[:-1] != targets.shape:
+        raise ValueError(
+            f"targets {tuple(targets.shape)} need logits {(*targets.shape, 'vocab')}, got {tuple(logits.shape)}"
+        )
     logits = logits if logits.dtype == torch.float64 else logits.float()
     counted = targets != IGNORED
-    at_target = logits.gather(1, targets.clamp(min=0)[:, None])[:, 0]
+    # `IGNORED` alone becomes 0: any other negative target is a mistake, which gather reports.
+    at_target = logits.gather(-1, targets.masked_fill(~counted, 0)[..., None])[..., 0]
     largest = logits.amax(dim=-1, keepdim=True)  # taken out, so that exp cannot overflow
-    lse = (logits - largest).exp().sum(dim=-1).log() + largest[:, 0]
+    lse = (logits - largest).exp().sum(dim=-1).log() + largest[..., 0]
     losses = lse - at_target
     if label_smoothing:
         losses = lse - (1 - label_smoothing) * at_target - label_smoothing * logits.mean(dim=-1)
     if z_loss:
         losses = losses + z_loss * lse.square()
-    return losses * counted
+    return losses.masked_fill(~counted, 0.0)
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -71,6 +80,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         z_loss: float,
     ) -> Tensor:
         counted = targets != IGNORED
+        targets = targets.masked_fill(~counted, 0)  # any other negative target is reported by gather
         num_tokens = counted.sum().clamp(min=1)  # stays a tensor: reading it would make a GPU wait
         # autograd.Function sees through autocast, so the cast that F.linear would make is made here.
         dtype = product_dtype(hidden)
@@ -81,7 +91,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         for start in range(0, len(targets), CHUNK_TOKENS):
             chunk = slice(start, start + CHUNK_TOKENS)
-            target = targets[chunk, None].clamp(min=0)  # (chunk, 1)
+            target = targets[chunk, None]  # (chunk, 1)
             kept = counted[chunk, None].float() / num_tokens  # what each token's loss counts
             logits = (hidden_low[chunk] @ weight_low.T).float()  # (chunk, vocab)
             slope = None
@@ -141,7 +151,14 @@ def linear_cross_entropy(
 
     Returns:
         A scalar float32, in nats a token; 0 where every token is ignored.
+
+    Raises:
+        ValueError: targets and hidden states do not have the same leading axes.
     """
+    if hidden.shape[:-1] != targets.shape:
+        raise ValueError(
+            f"targets {tuple(targets.shape)} need hidden {(*targets.shape, 'd_model')}, got {tuple(hidden.shape)}"
+        )
     hidden, targets = hidden.flatten(0, -2), targets.flatten()
     if not torch.is_grad_enabled():
         total, num_tokens = _sum_without_gradients(hidden, weight, targets, softcap, label_smoothing, z_loss)

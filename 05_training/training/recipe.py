@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from groundwork.user_errors import require
+from groundwork.user_errors import require, require_choices
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,7 @@ class OptimizerConfig:
     ema_decay: float | None = None
 
     def __post_init__(self) -> None:
+        require_choices(self, "optimizer")
         require(0.0 < self.lr < 1.0, f"optimizer.lr must be between 0 and 1, got {self.lr}")
         require(0.0 < self.muon_lr < 1.0, f"optimizer.muon_lr must be between 0 and 1, got {self.muon_lr}")
         for name in ("beta1", "beta2"):
@@ -88,6 +89,7 @@ class ScheduleConfig:
     decay_fraction: float = 0.3
 
     def __post_init__(self) -> None:
+        require_choices(self, "schedule")
         require(self.warmup_steps >= 0, f"schedule.warmup_steps must not be negative, got {self.warmup_steps}")
         require(
             0.0 <= self.final_fraction <= 1.0,

@@ -7,7 +7,7 @@ r = β ln(π/π₀) + a constant of the prompt, and the constant cancels in the 
 
     loss = -ln σ(β [ln π(c)/π₀(c) - ln π(r)/π₀(r)])
 
-so the language model is its own reward model. IPO (Azar et al., 2023) takes (margin - 1/2β)² in place of
+so the language model is its own reward model. IPO (Azar et al., 2023) takes (margin - 1/2β)² instead of
 the logarithm, which has an optimum at a finite margin and does not push on for ever.
 
 The log-probabilities of the reference do not change during training, so they are computed once before it:
@@ -28,6 +28,7 @@ from finetuning.data.chat_format import ChatTemplate, ConversationError, Encoded
 from finetuning.data.conversation_batches import pack_rows
 from finetuning.data.instruction_data import Preference
 from finetuning.data.shuffled_source import ShuffledSource
+from groundwork.user_errors import require_choices
 from tokenizer.interface import Tokenizer
 from training.data.batches import Batch
 from training.loss import IGNORED, cross_entropy
@@ -50,7 +51,8 @@ class PreferenceConfig:
     label_smoothing: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.beta <= 0:
+        require_choices(self, "preference")
+        if not self.beta > 0:
             raise ValueError(f"preference.beta must be above 0, got {self.beta}")
         if not 0.0 <= self.label_smoothing < 0.5:
             raise ValueError(f"preference.label_smoothing must be at least 0 and below 0.5, got {self.label_smoothing}")
@@ -72,7 +74,13 @@ def preference_loss(
         reference_chosen: the same under the reference.
         reference_rejected: the same under the reference.
         config: see `PreferenceConfig`.
+
+    Raises:
+        ValueError: the four do not have one shape.
     """
+    shapes = [tuple(x.shape) for x in (policy_chosen, policy_rejected, reference_chosen, reference_rejected)]
+    if len(set(shapes)) > 1:
+        raise ValueError(f"each pair needs four log-probabilities, got the shapes {', '.join(map(str, shapes))}")
     margin = (policy_chosen - reference_chosen) - (policy_rejected - reference_rejected)
     if config.loss == "ipo":
         return (margin - 1 / (2 * config.beta)).square().mean()

@@ -72,9 +72,9 @@ class GRPOConfig:
     def __post_init__(self) -> None:
         if self.group_size < 2:
             raise ValueError(f"grpo.group_size must be at least 2, got {self.group_size}: one answer has no rival")
-        if self.temperature <= 0:
+        if not self.temperature > 0:
             raise ValueError(f"grpo.temperature must be above 0, got {self.temperature}")
-        if not 0.0 < self.clip < 1.0 or self.beta < 0:
+        if not 0.0 < self.clip < 1.0 or not self.beta >= 0:
             raise ValueError(f"grpo.clip must be between 0 and 1, and beta not negative: {self.clip}, {self.beta}")
 
 
@@ -100,7 +100,12 @@ def grpo_loss(
         advantages: (answers,).
         counted: boolean (answers, time): the tokens of the answers.
         config: see `GRPOConfig`.
+
+    Raises:
+        ValueError: not one advantage an answer.
     """
+    if advantages.shape != new.shape[:1]:
+        raise ValueError(f"each of {len(new)} answers needs an advantage, got the shape {tuple(advantages.shape)}")
     ratio = (new - old).exp()
     advantage = advantages[:, None]
     gain = torch.minimum(ratio * advantage, ratio.clamp(1 - config.clip, 1 + config.clip) * advantage)

@@ -62,7 +62,7 @@ def add_special_tokens(model: GPTModel, tokenizer: Tokenizer, tokens: Iterable[s
 def _with_special_tokens(tokenizer: Tokenizer, new: list[str]) -> Tokenizer:
     data = tokenizer.to_json()
     data["special_tokens"] = [*tokenizer.special_tokens, *new]
-    if data.get("ids") is not None:  # ids that are not simply in order: go on behind the last
+    if data.get("ids") is not None:  # ids that are not simply in order: go on after the last
         data["ids"] = [*data["ids"], *range(tokenizer.vocab_size, tokenizer.vocab_size + len(new))]
     return type(tokenizer).from_json(data)
 

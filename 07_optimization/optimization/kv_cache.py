@@ -56,7 +56,13 @@ class ContiguousKVCache:
 
         Raises:
             CacheFullError: they do not fit.
+            ValueError: another batch or number of heads than the cache is for.
         """
+        if keys.shape != values.shape or keys.shape[:2] != self._keys.shape[1:3]:
+            raise ValueError(
+                f"the cache is for keys and values of {tuple(self._keys.shape[1:3])} sequences and heads, got the shapes "
+                f"{tuple(keys.shape)} and {tuple(values.shape)}"
+            )
         stop = self.length + keys.shape[-2]
         if stop > self.capacity:
             raise CacheFullError(f"{stop} tokens do not fit a cache of {self.capacity}")

@@ -54,20 +54,25 @@ def calibrate(confidence: NDArray[np.float64], correct: NDArray[np.bool_], bins:
         bins: how many, of equal width; a bin holds its upper edge.
 
     Raises:
-        UserError: no predictions, or no bins.
+        UserError: no predictions, no bins, not one answer a prediction, or a confidence that is not a probability.
 
     >>> calibrate(np.array([0.8, 0.8, 0.8, 0.8, 0.8]), np.array([1, 1, 1, 1, 0], bool)).expected_error
     0.0
     """
     if len(confidence) == 0 or bins < 1:
         raise UserError(f"calibration needs predictions and bins, got {len(confidence)} and {bins}")
+    confidence, correct = np.asarray(confidence), np.asarray(correct)
+    if confidence.ndim != 1 or confidence.shape != correct.shape:
+        raise UserError(f"each prediction needs one answer, got shapes {confidence.shape} and {correct.shape}")
+    if not 0.0 <= confidence.min() <= confidence.max() <= 1.0:  # also false for nan
+        raise UserError(f"confidence must be between 0 and 1, got {confidence.min()} to {confidence.max()}")
     where = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
     counts = np.bincount(where, minlength=bins)
     divisor = np.maximum(counts, 1)
     return Calibration(
         counts,
         np.bincount(where, weights=confidence, minlength=bins) / divisor,
-        np.bincount(where, weights=correct.astype(np.float64), minlength=bins) / divisor,
+        np.bincount(where, weights=correct.astype(bool).astype(np.float64), minlength=bins) / divisor,
     )
 
 

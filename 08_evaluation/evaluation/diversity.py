@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from evaluation.text_overlap import corpus_bleu
-from groundwork.user_errors import UserError
+from groundwork.user_errors import UserError, require_texts
 
 
 def distinct_n(texts: Sequence[str], n: int) -> float:
@@ -50,6 +50,7 @@ def self_bleu(texts: Sequence[str]) -> float:
     Raises:
         UserError: fewer than two texts.
     """
+    require_texts(texts)
     if len(texts) < 2:
         raise UserError(f"self-BLEU compares texts with one another, got {len(texts)}")
     scores = [corpus_bleu([text], [[*texts[:i], *texts[i + 1 :]]]) for i, text in enumerate(texts)]
@@ -59,9 +60,14 @@ def self_bleu(texts: Sequence[str]) -> float:
 def loop_length(text: str, min_repeats: int = 3) -> int:
     """Characters of the shortest piece that a text ends with at least `min_repeats` times in a row; 0 if none.
 
+    Raises:
+        UserError: fewer than two repeats: every text ends with its last characters once.
+
     >>> loop_length("It returns. the list, the list, the list,")
     10
     """
+    if min_repeats < 2:
+        raise UserError(f"a loop repeats at least twice, got min_repeats = {min_repeats}")
     tail = text[-2000:]
     for size in range(1, len(tail) // min_repeats + 1):
         piece = tail[-size:]
@@ -78,5 +84,4 @@ def _grams(words: Sequence[str], n: int) -> list[tuple[str, ...]]:
 def _check(texts: Sequence[str], n: int) -> None:
     if n < 1:
         raise UserError(f"n-grams need at least one word, got n = {n}")
-    if isinstance(texts, str):
-        raise UserError("expected a list of texts, got one text")
+    require_texts(texts)

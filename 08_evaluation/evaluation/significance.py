@@ -52,12 +52,17 @@ def bootstrap_interval(
         seed: of the draws.
 
     Raises:
-        UserError: no items, or a confidence out of range.
+        UserError: no items, values that are not finite, weights that are not above 0, a confidence out of range, or
+            no resamples.
     """
     numerator = np.asarray(values, dtype=np.float64)
     denominator = np.ones_like(numerator) if weights is None else np.asarray(weights, dtype=np.float64)
     if numerator.ndim != 1 or len(numerator) == 0 or numerator.shape != denominator.shape:
         raise UserError(f"the bootstrap needs one value an item, got shapes {numerator.shape}, {denominator.shape}")
+    if not np.isfinite(numerator).all() or not (denominator > 0).all():
+        raise UserError("the bootstrap needs finite values, and weights above 0")
+    if resamples < 1:
+        raise UserError(f"the bootstrap needs at least one resample, got {resamples}")
     if not 0 < confidence < 1:
         raise UserError(f"the confidence must be between 0 and 1, got {confidence}")
     means = _resampled_ratios(numerator, denominator, resamples, seed)
@@ -107,11 +112,13 @@ def compare_paired(a: ArrayLike, b: ArrayLike, resamples: int = RESAMPLES, seed:
         seed: of the draws.
 
     Raises:
-        UserError: the two differ in length, or are empty.
+        UserError: the two differ in length, are empty or not finite, or there are no resamples.
     """
     first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     if first.ndim != 1 or first.shape != second.shape or len(first) == 0:
         raise UserError(f"a paired test needs two equally long lists, got shapes {first.shape} and {second.shape}")
+    if resamples < 1 or not (np.isfinite(first).all() and np.isfinite(second).all()):
+        raise UserError(f"a paired test needs finite values and at least one resample, got {resamples} resamples")
     differences = first - second
     observed = abs(differences.mean())
     rng, items = np.random.default_rng(seed), len(differences)
@@ -133,12 +140,18 @@ def mcnemar_p_value(a: ArrayLike, b: ArrayLike) -> float:
         a: (items,) 0 or 1.
         b: (items,) 0 or 1, of the other model.
 
+    Raises:
+        UserError: the two differ in length or are empty, or hold something else than 0 and 1.
+
     >>> mcnemar_p_value([1, 1, 1, 1, 1, 1, 0], [0, 0, 0, 0, 0, 0, 0])  # 2 / 2⁶
     0.03125
     """
-    first, second = np.asarray(a, dtype=bool), np.asarray(b, dtype=bool)
-    if first.shape != second.shape:
-        raise UserError(f"a paired test needs two equally long lists, got {first.shape} and {second.shape}")
+    first, second = np.asarray(a), np.asarray(b)
+    if first.ndim != 1 or first.shape != second.shape or len(first) == 0:
+        raise UserError(f"a paired test needs two equally long lists, got shapes {first.shape} and {second.shape}")
+    if not np.isin([first, second], (0, 1)).all():
+        raise UserError("McNemar's test is for answers that are right or wrong: give 0 or 1 for each")
+    first, second = first.astype(bool), second.astype(bool)
     only_a, only_b = int((first & ~second).sum()), int((second & ~first).sum())
     n = only_a + only_b
     tail = sum(math.comb(n, k) for k in range(min(only_a, only_b) + 1))
@@ -154,9 +167,13 @@ def questions_needed(difference: float, accuracy: float = 0.5) -> int:
         difference: between the two accuracies, such as 0.02.
         accuracy: about which they lie.
 
+    Raises:
+        UserError: a difference or an accuracy that is not between 0 and 1.
+
     >>> questions_needed(0.02)
     9812
     """
-    if not 0 < difference < 1:
-        raise UserError(f"the difference must be between 0 and 1, got {difference}")
+    for name, share in (("difference", difference), ("accuracy", accuracy)):
+        if not 0 < share < 1:
+            raise UserError(f"the {name} must be between 0 and 1, got {share}")
     return math.ceil((1.959964 + 0.841621) ** 2 * 2 * accuracy * (1 - accuracy) / difference**2)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evaluation.sequence_scores import SequenceScores, score_sequences
-from groundwork.user_errors import UserError
+from groundwork.user_errors import UserError, require_texts
 from neural_networks.bits_per_byte import bits_per_byte, perplexity
 from tokenizer.interface import Tokenizer
 from training.placement import Placement
@@ -82,7 +82,7 @@ def score_documents(
 ) -> TextScores:
     """Measure a model on texts that do not see one another.
 
-    Each text stands behind an end-of-text token where the tokenizer has one, so that its first token
+    Each text stands after an end-of-text token where the tokenizer has one, so that its first token
     is predicted too. A character tokenizer without one leaves the first character out.
 
     Args:
@@ -97,6 +97,7 @@ def score_documents(
         UserError: a text is too short, or the stride impossible.
         TokenizerError: a character that a character tokenizer lacks.
     """
+    require_texts(documents)
     begin = [] if tokenizer.end_of_text_id is None else [tokenizer.end_of_text_id]
     encoded = [begin + tokenizer.encode(document) for document in documents]
     num_bytes = sum(len(document.encode("utf-8")) for document in documents)
@@ -106,7 +107,7 @@ def score_documents(
 def score_stream(
     model: GPTModel, tokenizer: Tokenizer, documents: Sequence[str], placement: Placement, stride: int | None = None
 ) -> TextScores:
-    """Measure a model on texts as one stream, each behind an end-of-text token that is predicted too.
+    """Measure a model on texts as one stream, each after an end-of-text token that is predicted too.
 
     What training reports and compressors do: a window may reach back into the document before, and where a
     document ends is part of what has to be known. For a ladder from counting to transformers.
@@ -121,6 +122,7 @@ def score_stream(
     Raises:
         UserError: the text is too short, or the stride impossible.
     """
+    require_texts(documents)
     begin = [] if tokenizer.end_of_text_id is None else [tokenizer.end_of_text_id]
     ids = [token for document in documents for token in begin + tokenizer.encode(document)]
     num_bytes = sum(len(document.encode("utf-8")) for document in documents)

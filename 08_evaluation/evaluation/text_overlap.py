@@ -13,7 +13,7 @@ import string
 from collections import Counter
 from collections.abc import Sequence
 
-from groundwork.user_errors import UserError
+from groundwork.user_errors import UserError, require_texts
 
 BLEU_ORDER = 4
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
@@ -85,8 +85,10 @@ def corpus_bleu(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) 
         0 to 100.
 
     Raises:
-        UserError: no texts, or one without a reference.
+        UserError: no texts, one without a reference, or one text instead of a list.
     """
+    for texts in (hypotheses, *references):
+        require_texts(texts)
     if not hypotheses or len(hypotheses) != len(references) or not all(references):
         raise UserError("BLEU needs at least one text, and a reference for each")
     matches, totals = [0] * BLEU_ORDER, [0] * BLEU_ORDER

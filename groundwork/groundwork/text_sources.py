@@ -12,9 +12,11 @@ import json
 import os
 import re
 import stat
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
+
+from groundwork.user_errors import UserError
 
 BLOCK_BYTES = 1 << 22
 TEXT_SUFFIXES = frozenset({".txt", ".md", ".rst", ".py", ".tex", ".html", ".csv", ".jsonl", ".parquet", ""})
@@ -23,23 +25,8 @@ _ESCAPE = re.compile(r"\\(?:u[dD][89abAB]..\\u[dD][c-fC-F]..|u([dD][89a-fA-F]..)
 _ADVICE = "convert the file first, for example with:"
 
 
-class TextError(ValueError):
+class TextError(UserError):
     """Text that cannot be used, in one line that names the file and the way out."""
-
-
-def check_texts(texts: Iterable[Any], what: str = "documents") -> None:
-    """Refuse a single text where a list of texts is expected, because each character would count as a text.
-
-    Args:
-        texts: that a caller gave.
-        what: their name in the message.
-
-    Raises:
-        TextError: it is a single text.
-    """
-    if isinstance(texts, str | bytes):
-        start = repr(texts[:20])
-        raise TextError(f"{what} must be a list of texts, got the single text {start}…: put it into a list, [text]")
 
 
 def find_text_files(path: Path | str, suffixes: Collection[str] = TEXT_SUFFIXES) -> list[Path]:

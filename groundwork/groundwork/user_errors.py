@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib.util import find_spec
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 
 class UserError(ValueError):
@@ -44,6 +45,39 @@ def require(condition: bool, message: str) -> None:
     """
     if not condition:
         raise ValueError(message)
+
+
+def require_choices(config: object, section: str) -> None:
+    """Check that every field of a dataclass whose type is a `Literal` has one of its values.
+
+    A name that nothing knows would otherwise pass for the last one that the code asks for.
+
+    Args:
+        config: the dataclass.
+        section: what it is called in a configuration file, for the message.
+
+    Raises:
+        ValueError: a field has another value.
+    """
+    for name, kind in get_type_hints(type(config)).items():
+        if get_origin(kind) is Literal and getattr(config, name) not in get_args(kind):
+            choices = ", ".join(map(str, get_args(kind)))
+            raise ValueError(f"{section}.{name} must be one of {choices}; got {getattr(config, name)!r}")
+
+
+def require_texts(texts: Iterable[Any], what: str = "documents") -> None:
+    """Refuse a single text where a list of texts is expected, because each character would count as a text.
+
+    Args:
+        texts: that a caller gave.
+        what: their name in the message.
+
+    Raises:
+        UserError: it is a single text.
+    """
+    if isinstance(texts, str | bytes):
+        start = repr(texts[:20])
+        raise UserError(f"{what} must be a list of texts, got the single text {start}…: put it into a list, [text]")
 
 
 def require_package(name: str, extra: str, purpose: str) -> None:

@@ -244,7 +244,7 @@ def test_impossible_rope_scalings_are_refused():
     for wrong, message in (
         ({"kind": "ntk", "factor": 0.5}, "factor must be at least 1, got 0.5"),
         ({"kind": "yarn", "factor": 2.0}, "needs original_context_length"),
-        ({"kind": "banana"}, "unknown rope scaling 'banana'"),
+        ({"kind": "banana"}, "rope_scaling.kind must be one of linear, ntk, yarn, llama3; got 'banana'"),
         ({"kind": "llama3", "original_context_length": 8, "low_freq_factor": 4.0}, "above low_freq_factor"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -16,8 +16,6 @@ from evaluation.tasks.records import read_records
 from finetuning.data.instruction_data import read_instruction_data
 from groundwork import text_sources
 from groundwork.text_sources import (
-    TextError,
-    check_texts,
     find_text_files,
     parse_json,
     read_blocks,
@@ -27,6 +25,7 @@ from groundwork.text_sources import (
     read_parquet,
     read_text,
 )
+from groundwork.user_errors import UserError, require_texts
 from neural_networks.corpora import load_corpus
 from tokenizer.byte_tokenizer import ByteTokenizer
 from tokenizer.file_encoder import encode_files
@@ -286,11 +285,11 @@ def test_a_folder_that_may_not_be_read_is_named(tmp_path: Path):
 
 
 def test_a_single_text_is_refused_where_a_list_is_expected():
-    check_texts(["one"])
-    check_texts(iter(["one"]))
+    require_texts(["one"])
+    require_texts(iter(["one"]))
     for text in ("one string", b"bytes", ""):
-        with pytest.raises(TextError, match="documents must be a list of texts, got the single text"):
-            check_texts(text)
+        with pytest.raises(UserError, match="documents must be a list of texts, got the single text"):
+            require_texts(text)
 
 
 # --- through each door ------------------------------------------------------------------------

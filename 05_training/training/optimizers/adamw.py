@@ -8,8 +8,10 @@ from typing import Any
 
 import torch
 
+from training.optimizers.optimizer import Optimizer
 
-class AdamW(torch.optim.Optimizer):
+
+class AdamW(Optimizer):
     """Adam (Kingma & Ba, 2015) with decoupled weight decay (Loshchilov & Hutter, 2019).
 
         m ← β₁ m + (1 - β₁) g           running mean of the gradient
@@ -29,6 +31,9 @@ class AdamW(torch.optim.Optimizer):
         betas: β₁ and β₂.
         eps: ε, against division by zero.
         weight_decay: λ.
+
+    Raises:
+        ValueError: a setting is out of range.
     """
 
     def __init__(
@@ -42,7 +47,7 @@ class AdamW(torch.optim.Optimizer):
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self) -> None:  # type: ignore[override]  # the trainer never passes a closure
+    def update(self) -> None:
         """Change every parameter that has a gradient."""
         for group in self.param_groups:
             lr, (beta1, beta2) = group["lr"], group["betas"]

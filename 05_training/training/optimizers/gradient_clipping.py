@@ -25,13 +25,18 @@ def clip_gradients(parameters: Iterable[Tensor], max_norm: float) -> float:
     The direction stays. Clipping each number for itself would change it.
 
     Args:
-        parameters: whose gradients to scale in place.
+        parameters: whose gradients to scale in place; one tensor is one parameter.
         max_norm: 0 leaves them as they are and only measures.
 
     Returns:
         The norm before; inf or nan where a gradient is, and then nothing was scaled.
+
+    Raises:
+        ValueError: a negative norm, which would turn the step around.
     """
-    parameters = list(parameters)
+    if not max_norm >= 0.0:
+        raise ValueError(f"max_norm must not be negative, got {max_norm}; 0 only measures")
+    parameters = [parameters] if isinstance(parameters, Tensor) else list(parameters)
     norm = gradient_norm(parameters).item()
     if max_norm and norm > max_norm and norm < float("inf"):
         for parameter in parameters:

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from training.optimizers.optimizer import Optimizer
 from training.parallel.spread_tensors import spread_like, whole
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -38,13 +39,18 @@ def orthogonalise(matrices: Tensor, rounds: int = ROUNDS) -> Tensor:
     Returns:
         The same shape, bfloat16, with singular values near 1.
 
+    Raises:
+        ValueError: fewer than two axes.
+
     >>> square = orthogonalise(torch.randn(64, 64))
     >>> bool((torch.linalg.svdvals(square.float()) < 1.3).all())
     True
     """
+    if matrices.ndim < 2:
+        raise ValueError(f"only a matrix can be made orthogonal, got the shape {tuple(matrices.shape)}")
     a, b, c = COEFFICIENTS
     tall = matrices.shape[-2] > matrices.shape[-1]
-    x = matrices.bfloat16().view(-1, *matrices.shape[-2:])
+    x = matrices.bfloat16().reshape(-1, *matrices.shape[-2:])
     if tall:
         x = x.mT  # X Xᵀ should be the smaller of the two squares
     x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=EPS)
@@ -55,7 +61,7 @@ def orthogonalise(matrices: Tensor, rounds: int = ROUNDS) -> Tensor:
     return (x.mT if tall else x).reshape(matrices.shape)
 
 
-class Muon(torch.optim.Optimizer):
+class Muon(Optimizer):
     """B ← B + (1 - μ)(g - B),  θ ← θ - η λ θ - η' · orthogonalise(g + μ (B - g))  (Nesterov's look ahead).
 
     η' = η · max(1, rows / columns)^½ keeps the size of the output's change alike for wide and tall
@@ -69,7 +75,7 @@ class Muon(torch.optim.Optimizer):
         weight_decay: λ.
 
     Raises:
-        ValueError: a parameter is not a matrix.
+        ValueError: a parameter is not a matrix, or a setting is out of range.
     """
 
     def __init__(self, params: Iterable[Any], lr: float, momentum: float = 0.95, weight_decay: float = 0.1):
@@ -77,10 +83,12 @@ class Muon(torch.optim.Optimizer):
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.ndim != 2:
-                    raise ValueError(f"Muon is for matrices, and a parameter has the shape {tuple(parameter.shape)}")
+                    raise ValueError(
+                        f"Muon is for matrices, and a parameter has the shape {tuple(parameter.shape)}: use AdamW"
+                    )
 
     @torch.no_grad()
-    def step(self) -> None:  # type: ignore[override]  # the trainer never passes a closure
+    def update(self) -> None:
         """Change every parameter that has a gradient."""
         for group in self.param_groups:
             by_shape: dict[torch.Size, list[Tensor]] = {}

@@ -16,19 +16,25 @@ def learning_rate_factor(step: int, max_steps: int, config: ScheduleConfig) -> f
     - cosine (Loshchilov & Hutter, 2017) and linear fall all the way from the peak;
     - wsd, warm-up, stable, decay (Hu et al., 2024: MiniCPM), stays at the peak and falls linearly in the
       last `decay_fraction` of the run, so that one long run can be ended at any point by a short decay;
-    - inverse_sqrt (Vaswani et al., 2017) falls like 1 / sqrt(step) and knows no end;
+    - inverse_sqrt (Vaswani et al., 2017) falls like 1 / sqrt(step), however long the run is;
     - constant stays.
 
     Args:
-        step: optimizer steps taken so far, from 0.
+        step: optimizer steps taken so far, from 0. Past the end of the run the factor stays where it ended.
         max_steps: steps of the run.
         config: shape of the curve.
+
+    Raises:
+        ValueError: a negative step, or a run of no steps.
 
     >>> [round(learning_rate_factor(s, 10, ScheduleConfig("linear", 2, 0.0)), 2) for s in (0, 1, 2, 6, 9)]
     [0.5, 1.0, 1.0, 0.5, 0.12]
     >>> [round(learning_rate_factor(s, 10, ScheduleConfig("wsd", 0, 0.0, 0.4)), 2) for s in (0, 6, 7, 8, 9)]
     [1.0, 1.0, 0.75, 0.5, 0.25]
     """
+    if step < 0 or max_steps < 1:
+        raise ValueError(f"a schedule needs a step from 0 on and a run of at least 1, got step {step} of {max_steps}")
+    step = min(step, max_steps)
     if step < config.warmup_steps:
         return (step + 1) / config.warmup_steps
     if config.kind == "constant":
@@ -40,6 +46,6 @@ def learning_rate_factor(step: int, max_steps: int, config: ScheduleConfig) -> f
         decay_start = max(decay_start, round(max_steps * (1.0 - config.decay_fraction)))
     if step < decay_start:
         return 1.0
-    progress = (step - decay_start) / max(1, max_steps - decay_start)  # from 0 to below 1
+    progress = (step - decay_start) / max(1, max_steps - decay_start)  # from 0 to 1
     curve = 0.5 * (1.0 + math.cos(math.pi * progress)) if config.kind == "cosine" else 1.0 - progress
     return config.final_fraction + (1.0 - config.final_fraction) * curve

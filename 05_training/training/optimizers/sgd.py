@@ -8,26 +8,31 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from training.optimizers.optimizer import Optimizer
 
-class SGD(torch.optim.Optimizer):
+
+class SGD(Optimizer):
     """v ← μ v + g + λ θ,  θ ← θ - η v. Without momentum, v is the gradient.
 
     For convex problems the rate must fall like 1 / sqrt(t) for the average of the iterates to converge
-    (Zinkevich, 2003); `schedule.kind: inverse_sqrt` does that. On language models SGD trails AdamW far
-    behind: gradients of rare tokens are rare and small, and SGD's step is as small.
+    (Zinkevich, 2003); `schedule.kind: inverse_sqrt` does that. On language models SGD learns far more
+    slowly than AdamW: gradients of rare tokens are rare and small, and SGD's step is as small.
 
     Args:
         params: tensors, or groups of them.
         lr: η.
         momentum: μ.
         weight_decay: λ, added to the gradient as an L2 penalty is.
+
+    Raises:
+        ValueError: a setting is out of range.
     """
 
     def __init__(self, params: Iterable[Any], lr: float, momentum: float = 0.0, weight_decay: float = 0.0):
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self) -> None:  # type: ignore[override]  # the trainer never passes a closure
+    def update(self) -> None:
         """Change every parameter that has a gradient."""
         for group in self.param_groups:
             for parameter in group["params"]:

@@ -18,7 +18,10 @@ class WeightAverage:
 
     Args:
         model: whose parameters to follow.
-        decay: d. The average reaches back about 1 / (1 - d) steps.
+        decay: d, from 0 to below 1. The average reaches back about 1 / (1 - d) steps.
+
+    Raises:
+        ValueError: a decay out of range.
 
     >>> model = nn.Linear(1, 1, bias=False)
     >>> average = WeightAverage(model, 0.5)
@@ -31,6 +34,8 @@ class WeightAverage:
     """
 
     def __init__(self, model: nn.Module, decay: float):
+        if not 0.0 <= decay < 1.0:
+            raise ValueError(f"the decay must be at least 0 and below 1, got {decay}")
         self.decay = decay
         self.parameters = dict(model.named_parameters())
         self.averages = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}

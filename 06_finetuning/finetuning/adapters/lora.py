@@ -2,8 +2,8 @@
 
     W' = W + s · B A        A: (rank, in), B: (out, rank)        s = alpha / rank      (Hu et al., 2021)
 
-W is frozen; only A and B are trained. With rank 8, a 768 × 768 matrix has 12,288 numbers to learn in
-place of 589,824. B starts at zero, so that the model starts as it was.
+W is frozen; only A and B are trained. With rank 8, a 768 × 768 matrix has 12,288 numbers to learn
+instead of 589,824. B starts at zero, so that the model starts as it was.
 
 Two variants:
 
@@ -39,7 +39,7 @@ class LoRAConfig:
         alpha: size of the correction, independent of the rank.
         dropout: probability of dropping an input of the correction while training.
         pattern: names of the layers, with * for anything.
-        rank_stabilised: divide alpha by the square root of the rank in place of the rank.
+        rank_stabilised: divide alpha by the square root of the rank instead of the rank.
         dora: learn direction and length apart.
     """
 
@@ -53,6 +53,10 @@ class LoRAConfig:
     def __post_init__(self) -> None:
         if self.rank < 1:
             raise AdapterError(f"lora.rank must be at least 1, got {self.rank}")
+        if not self.alpha > 0.0:
+            raise AdapterError(f"lora.alpha must be above 0, got {self.alpha}: the correction would have no size")
+        if not isinstance(self.pattern, str):
+            raise AdapterError(f"lora.pattern must be one string such as 'blocks.*.attention.*', got {self.pattern!r}")
         if not 0.0 <= self.dropout < 1.0:
             raise AdapterError(f"lora.dropout must be at least 0 and below 1, got {self.dropout}")
 
@@ -170,7 +174,8 @@ def add_lora(model: nn.Module, config: LoRAConfig, name: str = "default") -> lis
         Names of the layers.
 
     Raises:
-        AdapterError: no layer matches, the rank does not fit one, or the name is taken. The model is unchanged then.
+        AdapterError: no layer matches, the rank does not fit one, or the name is taken or impossible. The model is
+            unchanged then.
     """
     layers = adaptable_layers(model)
     chosen = [layer for layer in layers if fnmatch(layer, config.pattern)]
@@ -182,6 +187,10 @@ def add_lora(model: nn.Module, config: LoRAConfig, name: str = "default") -> lis
 
 def attach_adapters(model: nn.Module, configs: Mapping[str, LoRAConfig], name: str) -> None:
     """Like `add_lora`, with a configuration for each layer by its name."""
+    if not name or "." in name or hasattr(nn.ModuleDict, name):
+        raise AdapterError(
+            f"an adapter cannot be called {name!r}: PyTorch needs a name without a dot that is not its own"
+        )
     layers = adaptable_layers(model)
     if any(name in layer.adapters for layer in layers.values() if isinstance(layer, LoRALinear)):
         raise AdapterError(f"the model has an adapter called {name!r} already")

@@ -32,7 +32,15 @@ def gptq_levels(weight: Tensor, hessian: Tensor) -> tuple[Tensor, Tensor, Tensor
 
     Returns:
         levels (out, in) from 0 to 15, scale (out, groups), zero (out, groups).
+
+    Raises:
+        ValueError: rows that are not a multiple of the group, or a Hessian of another size.
     """
+    size = weight.shape[1]
+    if size % INT4_GROUP or hessian.shape != (size, size):
+        raise ValueError(
+            f"rows of {size} need a Hessian of {size} × {size}, and groups of {INT4_GROUP}; got {tuple(hessian.shape)}"
+        )
     weight, hessian = weight.double().clone(), hessian.double().clone()
     hessian.diagonal().add_(DAMPING * hessian.diagonal().mean().clamp(min=1e-8))
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(hessian))

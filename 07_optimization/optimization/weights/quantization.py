@@ -80,6 +80,17 @@ class QuantizedLayer(nn.Module):
         self.out_features, self.in_features = out_features, in_features
         self.activation_dtype = torch.float32
 
+    def require_shape_of(self, linear: nn.Linear) -> None:
+        """Check that a layer is as large as this one and has a bias if this one has.
+
+        Raises:
+            ValueError: it differs.
+        """
+        ours = (self.out_features, self.in_features, getattr(self, "bias", None) is not None)
+        theirs = (linear.out_features, linear.in_features, linear.bias is not None)
+        if ours != theirs:
+            raise ValueError(f"this layer is for (out_features, in_features, bias) = {ours}, got a layer with {theirs}")
+
     @property
     def num_weights(self) -> int:
         """Numbers that the layer stands for, bias included."""
@@ -108,6 +119,7 @@ class Int8Linear(QuantizedLayer):
     @torch.no_grad()
     def quantize(self, linear: nn.Linear) -> None:
         """Take over a layer's numbers."""
+        self.require_shape_of(linear)
         q, scale = quantize_rows(linear.weight)
         self.weight.copy_(q)
         self.scale.copy_(scale[:, 0])
@@ -147,6 +159,9 @@ class Int4Linear(QuantizedLayer):
         out_features: rows.
         in_features: columns, a multiple of `INT4_GROUP`.
         bias: whether there is one.
+
+    Raises:
+        ValueError: rows that are not a multiple of the group.
     """
 
     scale: Tensor
@@ -154,7 +169,9 @@ class Int4Linear(QuantizedLayer):
 
     def __init__(self, out_features: int, in_features: int, bias: bool):
         super().__init__(out_features, in_features)
-        groups = in_features // INT4_GROUP
+        groups, left = divmod(in_features, INT4_GROUP)
+        if left:
+            raise ValueError(f"4 bits come in groups of {INT4_GROUP}, got rows of {in_features}: use 8 bits")
         self.register_buffer("weight", torch.zeros(out_features, in_features // 2, dtype=torch.uint8))
         self.register_buffer("scale", torch.ones(out_features, groups, dtype=torch.bfloat16))
         self.register_buffer("zero", torch.zeros(out_features, groups, dtype=torch.bfloat16))
@@ -164,13 +181,20 @@ class Int4Linear(QuantizedLayer):
     @torch.no_grad()
     def quantize(self, linear: nn.Linear) -> None:
         """Take over a layer's numbers, each rounded to its nearest level."""
+        self.require_shape_of(linear)
         grouped = linear.weight.float().unflatten(1, (-1, INT4_GROUP))
         scale, zero = group_scales(grouped)
         self.store(to_levels(grouped, scale, zero).flatten(1), scale[..., 0], zero[..., 0], linear.bias)
 
     @torch.no_grad()
     def store(self, levels: Tensor, scale: Tensor, zero: Tensor, bias: Tensor | None) -> None:
-        """Keep levels (out, in) from 0 to 15 with scales and zeros (out, groups)."""
+        """Keep levels (out, in) from 0 to 15 with scales and zeros (out, groups).
+
+        Raises:
+            ValueError: a level that 4 bits cannot hold, or nan.
+        """
+        if not (levels.amin() >= 0 and levels.amax() <= 15):
+            raise ValueError(f"4 bits hold levels from 0 to 15, got {levels.amin():g} to {levels.amax():g}")
         levels = levels.to(torch.uint8)
         self.weight.copy_(levels[:, 0::2] | levels[:, 1::2] << 4)
         self.scale.copy_(scale)
@@ -218,4 +242,5 @@ class Int8Embedding(QuantizedLayer):
 
     def forward(self, ids: Tensor) -> Tensor:
         """(...) → (..., embedding_dim)."""
-        return (self.weight[ids] * self.scale[ids][..., None]).to(self.activation_dtype)
+        rows = F.embedding(ids, self.weight)  # unlike an index, it refuses negative ids
+        return (rows * self.scale[ids][..., None]).to(self.activation_dtype)

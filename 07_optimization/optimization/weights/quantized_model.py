@@ -52,10 +52,12 @@ def quantize_model(model: GPTModel, method: Method, calibration: Tensor | None =
         calibration: (sequences, time) ids for `gptq`.
 
     Raises:
-        QuantizationError: an unknown method, sizes that it does not take, or no calibration text.
+        QuantizationError: an unknown method, sizes that it does not take, no calibration text, or a quantized model.
     """
     if method not in get_args(Method):
         raise QuantizationError(f"unknown method {method!r}; the choices are {', '.join(get_args(Method))}")
+    if any(isinstance(module, QuantizedLayer) for module in model.modules()):
+        raise QuantizationError("the model is quantized already: start again from the one in float32")
     quantized = copy.deepcopy(model).eval().requires_grad_(False)
     if method == "gptq":
         if calibration is None or calibration.numel() == 0:
@@ -76,7 +78,7 @@ def _check_groups(model: GPTModel) -> None:
 
 
 def _replace_layers(model: GPTModel, method: Method, fill: bool) -> None:
-    """Put quantized layers in place of plain ones, with their numbers or (`fill` false) to be loaded into."""
+    """Replace plain layers by quantized ones, with their numbers or (`fill` false) to be loaded into."""
     if method in ("int4", "gptq"):
         _check_groups(model)
     eight_bits: type[Int8Linear] = W8A8Linear if method == "w8a8" else Int8Linear
@@ -112,7 +114,7 @@ def count_bytes(model: nn.Module) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
 
 
-def save_quantized(folder: Path, source: LoadedModel, model: GPTModel, method: Method) -> None:
+def save_quantized(folder: Path | str, source: LoadedModel, model: GPTModel, method: Method) -> None:
     """Write a quantized model as a checkpoint folder.
 
     Args:
@@ -124,6 +126,7 @@ def save_quantized(folder: Path, source: LoadedModel, model: GPTModel, method: M
     Raises:
         QuantizationError: the folder exists or cannot be written.
     """
+    folder = Path(folder)
     if folder.exists():
         raise QuantizationError(f"{folder} exists already; choose another --output, or remove it first")
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
@@ -144,17 +147,18 @@ def save_quantized(folder: Path, source: LoadedModel, model: GPTModel, method: M
         raise QuantizationError(f"the quantized model could not be written to {folder}: {error}") from None
 
 
-def is_quantized(folder: Path) -> bool:
+def is_quantized(folder: Path | str) -> bool:
     """Whether `save_quantized` wrote a checkpoint folder."""
-    return (folder / QUANTIZATION).is_file()
+    return (Path(folder) / QUANTIZATION).is_file()
 
 
-def load_quantized(folder: Path, model: GPTModel) -> None:
+def load_quantized(folder: Path | str, model: GPTModel) -> None:
     """Turn a freshly built model into the quantized one of a folder, in place.
 
     Raises:
         CheckpointError: the layout is not this version's, or the tensors are not the model's.
     """
+    folder = Path(folder)
     path = folder / QUANTIZATION
     try:
         description = json.loads(path.read_text(encoding="utf-8"))

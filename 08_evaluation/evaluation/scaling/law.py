@@ -79,7 +79,7 @@ def fit_scaling_law(points: Sequence[TrainedPoint]) -> ScalingLaw:
         points: at least six, over at least three sizes and three amounts of text.
 
     Raises:
-        UserError: too few to tell the terms apart.
+        UserError: too few to tell the terms apart, or a size, amount or loss that has no logarithm.
     """
     sizes, amounts = {point.parameters for point in points}, {point.tokens for point in points}
     if len(points) < 6 or len(sizes) < 3 or len(amounts) < 3:
@@ -87,6 +87,10 @@ def fit_scaling_law(points: Sequence[TrainedPoint]) -> ScalingLaw:
             f"a scaling law needs 6 runs over 3 sizes and 3 amounts of text, got {len(points)} over {len(sizes)} "
             f"and {len(amounts)}"
         )
+    if bad := [
+        point for point in points if not all(0 < x < math.inf for x in (point.parameters, point.tokens, point.loss))
+    ]:
+        raise UserError(f"a scaling law needs finite sizes, amounts and losses above 0, got {bad[0]}")
     n = torch.tensor([point.parameters for point in points], dtype=torch.float64).log()
     d = torch.tensor([point.tokens for point in points], dtype=torch.float64).log()
     target = torch.tensor([point.loss for point in points], dtype=torch.float64).log()
@@ -136,13 +140,15 @@ def power_law(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:
     """Exponent and factor of y ≈ factor · x^exponent, by least squares of the logarithms.
 
     Raises:
-        UserError: fewer than two points.
+        UserError: fewer than two different points, or a number that has no logarithm.
 
     >>> power_law([1, 10, 100], [2, 20, 200])
     (1.0, 2.0)
     """
-    if len(x) < 2:
-        raise UserError(f"a power law needs at least two points, got {len(x)}")
+    if len(x) != len(y) or len(set(x)) < 2:
+        raise UserError(f"a power law needs at least two points, at different x, got {len(x)} x and {len(y)} y")
+    if not all(0 < number < math.inf for number in (*x, *y)):
+        raise UserError(f"a power law needs finite numbers above 0, got {list(x)} and {list(y)}")
     logs = [(math.log(a), math.log(b)) for a, b in zip(x, y, strict=True)]
     mean_x, mean_y = (sum(values) / len(logs) for values in zip(*logs, strict=True))
     variance = sum((a - mean_x) ** 2 for a, _ in logs)
