@@ -32,6 +32,7 @@ from tokenizer.interface import Tokenizer
 from training.data.batches import Batch
 from training.loss import IGNORED, cross_entropy
 from training.placement import Placement
+from training.validation import evaluating
 from transformer.gpt_model import GPTModel
 
 
@@ -169,15 +170,12 @@ def reference_log_probabilities(
     model: GPTModel, pairs: Sequence[EncodedPair], config: PreferenceConfig, placement: Placement, batch_size: int = 8
 ) -> Tensor:
     """(pairs, 2) log-probabilities of both answers under the model as it is now."""
-    was_training = model.training
-    model.eval()
     found = []
-    for start in range(0, len(pairs), batch_size):
-        batch = _pair_rows(pairs[start : start + batch_size]).to(placement.device)
-        with placement.autocast():
+    with evaluating(model), placement.autocast():
+        for start in range(0, len(pairs), batch_size):
+            batch = _pair_rows(pairs[start : start + batch_size]).to(placement.device)
             both = answer_log_probabilities(model, batch.tensors, mean=config.loss == "ipo")
-        found.append(both.view(2, -1).T.cpu())
-    model.train(was_training)
+            found.append(both.view(2, -1).T.cpu())
     return torch.cat(found)
 
 

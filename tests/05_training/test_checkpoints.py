@@ -119,11 +119,11 @@ def test_killed_at_random_moments_nothing_is_lost(tiny_settings, write_config, t
 
 
 def test_a_checkpoint_that_is_there_and_whole_is_never_replaced_but_a_damaged_one_is(run_copy: Path):
-    from training.checkpoints.checkpoint import load_state, save_checkpoint, verify_checkpoint
+    from training.checkpoints.checkpoint import read_state, save_checkpoint, verify_checkpoint
 
     folder = list_checkpoints(run_copy)[-1]
     loaded = load_model(folder)
-    state, tensors = load_state(folder)
+    state, tensors = read_state(folder)
     config = yaml.safe_load((folder / "config.yaml").read_text())
 
     def save() -> None:

@@ -16,13 +16,15 @@ from training.anomalies import LossMonitor
 from training.checkpoints.checkpoint import best_checkpoint, find_checkpoint, list_checkpoints, load_model
 from training.data.batches import Batch
 from training.data.data_loader import WindowLoader
+from training.loss import next_token_loss
+from training.optimizers.parameter_groups import OptimizerConfig
+from training.optimizers.schedule import ScheduleConfig
 from training.placement import Placement, choose_placement
-from training.recipe import OptimizerConfig, ScheduleConfig, TrainingConfig
+from training.recipe import Recipe, TrainingConfig
 from training.run.rehearsal import rehearsal, seconds_per_step
 from training.run.tracking import read_metrics
 from training.train_command import main
-from training.trainer import Trainer, TrainingError
-from training.validation import next_token_loss
+from training.trainer import Run, Trainer, TrainingError
 from transformer.config import GPTConfig
 from transformer.gpt_model import GPTModel
 
@@ -36,13 +38,13 @@ def _trainer(folder: Path, loss=None, batches=None, placement: Placement = CPU, 
         model.train(),
         loss or next_token_loss(),
         source,
-        optimizer or OptimizerConfig(lr=0.01),
-        ScheduleConfig("constant", 0),
-        TrainingConfig(max_steps=1000, batch_size=4, **training),
-        placement,
-        folder,
-        None,
-        {},
+        recipe=Recipe(
+            optimizer or OptimizerConfig(lr=0.01),
+            ScheduleConfig("constant", 0),
+            TrainingConfig(max_steps=1000, batch_size=4, **training),
+        ),
+        placement=placement,
+        run=Run(folder, None),
     )
 
 
@@ -233,7 +235,7 @@ def test_the_time_of_a_step_is_reckoned_from_a_few_micro_batches_and_leaves_no_t
     before = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
     assert seconds_per_step(trainer) > 0
     assert drawn == [4, 4, 4]
-    assert trainer.training.accumulation_steps == 32 and trainer.step == 0
+    assert trainer.recipe.training.accumulation_steps == 32 and trainer.step == 0
     assert all(torch.equal(before[name], tensor) for name, tensor in trainer.model.state_dict().items())
     trainer.take_step()
     assert len(drawn) == 3 + 32

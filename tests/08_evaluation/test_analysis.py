@@ -209,7 +209,7 @@ def test_a_fine_tuned_model_is_measured_on_the_text_of_its_base(
     data = {"corpus": str(documents), "validation_fraction": 0.2}
 
     def report(name: str, *arguments: str, **config) -> tuple[int, str]:
-        save_checkpoint(tmp_path / name, 1, weights, loaded.tokenizer, {**shape, **config}, {}, {}, keep=1)
+        save_checkpoint(tmp_path / name, 1, weights, loaded.tokenizer, {**shape, **config})
         page = ["--output", str(tmp_path / "report.html"), "--documents", "3", "--samples", "2", "--device", "cpu"]
         status = main(["--checkpoint", str(tmp_path / name), *page, *arguments])
         printed = capsys.readouterr()

@@ -65,7 +65,7 @@ def save_run(folder: Path, chat: bool = True, **parts) -> Path:
     """Write a run with one checkpoint of a tiny model."""
     tokenizer = tiny_tokenizer(SPECIAL_TOKENS if chat else ("<|endoftext|>",))
     model = tiny_model(tokenizer.vocab_size, **parts)
-    save_checkpoint(folder, 1, model_weights(model), tokenizer, {"model": model.config.to_dict()}, {}, {}, keep=1)
+    save_checkpoint(folder, 1, model_weights(model), tokenizer, {"model": model.config.to_dict()})
     return folder
 
 

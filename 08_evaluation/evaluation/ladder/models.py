@@ -8,15 +8,17 @@ from functools import cached_property
 from typing import Any
 
 from evaluation.ladder.text import LadderText, LadderTier
-from evaluation.scaling.small_training import Recipe, TrainedModel, encode_stream, train_small
+from evaluation.scaling.small_training import TrainedModel, encode_stream, train_small
 from evaluation.sliding_window import score_stream
 from optimization.model_loading import load_for_inference
 from optimization.weights.quantized_model import count_weights
 from tokenizer.character_tokenizer import CharacterTokenizer
 from tokenizer.interface import END_OF_TEXT, Tokenizer
 from tokenizer.tokenizer_trainer import train_bpe
+from training.optimizers.parameter_groups import OptimizerConfig
+from training.optimizers.schedule import ScheduleConfig
 from training.placement import Placement
-from training.recipe import OptimizerConfig, ScheduleConfig
+from training.recipe import Recipe, TrainingConfig
 from transformer.config import GPTConfig
 
 
@@ -95,7 +97,8 @@ def measure_transformer(
         d_model=tier.d_model,
         **rung.parts,
     )
-    recipe = Recipe(tier.steps, tier.batch_size, rung.optimizer, rung.schedule)
+    length = TrainingConfig(max_steps=tier.steps, batch_size=tier.batch_size)
+    recipe = Recipe(rung.optimizer, rung.schedule, length)
     trained = train_small(config, encode_stream(tokenizer, text.train), tokenizer, recipe, placement, on_step)
     scores = score_stream(trained.model, tokenizer, text.validation, placement)
     return scores.bits_per_byte, trained, tokenizer
