@@ -23,15 +23,9 @@ from torch import Tensor
 
 from tokenizer.interface import Tokenizer
 from training.anomalies import LossMonitor
-from training.checkpoints.checkpoint import (
-    SHARDS,
-    CheckpointError,
-    load_weights,
-    model_weights,
-    read_state,
-    save_checkpoint,
-)
+from training.checkpoints.checkpoint import SHARDS, CheckpointError, load_weights, read_state, save_checkpoint
 from training.checkpoints.sharded_state import load_shards, save_shards
+from training.checkpoints.weights import model_weights
 from training.data.batches import Batch, BatchSource, LossFunction
 from training.optimizers.gradient_clipping import clip_gradients
 from training.optimizers.parameter_groups import (
@@ -251,9 +245,10 @@ class Trainer:
         """
         values = {name: getattr(self, name) for name in COUNTERS}
         values |= {name: getattr(self, name).state_dict() for name in PARTS}
-        of_all_ranks = self.workers.gather(capture_rng(self.placement.device))
-        rng = {f"{name}.{rank}": tensor for rank, own in enumerate(of_all_ranks) for name, tensor in own.items()}
-        return values, rng | optimizer_state(self.model, self.optimizers)
+        tensors = optimizer_state(self.model, self.optimizers)
+        for own in self.workers.gather(capture_rng(self.placement.device, self.workers.rank)):
+            tensors |= own
+        return values, tensors
 
     def load_state(self, values: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         """Continue from a `state`; the number of processes may have changed, and how they share the model.
@@ -266,12 +261,7 @@ class Trainer:
             setattr(self, name, values[name])
         for name in PARTS:
             getattr(self, name).load_state_dict(values[name])
-        rank = f".{self.workers.rank}"
-        rng = {
-            name.removesuffix(rank): t for name, t in tensors.items() if name.startswith("rng.") and name.endswith(rank)
-        }
-        if rng:  # a process that was not there when the state was taken keeps its fresh one
-            restore_rng(rng, self.placement.device)
+        restore_rng(tensors, self.placement.device, self.workers.rank)
 
     def save(self) -> Path:
         """Write a checkpoint of this step; every process must call this.

@@ -56,9 +56,9 @@ class FinetuningConfig:
         seed: of the adapters, the order of the data and dropout.
         device: auto takes CUDA, then MPS, then the CPU.
         precision: of matrix products. auto takes bfloat16 where it is fast.
-        resume: auto continues from the newest checkpoint in output_dir, or starts; never starts anew.
+        resume: auto continues from the newest checkpoint in output_dir, or starts; never starts from step 0.
         data: what to learn from.
-        lora: learn small corrections in place of all weights; null for all weights.
+        lora: learn small corrections instead of all weights; null for all weights.
         quantize_base: keep the frozen weights in 4 bits (QLoRA; needs lora and bitsandbytes).
         preference: of dpo and ipo.
         grpo: of grpo.

@@ -7,11 +7,11 @@ r = β ln(π/π₀) + a constant of the prompt, and the constant cancels in the 
 
     loss = -ln σ(β [ln π(c)/π₀(c) - ln π(r)/π₀(r)])
 
-so the language model is its own reward model. IPO (Azar et al., 2023) takes (margin - 1/2β)² in place of
-the logarithm, which has an optimum at a finite margin and does not push on for ever.
+so the language model is its own reward model. IPO (Azar et al., 2023) takes (margin - 1/2β)² instead of
+the logarithm; it has its optimum at a finite margin and does not push the margin further for ever.
 
-The log-probabilities of the reference do not change during training, so they are computed once before it:
-no second model is kept in memory.
+The log-probabilities of the reference do not change during training, so they are computed once before it. A second
+model in memory is not needed.
 """
 
 from __future__ import annotations

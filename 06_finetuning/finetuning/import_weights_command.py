@@ -10,7 +10,8 @@ from finetuning.base_model import load_base
 from finetuning.data.chat_format import TEMPLATES, chat_template
 from finetuning.vocabulary_extension import add_special_tokens
 from groundwork.user_errors import report_user_errors
-from training.checkpoints.checkpoint import CheckpointError, list_checkpoints, model_weights, save_checkpoint
+from training.checkpoints.checkpoint import CheckpointError, list_checkpoints, save_checkpoint
+from training.checkpoints.weights import model_weights
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -39,7 +39,8 @@ from finetuning.grpo import GRPOLoss, RolloutBatches, VerifiableTask
 from finetuning.supervised_finetuning import conversation_loss, encode_examples, mean_conversation_loss
 from finetuning.vocabulary_extension import add_special_tokens
 from tokenizer.interface import Tokenizer
-from training.checkpoints.checkpoint import model_weights, save_checkpoint
+from training.checkpoints.checkpoint import save_checkpoint
+from training.checkpoints.weights import model_weights
 from training.data.batches import BatchSource, LossFunction
 from training.placement import Placement, choose_placement
 from training.run.report import duration

@@ -19,6 +19,7 @@ from training.data.data_loader import WindowLoader
 from training.loss import next_token_loss
 from training.optimizers.parameter_groups import OptimizerConfig
 from training.optimizers.schedule import ScheduleConfig
+from training.optimizers.weight_average import WeightAverage
 from training.placement import Placement, choose_placement
 from training.recipe import Recipe, TrainingConfig
 from training.run.rehearsal import rehearsal, seconds_per_step
@@ -239,3 +240,36 @@ def test_the_time_of_a_step_is_reckoned_from_a_few_micro_batches_and_leaves_no_t
     assert all(torch.equal(before[name], tensor) for name, tensor in trainer.model.state_dict().items())
     trainer.take_step()
     assert len(drawn) == 3 + 32
+
+
+# --- state ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon", "sgd"])
+def test_a_state_and_the_weights_are_all_that_the_next_steps_depend_on(tmp_path: Path, optimizer: str):
+    first = _trainer(tmp_path, optimizer=OptimizerConfig(name=optimizer, lr=0.01))
+    for _ in range(3):
+        first.take_step()
+    values, tensors = first.state()
+    second = _trainer(tmp_path, optimizer=OptimizerConfig(name=optimizer, lr=0.01))
+    second.model.load_state_dict(first.model.state_dict())
+    second.load_state(json.loads(json.dumps(values)), {name: tensor.clone() for name, tensor in tensors.items()})
+    assert second.step == 3 and second.tokens_seen == first.tokens_seen
+    assert [first.take_step()[0] for _ in range(3)] == [second.take_step()[0] for _ in range(3)]
+
+
+def test_a_recipe_refuses_a_warm_up_as_long_as_the_run():
+    with pytest.raises(ValueError, match=r"schedule.warmup_steps \(10\) must be below training.max_steps \(10\)"):
+        Recipe(schedule=ScheduleConfig(warmup_steps=10), training=TrainingConfig(max_steps=10))
+
+
+def test_an_average_follows_what_is_learned_and_loads_beside_frozen_weights():
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 1))
+    model[0].requires_grad_(False)
+    average = WeightAverage(model, 0.5)
+    raw = {f"raw.{name}": torch.full_like(p, 3.0) for name, p in model.named_parameters() if p.requires_grad}
+    saved = model[1].weight.detach().clone()
+    average.load(raw)
+    assert torch.equal(model[1].weight, raw["raw.1.weight"])
+    with average.applied():
+        assert torch.equal(model[1].weight, saved)

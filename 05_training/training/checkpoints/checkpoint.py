@@ -29,7 +29,7 @@ from groundwork.tensor_files import save_tensors
 from tokenizer.interface import Tokenizer, TokenizerError
 from tokenizer.loading import load_tokenizer
 from training.checkpoints.manifest import MANIFEST, force_to_disk, sha256_of, write_manifest
-from training.parallel.spread_tensors import spread_like, whole
+from training.checkpoints.weights import set_weights
 from training.parallel.workers import Workers
 from transformer.config import GPTConfig
 from transformer.gpt_model import GPTModel
@@ -282,6 +282,10 @@ def read_settings(folder: Path) -> dict[str, Any]:
 def load_weights(model: nn.Module, folder: Path | str) -> None:
     """Fill a model with the weights of a checkpoint, spread over the processes where the model is.
 
+    Args:
+        model: any module; its `model_weights` were saved.
+        folder: of the checkpoint.
+
     Raises:
         CheckpointError: the weights are not those of this model.
     """
@@ -289,53 +293,7 @@ def load_weights(model: nn.Module, folder: Path | str) -> None:
     try:
         set_weights(model, load_file(path))
     except (SafetensorError, RuntimeError, KeyError, OSError) as error:
-        raise CheckpointError(f"{path} does not fit the model: {error}") from None
-
-
-def set_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
-    """Fill a model with what `model_weights` gave.
-
-    Raises:
-        RuntimeError, KeyError: the weights are not those of this model.
-    """
-    weights = dict(weights)
-    learned = _learned_alone(model)
-    if learned and weights.keys() != learned:
-        raise KeyError(next(iter(weights.keys() ^ learned)))
-    if not learned:
-        weights |= {again: weights[first] for again, first in _second_names(model).items()}
-    for name, parameter in model.state_dict().items():
-        if name in weights:
-            weights[name] = spread_like(parameter, weights[name])
-    model.load_state_dict(weights, strict=not learned)
-
-
-def model_weights(model: nn.Module) -> dict[str, Tensor]:
-    """The weights of a model, whole and on the CPU; every process must call this.
-
-    Where a part of the model is frozen, as under LoRA, what is learned alone: the base has the rest. A weight that has
-    two names, as an embedding that is the head as well, is there once, under the first.
-    """
-    learned, again = _learned_alone(model), _second_names(model)
-    return {
-        name: whole(tensor.detach()).cpu().contiguous()
-        for name, tensor in model.state_dict().items()
-        if name not in again and (not learned or name in learned)
-    }
-
-
-def _learned_alone(model: nn.Module) -> set[str]:
-    """Names of the parameters that are learned where others are frozen; empty where all are learned, or none."""
-    parameters = dict(model.named_parameters())
-    learned = {name for name, parameter in parameters.items() if parameter.requires_grad}
-    return learned if len(learned) < len(parameters) else set()
-
-
-def _second_names(model: nn.Module) -> dict[str, str]:
-    """Further names of parameters that have several, each with the first."""
-    first = {id(parameter): name for name, parameter in model.named_parameters()}
-    names = model.named_parameters(remove_duplicate=False)
-    return {name: first[id(parameter)] for name, parameter in names if name != first[id(parameter)]}
+        raise CheckpointError(f"{path} does not fit the model: {' '.join(str(error).split())}") from None
 
 
 def read_state(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -25,7 +25,7 @@ from training.placement import Placement
 
 
 class LossModule(nn.Module):
-    """A model with its loss, so that wrappers see one forward pass from batch to loss.
+    """A model with its loss, so that a wrapper sees one forward pass from batch to loss.
 
     Args:
         model: what is trained.

@@ -83,7 +83,7 @@ class Workers:
 
 @contextmanager
 def join_workers(device: str, strategy: Strategy) -> Iterator[Workers]:
-    """Meet the other processes that torchrun started, if it did, and part at the end.
+    """Meet the other processes that torchrun started, if it did, and leave them at the end.
 
     Args:
         device: auto, cpu, cuda or mps, of the configuration: decides how processes talk.

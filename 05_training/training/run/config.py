@@ -107,7 +107,7 @@ class RunConfig:
         parallel: how torchrun's processes share the work. ddp gives each a copy of the model; fsdp gives
             each a piece of every weight, gradient and optimizer state.
         resume: auto continues from the newest checkpoint in output_dir, or starts; never starts
-            anew, setting an earlier run aside under another name.
+            from step 0 and sets an earlier run aside under another name.
         data: what to train on.
         tokenizer: how text becomes ids.
         model: the parts and sizes of the model.

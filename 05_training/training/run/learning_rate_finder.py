@@ -65,7 +65,7 @@ def range_test(trainer: Trainer, steps: int = STEPS) -> RangeTest:
                 if smoothed > BLOWN_UP * min(losses):
                     break
         except TrainingError:
-            pass  # too many steps that were no numbers: that is an end too
+            pass  # too many losses were not numbers: that ends the test too
         finally:
             for group, peak in zip(groups, peaks, strict=True):
                 group["peak_lr"] = peak
