@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -20,7 +21,7 @@ from training.placement import choose_placement
 from training.run.config import RunConfig
 from training.run.plan import with_vocabulary
 from training.run.pretraining import build_trainer, open_data
-from training.trainer import Trainer
+from training.trainer import Run, Trainer
 from training.validation import total_loss
 
 Curve = list[dict[str, float]]  # step, seconds of training, loss in nats a token
@@ -113,8 +114,7 @@ def train_recipe(config: RunConfig, seed: int, looks: int = 1, stages: Sequence[
         return {"validation_loss": loss}
 
     with tempfile.TemporaryDirectory() as folder:
-        config = dataclasses.replace(config, output_dir=folder)
-        trainer = build_trainer(config, {}, dataset, loader, held_out, placement, Workers())
+        trainer = build_trainer(config, Run(Path(folder), dataset.tokenizer), loader, held_out, placement)
         trainer.validate = look
         if stages:
             trainer.batches = StagedLoader(loader, stages)

@@ -34,9 +34,8 @@ from recipe_runs import Curve, open_run, train_recipe
 from reporting import describe_machine
 from training.data.data_preparation import prepare_dataset
 from training.data.token_files import Tokens
-from training.optimizers.schedule import learning_rate_factor
+from training.optimizers.schedule import ScheduleConfig, learning_rate_factor
 from training.placement import Placement
-from training.recipe import ScheduleConfig
 from training.run.config import RunConfig
 from training.train_command import parse_config
 from training.validation import total_loss

@@ -159,10 +159,11 @@ def plain_step(shape: Shape, file: Path) -> Callable[[], float]:
 def our_step(shape: Shape, file: Path) -> Callable[[], float]:
     """A step of the project's trainer on the same shape."""
     from training.data.data_loader import WindowLoader
+    from training.loss import next_token_loss
+    from training.optimizers.parameter_groups import OptimizerConfig
     from training.placement import choose_placement
-    from training.recipe import OptimizerConfig, ScheduleConfig, TrainingConfig
-    from training.trainer import Trainer
-    from training.validation import next_token_loss
+    from training.recipe import Recipe, TrainingConfig
+    from training.trainer import Run, Trainer
     from transformer.config import GPTConfig
     from transformer.gpt_model import GPTModel
 
@@ -182,13 +183,12 @@ def our_step(shape: Shape, file: Path) -> Callable[[], float]:
         GPTModel(config).train(),
         next_token_loss(),
         WindowLoader({"text": np.memmap(file, dtype=np.uint16, mode="r")}, shape.context_length, seed=0),
-        OptimizerConfig(lr=1e-3, beta2=0.99),
-        ScheduleConfig(),
-        TrainingConfig(max_steps=10**6, batch_size=shape.batch_size),
-        placement,
-        file.parent,
-        None,  # type: ignore[arg-type]  # no checkpoint is written
-        {},
+        recipe=Recipe(
+            OptimizerConfig(lr=1e-3, beta2=0.99),
+            training=TrainingConfig(max_steps=10**6, batch_size=shape.batch_size),
+        ),
+        placement=placement,
+        run=Run(file.parent, None),  # type: ignore[arg-type]  # no checkpoint is written
     )
     return lambda: trainer.take_step()[0]
 

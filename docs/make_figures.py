@@ -24,8 +24,7 @@ from attention.flash_attention import flash_attention, peak_bytes
 from attention.masks import causal_mask, document_mask, left_padded_positions, left_padding_mask
 from attention.scaled_dot_product import attention_fused, attention_reference
 from neural_networks.optimizers import SGD, Adam, Momentum
-from training.optimizers.schedule import learning_rate_factor
-from training.recipe import ScheduleConfig
+from training.optimizers.schedule import ScheduleConfig, learning_rate_factor
 from transformer.feed_forward import ACTIVATIONS
 from transformer.logits_processors import keep_min_p, keep_top_k, keep_top_p, keep_typical
 from transformer.positional_encoding import RotaryEmbedding, alibi_slopes, sinusoidal_table

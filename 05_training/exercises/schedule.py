@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from training.recipe import ScheduleConfig
+from training.optimizers.schedule import ScheduleConfig
 
 
 def learning_rate_factor(step: int, max_steps: int, config: ScheduleConfig) -> float:

@@ -53,7 +53,8 @@ from tokenizer.byte_tokenizer import ByteTokenizer
 from training.loss import IGNORED, linear_cross_entropy
 from training.parallel.workers import Workers
 from training.placement import Placement
-from training.recipe import OptimizerConfig, ScheduleConfig, TrainingConfig
+from training.recipe import Recipe
+from training.trainer import Run
 from transformer.config import GPTConfig
 from transformer.gpt_model import GPTModel
 
@@ -93,9 +94,13 @@ def _trainer() -> Trainer:
     model = GPTModel(GPTConfig(vocab_size=50, context_length=32, num_layers=1, num_heads=2, d_model=16))
     nn.init.normal_(model.token_embedding.weight, std=0.3)  # so that the rows' losses differ, as after some training
     return Trainer(
-        model, _loss, _NoSource(), OptimizerConfig(), ScheduleConfig(), TrainingConfig(),
-        Placement(torch.device("cpu"), torch.float32), Path(), ByteTokenizer(), {},
-    )  # fmt: skip
+        model,
+        _loss,
+        _NoSource(),
+        recipe=Recipe(),
+        placement=Placement(torch.device("cpu"), torch.float32),
+        run=Run(Path(), ByteTokenizer()),
+    )
 
 
 def _batches(rows_each: int, lengths: Sequence[int] = LENGTHS) -> list[Batch]:

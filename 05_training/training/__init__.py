@@ -14,9 +14,10 @@ if TYPE_CHECKING:
     from training.optimizers.adamw import AdamW as AdamW
     from training.optimizers.muon import Muon as Muon
     from training.placement import Placement as Placement, choose_placement as choose_placement
+    from training.recipe import Recipe as Recipe, TrainingConfig as TrainingConfig
     from training.run.config import RunConfig as RunConfig
     from training.run.pretraining import run_training as run_training
-    from training.trainer import Trainer as Trainer
+    from training.trainer import Run as Run, Trainer as Trainer
 else:
     __getattr__, __dir__, __all__ = open_front_door(
         __name__,
@@ -28,6 +29,7 @@ else:
             "placement": ("Placement", "choose_placement"),
             "run.config": ("RunConfig",),
             "run.pretraining": ("run_training",),
-            "trainer": ("Trainer",),
+            "recipe": ("Recipe", "TrainingConfig"),
+            "trainer": ("Run", "Trainer"),
         },
     )

@@ -1,4 +1,4 @@
-"""Steps that are not like the others: a loss that is no number, and a loss that jumps.
+"""Steps that are not like the others: a loss that is not a number, and a loss that jumps.
 
 A loss or gradient of inf or nan would turn every weight into nan. Such a step is skipped: the weights stay, the
 data moves on. One is bad luck (a rare batch, an overflow); several in a row mean that the weights
@@ -22,7 +22,7 @@ SETTLING_STEPS = 50  # before that, the loss falls too fast for a mean to say an
 
 
 class LossMonitor:
-    """Knows what loss is usual by now.
+    """Learns which loss is usual.
 
     Args:
         run_folder: where batches are saved.
@@ -70,7 +70,7 @@ class LossMonitor:
         return path
 
     def state_dict(self) -> dict[str, Any]:
-        """What is usual by now, in JSON types."""
+        """What it has learned, in JSON types."""
         return {name: getattr(self, name) for name in ("mean", "variance", "seen", "skipped", "skipped_in_a_row")}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -19,16 +19,40 @@ small. Besides memory this saves time on a CPU, where a chunk stays in cache.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from attention.product_precision import product_dtype
+from groundwork.user_errors import require
+from training.data.batches import LossFunction
+from transformer.gpt_model import GPTModel
 
 CHUNK_TOKENS = 512
 IGNORED = -100  # a target of this value is not predicted: padding, or the user's side of a conversation
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """What is minimised besides the cross-entropy; validation measures the cross-entropy alone.
+
+    Args:
+        label_smoothing: share of each target that is spread over the vocabulary.
+        z_loss: weight of the squared log of the softmax's denominator; 1e-4 is customary.
+    """
+
+    label_smoothing: float = 0.0
+    z_loss: float = 0.0
+
+    def __post_init__(self) -> None:
+        require(
+            0.0 <= self.label_smoothing < 1.0,
+            f"loss.label_smoothing must be at least 0 and below 1, got {self.label_smoothing}",
+        )
+        require(self.z_loss >= 0.0, f"loss.z_loss must not be negative, got {self.z_loss}")
 
 
 def cross_entropy(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0, z_loss: float = 0.0) -> Tensor:
@@ -178,3 +202,22 @@ def _sum_without_gradients(
             logits = softcap * (logits / softcap).tanh()
         total += cross_entropy(logits, targets[chunk], label_smoothing, z_loss).sum()
     return total, (targets != IGNORED).sum().clamp(min=1)
+
+
+def next_token_loss(config: LossConfig | None = None) -> LossFunction:
+    """The loss function of pretraining: mean cross-entropy of `targets` after `inputs`.
+
+    Args:
+        config: what is added to the cross-entropy while training; validation measures it alone.
+    """
+    config = config or LossConfig()
+
+    def loss(model: nn.Module, tensors: dict[str, Tensor]) -> Tensor:
+        assert isinstance(model, GPTModel)
+        hidden = model.hidden_states(tensors["inputs"], allowed=tensors.get("allowed"))
+        smoothing, z_loss = (config.label_smoothing, config.z_loss) if model.training else (0.0, 0.0)
+        return linear_cross_entropy(
+            hidden, model.head.weight, tensors["targets"], model.config.logit_softcap, smoothing, z_loss
+        )
+
+    return loss

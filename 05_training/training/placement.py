@@ -103,8 +103,8 @@ def keep_freed_memory() -> None:
     """Tell glibc to keep large freed blocks instead of returning them to the kernel.
 
     A training step allocates and frees the same hundred tensors again and again. By default glibc
-    maps each large one anew, and the kernel zeroes every page of it: up to a third of a step on a
-    CPU. Elsewhere than Linux with glibc this does nothing.
+    maps each large one again, and the kernel zeroes every page of it: up to a third of a step on a
+    CPU. On other systems than Linux with glibc this does nothing.
     """
     if not sys.platform.startswith("linux") or os.environ.get("LD_PRELOAD"):
         return  # another allocator may be preloaded, and has its own settings
@@ -114,16 +114,17 @@ def keep_freed_memory() -> None:
         mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: never shrink the heap
 
 
-def capture_rng(device: torch.device) -> dict[str, torch.Tensor]:
-    """States of the random number generators that training draws from."""
-    states = {"rng.cpu": torch.get_rng_state()}
+def capture_rng(device: torch.device, rank: int) -> dict[str, torch.Tensor]:
+    """States of the random number generators that training draws from, as `rng.DEVICE.RANK`."""
+    states = {f"rng.cpu.{rank}": torch.get_rng_state()}
     if device.type == "cuda":
-        states["rng.cuda"] = torch.cuda.get_rng_state(device)
+        states[f"rng.cuda.{rank}"] = torch.cuda.get_rng_state(device)
     return states
 
 
-def restore_rng(states: dict[str, torch.Tensor], device: torch.device) -> None:
-    """Inverse of `capture_rng`; a state for a device that is not in use is passed over."""
-    torch.set_rng_state(states["rng.cpu"])
-    if device.type == "cuda" and "rng.cuda" in states:
-        torch.cuda.set_rng_state(states["rng.cuda"], device)
+def restore_rng(states: dict[str, torch.Tensor], device: torch.device, rank: int) -> None:
+    """Inverse of `capture_rng`; a generator without a state among these, as in a new process, goes on as it is."""
+    if (state := states.get(f"rng.cpu.{rank}")) is not None:
+        torch.set_rng_state(state)
+    if device.type == "cuda" and (state := states.get(f"rng.cuda.{rank}")) is not None:
+        torch.cuda.set_rng_state(state, device)

@@ -3,8 +3,8 @@
     for each step:  batches → loss → gradients → clip → optimizer → learning rate of the next step
 
 Around it: evaluation now and then, checkpoints, an orderly stop on Ctrl-C or SIGTERM, and a resume
-that continues as if nothing had happened. What a batch is and what its loss is are given from outside
-(`training.data.batches`), so that fine-tuning is this same loop.
+that continues as if nothing had happened. The caller says what a batch is and what its loss is
+(`training.data.batches`), so fine-tuning is this same loop.
 """
 
 from __future__ import annotations
@@ -13,23 +13,19 @@ import contextlib
 import math
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from tokenizer.interface import Tokenizer
 from training.anomalies import LossMonitor
-from training.checkpoints.checkpoint import (
-    SHARDS,
-    CheckpointError,
-    load_state,
-    load_weights,
-    model_weights,
-    save_checkpoint,
-)
+from training.checkpoints.checkpoint import SHARDS, CheckpointError, load_weights, read_state, save_checkpoint
 from training.checkpoints.sharded_state import load_shards, save_shards
+from training.checkpoints.weights import model_weights
 from training.data.batches import Batch, BatchSource, LossFunction
 from training.optimizers.gradient_clipping import clip_gradients
 from training.optimizers.parameter_groups import (
@@ -43,16 +39,37 @@ from training.optimizers.weight_average import WeightAverage
 from training.parallel.distributed import LossModule, parallelise, synchronise
 from training.parallel.workers import Workers
 from training.placement import Placement, capture_rng, restore_rng
-from training.recipe import OptimizerConfig, ScheduleConfig, TrainingConfig
+from training.recipe import Recipe
 from training.run.stop_signal import stop_on_signal
 from transformer.gpt_model import GPTModel
 
 # Called with the trainer's figures: what is measured on held-out data, `validation_loss` among it.
 Validate = Callable[["Trainer"], dict[str, float]]
 
+# What a trainer's state is made of: plain numbers, and parts that have a state of their own.
+COUNTERS = ("step", "seconds", "tokens_seen")
+PARTS = ("batches", "scaler", "monitor")
+
 
 class TrainingError(ValueError):
     """Training that cannot go on."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """The run that a trainer works for: where its files go, what they hold besides weights, who takes part.
+
+    Args:
+        folder: for checkpoints, and for batches worth a look.
+        tokenizer: saved beside the weights.
+        settings: the whole configuration in YAML types, saved beside the weights.
+        workers: the processes that train together.
+    """
+
+    folder: Path
+    tokenizer: Tokenizer
+    settings: dict[str, Any] = field(default_factory=dict)
+    workers: Workers = field(default_factory=Workers)
 
 
 class Trainer:
@@ -60,50 +77,37 @@ class Trainer:
 
     Args:
         model: on its device, the same in every process.
-        loss_function: makes the mean loss of a batch.
+        loss: makes the mean loss of a batch.
         batches: where batches come from.
-        optimizer: how weights follow gradients.
-        schedule: how the learning rate moves.
-        training: how long, and what to do on the way.
+        recipe: optimizer, schedule, length.
         placement: where and how precisely to compute.
-        run_folder: for checkpoints and batches worth a look.
-        tokenizer: saved beside the weights.
-        settings: the whole configuration in YAML types, as checkpoints keep it.
+        run: where checkpoints go and what is saved in them.
         validate: measures on held-out data every `training.eval_interval` steps; None for never.
-        workers: the processes that train together.
-        parallel: how they share the model.
     """
 
     def __init__(
         self,
         model: GPTModel,
-        loss_function: LossFunction,
+        loss: LossFunction,
         batches: BatchSource,
-        optimizer: OptimizerConfig,
-        schedule: ScheduleConfig,
-        training: TrainingConfig,
+        *,
+        recipe: Recipe,
         placement: Placement,
-        run_folder: Path,
-        tokenizer: Tokenizer,
-        settings: dict[str, Any],
+        run: Run,
         validate: Validate | None = None,
-        workers: Workers | None = None,
-        parallel: Literal["ddp", "fsdp"] = "ddp",
     ):
-        self.model, self.batches, self.placement = model, batches, placement
-        self.optimizer_config, self.schedule, self.training = optimizer, schedule, training
-        self.run_folder, self.tokenizer, self.settings = run_folder, tokenizer, settings
-        self.validate, self.workers = validate, workers or Workers()
-        model.checkpoint_blocks = training.gradient_checkpointing
-        if training.compile:
+        self.model, self.batches, self.validate = model, batches, validate
+        self.recipe, self.placement, self.run, self.workers = recipe, placement, run, run.workers
+        model.checkpoint_blocks = recipe.training.gradient_checkpointing
+        if recipe.training.compile:
             for block in model.blocks:
                 block.compile()
-        self.module = parallelise(LossModule(model, loss_function), parallel, placement, self.workers)
-        self.sharded = parallel == "fsdp" and self.workers.world_size > 1
-        self.optimizers = build_optimizers(model, optimizer)
-        self.average = WeightAverage(model, optimizer.ema_decay) if optimizer.ema_decay else None
+        self.module = parallelise(LossModule(model, loss), placement, self.workers)
+        self.optimizers = build_optimizers(model, recipe.optimizer)
+        decay = recipe.optimizer.ema_decay
+        self.average = None if decay is None else WeightAverage(model, decay)
         self.scaler = placement.gradient_scaler()
-        self.monitor = LossMonitor(run_folder)
+        self.monitor = LossMonitor(run.folder)
         self.step = 0
         self.seconds = 0.0  # of training, over all resumes
         self.tokens_seen = 0.0  # predicted while training, by all processes, over all resumes
@@ -121,14 +125,13 @@ class Trainer:
         Raises:
             TrainingError: too many steps in a row were skipped.
         """
-        factor = learning_rate_factor(self.step, self.training.max_steps, self.schedule)
-        set_learning_rate(self.optimizers, factor)
-        count = range(self.training.accumulation_steps)
-        batches = [self.batches.next_batch(self.training.batch_size) for _ in count]
+        training = self.recipe.training
+        set_learning_rate(self.optimizers, learning_rate_factor(self.step, training.max_steps, self.recipe.schedule))
+        batches = [self.batches.next_batch(training.batch_size) for _ in range(training.accumulation_steps)]
         loss = self._accumulate_gradients(batches)
         for optimizer in self.optimizers:
             self.scaler.unscale_(optimizer)
-        self.gradient_norm = clip_gradients(self.model.parameters(), self.optimizer_config.grad_clip)
+        self.gradient_norm = clip_gradients(self.model.parameters(), self.recipe.optimizer.grad_clip)
         self.step += 1
         warning = None
         if math.isfinite(loss) and math.isfinite(self.gradient_norm):
@@ -170,141 +173,140 @@ class Trainer:
         what = (
             f"the loss became {loss}" if not math.isfinite(loss) else f"the gradient's norm became {self.gradient_norm}"
         )
-        if self.monitor.skipped_in_a_row > self.training.max_skipped_steps:
+        if self.monitor.skipped_in_a_row > self.recipe.training.max_skipped_steps:
             raise TrainingError(
                 f"{what} at step {self.step}, {self.monitor.skipped_in_a_row} steps in a row; lower optimizer.lr "
-                f"(now {self.optimizer_config.lr:g}) or raise schedule.warmup_steps; the batch is in {path}"
+                f"(now {self.recipe.optimizer.lr:g}) or raise schedule.warmup_steps; the batch is in {path}"
             )
         return f"{what} at step {self.step}: skipped, {self.monitor.skipped} so far; its batch is in {path}"
 
     # --- the run -----------------------------------------------------------------------------
 
+    @property
+    def finished(self) -> bool:
+        """Whether all steps were taken."""
+        return self.step >= self.recipe.training.max_steps
+
     def train(
         self,
-        on_step: Callable[[Trainer, float], None] = lambda trainer, loss: None,
-        on_validation: Callable[[Trainer, dict[str, float]], None] = lambda trainer, figures: None,
+        on_step: Callable[[float], None] = lambda loss: None,
+        on_validation: Callable[[dict[str, float]], None] = lambda figures: None,
         on_warning: Callable[[str], None] = print,
     ) -> bool:
         """Train to the end, or until asked to stop.
 
         Args:
-            on_step: called with the trainer and the loss after each step.
-            on_validation: called with the trainer and what `validate` measured.
+            on_step: called with the loss after each step.
+            on_validation: called with what `validate` measured.
             on_warning: called with a line that the user should see.
 
         Returns:
             True when all steps were taken, False when a signal stopped the run (which is saved).
         """
-        training = self.training
+        training = self.recipe.training
         self.model.train()
         with stop_on_signal() as stop_requested:
-            while self.step < training.max_steps:
+            while not self.finished:
                 start = time.perf_counter()
                 loss, warning = self.take_step()
                 self.seconds += time.perf_counter() - start
                 if warning:
                     on_warning(f"warning: {warning}")
-                on_step(self, loss)
-                last = self.step == training.max_steps
+                on_step(loss)
                 self.last_validation = {}
-                if self.validate is not None and (self.step % training.eval_interval == 0 and not last):
+                if self.validate is not None and self.step % training.eval_interval == 0 and not self.finished:
                     with self.averaged():
                         self.last_validation = self.validate(self)
-                    on_validation(self, self.last_validation)
+                    on_validation(self.last_validation)
                 stopping = self.workers.any(stop_requested())
-                if stopping or self.step % training.checkpoint_interval == 0 or last:
+                if stopping or self.step % training.checkpoint_interval == 0 or self.finished:
                     try:
                         self.save()
                     except CheckpointError as error:
-                        if stopping or last:
+                        if stopping or self.finished:
                             raise
                         on_warning(f"warning: {error}; training goes on, older checkpoints are intact")
                 if stopping:
-                    return last
-        return True
+                    break
+        return self.finished
 
     def averaged(self) -> contextlib.AbstractContextManager[None]:
         """While inside, the model has its averaged weights, if an average is kept."""
         return self.average.applied() if self.average is not None else contextlib.nullcontext()
 
-    # --- checkpoints -------------------------------------------------------------------------
+    # --- the state ---------------------------------------------------------------------------
+
+    def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """What the next steps depend on, besides the weights; every process must call this.
+
+        Returns:
+            Values in JSON types, and tensors: what the optimizers remember, which changes with the next step (clone
+            what is to stay), and the states of the random number generators of all processes.
+        """
+        values = {name: getattr(self, name) for name in COUNTERS}
+        values |= {name: getattr(self, name).state_dict() for name in PARTS}
+        tensors = optimizer_state(self.model, self.optimizers)
+        for own in self.workers.gather(capture_rng(self.placement.device, self.workers.rank)):
+            tensors |= own
+        return values, tensors
+
+    def load_state(self, values: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        """Continue from a `state`; the number of processes may have changed, and how they share the model.
+
+        Raises:
+            KeyError, ValueError: something is missing, or does not fit the model.
+        """
+        load_optimizer_state(self.model, self.optimizers, tensors)
+        for name in COUNTERS:
+            setattr(self, name, values[name])
+        for name in PARTS:
+            getattr(self, name).load_state_dict(values[name])
+        restore_rng(tensors, self.placement.device, self.workers.rank)
 
     def save(self) -> Path:
-        """Write a checkpoint of this step; every process must call this."""
+        """Write a checkpoint of this step; every process must call this.
+
+        Raises:
+            CheckpointError: it could not be written.
+        """
         weights = model_weights(self.model)
-        tensors = self._rng_of_all_ranks()
+        values, tensors = self.state()
+        values["validation_loss"] = self.last_validation.get("validation_loss")  # says which checkpoint is the best
         if self.average is not None:
             # What a user loads is the average; what training continues from are the weights themselves.
             tensors |= {f"raw.{name}": tensor for name, tensor in weights.items()}
             with self.averaged():
                 weights = {name: tensor.clone() for name, tensor in model_weights(self.model).items()}
-        moments = optimizer_state(self.model, self.optimizers)
-        if not self.sharded:
-            tensors |= moments
-        state = {
-            "step": self.step,
-            "seconds": self.seconds,
-            "tokens_seen": self.tokens_seen,
-            "batches": self.batches.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "monitor": self.monitor.state_dict(),
-            "validation_loss": self.last_validation.get("validation_loss"),
-        }
+        write_shards = None
+        if self.workers.weights_are_split:  # and with them what the optimizers remember
+            moments = {name: tensors.pop(name) for name in list(tensors) if name.startswith("optimizer.")}
+            write_shards = partial(save_shards, tensors=moments)
         return save_checkpoint(
-            self.run_folder,
+            self.run.folder,
             self.step,
             weights,
-            self.tokenizer,
-            self.settings,
-            state,
+            self.run.tokenizer,
+            self.run.settings,
+            values,
             tensors,
-            self.training.keep_checkpoints,
-            (lambda folder: save_shards(folder, moments)) if self.sharded else None,
-            self.workers,
+            keep=self.recipe.training.keep_checkpoints,
+            write_shards=write_shards,
+            workers=self.workers,
         )
 
     def resume(self, folder: Path) -> None:
         """Continue from a checkpoint of this run: weights, optimizer, data order and randomness.
 
-        The number of processes may have changed, and how they share the model.
-
         Raises:
             CheckpointError: the checkpoint does not fit.
         """
         load_weights(self.model, folder)
-        state, tensors = load_state(folder)
+        values, tensors = read_state(folder)
         try:
             if (folder / SHARDS).is_dir():
                 tensors |= load_shards(folder, self.model)
-            load_optimizer_state(self.model, self.optimizers, tensors)
-            self._load_average(tensors)
-            self.step, self.seconds, self.tokens_seen = state["step"], state["seconds"], state["tokens_seen"]
-            self.batches.load_state_dict(state["batches"])
-            self.scaler.load_state_dict(state["scaler"])
-            self.monitor.load_state_dict(state["monitor"])
-            self._restore_rng(tensors)
+            if self.average is not None:
+                self.average.load(tensors)
+            self.load_state(values, tensors)
         except (KeyError, ValueError, IndexError, TypeError, RuntimeError) as error:
             raise CheckpointError(f"{folder} is not a checkpoint of this run: {error!r}") from None
-
-    def _load_average(self, tensors: dict[str, Tensor]) -> None:
-        if self.average is None:
-            return
-        parameters = self.average.parameters
-        with torch.no_grad():
-            for name, parameter in parameters.items():
-                self.average.averages[name].copy_(parameter)  # the saved model is the average
-                parameter.copy_(tensors[f"raw.{name}"])
-
-    def _rng_of_all_ranks(self) -> dict[str, Tensor]:
-        states = self.workers.gather(capture_rng(self.placement.device))
-        return {f"{name}.{rank}": tensor for rank, own in enumerate(states) for name, tensor in own.items()}
-
-    def _restore_rng(self, tensors: dict[str, Tensor]) -> None:
-        suffix = f".{self.workers.rank}"
-        own = {
-            name.removesuffix(suffix): t
-            for name, t in tensors.items()
-            if name.startswith("rng.") and name.endswith(suffix)
-        }
-        if "rng.cpu" in own:  # a process that was not there when the checkpoint was made keeps its fresh state
-            restore_rng(own, self.placement.device)

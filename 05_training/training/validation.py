@@ -10,35 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from training.data.token_files import Tokens
-from training.loss import IGNORED, linear_cross_entropy
+from training.loss import IGNORED, next_token_loss
 from training.parallel.workers import Workers
 from training.placement import Placement
-from training.recipe import LossConfig
 from transformer.gpt_model import GPTModel
 
 TOKENS_PER_BATCH = 8192
 
 # Tensors of a batch → its mean loss.
 MeanLoss = Callable[[dict[str, Tensor]], Tensor]
-
-
-def next_token_loss(config: LossConfig | None = None) -> Callable[[nn.Module, dict[str, Tensor]], Tensor]:
-    """The loss function of pretraining: mean cross-entropy of `targets` after `inputs`.
-
-    Args:
-        config: what is added to the cross-entropy while training; validation measures it alone.
-    """
-    config = config or LossConfig()
-
-    def loss(model: nn.Module, tensors: dict[str, Tensor]) -> Tensor:
-        assert isinstance(model, GPTModel)
-        hidden = model.hidden_states(tensors["inputs"], allowed=tensors.get("allowed"))
-        smoothing, z_loss = (config.label_smoothing, config.z_loss) if model.training else (0.0, 0.0)
-        return linear_cross_entropy(
-            hidden, model.head.weight, tensors["targets"], model.config.logit_softcap, smoothing, z_loss
-        )
-
-    return loss
 
 
 def total_loss(

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from finetuning.data.shuffled_source import ShuffledSource
 from training.data.batches import Batch
+from training.validation import evaluating
 from transformer.gpt_model import GPTModel
 from transformer.layers import Linear
 
@@ -105,12 +106,10 @@ def classification_accuracy(
     classifier: SequenceClassifier, texts: Sequence[list[int]], labels: Sequence[int], batch_size: int = 32
 ) -> float:
     """Share of texts whose class is found."""
-    was_training = classifier.training
-    classifier.eval()
     right = 0
-    for start in range(0, len(texts), batch_size):
-        ids, lengths = pad_texts(texts[start : start + batch_size])
-        scores = classifier(ids.to(classifier.model.device), lengths.to(classifier.model.device))
-        right += int((scores.argmax(-1).cpu() == torch.tensor(labels[start : start + batch_size])).sum())
-    classifier.train(was_training)
+    with evaluating(classifier):
+        for start in range(0, len(texts), batch_size):
+            ids, lengths = pad_texts(texts[start : start + batch_size])
+            scores = classifier(ids.to(classifier.model.device), lengths.to(classifier.model.device))
+            right += int((scores.argmax(-1).cpu() == torch.tensor(labels[start : start + batch_size])).sum())
     return right / len(texts)

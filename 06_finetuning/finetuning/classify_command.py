@@ -23,9 +23,11 @@ from groundwork.user_errors import report_user_errors
 from neural_networks.python_docs import gather_symbols
 from tokenizer.interface import Tokenizer
 from training.checkpoints.checkpoint import load_model, newest_run
+from training.optimizers.parameter_groups import OptimizerConfig
+from training.optimizers.schedule import ScheduleConfig
 from training.placement import choose_placement
-from training.recipe import OptimizerConfig, ScheduleConfig, TrainingConfig
-from training.trainer import Trainer
+from training.recipe import Recipe, TrainingConfig
+from training.trainer import Run, Trainer
 
 LIBRARIES = ("the standard library", "numpy", "torch")
 MAX_TOKENS = 96
@@ -82,13 +84,13 @@ def _run(options: argparse.Namespace, console: Console) -> int:
             classifier,  # type: ignore[arg-type]
             classification_loss,
             LabelledBatches(texts[cut:], labels[cut:], options.seed),
-            OptimizerConfig(lr=1e-3, weight_decay=0.0),
-            ScheduleConfig("linear", min(10, options.steps - 1), 0.0),
-            TrainingConfig(max_steps=options.steps, batch_size=16, checkpoint_interval=options.steps),
-            choose_placement("auto", "float32"),
-            Path(folder),
-            loaded.tokenizer,
-            {},
+            recipe=Recipe(
+                OptimizerConfig(lr=1e-3, weight_decay=0.0),
+                ScheduleConfig("linear", min(10, options.steps - 1), 0.0),
+                TrainingConfig(max_steps=options.steps, batch_size=16, checkpoint_interval=options.steps),
+            ),
+            placement=choose_placement("auto", "float32"),
+            run=Run(Path(folder), loaded.tokenizer),
         )
         with console.status(f"Training {learned:,} numbers …"):
             trainer.train()

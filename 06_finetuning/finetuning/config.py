@@ -9,7 +9,9 @@ from finetuning.adapters.lora import LoRAConfig
 from finetuning.dpo import PreferenceConfig
 from finetuning.grpo import GRPOConfig
 from groundwork.user_errors import require
-from training.recipe import OptimizerConfig, ScheduleConfig, TrainingConfig
+from training.optimizers.parameter_groups import OptimizerConfig
+from training.optimizers.schedule import ScheduleConfig
+from training.recipe import Recipe, TrainingConfig
 from training.run.config import TrackingConfig
 
 
@@ -54,9 +56,9 @@ class FinetuningConfig:
         seed: of the adapters, the order of the data and dropout.
         device: auto takes CUDA, then MPS, then the CPU.
         precision: of matrix products. auto takes bfloat16 where it is fast.
-        resume: auto continues from the newest checkpoint in output_dir, or starts; never starts anew.
+        resume: auto continues from the newest checkpoint in output_dir, or starts; never starts from step 0.
         data: what to learn from.
-        lora: learn small corrections in place of all weights; null for all weights.
+        lora: learn small corrections instead of all weights; null for all weights.
         quantize_base: keep the frozen weights in 4 bits (QLoRA; needs lora and bitsandbytes).
         preference: of dpo and ipo.
         grpo: of grpo.
@@ -90,8 +92,9 @@ class FinetuningConfig:
         require(
             not self.quantize_base or self.lora is not None, "quantize_base needs lora: 4-bit weights cannot be learned"
         )
-        require(
-            self.schedule.warmup_steps < self.training.max_steps or self.schedule.warmup_steps == 0,
-            f"schedule.warmup_steps ({self.schedule.warmup_steps}) must be below "
-            f"training.max_steps ({self.training.max_steps})",
-        )
+        _ = self.recipe  # checks that its parts go together
+
+    @property
+    def recipe(self) -> Recipe:
+        """How weights are learned: the part that the trainer reads."""
+        return Recipe(self.optimizer, self.schedule, self.training)

@@ -8,10 +8,10 @@ r = β ln(π/π₀) + a constant of the prompt, and the constant cancels in the 
     loss = -ln σ(β [ln π(c)/π₀(c) - ln π(r)/π₀(r)])
 
 so the language model is its own reward model. IPO (Azar et al., 2023) takes (margin - 1/2β)² instead of
-the logarithm, which has an optimum at a finite margin and does not push on for ever.
+the logarithm. Its optimum is at a finite margin, so it does not push the margin further for ever.
 
-The log-probabilities of the reference do not change during training, so they are computed once before it:
-no second model is kept in memory.
+The log-probabilities of the reference do not change during training, so they are computed once before it. A second
+model in memory is not needed.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from tokenizer.interface import Tokenizer
 from training.data.batches import Batch
 from training.loss import IGNORED, cross_entropy
 from training.placement import Placement
+from training.validation import evaluating
 from transformer.gpt_model import GPTModel
 
 
@@ -177,15 +178,12 @@ def reference_log_probabilities(
     model: GPTModel, pairs: Sequence[EncodedPair], config: PreferenceConfig, placement: Placement, batch_size: int = 8
 ) -> Tensor:
     """(pairs, 2) log-probabilities of both answers under the model as it is now."""
-    was_training = model.training
-    model.eval()
     found = []
-    for start in range(0, len(pairs), batch_size):
-        batch = _pair_rows(pairs[start : start + batch_size]).to(placement.device)
-        with placement.autocast():
+    with evaluating(model), placement.autocast():
+        for start in range(0, len(pairs), batch_size):
+            batch = _pair_rows(pairs[start : start + batch_size]).to(placement.device)
             both = answer_log_probabilities(model, batch.tensors, mean=config.loss == "ipo")
-        found.append(both.view(2, -1).T.cpu())
-    model.train(was_training)
+            found.append(both.view(2, -1).T.cpu())
     return torch.cat(found)
 
 

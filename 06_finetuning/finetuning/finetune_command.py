@@ -8,8 +8,8 @@ from rich.console import Console
 
 from finetuning.config import FinetuningConfig
 from finetuning.run import run_finetuning
+from groundwork.configuration import ConfigurationParser
 from groundwork.user_errors import report_user_errors
-from training.train_command import OneLineErrorParser
 
 
 def parse_config(arguments: Sequence[str] | None = None) -> FinetuningConfig:
@@ -17,19 +17,9 @@ def parse_config(arguments: Sequence[str] | None = None) -> FinetuningConfig:
 
     Exits with status 2 and a message for an unknown key or an impossible value.
     """
-    parser = OneLineErrorParser(
-        prog="python 06_finetuning/finetune.py",
-        description="Fine-tune a language model. Any field below can be set in the --config file or here; here wins.",
-    )
-    parser.add_argument("--config", action="config", help="YAML file with any of the fields below.")
-    parser.add_class_arguments(FinetuningConfig)
-    parsed = parser.parse_args(arguments)
-    try:
-        fields = parser.instantiate_classes(parsed).as_dict()
-        fields.pop("config", None)
-        return FinetuningConfig(**fields)
-    except (ValueError, TypeError) as error:
-        parser.error(str(error).strip().splitlines()[-1].strip())
+    description = "Fine-tune a language model. Any field below can be set in the --config file or here; here wins."
+    parser = ConfigurationParser(FinetuningConfig, "python 06_finetuning/finetune.py", description)
+    return parser.parse(arguments)[0]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

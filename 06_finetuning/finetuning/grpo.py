@@ -31,6 +31,7 @@ from tokenizer.interface import Tokenizer
 from training.data.batches import Batch
 from training.loss import IGNORED
 from training.placement import Placement
+from training.validation import evaluating
 from transformer.gpt_model import GPTModel
 from transformer.sampling import SamplingParameters, generate_batch
 
@@ -173,10 +174,8 @@ class RolloutBatches(ShuffledSource):
             SamplingParameters(self.config.max_tokens, self.config.temperature, top_p=1.0, seed=self.seed + first + i)
             for i in range(len(prompts))
         ]
-        was_training = self.model.training
-        self.model.eval()
-        answers = self.sampler(self.model, prompts, parameters, [end])
-        self.model.train(was_training)
+        with evaluating(self.model):
+            answers = self.sampler(self.model, prompts, parameters, [end])
         conversations, rewards = [], []
         for i, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
             ended = [end] if len(answer) < self.config.max_tokens else []  # to stop is a decision, learned as well
@@ -188,9 +187,7 @@ class RolloutBatches(ShuffledSource):
     @torch.no_grad()
     def _log_probabilities(self, tensors: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Of each token, under the model now and under the reference."""
-        was_training = self.model.training
-        self.model.eval()
-        with self.placement.autocast():
+        with evaluating(self.model), self.placement.autocast():
             old = token_log_probabilities(self.model, tensors)
             if self.reference is not None:
                 reference = token_log_probabilities(self.reference, tensors)
@@ -199,7 +196,6 @@ class RolloutBatches(ShuffledSource):
                 activate_adapter(self.model, None)
                 reference = token_log_probabilities(self.model, tensors)
                 activate_adapter(self.model, active)
-        self.model.train(was_training)
         return old, reference
 
 

@@ -10,7 +10,8 @@ from finetuning.base_model import load_base
 from finetuning.data.chat_format import TEMPLATES, chat_template
 from finetuning.vocabulary_extension import add_special_tokens
 from groundwork.user_errors import report_user_errors
-from training.checkpoints.checkpoint import CheckpointError, list_checkpoints, model_weights, save_checkpoint
+from training.checkpoints.checkpoint import CheckpointError, list_checkpoints, save_checkpoint
+from training.checkpoints.weights import model_weights
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -36,7 +37,7 @@ def _import(options: argparse.Namespace) -> int:
     if options.chat_template is not None:
         tokenizer = add_special_tokens(model, tokenizer, chat_template(options.chat_template).special_tokens)
     settings = {"base": options.source, "chat_template": options.chat_template, "model": model.config.to_dict()}
-    folder = save_checkpoint(options.output, 0, model_weights(model), tokenizer, settings, {}, {}, keep=1)
+    folder = save_checkpoint(options.output, 0, model_weights(model), tokenizer, settings)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     print(f"{options.source} → {folder}   ({parameters:,} parameters, context {model.config.context_length:,})")
     print(f"Try next: python 07_optimization/generate.py --checkpoint {options.output}")

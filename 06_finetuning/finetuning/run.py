@@ -39,17 +39,15 @@ from finetuning.grpo import GRPOLoss, RolloutBatches, VerifiableTask
 from finetuning.supervised_finetuning import conversation_loss, encode_examples, mean_conversation_loss
 from finetuning.vocabulary_extension import add_special_tokens
 from tokenizer.interface import Tokenizer
-from training.checkpoints.checkpoint import model_weights, save_checkpoint
-from training.checkpoints.resuming import checkpoint_to_resume
+from training.checkpoints.checkpoint import save_checkpoint
+from training.checkpoints.weights import model_weights
 from training.data.batches import BatchSource, LossFunction
 from training.placement import Placement, choose_placement
-from training.run.progress import training_progress
-from training.run.rehearsal import seconds_per_step
 from training.run.report import duration
+from training.run.session import Session, in_words
 from training.run.tracking import Tracker
-from training.trainer import Trainer, Validate
+from training.trainer import Run, Trainer, Validate
 from transformer.gpt_model import GPTModel
-from transformer.model_summary import training_flops_per_token
 from transformer.sampling import SamplingParameters, generate
 
 VALIDATION_EXAMPLES = 256  # the most that are measured on the way
@@ -79,44 +77,55 @@ def run_finetuning(config: FinetuningConfig, console: Console) -> int:
     model.to(placement.device)
     method = prepare_method(config, model, tokenizer, template, data, context_length, placement, console)
     output = Path(config.output_dir)
-    run_folder = output / LORA_TRAINING if config.lora else output
-    checkpoint = checkpoint_to_resume(run_folder, config.resume, settings, console)
     trainer = Trainer(
-        model, method.loss, method.batches, config.optimizer, config.schedule, config.training,
-        placement, run_folder, tokenizer, settings, method.validate,
-    )  # fmt: skip
-    if checkpoint is not None:
-        trainer.resume(checkpoint)
+        model,
+        method.loss,
+        method.batches,
+        recipe=config.recipe,
+        placement=placement,
+        run=Run(output / LORA_TRAINING if config.lora else output, tokenizer, settings),
+        validate=method.validate,
+    )
+    session = FinetuningSession(trainer, console, config.tracking)
+    session.resume(config.resume)
     learned = sum(p.numel() for p in model.parameters() if p.requires_grad)
     console.print(
         f"{config.method} of {config.base}: {learned:,} of {sum(p.numel() for p in model.parameters()):,} numbers are "
         f"learned, {method.description}, {placement.describe()}",
         highlight=False,
     )
-    if trainer.step >= config.training.max_steps:
-        console.print(f"{checkpoint} has all {trainer.step} steps; to train anew, add --resume never")
-    tracker = Tracker(run_folder, trainer.step, config.tracking, settings)
-    try:
-        if trainer.step < config.training.max_steps and not _train(trainer, tracker, console):
-            console.print(f"Stopped and saved at step {trainer.step}; the same command continues from there.")
-            return 130
-        if method.validate is not None:
-            figures = method.validate(trainer)
-            tracker.log(trainer.step, **figures)
-            console.print("  ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in figures.items()))
-    finally:
-        tracker.close()
+    if not trainer.finished:
+        seconds = session.time_step(trials=1) * (config.training.max_steps - trainer.step)
+        console.print(f"about {duration(seconds)}", highlight=False)
+    if status := session.run():
+        return status
     model.eval()
     if config.lora is not None:
         save_adapter(model, output / "adapter", base_model=config.base)
         console.print(f"Adapter, in peft's format: {output / 'adapter'}", highlight=False)
         if not config.quantize_base:  # 4-bit weights stay as they are; the adapter is what was made
             fold_adapter(model)
-            save_checkpoint(output, trainer.step, model_weights(model), tokenizer, settings, {}, {}, keep=1)
+            save_checkpoint(output, trainer.step, model_weights(model), tokenizer, settings)
     if not config.quantize_base:
         print_conversations(model, tokenizer, template, data, console)
         console.print(f"\nTry next: python 07_optimization/generate.py --checkpoint {output}", highlight=False)
     return 0
+
+
+class FinetuningSession(Session):
+    """A session that records rewards on the way, and measures on held-out data at the end."""
+
+    def step_figures(self) -> dict[str, float]:
+        """The mean reward, where answers get one."""
+        batches = self.trainer.batches
+        return {"mean_reward": batches.mean_reward} if isinstance(batches, RolloutBatches) else {}
+
+    def conclude(self, tracker: Tracker | None) -> None:
+        """Print and record what is measured on held-out data."""
+        if self.trainer.validate is not None and tracker is not None:
+            figures = self.trainer.validate(self.trainer)
+            tracker.log(self.trainer.step, **figures)
+            self.console.print(in_words(figures))
 
 
 @dataclass(frozen=True)
@@ -264,26 +273,6 @@ def _report(problems: list[str], total: int, console: Console) -> None:
         console.print(
             f"{len(problems):,} of {total:,} do not fit and are left out, such as {problems[0]}", highlight=False
         )
-
-
-def _train(trainer: Trainer, tracker: Tracker, console: Console) -> bool:
-    with console.status("Timing a step …"):
-        seconds = seconds_per_step(trainer, trials=1) * (trainer.training.max_steps - trainer.step)
-    console.print(f"about {duration(seconds)}", highlight=False)
-    flops = training_flops_per_token(trainer.model.config)
-    with training_progress(trainer, flops, float("inf"), console) as progress:
-
-        def on_step(trainer: Trainer, loss: float) -> None:
-            reward = getattr(trainer.batches, "mean_reward", None)
-            tracker.log(trainer.step, train_loss=loss, **({} if reward is None else {"mean_reward": reward}))
-            progress.step(trainer, loss)
-
-        def on_validation(trainer: Trainer, figures: dict[str, float]) -> None:
-            tracker.log(trainer.step, **figures)
-            measured = "  ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in figures.items())
-            progress.progress.console.print(f"step {trainer.step:>6}  {measured}", highlight=False)
-
-        return trainer.train(on_step, on_validation, progress.progress.console.print)
 
 
 def answer(

@@ -17,6 +17,7 @@ from finetuning.data.instruction_data import Example
 from tokenizer.interface import Tokenizer
 from training.loss import IGNORED, linear_cross_entropy
 from training.placement import Placement
+from training.validation import evaluating
 from transformer.gpt_model import GPTModel
 
 
@@ -56,15 +57,12 @@ def mean_conversation_loss(
     model: GPTModel, conversations: Sequence[EncodedConversation], placement: Placement, batch_size: int = 8
 ) -> float:
     """Mean loss of the learned tokens of conversations, in nats a token."""
-    was_training = model.training
-    model.eval()
     total = weight = 0.0
-    for start in range(0, len(conversations), batch_size):
-        chosen = conversations[start : start + batch_size]
-        longest = max(len(conversation.ids) for conversation in chosen) - 1
-        batch = pack_rows([[conversation] for conversation in chosen], longest).to(placement.device)
-        with placement.autocast():
+    with evaluating(model), placement.autocast():
+        for start in range(0, len(conversations), batch_size):
+            chosen = conversations[start : start + batch_size]
+            longest = max(len(conversation.ids) for conversation in chosen) - 1
+            batch = pack_rows([[conversation] for conversation in chosen], longest).to(placement.device)
             total += conversation_loss(model, batch.tensors).item() * batch.weight
-        weight += batch.weight
-    model.train(was_training)
+            weight += batch.weight
     return total / weight

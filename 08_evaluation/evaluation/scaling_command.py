@@ -14,15 +14,17 @@ from rich.table import Table
 
 from evaluation.ladder.text import TIERS, ladder_text
 from evaluation.scaling.law import ScalingLaw, TrainedPoint, compute_frontier, fit_scaling_law, power_law
-from evaluation.scaling.small_training import Recipe, train_small
+from evaluation.scaling.small_training import train_small
 from evaluation.sliding_window import score_stream
 from groundwork.figures import save_figure
 from groundwork.files import read_json, write_atomically
 from groundwork.user_errors import UserError, report_user_errors
 from neural_networks.corpora import load_corpus
 from tokenizer.tokenizer_trainer import train_bpe
+from training.optimizers.parameter_groups import OptimizerConfig
+from training.optimizers.schedule import ScheduleConfig
 from training.placement import choose_placement
-from training.recipe import OptimizerConfig, ScheduleConfig
+from training.recipe import Recipe, TrainingConfig
 from transformer.config import GPTConfig
 from transformer.model_summary import count_parameters, training_flops_per_token
 
@@ -79,10 +81,9 @@ def _train(
                 positions="rope", qk_norm=True, zero_init_residual=True,
             )  # fmt: skip
             recipe = Recipe(
-                steps,
-                BATCH_SIZE,
                 OptimizerConfig(name="muon", lr=8e-3, muon_lr=0.04),
                 ScheduleConfig(kind="linear", warmup_steps=min(20, steps // 5), final_fraction=0.0),
+                TrainingConfig(max_steps=steps, batch_size=BATCH_SIZE),
             )
             status.update(f"{width} wide, {steps} steps …")
             trained = train_small(config, tokens, tokenizer, recipe, placement)

@@ -8,23 +8,15 @@ from rich.console import Console
 
 from evaluation.speedrun.config import SpeedrunConfig
 from evaluation.speedrun.pipeline import Speedrun
+from groundwork.configuration import ConfigurationParser
 from groundwork.user_errors import report_user_errors
-from training.train_command import OneLineErrorParser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, run, and return the exit status."""
-    parser = OneLineErrorParser(
-        prog="python 08_evaluation/speedrun.py",
-        description="Tokenizer, pretraining, instruction tuning, preferences, int8, report. Done steps are passed over.",
+    description = (
+        "Tokenizer, pretraining, instruction tuning, preferences, int8, report. Finished steps are not repeated."
     )
-    parser.add_argument("--config", action="config", help="YAML file with any of the fields below.")
-    parser.add_class_arguments(SpeedrunConfig)
-    parsed = parser.parse_args(arguments)
-
-    def run() -> int:
-        fields = parser.instantiate_classes(parsed).as_dict()
-        fields.pop("config", None)
-        return Speedrun(SpeedrunConfig(**fields), Console()).run()
-
-    return report_user_errors(run)
+    parser = ConfigurationParser(SpeedrunConfig, "python 08_evaluation/speedrun.py", description)
+    config, _ = parser.parse(arguments)
+    return report_user_errors(lambda: Speedrun(config, Console()).run())

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from training.checkpoints import checkpoint as checkpoint_module
@@ -20,6 +21,7 @@ from training.checkpoints.checkpoint import (
     load_model,
     newest_run,
 )
+from training.checkpoints.weights import model_weights
 from training.train_command import main
 
 
@@ -119,15 +121,15 @@ def test_killed_at_random_moments_nothing_is_lost(tiny_settings, write_config, t
 
 
 def test_a_checkpoint_that_is_there_and_whole_is_never_replaced_but_a_damaged_one_is(run_copy: Path):
-    from training.checkpoints.checkpoint import load_state, save_checkpoint, verify_checkpoint
+    from training.checkpoints.checkpoint import read_state, save_checkpoint, verify_checkpoint
 
     folder = list_checkpoints(run_copy)[-1]
     loaded = load_model(folder)
-    state, tensors = load_state(folder)
+    state, tensors = read_state(folder)
     config = yaml.safe_load((folder / "config.yaml").read_text())
 
     def save() -> None:
-        weights = checkpoint_module.model_weights(loaded.model)
+        weights = model_weights(loaded.model)
         save_checkpoint(run_copy, 60, weights, loaded.tokenizer, config, state, tensors, keep=9)
 
     before = (folder / "manifest.json").stat().st_mtime_ns
@@ -137,3 +139,36 @@ def test_a_checkpoint_that_is_there_and_whole_is_never_replaced_but_a_damaged_on
     save()
     verify_checkpoint(folder)
     assert not list(run_copy.glob(".step_*"))
+
+
+def test_the_folder_of_a_run_may_be_a_string(run_copy: Path, tmp_path: Path):
+    loaded = load_model(run_copy)
+    settings = {"model": loaded.model.config.to_dict()}
+    weights = model_weights(loaded.model)
+    folder = checkpoint_module.save_checkpoint(str(tmp_path / "new"), 7, weights, loaded.tokenizer, settings)
+    assert folder == tmp_path / "new" / "step_00000007"
+    again = load_model(str(folder)).model.state_dict()
+    assert all(torch.equal(tensor, again[name]) for name, tensor in loaded.model.state_dict().items())
+
+
+class Scorer(torch.nn.Module):
+    """Not a GPTModel: no configuration, and a weight with two names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.head = torch.nn.Embedding(5, 3), torch.nn.Linear(3, 5)
+        self.head.weight = self.embedding.weight
+
+
+def test_weights_of_any_module_are_saved_and_loaded_and_those_of_another_one_are_refused(run_copy: Path, tmp_path):
+    model, tokenizer = Scorer(), load_model(run_copy).tokenizer
+    folder = checkpoint_module.save_checkpoint(tmp_path, 1, model_weights(model), tokenizer, {})
+    other = Scorer()
+    checkpoint_module.load_weights(other, str(folder))
+    assert torch.equal(other.embedding.weight, model.embedding.weight)
+    assert other.head.weight is other.embedding.weight
+    assert torch.equal(other.head.bias, model.head.bias)
+    with pytest.raises(CheckpointError, match="does not fit the model"):
+        checkpoint_module.load_weights(torch.nn.Linear(2, 2), list_checkpoints(run_copy)[-1])
+    with pytest.raises(CheckpointError, match="does not fit the model"):
+        checkpoint_module.load_weights(Scorer(), list_checkpoints(run_copy)[-1])

@@ -98,7 +98,7 @@ def test_a_mistake_is_one_line_and_leaves_no_files(
 def test_a_diverging_run_stops_says_what_to_change_and_keeps_the_batch(
     tiny_settings, write_config, capsys, monkeypatch
 ):
-    monkeypatch.setattr("training.validation.linear_cross_entropy", lambda h, *rest: h.sum() * float("nan"))
+    monkeypatch.setattr("training.loss.linear_cross_entropy", lambda h, *rest: h.sum() * float("nan"))
     tiny_settings["training"]["max_skipped_steps"] = 2
     assert main(["--config", write_config(tiny_settings)]) == 1
     error = " ".join(capsys.readouterr().err.split())

@@ -20,10 +20,9 @@ from training.checkpoints.checkpoint import (
 from training.data.data_loader import WindowLoader
 from training.data.token_files import DataError, open_tokens
 from training.loss import linear_cross_entropy
-from training.optimizers.parameter_groups import build_optimizers, set_learning_rate
-from training.optimizers.schedule import learning_rate_factor
+from training.optimizers.parameter_groups import OptimizerConfig, build_optimizers, set_learning_rate
+from training.optimizers.schedule import ScheduleConfig, learning_rate_factor
 from training.placement import Placement
-from training.recipe import OptimizerConfig, ScheduleConfig
 from training.run.tracking import _smooth
 from training.train_command import main
 from training.validation import sampled_loss, total_loss

@@ -12,10 +12,10 @@ from training.loss import IGNORED, cross_entropy, linear_cross_entropy
 from training.optimizers.adamw import AdamW
 from training.optimizers.gradient_clipping import clip_gradients
 from training.optimizers.muon import Muon, orthogonalise
-from training.optimizers.schedule import learning_rate_factor
+from training.optimizers.parameter_groups import OptimizerConfig
+from training.optimizers.schedule import ScheduleConfig, learning_rate_factor
 from training.optimizers.sgd import SGD
 from training.optimizers.weight_average import WeightAverage
-from training.recipe import OptimizerConfig, ScheduleConfig
 
 
 @pytest.mark.parametrize("shape", [(), (6,), (2, 3), (5, 5), (2, 1, 3)])

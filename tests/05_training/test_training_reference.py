@@ -10,15 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from training.loss import IGNORED, cross_entropy, linear_cross_entropy
+from training.loss import IGNORED, LossConfig, cross_entropy, linear_cross_entropy, next_token_loss
 from training.optimizers.adamw import AdamW
 from training.optimizers.gradient_clipping import clip_gradients
 from training.optimizers.muon import Muon, orthogonalise
-from training.optimizers.schedule import learning_rate_factor
+from training.optimizers.schedule import ScheduleConfig, learning_rate_factor
 from training.optimizers.sgd import SGD
 from training.optimizers.weight_average import WeightAverage
-from training.recipe import LossConfig, ScheduleConfig
-from training.validation import next_token_loss
 from transformer.config import GPTConfig
 from transformer.gpt_model import GPTModel
 

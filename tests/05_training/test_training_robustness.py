@@ -16,13 +16,16 @@ from training.anomalies import LossMonitor
 from training.checkpoints.checkpoint import best_checkpoint, find_checkpoint, list_checkpoints, load_model
 from training.data.batches import Batch
 from training.data.data_loader import WindowLoader
+from training.loss import next_token_loss
+from training.optimizers.parameter_groups import OptimizerConfig
+from training.optimizers.schedule import ScheduleConfig
+from training.optimizers.weight_average import WeightAverage
 from training.placement import Placement, choose_placement
-from training.recipe import OptimizerConfig, ScheduleConfig, TrainingConfig
+from training.recipe import Recipe, TrainingConfig
 from training.run.rehearsal import rehearsal, seconds_per_step
 from training.run.tracking import read_metrics
 from training.train_command import main
-from training.trainer import Trainer, TrainingError
-from training.validation import next_token_loss
+from training.trainer import Run, Trainer, TrainingError
 from transformer.config import GPTConfig
 from transformer.gpt_model import GPTModel
 
@@ -36,13 +39,13 @@ def _trainer(folder: Path, loss=None, batches=None, placement: Placement = CPU, 
         model.train(),
         loss or next_token_loss(),
         source,
-        optimizer or OptimizerConfig(lr=0.01),
-        ScheduleConfig("constant", 0),
-        TrainingConfig(max_steps=1000, batch_size=4, **training),
-        placement,
-        folder,
-        None,
-        {},
+        recipe=Recipe(
+            optimizer or OptimizerConfig(lr=0.01),
+            ScheduleConfig("constant", 0),
+            TrainingConfig(max_steps=1000, batch_size=4, **training),
+        ),
+        placement=placement,
+        run=Run(folder, None),
     )
 
 
@@ -233,7 +236,40 @@ def test_the_time_of_a_step_is_reckoned_from_a_few_micro_batches_and_leaves_no_t
     before = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
     assert seconds_per_step(trainer) > 0
     assert drawn == [4, 4, 4]
-    assert trainer.training.accumulation_steps == 32 and trainer.step == 0
+    assert trainer.recipe.training.accumulation_steps == 32 and trainer.step == 0
     assert all(torch.equal(before[name], tensor) for name, tensor in trainer.model.state_dict().items())
     trainer.take_step()
     assert len(drawn) == 3 + 32
+
+
+# --- state ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon", "sgd"])
+def test_a_state_and_the_weights_are_all_that_the_next_steps_depend_on(tmp_path: Path, optimizer: str):
+    first = _trainer(tmp_path, optimizer=OptimizerConfig(name=optimizer, lr=0.01))
+    for _ in range(3):
+        first.take_step()
+    values, tensors = first.state()
+    second = _trainer(tmp_path, optimizer=OptimizerConfig(name=optimizer, lr=0.01))
+    second.model.load_state_dict(first.model.state_dict())
+    second.load_state(json.loads(json.dumps(values)), {name: tensor.clone() for name, tensor in tensors.items()})
+    assert second.step == 3 and second.tokens_seen == first.tokens_seen
+    assert [first.take_step()[0] for _ in range(3)] == [second.take_step()[0] for _ in range(3)]
+
+
+def test_a_recipe_refuses_a_warm_up_as_long_as_the_run():
+    with pytest.raises(ValueError, match=r"schedule.warmup_steps \(10\) must be below training.max_steps \(10\)"):
+        Recipe(schedule=ScheduleConfig(warmup_steps=10), training=TrainingConfig(max_steps=10))
+
+
+def test_an_average_follows_what_is_learned_and_loads_beside_frozen_weights():
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 1))
+    model[0].requires_grad_(False)
+    average = WeightAverage(model, 0.5)
+    raw = {f"raw.{name}": torch.full_like(p, 3.0) for name, p in model.named_parameters() if p.requires_grad}
+    saved = model[1].weight.detach().clone()
+    average.load(raw)
+    assert torch.equal(model[1].weight, raw["raw.1.weight"])
+    with average.applied():
+        assert torch.equal(model[1].weight, saved)

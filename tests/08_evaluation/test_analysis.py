@@ -28,7 +28,8 @@ from evaluation.sliding_window import TextScores, score_documents
 from evaluation.text_generation import GeneratedText
 from groundwork.user_errors import UserError
 from tokenizer.bpe_tokenizer import BPETokenizer
-from training.checkpoints.checkpoint import load_model, model_weights, save_checkpoint
+from training.checkpoints.checkpoint import load_model, save_checkpoint
+from training.checkpoints.weights import model_weights
 from training.placement import Placement
 
 CPU = Placement(torch.device("cpu"), torch.float32)
@@ -208,7 +209,7 @@ def test_a_fine_tuned_model_is_measured_on_the_text_of_its_base(
     data = {"corpus": str(documents), "validation_fraction": 0.2}
 
     def report(name: str, *arguments: str, **config) -> tuple[int, str]:
-        save_checkpoint(tmp_path / name, 1, weights, loaded.tokenizer, {**shape, **config}, {}, {}, keep=1)
+        save_checkpoint(tmp_path / name, 1, weights, loaded.tokenizer, {**shape, **config})
         page = ["--output", str(tmp_path / "report.html"), "--documents", "3", "--samples", "2", "--device", "cpu"]
         status = main(["--checkpoint", str(tmp_path / name), *page, *arguments])
         printed = capsys.readouterr()

@@ -17,7 +17,7 @@ from evaluation.ladder.rungs import Ladder
 from evaluation.ladder.text import TIERS, LadderTier, ladder_text, text_sha256
 from evaluation.ladder_command import main
 from evaluation.scaling.law import TrainedPoint, compute_frontier, fit_scaling_law, power_law
-from evaluation.scaling.small_training import Recipe, train_small
+from evaluation.scaling.small_training import train_small
 from evaluation.scaling_command import draw_scaling
 from evaluation.sliding_window import score_documents, score_stream
 from finetuning.data.chat_format import Message, chat_template
@@ -28,8 +28,9 @@ from neural_networks.corpus import Corpus
 from neural_networks.python_docs import DocumentedSymbol
 from tokenizer.bpe_tokenizer import BPETokenizer
 from training.checkpoints.checkpoint import load_model
+from training.optimizers.schedule import ScheduleConfig
 from training.placement import Placement
-from training.recipe import ScheduleConfig
+from training.recipe import Recipe, TrainingConfig
 from transformer.config import GPTConfig
 from transformer.gpt_model import GPTModel
 
@@ -137,7 +138,8 @@ def test_small_training_learns_and_is_the_same_every_time():
     tokens = tokenizer.encode_documents(("Return the number of items. " * 20, "Raise ValueError. " * 20))
     assert tokens[0] == 256 and (tokens == 256).sum() == 2
     config = GPTConfig(vocab_size=257, context_length=16, num_layers=1, num_heads=2, d_model=16)
-    recipe = Recipe(60, 4, schedule=ScheduleConfig(kind="linear", warmup_steps=5, final_fraction=0.0))
+    schedule = ScheduleConfig(kind="linear", warmup_steps=5, final_fraction=0.0)
+    recipe = Recipe(schedule=schedule, training=TrainingConfig(max_steps=60, batch_size=4))
     first, second = (train_small(config, tokens, tokenizer, recipe, CPU) for _ in range(2))
     assert first.losses[-1] < 0.8 * first.losses[0]
     assert first.losses == second.losses

@@ -25,7 +25,8 @@ from finetuning.data.chat_format import TEMPLATES
 from optimization.engine.engine import Engine
 from optimization.settings import EngineSettings
 from tokenizer.bpe_tokenizer import BPETokenizer
-from training.checkpoints.checkpoint import model_weights, save_checkpoint
+from training.checkpoints.checkpoint import save_checkpoint
+from training.checkpoints.weights import model_weights
 from training.placement import Placement
 from transformer.config import GPTConfig
 from transformer.gpt_model import GPTModel
@@ -65,7 +66,7 @@ def save_run(folder: Path, chat: bool = True, **parts) -> Path:
     """Write a run with one checkpoint of a tiny model."""
     tokenizer = tiny_tokenizer(SPECIAL_TOKENS if chat else ("<|endoftext|>",))
     model = tiny_model(tokenizer.vocab_size, **parts)
-    save_checkpoint(folder, 1, model_weights(model), tokenizer, {"model": model.config.to_dict()}, {}, {}, keep=1)
+    save_checkpoint(folder, 1, model_weights(model), tokenizer, {"model": model.config.to_dict()})
     return folder
 
 

@@ -23,13 +23,13 @@ import torch
 import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from groundwork.tensor_files import save_tensors
 from tokenizer.interface import Tokenizer, TokenizerError
 from tokenizer.loading import load_tokenizer
 from training.checkpoints.manifest import MANIFEST, force_to_disk, sha256_of, write_manifest
-from training.parallel.spread_tensors import spread_like, whole
+from training.checkpoints.weights import set_weights
 from training.parallel.workers import Workers
 from transformer.config import GPTConfig
 from transformer.gpt_model import GPTModel
@@ -52,14 +52,15 @@ class LoadedModel:
 
 
 def save_checkpoint(
-    run_folder: Path,
+    run_folder: Path | str,
     step: int,
     weights: dict[str, Tensor],
     tokenizer: Tokenizer,
-    config: dict[str, Any],
-    state: dict[str, Any],
-    state_tensors: dict[str, Tensor],
-    keep: int,
+    settings: dict[str, Any],
+    state: dict[str, Any] | None = None,
+    state_tensors: dict[str, Tensor] | None = None,
+    *,
+    keep: int = 1,
     write_shards: Callable[[Path], None] | None = None,
     workers: Workers | None = None,
 ) -> Path:
@@ -70,8 +71,9 @@ def save_checkpoint(
         step: optimizer steps taken.
         weights: see `model_weights`.
         tokenizer: the model's.
-        config: the run's configuration, in YAML types, with a `model` section.
-        state: what resuming needs, in JSON types. Its `validation_loss`, if any, decides which is best.
+        settings: the run's configuration, in YAML types, with a `model` section.
+        state: what resuming needs, in JSON types; none for a model that is not trained further. Its
+            `validation_loss`, if any, decides which checkpoint is the best.
         state_tensors: what resuming needs as tensors.
         keep: how many of the newest to leave.
         write_shards: writes what is spread over the processes into the folder it is given.
@@ -80,7 +82,7 @@ def save_checkpoint(
     Raises:
         CheckpointError: the disk is full or not writable. Older checkpoints are untouched.
     """
-    workers = workers or Workers()
+    run_folder, workers = Path(run_folder), workers or Workers()
     folder = run_folder / f"step_{step:08d}"
     temporary = run_folder / f".{folder.name}.{workers.gather(os.getpid())[0]}.tmp"
 
@@ -91,11 +93,10 @@ def save_checkpoint(
 
     def write() -> None:
         save_tensors(weights, temporary / "model.safetensors")
-        save_tensors(
-            {k: v.detach().cpu().contiguous() for k, v in state_tensors.items()}, temporary / "state.safetensors"
-        )
-        (temporary / "state.json").write_text(json.dumps(state), encoding="utf-8")
-        (temporary / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+        on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in (state_tensors or {}).items()}
+        save_tensors(on_cpu, temporary / "state.safetensors")
+        (temporary / "state.json").write_text(json.dumps(state or {}), encoding="utf-8")
+        (temporary / "config.yaml").write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
         tokenizer.save(temporary / "tokenizer.json")
         write_manifest(temporary)
         if not _replaceable(folder):
@@ -278,55 +279,24 @@ def read_settings(folder: Path) -> dict[str, Any]:
     return settings
 
 
-def load_weights(model: GPTModel, folder: Path) -> None:
+def load_weights(model: nn.Module, folder: Path | str) -> None:
     """Fill a model with the weights of a checkpoint, spread over the processes where the model is.
+
+    Args:
+        model: any module; its `model_weights` were saved.
+        folder: of the checkpoint.
 
     Raises:
         CheckpointError: the weights are not those of this model.
     """
+    path = Path(folder) / "model.safetensors"
     try:
-        set_weights(model, load_file(folder / "model.safetensors"))
+        set_weights(model, load_file(path))
     except (SafetensorError, RuntimeError, KeyError, OSError) as error:
-        raise CheckpointError(f"{folder / 'model.safetensors'} does not fit the model: {error}") from None
+        raise CheckpointError(f"{path} does not fit the model: {' '.join(str(error).split())}") from None
 
 
-def set_weights(model: GPTModel, weights: dict[str, Tensor]) -> None:
-    """Fill a model with what `model_weights` gave.
-
-    Raises:
-        RuntimeError, KeyError: the weights are not those of this model.
-    """
-    weights = dict(weights)
-    learned = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    partly = len(learned) < len(list(model.parameters()))
-    if partly and weights.keys() != learned:
-        raise KeyError(next(iter(weights.keys() ^ learned)))
-    if model.config.tie_embeddings and not partly:
-        weights["head.weight"] = weights["token_embedding.weight"]
-    for name, parameter in model.state_dict().items():
-        if name in weights:
-            weights[name] = spread_like(parameter, weights[name])
-    model.load_state_dict(weights, strict=not partly)
-
-
-def model_weights(model: GPTModel) -> dict[str, Tensor]:
-    """The weights of a model, whole and on the CPU; every process must call this.
-
-    Where a part of the model is frozen, as under LoRA, what is learned alone: the base has the rest.
-    """
-    learned = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    partly = len(learned) < len(list(model.parameters()))
-    weights = {
-        name: whole(tensor.detach()).cpu().contiguous()
-        for name, tensor in model.state_dict().items()
-        if not partly or name in learned
-    }
-    if model.config.tie_embeddings:
-        weights.pop("head.weight", None)  # the same numbers as the token embedding
-    return weights
-
-
-def load_state(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def read_state(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """What `save_checkpoint` was given as `state` and `state_tensors`."""
     try:
         state = json.loads((folder / "state.json").read_text(encoding="utf-8"))

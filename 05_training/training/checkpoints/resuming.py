@@ -56,7 +56,7 @@ def checkpoint_to_resume(
     if changed:
         raise CheckpointError(
             f"{run_folder} holds a run with other settings ({', '.join(changed)}); "
-            "add --resume never to train anew, or choose another --output_dir"
+            "add --resume never to train again, or choose another --output_dir"
         )
     console.print(f"Resuming from {checkpoint}")
     return checkpoint

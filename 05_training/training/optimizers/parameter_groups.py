@@ -12,16 +12,60 @@ alone: pulling a norm's scale or a rare token's embedding to zero helps nobody.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from groundwork.user_errors import require, require_choices
 from training.optimizers.adamw import AdamW
 from training.optimizers.muon import Muon
 from training.optimizers.sgd import SGD
 from training.parallel.spread_tensors import is_spread, spread_like
-from training.recipe import OptimizerConfig
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """How weights follow gradients.
+
+    Args:
+        name: adamw for everything, muon for the matrices inside the blocks with adamw for the rest, or sgd.
+        lr: peak learning rate of adamw or sgd.
+        muon_lr: peak learning rate of muon.
+        beta1: decay of adamw's mean of gradients; sgd's momentum.
+        beta2: decay of adamw's mean of squared gradients.
+        weight_decay: decoupled weight decay, on matrices inside the blocks only.
+        grad_clip: largest norm of the gradient, longer ones are scaled down; 0 turns it off.
+        fused: take PyTorch's single-kernel adamw where there is one; otherwise the readable one, with the
+            same numbers to rounding.
+        ema_decay: keep a moving average of the weights with this decay, validate with it and save it as
+            the model; null for none.
+    """
+
+    name: Literal["adamw", "muon", "sgd"] = "adamw"
+    lr: float = 3e-3
+    muon_lr: float = 0.02
+    beta1: float = 0.9
+    beta2: float = 0.95
+    weight_decay: float = 0.1
+    grad_clip: float = 1.0
+    fused: bool = True
+    ema_decay: float | None = None
+
+    def __post_init__(self) -> None:
+        require_choices(self, "optimizer")
+        require(0.0 < self.lr < 1.0, f"optimizer.lr must be between 0 and 1, got {self.lr}")
+        require(0.0 < self.muon_lr < 1.0, f"optimizer.muon_lr must be between 0 and 1, got {self.muon_lr}")
+        for name in ("beta1", "beta2"):
+            value = getattr(self, name)
+            require(0.0 <= value < 1.0, f"optimizer.{name} must be at least 0 and below 1, got {value}")
+        require(self.weight_decay >= 0.0, f"optimizer.weight_decay must not be negative, got {self.weight_decay}")
+        require(self.grad_clip >= 0.0, f"optimizer.grad_clip must not be negative, got {self.grad_clip}")
+        require(
+            self.ema_decay is None or 0.0 < self.ema_decay < 1.0,
+            f"optimizer.ema_decay must be between 0 and 1, or null, got {self.ema_decay}",
+        )
 
 
 def build_optimizers(model: nn.Module, config: OptimizerConfig) -> list[torch.optim.Optimizer]:

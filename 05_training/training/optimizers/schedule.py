@@ -3,8 +3,39 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from typing import Literal
 
-from training.recipe import ScheduleConfig
+from groundwork.user_errors import require, require_choices
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """How the learning rate moves over the run.
+
+    Args:
+        kind: cosine, linear, wsd (stable, then a linear decay), inverse_sqrt or constant, after the warm-up.
+        warmup_steps: steps in which the rate rises from 0 to its peak.
+        final_fraction: the rate at the last step, as a share of the peak.
+        decay_fraction: share of the run in which wsd decays.
+    """
+
+    kind: Literal["cosine", "linear", "wsd", "inverse_sqrt", "constant"] = "cosine"
+    warmup_steps: int = 50
+    final_fraction: float = 0.1
+    decay_fraction: float = 0.3
+
+    def __post_init__(self) -> None:
+        require_choices(self, "schedule")
+        require(self.warmup_steps >= 0, f"schedule.warmup_steps must not be negative, got {self.warmup_steps}")
+        require(
+            0.0 <= self.final_fraction <= 1.0,
+            f"schedule.final_fraction must be between 0 and 1, got {self.final_fraction}",
+        )
+        require(
+            0.0 < self.decay_fraction <= 1.0,
+            f"schedule.decay_fraction must be above 0 and at most 1, got {self.decay_fraction}",
+        )
 
 
 def learning_rate_factor(step: int, max_steps: int, config: ScheduleConfig) -> float:

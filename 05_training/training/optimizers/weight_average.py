@@ -17,7 +17,7 @@ class WeightAverage:
     little; it pays where the rate stays up.
 
     Args:
-        model: whose parameters to follow.
+        model: whose parameters to follow, those that are learned.
         decay: d, from 0 to below 1. The average reaches back about 1 / (1 - d) steps.
 
     Raises:
@@ -37,7 +37,7 @@ class WeightAverage:
         if not 0.0 <= decay < 1.0:
             raise ValueError(f"the decay must be at least 0 and below 1, got {decay}")
         self.decay = decay
-        self.parameters = dict(model.named_parameters())
+        self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.averages = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
 
     @torch.no_grad()
@@ -45,6 +45,20 @@ class WeightAverage:
         """Follow the weights by one step."""
         for name, parameter in self.parameters.items():
             self.averages[name].lerp_(parameter, 1 - self.decay)
+
+    @torch.no_grad()
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Continue from a checkpoint, whose model is the average.
+
+        Args:
+            tensors: the weights themselves, as `raw.NAME`.
+
+        Raises:
+            KeyError: a parameter is not among them.
+        """
+        for name, parameter in self.parameters.items():
+            self.averages[name].copy_(parameter)
+            parameter.copy_(tensors[f"raw.{name}"])
 
     @contextmanager
     def applied(self) -> Iterator[None]:

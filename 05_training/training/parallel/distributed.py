@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 from contextlib import AbstractContextManager
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -26,36 +25,33 @@ from training.placement import Placement
 
 
 class LossModule(nn.Module):
-    """A model with its loss, so that wrappers see one forward pass from batch to loss.
+    """A model with its loss, so that a wrapper sees one forward pass from batch to loss.
 
     Args:
         model: what is trained.
-        loss_function: makes the mean loss of a batch with it.
+        loss: makes the mean loss of a batch with it.
     """
 
-    def __init__(self, model: nn.Module, loss_function: LossFunction):
+    def __init__(self, model: nn.Module, loss: LossFunction):
         super().__init__()
-        self.model, self.loss_function = model, loss_function
+        self.model, self.loss = model, loss
 
     def forward(self, tensors: dict[str, Tensor]) -> Tensor:
         """The mean loss of a batch, a scalar."""
-        return self.loss_function(self.model, tensors)
+        return self.loss(self.model, tensors)
 
 
-def parallelise(
-    module: LossModule, strategy: Literal["ddp", "fsdp"], placement: Placement, workers: Workers
-) -> nn.Module:
+def parallelise(module: LossModule, placement: Placement, workers: Workers) -> nn.Module:
     """Make a module one of several that train together.
 
     Args:
         module: on its device, with the same weights in every process. Its model has `blocks`.
-        strategy: ddp or fsdp.
         placement: with a low precision, FSDP sends weights in it and sums gradients in float32.
-        workers: the processes; alone, the module stays as it is.
+        workers: the processes and how they share the model; one alone leaves the module as it is.
     """
     if workers.world_size == 1:
         return module
-    if strategy == "ddp":
+    if workers.strategy == "ddp":
         return DistributedDataParallel(module)
     low = None if placement.precision == torch.float32 else placement.precision
     policy = MixedPrecisionPolicy(param_dtype=low, reduce_dtype=torch.float32)

@@ -9,13 +9,15 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
 T = TypeVar("T")
+
+Strategy = Literal["ddp", "fsdp"]
 
 
 @dataclass(frozen=True)
@@ -25,15 +27,22 @@ class Workers:
     Args:
         rank: which one this is, from 0.
         world_size: how many there are.
+        strategy: how they share the model: ddp gives each a copy, fsdp a piece of every weight, gradient and moment.
     """
 
     rank: int = 0
     world_size: int = 1
+    strategy: Strategy = "ddp"
 
     @property
     def is_main(self) -> bool:
         """Whether this is the one that writes files and prints."""
         return self.rank == 0
+
+    @property
+    def weights_are_split(self) -> bool:
+        """Whether each process holds only a piece of the model."""
+        return self.strategy == "fsdp" and self.world_size > 1
 
     def sum(self, *values: float) -> list[float]:
         """Add up numbers over all processes, each of which must call this."""
@@ -73,11 +82,12 @@ class Workers:
 
 
 @contextmanager
-def join_workers(device: str) -> Iterator[Workers]:
-    """Meet the other processes that torchrun started, if it did, and part at the end.
+def join_workers(device: str, strategy: Strategy) -> Iterator[Workers]:
+    """Meet the other processes that torchrun started, if it did, and leave them at the end.
 
     Args:
         device: auto, cpu, cuda or mps, of the configuration: decides how processes talk.
+        strategy: how they share the model.
     """
     if "WORLD_SIZE" not in os.environ:
         yield Workers()
@@ -96,6 +106,6 @@ def join_workers(device: str) -> Iterator[Workers]:
     else:
         dist.init_process_group(backend)
     try:
-        yield Workers(dist.get_rank(), dist.get_world_size())
+        yield Workers(dist.get_rank(), dist.get_world_size(), strategy)
     finally:
         dist.destroy_process_group()

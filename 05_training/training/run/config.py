@@ -10,7 +10,10 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from groundwork.user_errors import require
-from training.recipe import LossConfig, OptimizerConfig, ScheduleConfig, TrainingConfig
+from training.loss import LossConfig
+from training.optimizers.parameter_groups import OptimizerConfig
+from training.optimizers.schedule import ScheduleConfig
+from training.recipe import Recipe, TrainingConfig
 from transformer.config import GPTConfig
 
 
@@ -104,7 +107,7 @@ class RunConfig:
         parallel: how torchrun's processes share the work. ddp gives each a copy of the model; fsdp gives
             each a piece of every weight, gradient and optimizer state.
         resume: auto continues from the newest checkpoint in output_dir, or starts; never starts
-            anew, setting an earlier run aside under another name.
+            from step 0 and sets an earlier run aside under another name.
         data: what to train on.
         tokenizer: how text becomes ids.
         model: the parts and sizes of the model.
@@ -132,11 +135,7 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         require(0 <= self.seed < 2**63, f"seed must be between 0 and 2^63 - 1, got {self.seed}")
-        require(
-            self.schedule.warmup_steps < self.training.max_steps or self.schedule.warmup_steps == 0,
-            f"schedule.warmup_steps ({self.schedule.warmup_steps}) must be below "
-            f"training.max_steps ({self.training.max_steps})",
-        )
+        _ = self.recipe  # checks that its parts go together
         require(
             self.parallel == "ddp" or self.optimizer.ema_decay is None,
             "optimizer.ema_decay needs parallel: ddp; averages of weights in pieces are not kept",
@@ -145,6 +144,11 @@ class RunConfig:
             not (self.data.document_masks and self.model.sliding_window),
             "data.document_masks and model.sliding_window cannot be combined: both set the attention mask",
         )
+
+    @property
+    def recipe(self) -> Recipe:
+        """How weights are learned: the part that the trainer reads."""
+        return Recipe(self.optimizer, self.schedule, self.training)
 
     @property
     def tokens_per_step(self) -> int:

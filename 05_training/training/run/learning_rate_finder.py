@@ -55,7 +55,7 @@ def range_test(trainer: Trainer, steps: int = STEPS) -> RangeTest:
                 factor = LOWEST * (HIGHEST / LOWEST) ** (index / (steps - 1))
                 for group, peak in zip(groups, peaks, strict=True):
                     group["peak_lr"] = peak * factor
-                trainer.step = trainer.schedule.warmup_steps  # where the schedule is at its peak
+                trainer.step = trainer.recipe.schedule.warmup_steps  # where the schedule is at its peak
                 loss, _ = trainer.take_step()
                 if not math.isfinite(loss):
                     break
@@ -65,7 +65,7 @@ def range_test(trainer: Trainer, steps: int = STEPS) -> RangeTest:
                 if smoothed > BLOWN_UP * min(losses):
                     break
         except TrainingError:
-            pass  # too many steps that were no numbers: that is an end too
+            pass  # too many losses were not numbers: that ends the test too
         finally:
             for group, peak in zip(groups, peaks, strict=True):
                 group["peak_lr"] = peak
@@ -88,7 +88,7 @@ def find_learning_rate(trainer: Trainer, console: Console) -> None:
             f"{rate * test.lowest:.2g}; a good one lies between (configured: {rate:g})",
             highlight=False,
         )
-    path = _draw(test, trainer.run_folder)
+    path = _draw(test, trainer.run.folder)
     console.print(f"Losses by learning rate: {path}", highlight=False)
 
 

@@ -10,26 +10,25 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from training.checkpoints.resuming import checkpoint_to_resume
 from training.data.batches import BatchSource, PrefetchingSource
 from training.data.data_loader import WindowLoader
-from training.data.data_preparation import PreparedDataset, prepare_dataset
+from training.data.data_preparation import DatasetMeta, PreparedDataset, prepare_dataset
 from training.data.token_files import Tokens, open_tokens
+from training.loss import next_token_loss
 from training.parallel.workers import Workers, join_workers
 from training.placement import Placement, choose_placement
-from training.run.config import RunConfig
+from training.run.config import RunConfig, TrackingConfig
 from training.run.learning_rate_finder import find_learning_rate
 from training.run.peak_flops import peak_flops
 from training.run.plan import check_plan, make_plan, print_plan, with_vocabulary
 from training.run.profiling import profile_steps
-from training.run.progress import training_progress
-from training.run.rehearsal import seconds_per_step
+from training.run.progress import TrainingProgress
 from training.run.report import duration, print_samples, report, write_summary
+from training.run.session import Session, in_words
 from training.run.tracking import Tracker
-from training.trainer import Trainer
-from training.validation import next_token_loss, sampled_loss
+from training.trainer import Run, Trainer
+from training.validation import sampled_loss
 from transformer.gpt_model import GPTModel
-from transformer.model_summary import training_flops_per_token
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ def run_training(config: RunConfig, console: Console, task: Task | None = None) 
         CorpusError, TokenizerError, DataError, DeviceError, CheckpointError, PlanError, TrackingError,
         TrainingError, ValueError: each with one line for the user.
     """
-    with join_workers(config.device) as workers:
+    with join_workers(config.device, config.parallel) as workers:
         if not workers.is_main:
             console = Console(quiet=True)
         return _run(config, console, task or Task(), workers)
@@ -68,27 +67,20 @@ def _run(config: RunConfig, console: Console, task: Task, workers: Workers) -> i
     workers.on_main(lambda: prepare_dataset(config.data, config.tokenizer, console).folder)
     dataset = prepare_dataset(config.data, config.tokenizer, Console(quiet=True))  # finds it
     config = with_vocabulary(config, dataset.tokenizer.vocab_size)
-    settings = to_settings(config, dataset, workers)
     plan = make_plan(config, dataset.meta, placement, workers)
     if task.dry_run:
         print_plan(plan, config, dataset.meta, placement, workers, console)
     check_plan(plan, config)
     loader, validation_tokens = open_data(config, dataset, workers)
-    checkpoint = None
-    if not (task.dry_run or task.find_lr or task.profile):
-        run_folder = Path(config.output_dir)
-        checkpoint = workers.on_main(lambda: checkpoint_to_resume(run_folder, config.resume, settings, console))
-
-    trainer = build_trainer(config, settings, dataset, loader, validation_tokens, placement, workers)
-    if checkpoint is not None:
-        trainer.resume(checkpoint)
-    if trainer.step >= config.training.max_steps:
-        console.print(f"{checkpoint} has all {trainer.step} steps; to train anew, add --resume never")
-    else:
+    run = Run(Path(config.output_dir), dataset.tokenizer, to_settings(config, dataset, workers), workers)
+    trainer = build_trainer(config, run, loader, validation_tokens, placement)
+    session = PretrainingSession(trainer, console, config.tracking, validation_tokens, dataset.meta)
+    if task == Task():  # nothing but to train
+        session.resume(config.resume)
+    if not trainer.finished:
         if not task.dry_run:
             print_plan(plan, config, dataset.meta, placement, workers, console)
-        with console.status("Timing a step …"):
-            seconds = seconds_per_step(trainer)
+        seconds = session.time_step()
         total = seconds * (config.training.max_steps - trainer.step)
         speed = config.tokens_per_step * workers.world_size / seconds
         console.print(f"time     about {duration(total)} at {speed:,.0f} tokens/s", highlight=False)
@@ -101,18 +93,8 @@ def _run(config: RunConfig, console: Console, task: Task, workers: Workers) -> i
         profile_steps(trainer, console)
         return 0
 
-    tracker = Tracker(trainer.run_folder, trainer.step, config.tracking, settings) if workers.is_main else None
-    try:
-        if trainer.step < config.training.max_steps and not _train(trainer, tracker, console):
-            console.print(f"Stopped and saved at step {trainer.step}; the same command continues from there.")
-            return 130
-        figures = report(trainer, validation_tokens, dataset.meta, tracker, console)
-        if tracker is not None:
-            samples = {} if trainer.sharded else print_samples(trainer, tracker, console)
-            write_summary(trainer, figures, samples)
-    finally:
-        if tracker is not None:
-            tracker.close()
+    if status := session.run():
+        return status
     console.print("\nTry next:", style="bold")
     console.print(
         f"  python 07_optimization/generate.py --checkpoint {config.output_dir}\n"
@@ -121,6 +103,62 @@ def _run(config: RunConfig, console: Console, task: Task, workers: Workers) -> i
         soft_wrap=True,
     )
     return 0
+
+
+class PretrainingSession(Session):
+    """A session with samples on the way, and a report on all held-out text at the end.
+
+    Args:
+        trainer: that has taken no step yet.
+        console: where to print; quiet in every process but the main one.
+        tracking: what is recorded.
+        validation_tokens: all held-out ids.
+        meta: of the data.
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        console: Console,
+        tracking: TrackingConfig,
+        validation_tokens: Tokens,
+        meta: DatasetMeta,
+    ):
+        super().__init__(trainer, console, tracking)
+        self.validation_tokens, self.meta = validation_tokens, meta
+        self.whole = not trainer.workers.weights_are_split  # samples and histograms need the weights in one place
+
+    def peak_flops(self) -> float:
+        """That of one device, times their number."""
+        return peak_flops(self.trainer.placement)[0] * self.trainer.workers.world_size
+
+    def step_figures(self) -> dict[str, float]:
+        """The length of the gradient, and the learning rate of each optimizer."""
+        rates = {f"lr_{type(o).__name__.lower()}": o.param_groups[0]["lr"] for o in self.trainer.optimizers}
+        return {"gradient_norm": self.trainer.gradient_norm, **rates}
+
+    def on_step(self, tracker: Tracker, progress: TrainingProgress, loss: float) -> None:
+        """Samples too, every `training.sample_interval` steps."""
+        super().on_step(tracker, progress, loss)
+        interval, trainer = self.trainer.recipe.training.sample_interval, self.trainer
+        if interval and trainer.step % interval == 0 and not trainer.finished and self.whole:
+            print_samples(trainer, tracker, self.console)
+
+    def on_validation(self, tracker: Tracker, progress: TrainingProgress, figures: dict[str, float]) -> None:
+        """Speed, utilisation and the distribution of the weights are recorded as well."""
+        trainer = self.trainer
+        speed, utilisation = progress.speed(trainer), progress.utilisation(trainer)
+        tracker.log(trainer.step, **figures, tokens_per_second=speed, mfu=utilisation)
+        if self.whole:
+            tracker.log_histograms(trainer.model, trainer.step)
+        progress.print(f"step {trainer.step:>6}  training loss {progress.smoothed:.3f}  {in_words(figures)}")
+
+    def conclude(self, tracker: Tracker | None) -> None:
+        """Report, samples and summary."""
+        figures = report(self.trainer, self.validation_tokens, self.meta, tracker, self.console)
+        if tracker is not None:
+            samples = print_samples(self.trainer, tracker, self.console) if self.whole else {}
+            write_summary(self.trainer, figures, samples)
 
 
 def to_settings(config: RunConfig, dataset: PreparedDataset, workers: Workers) -> dict[str, Any]:
@@ -162,15 +200,10 @@ def open_data(config: RunConfig, dataset: PreparedDataset, workers: Workers) -> 
 
 
 def build_trainer(
-    config: RunConfig,
-    settings: dict[str, Any],
-    dataset: PreparedDataset,
-    loader: WindowLoader,
-    validation_tokens: Tokens,
-    placement: Placement,
-    workers: Workers,
+    config: RunConfig, run: Run, loader: WindowLoader, validation_tokens: Tokens, placement: Placement
 ) -> Trainer:
-    """A trainer that has taken no step, with a new model; the arguments are those of the run."""
+    """A trainer that has taken no step, with a new model."""
+    workers = run.workers
     torch.manual_seed(config.seed)  # the same weights in every process
     model = GPTModel(config.model).to(placement.device)
     if workers.rank:
@@ -178,9 +211,9 @@ def build_trainer(
     batches: BatchSource = loader
     if placement.device.type == "cuda":
         batches = PrefetchingSource(loader, config.training.batch_size)
-    eval_tokens = config.training.eval_tokens
 
     def validate(trainer: Trainer) -> dict[str, float]:
+        eval_tokens = config.training.eval_tokens
         loss = sampled_loss(model, validation_tokens, eval_tokens, placement, trainer.module, workers)
         return {"validation_loss": loss}
 
@@ -188,42 +221,8 @@ def build_trainer(
         model,
         next_token_loss(config.loss),
         batches,
-        config.optimizer,
-        config.schedule,
-        config.training,
-        placement,
-        Path(config.output_dir),
-        dataset.tokenizer,
-        settings,
-        validate,
-        workers,
-        config.parallel,
+        recipe=config.recipe,
+        placement=placement,
+        run=run,
+        validate=validate,
     )
-
-
-def _train(trainer: Trainer, tracker: Tracker | None, console: Console) -> bool:
-    if tracker is None:
-        return trainer.train(on_warning=lambda line: None)
-    flops = training_flops_per_token(trainer.model.config)
-    peak, _ = peak_flops(trainer.placement)
-    interval = trainer.training.sample_interval
-    with training_progress(trainer, flops, peak * trainer.workers.world_size, console) as progress:
-
-        def on_step(trainer: Trainer, loss: float) -> None:
-            rates = {f"lr_{type(o).__name__.lower()}": o.param_groups[0]["lr"] for o in trainer.optimizers}
-            tracker.log(trainer.step, train_loss=loss, gradient_norm=trainer.gradient_norm, **rates)
-            progress.step(trainer, loss)
-            due = interval and trainer.step % interval == 0 and trainer.step < trainer.training.max_steps
-            if due and not trainer.sharded:
-                print_samples(trainer, tracker, progress.progress.console)
-
-        def on_validation(trainer: Trainer, figures: dict[str, float]) -> None:
-            speed = progress.speed(trainer)
-            tracker.log(trainer.step, **figures, tokens_per_second=speed, mfu=progress.utilisation(trainer))
-            if not trainer.sharded:
-                tracker.log_histograms(trainer.model, trainer.step)
-            measured = "  ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in figures.items())
-            smoothed = progress.smoothed or 0.0
-            progress.progress.console.print(f"step {trainer.step:>6}  training loss {smoothed:.3f}  {measured}")
-
-        return trainer.train(on_step, on_validation, progress.progress.console.print)

@@ -26,8 +26,8 @@ def profile_steps(trainer: Trainer, console: Console) -> None:
         with torch.profiler.profile(activities=activities) as profiler:
             for _ in range(STEPS):
                 trainer.take_step()
-    trainer.run_folder.mkdir(parents=True, exist_ok=True)
-    path = trainer.run_folder / TRACE_FILE
+    trainer.run.folder.mkdir(parents=True, exist_ok=True)
+    path = trainer.run.folder / TRACE_FILE
     profiler.export_chrome_trace(str(path))
     by = "self_cuda_time_total" if trainer.placement.device.type == "cuda" else "self_cpu_time_total"
     table = profiler.key_averages().table(sort_by=by, row_limit=15, max_name_column_width=45)

@@ -29,7 +29,13 @@ class TrainingProgress:
         self.progress, self.flops_per_token, self.peak_flops = progress, flops_per_token, peak_flops
         self._recent: deque[float] = deque(maxlen=RECENT)
         self.task = progress.add_task(
-            "train", total=trainer.training.max_steps, completed=trainer.step, loss=0.0, speed=0.0, mfu=0.0, memory=0.0
+            "train",
+            total=trainer.recipe.training.max_steps,
+            completed=trainer.step,
+            loss=0.0,
+            speed=0.0,
+            mfu=0.0,
+            memory=0.0,
         )
 
     def speed(self, trainer: Trainer) -> float:
@@ -44,6 +50,10 @@ class TrainingProgress:
     def smoothed(self) -> float:
         """Mean training loss of the last steps; 0 before the first."""
         return sum(self._recent) / max(1, len(self._recent))
+
+    def print(self, line: str) -> None:
+        """Print above the line that moves."""
+        self.progress.console.print(line, highlight=False)
 
     def step(self, trainer: Trainer, loss: float) -> None:
         """Show a step."""

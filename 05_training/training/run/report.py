@@ -46,7 +46,9 @@ def report(
         return {}
     loss = nats / (meta.validation_tokens - 1)
     bits = bits_per_byte(nats, meta.validation_bytes)
-    if not any("validation_bits_per_byte" in record for record in tracker.records):  # measured again, not anew
+    if not any(
+        "validation_bits_per_byte" in record for record in tracker.records
+    ):  # not when it is only measured again
         tracker.log(trainer.step, validation_loss=loss, validation_bits_per_byte=bits)
     references = {
         name: value
@@ -57,7 +59,7 @@ def report(
         if value is not None
     }
     curve = tracker.draw_curve(meta.validation_bytes / meta.validation_tokens, references)
-    run_folder = trainer.run_folder
+    run_folder = trainer.run.folder
     table = Table("validation", "this model", *references, title=f"{run_folder} after {trainer.step:,} steps")
     table.add_row("bits per byte", f"[bold]{bits:.3f}[/bold]", *(f"{value:.3f}" for value in references.values()))
     table.add_row("loss (nats a token)", f"{loss:.3f}", *("" for _ in references))
@@ -89,21 +91,21 @@ def report(
 def write_summary(trainer: Trainer, figures: dict[str, Any], samples: dict[str, str]) -> None:
     """Leave what `report` measured, with the samples, in the run's folder as `summary.json`."""
     content = {**figures, "samples": samples}
-    write_atomically(trainer.run_folder / SUMMARY_FILE, json.dumps(content, indent=2) + "\n")
+    write_atomically(trainer.run.folder / SUMMARY_FILE, json.dumps(content, indent=2) + "\n")
 
 
 def print_samples(trainer: Trainer, tracker: Tracker, console: Console) -> dict[str, str]:
     """Continue the configured prompts; returns the texts by prompt."""
     samples = {}
     parameters = SamplingParameters(max_tokens=SAMPLE_TOKENS, temperature=0.7, seed=1337)
-    for prompt in trainer.training.sample_prompts:
+    for prompt in trainer.recipe.training.sample_prompts:
         try:
-            ids = trainer.tokenizer.encode(prompt)[: trainer.model.config.context_length]
+            ids = trainer.run.tokenizer.encode(prompt)[: trainer.model.config.context_length]
         except TokenizerError as error:  # a character tokenizer knows those of its text; the run itself is good
             console.print(f"warning: no sample for {prompt!r}: {error}", markup=False, highlight=False)
             continue
         with trainer.averaged(), evaluating(trainer.model), trainer.placement.autocast():
-            text = prompt + trainer.tokenizer.decode(generate(trainer.model, ids, parameters))
+            text = prompt + trainer.run.tokenizer.decode(generate(trainer.model, ids, parameters))
         text = text.split("<|endoftext|>")[0].rstrip()
         tracker.log_text("sample", text, trainer.step)
         console.rule(f"sample at step {trainer.step}: {prompt!r}", style="dim")

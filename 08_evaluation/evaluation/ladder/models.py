@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from evaluation.ladder.text import LadderTier
-from evaluation.scaling.small_training import Recipe, TrainedModel, train_small
+from evaluation.scaling.small_training import TrainedModel, train_small
 from evaluation.sliding_window import score_stream
 from neural_networks.corpus import Corpus
 from optimization.model_loading import load_for_inference
@@ -16,8 +16,10 @@ from optimization.weights.quantized_model import count_weights
 from tokenizer.character_tokenizer import CharacterTokenizer
 from tokenizer.interface import END_OF_TEXT, Tokenizer
 from tokenizer.tokenizer_trainer import train_bpe
+from training.optimizers.parameter_groups import OptimizerConfig
+from training.optimizers.schedule import ScheduleConfig
 from training.placement import Placement
-from training.recipe import OptimizerConfig, ScheduleConfig
+from training.recipe import Recipe, TrainingConfig
 from transformer.config import GPTConfig
 
 
@@ -96,7 +98,8 @@ def measure_transformer(
         d_model=tier.d_model,
         **rung.parts,
     )
-    recipe = Recipe(tier.steps, tier.batch_size, rung.optimizer, rung.schedule)
+    length = TrainingConfig(max_steps=tier.steps, batch_size=tier.batch_size)
+    recipe = Recipe(rung.optimizer, rung.schedule, length)
     trained = train_small(config, tokenizer.encode_documents(text.train), tokenizer, recipe, placement, on_step)
     scores = score_stream(trained.model, tokenizer, text.validation, placement)
     return scores.bits_per_byte, trained, tokenizer

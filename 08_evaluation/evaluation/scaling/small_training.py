@@ -9,7 +9,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,31 +19,12 @@ from numpy.typing import NDArray
 from tokenizer.interface import Tokenizer
 from training.data.batches import BatchSource, LossFunction
 from training.data.data_loader import WindowLoader
+from training.loss import next_token_loss
 from training.placement import Placement
-from training.recipe import OptimizerConfig, ScheduleConfig, TrainingConfig
-from training.trainer import Trainer
-from training.validation import next_token_loss
+from training.recipe import Recipe
+from training.trainer import Run, Trainer
 from transformer.config import GPTConfig
 from transformer.gpt_model import GPTModel
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How to train.
-
-    Args:
-        steps: optimizer steps.
-        batch_size: windows in each.
-        optimizer: how weights follow gradients.
-        schedule: how the learning rate moves.
-        seed: of the weights and the order of the data.
-    """
-
-    steps: int
-    batch_size: int
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    schedule: ScheduleConfig = field(default_factory=lambda: ScheduleConfig(kind="linear", final_fraction=0.0))
-    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -62,6 +43,7 @@ def train_small(
     recipe: Recipe,
     placement: Placement,
     on_step: Callable[[int, float], None] = lambda step, loss: None,
+    seed: int = 0,
 ) -> TrainedModel:
     """Train a model from nothing.
 
@@ -69,20 +51,21 @@ def train_small(
         config: with `vocab_size` set.
         tokens: (tokens,) to draw windows from.
         tokenizer: the model's.
-        recipe: how.
+        recipe: optimizer, schedule, length.
         placement: where and how precisely.
         on_step: called with the number of steps taken and the last loss.
+        seed: of the weights and the order of the data.
     """
-    torch.manual_seed(recipe.seed)
+    torch.manual_seed(seed)
     model = GPTModel(config).to(placement.device)
-    loader = WindowLoader({"text": tokens}, config.context_length, recipe.seed)
+    loader = WindowLoader({"text": tokens}, config.context_length, seed)
     return take_steps(model, loader, next_token_loss(), tokenizer, recipe, placement, on_step)
 
 
 def take_steps(
     model: GPTModel,
     batches: BatchSource,
-    loss_function: LossFunction,
+    loss: LossFunction,
     tokenizer: Tokenizer,
     recipe: Recipe,
     placement: Placement,
@@ -93,24 +76,20 @@ def take_steps(
     Args:
         model: on the placement's device.
         batches: to learn from.
-        loss_function: of a batch.
+        loss: of a batch.
         tokenizer: the model's.
-        recipe: how.
+        recipe: optimizer, schedule, length.
         placement: where and how precisely.
         on_step: called with the number of steps taken and the last loss.
     """
     model.train()
-    training = TrainingConfig(max_steps=recipe.steps, batch_size=recipe.batch_size)
     losses = []
     with tempfile.TemporaryDirectory() as folder:  # the trainer keeps batches there whose loss is out of line
-        trainer = Trainer(
-            model, loss_function, batches, recipe.optimizer, recipe.schedule, training, placement, Path(folder),
-            tokenizer, {},
-        )  # fmt: skip
+        run = Run(Path(folder), tokenizer)
+        trainer = Trainer(model, loss, batches, recipe=recipe, placement=placement, run=run)
         start = time.perf_counter()
-        for step in range(1, recipe.steps + 1):
-            loss, _ = trainer.take_step()
-            losses.append(loss)
-            on_step(step, loss)
+        while not trainer.finished:
+            losses.append(trainer.take_step()[0])
+            on_step(trainer.step, losses[-1])
         seconds = time.perf_counter() - start
     return TrainedModel(model.eval(), seconds, losses)
