@@ -23,7 +23,7 @@ from deployment.server import StoppingServer, listen, uvicorn_config
 from deployment.settings import load_settings
 from harness import Comparison, Contender, compare
 from optimization.engine.engine import Engine
-from optimization.engine.generation_request import GenerationRequest
+from optimization.engine.request import GenerationRequest
 from tokenizer.bpe_tokenizer import BPETokenizer
 from training.placement import choose_placement
 from transformer.config import GPTConfig

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attention.product_precision import product_dtype
+from attention.scaled_dot_product import product_dtype
 
 BLOCK = 128  # queries at a time: a multiple of the width that matrix units like, small beside the context
 MAX_TIME = 1024  # beyond it the kept probabilities outgrow the other activations

@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attention.product_precision import product_dtype
+from attention.scaled_dot_product import product_dtype
 from groundwork.user_errors import require
 from training.data.batches import LossFunction
 from transformer.gpt_model import GPTModel

@@ -40,7 +40,7 @@ from training.parallel.distributed import LossModule, parallelise, synchronise
 from training.parallel.workers import Workers
 from training.placement import Placement, capture_rng, restore_rng
 from training.recipe import Recipe
-from training.run.stop_signal import stop_on_signal
+from training.stop_signal import stop_on_signal
 from transformer.gpt_model import GPTModel
 
 # Called with the trainer's figures: what is measured on held-out data, `validation_loss` among it.

@@ -12,7 +12,7 @@ from groundwork.user_errors import require
 from training.optimizers.parameter_groups import OptimizerConfig
 from training.optimizers.schedule import ScheduleConfig
 from training.recipe import Recipe, TrainingConfig
-from training.run.config import TrackingConfig
+from training.run.tracking import TrackingConfig
 
 
 @dataclass(frozen=True)

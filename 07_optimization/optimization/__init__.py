@@ -7,7 +7,7 @@ from groundwork.front_door import open_front_door
 if TYPE_CHECKING:
     from optimization.engine.engine import Engine as Engine
     from optimization.engine.events import TokenEvent as TokenEvent
-    from optimization.engine.generation_request import GenerationRequest as GenerationRequest
+    from optimization.engine.request import GenerationRequest as GenerationRequest
     from optimization.kv_cache import ContiguousKVCache as ContiguousKVCache
     from optimization.model_loading import load_for_inference as load_for_inference
     from optimization.settings import EngineSettings as EngineSettings
@@ -18,7 +18,7 @@ else:
         {
             "engine.engine": ("Engine",),
             "engine.events": ("TokenEvent",),
-            "engine.generation_request": ("GenerationRequest",),
+            "engine.request": ("GenerationRequest",),
             "kv_cache": ("ContiguousKVCache",),
             "model_loading": ("load_for_inference",),
             "settings": ("EngineSettings",),

@@ -17,7 +17,7 @@ from rich.table import Table
 from groundwork.files import replacing, write_atomically
 from groundwork.user_errors import report_user_errors
 from optimization.engine.engine import Engine
-from optimization.engine.generation_request import GenerationRequest
+from optimization.engine.request import GenerationRequest
 from optimization.memory_bandwidth import bytes_read_per_token, measure_read_bandwidth
 from optimization.model_loading import load_for_inference
 from optimization.settings import EngineSettings

@@ -12,7 +12,7 @@ from finetuning.data.chat_format import ChatTemplate, Message
 from groundwork.user_errors import report_user_errors
 from optimization.engine.engine import Engine
 from optimization.engine.events import GenerationStats, PromptError
-from optimization.engine.generation_request import GenerationRequest
+from optimization.engine.request import GenerationRequest
 from optimization.engine.speculative import DraftModel, PromptLookup, Proposer
 from optimization.memory_bandwidth import bytes_read_per_token, measure_read_bandwidth
 from optimization.model_loading import load_for_inference

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 
 from groundwork.user_errors import UserError
 from optimization.engine.engine import Engine
-from optimization.engine.generation_request import GenerationRequest
-from optimization.engine.request import RequestHandle
+from optimization.engine.request import GenerationRequest, RequestHandle
 from tokenizer.interface import Tokenizer
 from training.placement import Placement
 from transformer.gpt_model import GPTModel

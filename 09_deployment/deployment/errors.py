@@ -82,6 +82,17 @@ class ApiError(HTTPException):
         return JSONResponse(self.body(), self.status, headers)
 
 
+def check_limit(param: str, value: int, limit: int, unit: str = "") -> None:
+    """Check a number against one of the server's limits.
+
+    Raises:
+        ApiError: it is over.
+    """
+    if value > limit:
+        what = f"{value:,} {unit}".strip()
+        raise ApiError(400, f"{param}: {what} is more than this server's limit of {limit:,}", param)
+
+
 def as_api_error(error: Exception) -> ApiError | None:
     """The answer to an error of the engine, the tokenizer or the chat format; None where it is nobody's mistake."""
     if isinstance(error, ApiError):

@@ -24,7 +24,7 @@ from deployment.errors import ApiError
 from deployment.metrics import Metrics
 from deployment.served_model import ServedModel
 from optimization.engine.events import GenerationStats, TokenEvent, TokenLogprobs
-from optimization.engine.generation_request import GenerationRequest
+from optimization.engine.request import GenerationRequest
 
 
 class EventRelay:

@@ -9,15 +9,14 @@ import anyio
 import structlog
 from fastapi import Request
 
-from deployment.errors import ApiError
+from deployment.errors import ApiError, check_limit
 from deployment.gate.rate_limiting import RateLimiter
 from deployment.generation import GenerationDesk
 from deployment.metrics import Metrics
-from deployment.routes.schemas import check_limit
 from deployment.served_model import ServedModel
 from deployment.settings import ServerSettings
 from finetuning.data.chat_format import Message
-from optimization.engine.generation_request import GenerationRequest
+from optimization.engine.request import GenerationRequest
 
 LONG_TEXT = 10_000  # characters from which on encoding goes to another thread
 

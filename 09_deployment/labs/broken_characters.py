@@ -39,7 +39,7 @@ from learn.exercise import Case
 from learn.lab import Lab, Measurement
 from learn.small_runs import train
 from optimization.engine.engine import Engine
-from optimization.engine.generation_request import GenerationRequest
+from optimization.engine.request import GenerationRequest
 from optimization.settings import EngineSettings
 from tokenizer.byte_tokenizer import ByteTokenizer
 from training.placement import Placement

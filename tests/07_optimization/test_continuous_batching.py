@@ -13,7 +13,7 @@ import torch
 from support.processors import needs_avx512, run_without_amx, sums_by_amx
 
 from optimization.engine.engine import Engine
-from optimization.engine.generation_request import GenerationRequest
+from optimization.engine.request import GenerationRequest
 from optimization.engine.speculative import DraftModel, PromptLookup
 from optimization.settings import EngineSettings
 from tokenizer.bpe_tokenizer import BPETokenizer

@@ -12,8 +12,7 @@ from torch._dynamo.utils import counters
 
 from optimization.engine.engine import Engine
 from optimization.engine.events import EngineFullError, GenerationStats, PromptError, RequestError, TokenEvent
-from optimization.engine.generation_request import GenerationRequest
-from optimization.engine.request import RequestHandle
+from optimization.engine.request import GenerationRequest, RequestHandle
 from optimization.engine.speculative import DraftModel, Proposer
 from optimization.model_loading import compile_blocks
 from optimization.settings import EngineSettings

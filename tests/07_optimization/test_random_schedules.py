@@ -15,8 +15,7 @@ from hypothesis import HealthCheck, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from optimization.engine.engine import Engine
-from optimization.engine.generation_request import GenerationRequest
-from optimization.engine.request import RequestHandle
+from optimization.engine.request import GenerationRequest, RequestHandle
 from optimization.engine.speculative import PromptLookup
 from optimization.settings import EngineSettings
 from tokenizer.character_tokenizer import CharacterTokenizer

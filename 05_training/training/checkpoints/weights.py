@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from training.parallel.spread_tensors import spread_like, whole
+from training.parallel.workers import spread_like, whole
 
 
 def model_weights(model: nn.Module) -> dict[str, Tensor]:

@@ -35,10 +35,10 @@ from tokenizer.interface import END_OF_TEXT, Tokenizer
 from tokenizer.loading import load_tokenizer
 from tokenizer.shard_writer import ShardWriter, id_dtype
 from tokenizer.tokenizer_trainer import train_bpe
+from training.data.config import DataConfig, TokenizerConfig
 from training.data.document_sources import DocumentSource, LoadedSource, StreamedSource
 from training.data.document_stream import HUB
 from training.data.token_files import find_token_files
-from training.run.config import DataConfig, TokenizerConfig
 
 FORMAT_VERSION = 2  # raise it when the files or the way they are made change
 BATCH_CHARACTERS = 1 << 20  # encoded at a time

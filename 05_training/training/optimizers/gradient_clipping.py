@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from training.parallel.spread_tensors import whole
+from training.parallel.workers import whole
 
 
 def gradient_norm(parameters: Iterable[Tensor]) -> Tensor:

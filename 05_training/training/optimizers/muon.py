@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from training.optimizers.optimizer import Optimizer
-from training.parallel.spread_tensors import spread_like, whole
+from training.parallel.workers import spread_like, whole
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 ROUNDS = 5

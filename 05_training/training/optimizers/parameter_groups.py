@@ -22,7 +22,7 @@ from groundwork.user_errors import require, require_choices
 from training.optimizers.adamw import AdamW
 from training.optimizers.muon import Muon
 from training.optimizers.sgd import SGD
-from training.parallel.spread_tensors import is_spread, spread_like
+from training.parallel.workers import is_spread, spread_like
 
 
 @dataclass(frozen=True)

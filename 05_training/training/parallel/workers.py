@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 
 T = TypeVar("T")
@@ -109,3 +110,32 @@ def join_workers(device: str, strategy: Strategy) -> Iterator[Workers]:
         yield Workers(dist.get_rank(), dist.get_world_size(), strategy)
     finally:
         dist.destroy_process_group()
+
+
+# --- tensors of which each process holds a piece (`DTensor`), and those that are whole ------------
+# PyTorch's module for them takes most of a second to import. It waits until there is such a tensor, because
+# generating text and serving read checkpoints too.
+
+
+def is_spread(tensor: Tensor) -> bool:
+    """Whether this is a `DTensor`, of which the process holds a piece."""
+    return hasattr(tensor, "full_tensor")
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor brought together; where it is spread, every process must call this."""
+    return tensor.full_tensor() if is_spread(tensor) else tensor  # type: ignore[attr-defined]
+
+
+def spread_like(parameter: Tensor, tensor: Tensor) -> Tensor:
+    """A whole tensor in the pieces that a parameter is in, or as it is if that is whole.
+
+    Args:
+        parameter: spread or not.
+        tensor: whole, of the same shape, and the same in every process.
+    """
+    if not is_spread(parameter):
+        return tensor
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(tensor, parameter.device_mesh, parameter.placements)  # type: ignore[attr-defined]

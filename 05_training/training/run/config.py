@@ -10,89 +10,13 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from groundwork.user_errors import require
+from training.data.config import DataConfig, TokenizerConfig
 from training.loss import LossConfig
 from training.optimizers.parameter_groups import OptimizerConfig
 from training.optimizers.schedule import ScheduleConfig
 from training.recipe import Recipe, TrainingConfig
+from training.run.tracking import TrackingConfig
 from transformer.config import GPTConfig
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """What to train on.
-
-    Args:
-        corpus: python_docs, tiny_shakespeare, or the path of a text file, a JSONL file or a folder. With
-            stream, also a Parquet file, a folder of them, or hub:NAME for a data set of the Hugging Face hub.
-        mixture: several corpora and how often to draw from each, as {corpus: weight}, instead of one corpus.
-        stream: read one document after another and write token files in shards, for text larger than memory.
-        stream_documents: the most documents to take from a stream; null for all.
-        validation_fraction: share of the text that is held out.
-        dataset_dir: folder for prepared token files, reused by later runs.
-        document_masks: keep attention within a document where a window holds several.
-    """
-
-    corpus: str = "python_docs"
-    mixture: dict[str, float] | None = None
-    stream: bool = False
-    stream_documents: int | None = None
-    validation_fraction: float = 0.05
-    dataset_dir: str = "datasets"
-    document_masks: bool = False
-
-    def __post_init__(self) -> None:
-        require(
-            0.0 < self.validation_fraction <= 0.5,
-            f"data.validation_fraction must be above 0 and at most 0.5, got {self.validation_fraction}",
-        )
-        require(
-            self.stream_documents is None or self.stream_documents >= 2,
-            f"data.stream_documents must be at least 2, one to train on and one held out, got {self.stream_documents}",
-        )
-        if self.mixture is not None:
-            require(len(self.mixture) > 0, "data.mixture must name at least one corpus, as {corpus: weight}")
-            for name, weight in self.mixture.items():
-                require(weight > 0, f"data.mixture: the weight of {name} must be above 0, got {weight}")
-
-    @property
-    def weights(self) -> dict[str, float]:
-        """Corpora by name with their weights; one corpus has the weight 1."""
-        return self.mixture or {self.corpus: 1.0}
-
-
-@dataclass(frozen=True)
-class TokenizerConfig:
-    """How text becomes ids.
-
-    Args:
-        kind: bpe (byte-level, trained on the corpus) or character.
-        vocab_size: ids of the bpe vocabulary; a character vocabulary has as many as the text needs.
-    """
-
-    kind: Literal["bpe", "character"] = "bpe"
-    vocab_size: int | None = 4096
-
-    def __post_init__(self) -> None:
-        if self.kind == "character":
-            require(self.vocab_size is None, "tokenizer.vocab_size must be null for a character tokenizer")
-        else:
-            require(
-                self.vocab_size is not None and self.vocab_size >= 257,
-                f"tokenizer.vocab_size must be at least 257 (256 bytes + <|endoftext|>), got {self.vocab_size}",
-            )
-
-
-@dataclass(frozen=True)
-class TrackingConfig:
-    """What is recorded besides metrics.jsonl and the loss curve.
-
-    Args:
-        tensorboard: write TensorBoard events: curves, histograms of weights, samples, the configuration.
-        wandb_project: also send curves to Weights & Biases under this project; needs `pip install wandb`.
-    """
-
-    tensorboard: bool = True
-    wandb_project: str | None = None
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from training.data.token_files import Tokens, open_tokens
 from training.loss import next_token_loss
 from training.parallel.workers import Workers, join_workers
 from training.placement import Placement, choose_placement
-from training.run.config import RunConfig, TrackingConfig
+from training.run.config import RunConfig
 from training.run.learning_rate_finder import find_learning_rate
 from training.run.peak_flops import peak_flops
 from training.run.plan import check_plan, make_plan, print_plan, with_vocabulary
@@ -25,7 +25,7 @@ from training.run.profiling import profile_steps
 from training.run.progress import TrainingProgress
 from training.run.report import duration, print_samples, report, write_summary
 from training.run.session import Session, in_words
-from training.run.tracking import Tracker
+from training.run.tracking import Tracker, TrackingConfig
 from training.trainer import Run, Trainer
 from training.validation import sampled_loss
 from transformer.gpt_model import GPTModel

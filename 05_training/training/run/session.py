@@ -14,10 +14,9 @@ from typing import Literal
 from rich.console import Console
 
 from training.checkpoints.resuming import checkpoint_to_resume
-from training.run.config import TrackingConfig
 from training.run.progress import TrainingProgress, training_progress
 from training.run.rehearsal import seconds_per_step
-from training.run.tracking import Tracker
+from training.run.tracking import Tracker, TrackingConfig
 from training.trainer import Trainer
 from transformer.model_summary import training_flops_per_token
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,23 @@ import yaml
 from torch import nn
 
 from groundwork.files import replacing, write_atomically
-from training.run.config import TrackingConfig
 
 METRICS_FILE = "metrics.jsonl"
 TABLE_FILE = "metrics.csv"
 CURVE_FILE = "loss_curve.png"
+
+
+@dataclass(frozen=True)
+class TrackingConfig:
+    """What is recorded besides metrics.jsonl and the loss curve.
+
+    Args:
+        tensorboard: write TensorBoard events: curves, histograms of weights, samples, the configuration.
+        wandb_project: also send curves to Weights & Biases under this project; needs `pip install wandb`.
+    """
+
+    tensorboard: bool = True
+    wandb_project: str | None = None
 
 
 class TrackingError(ValueError):

@@ -24,10 +24,9 @@ import torch
 from optimization.engine.block_pool import BlockPool, BlockTable
 from optimization.engine.decoding import apply_logits
 from optimization.engine.events import EngineFullError, EngineStats, GenerationStats, RequestError, TokenEvent
-from optimization.engine.generation_request import GenerationRequest, check_length
 from optimization.engine.model_runner import ModelRunner
 from optimization.engine.paged_kv_cache import build_storage
-from optimization.engine.request import Request, RequestHandle
+from optimization.engine.request import GenerationRequest, Request, RequestHandle, check_length
 from optimization.engine.scheduler import ScheduledRequest, Scheduler
 from optimization.engine.speculative import Proposer
 from optimization.model_loading import inference_copy, load_for_inference

@@ -40,7 +40,7 @@ from groundwork.text_sources import read_jsonl
 from neural_networks.bits_per_byte import bits_per_byte
 from neural_networks.python_docs import gather_symbols
 from optimization.engine.engine import Engine
-from optimization.engine.generation_request import GenerationRequest
+from optimization.engine.request import GenerationRequest
 from training.data.data_preparation import prepare_dataset
 from training.data.token_files import Tokens, open_tokens
 from training.run.pretraining import run_training

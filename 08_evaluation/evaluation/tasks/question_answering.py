@@ -16,7 +16,7 @@ from finetuning.data.chat_format import ChatTemplate
 from finetuning.data.instruction_data import Example
 from groundwork.user_errors import UserError
 from optimization.engine.engine import Engine
-from optimization.engine.generation_request import GenerationRequest
+from optimization.engine.request import GenerationRequest
 from transformer.sampling import SamplingParameters
 
 

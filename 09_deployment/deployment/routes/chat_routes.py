@@ -10,15 +10,14 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from deployment.errors import ApiError, ErrorResponse
+from deployment.errors import ApiError, ErrorResponse, check_limit
 from deployment.generation import Generation, merge
 from deployment.routes.answering import EventStream, sse, unless_disconnected, usage_of
 from deployment.routes.logprobs import chat_logprobs
 from deployment.routes.openai_schemas import ChatCompletion, ChatCompletionRequest
-from deployment.routes.schemas import check_limit
 from deployment.server_state import ServerState
 from optimization.engine.events import TokenEvent
-from optimization.engine.generation_request import GenerationRequest
+from optimization.engine.request import GenerationRequest
 
 
 def chat_routes(state: ServerState) -> APIRouter:

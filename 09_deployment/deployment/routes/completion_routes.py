@@ -10,16 +10,15 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from deployment.errors import ApiError, ErrorResponse
+from deployment.errors import ApiError, ErrorResponse, check_limit
 from deployment.generation import Generation, merge
 from deployment.routes.answering import EventStream, sse, unless_disconnected, usage_of
 from deployment.routes.logprobs import CompletionLogprobsWriter
 from deployment.routes.openai_schemas import Completion, CompletionRequest
-from deployment.routes.schemas import check_limit
 from deployment.served_model import ServedModel
 from deployment.server_state import ServerState
 from optimization.engine.events import TokenEvent
-from optimization.engine.generation_request import GenerationRequest
+from optimization.engine.request import GenerationRequest
 
 
 class CompletionWriter:

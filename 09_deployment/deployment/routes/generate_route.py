@@ -7,14 +7,14 @@ from collections.abc import AsyncIterator
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from deployment.errors import ErrorResponse
+from deployment.errors import ErrorResponse, check_limit
 from deployment.generation import Generation, merge
 from deployment.routes.answering import EventStream, sse, unless_disconnected
 from deployment.routes.logprobs import token_report
-from deployment.routes.schemas import GenerateRequest, GenerateResponse, check_limit
+from deployment.routes.schemas import GenerateRequest, GenerateResponse
 from deployment.server_state import ServerState
 from optimization.engine.events import TokenEvent
-from optimization.engine.generation_request import GenerationRequest
+from optimization.engine.request import GenerationRequest
 
 
 def generate_routes(state: ServerState) -> APIRouter:

@@ -7,7 +7,7 @@ from typing import Any
 import anyio
 from fastapi import APIRouter
 
-from deployment.errors import ApiError, ErrorResponse
+from deployment.errors import ApiError, ErrorResponse, check_limit
 from deployment.routes.schemas import (
     AttentionRequest,
     AttentionResponse,
@@ -17,7 +17,6 @@ from deployment.routes.schemas import (
     ModelList,
     TokenizeRequest,
     TokenizeResponse,
-    check_limit,
 )
 from deployment.served_model import ServedModel
 from deployment.server_state import LONG_TEXT, ServerState

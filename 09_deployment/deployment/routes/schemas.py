@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from deployment.errors import ApiError
+from deployment.errors import ApiError, check_limit
 from deployment.settings import Limits
 from finetuning.data.chat_format import Message
 from transformer.sampling import SamplingParameters
@@ -77,17 +77,6 @@ class SamplingFields(Body):
             logit_bias=dict(self.logit_bias or {}),
             stop=tuple(stop),
         )
-
-
-def check_limit(param: str, value: int, limit: int, unit: str = "") -> None:
-    """Check a number against one of the server's limits.
-
-    Raises:
-        ApiError: it is over.
-    """
-    if value > limit:
-        what = f"{value:,} {unit}".strip()
-        raise ApiError(400, f"{param}: {what} is more than this server's limit of {limit:,}", param)
 
 
 class TextPart(Body):
