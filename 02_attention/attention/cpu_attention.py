@@ -22,8 +22,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attention.scaled_dot_product import product_dtype
-
 BLOCK = 128  # queries at a time: a multiple of the width that matrix units like, small beside the context
 MAX_TIME = 1024  # beyond it the kept probabilities outgrow the other activations
 
@@ -94,3 +92,17 @@ class _BlockedCausalAttention(torch.autograd.Function):
             grad_q[:, start:end] = grad_scores @ k[:, :end]
             grad_k[:, :end] += grad_scores.mT @ q[:, start:end]
         return (grad_q * shape[-1] ** -0.5).view(shape), grad_k.view(shape), grad_v.view(shape)
+
+
+def product_dtype(x: Tensor) -> torch.dtype:
+    """The precision in which a linear layer would compute on x here.
+
+    Autocast decides it for each layer by itself. Code that it does not see into, and code that converts
+    once for several layers, has to ask.
+
+    >>> with torch.autocast("cpu", dtype=torch.bfloat16):
+    ...     product_dtype(torch.ones(1))
+    torch.bfloat16
+    """
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype

@@ -151,20 +151,6 @@ def attention_fused(
     return F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, dropout_p=dropout, enable_gqa=grouped)
 
 
-def product_dtype(x: Tensor) -> torch.dtype:
-    """The precision in which a linear layer would compute on x here.
-
-    Autocast decides it for each layer by itself. Code that it does not see into, and code that converts
-    once for several layers, has to ask.
-
-    >>> with torch.autocast("cpu", dtype=torch.bfloat16):
-    ...     product_dtype(torch.ones(1))
-    torch.bfloat16
-    """
-    device = x.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
-
-
 def main() -> None:
     """Run the three on the same numbers and time them."""
     torch.manual_seed(0)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from attention.cpu_attention import product_dtype
 from attention.multi_head_attention import KeyValueStore, MultiHeadAttention, RotateHeads, ScoreBias
-from attention.scaled_dot_product import product_dtype
 from transformer.config import GPTConfig
 from transformer.feed_forward import build_feed_forward
 from transformer.layers import Dropout, RMSNorm, build_norm

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from training.loss import IGNORED, cross_entropy
+from training.data.batches import IGNORED
+from training.loss import cross_entropy
 
 
 def linear_cross_entropy(

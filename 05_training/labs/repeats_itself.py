@@ -10,9 +10,8 @@ import numpy as np
 import torch
 
 from attention.masks import document_ids, document_mask
-from training.data.batches import Batch
+from training.data.batches import IGNORED, Batch
 from training.data.data_loader import WindowLoader
-from training.loss import IGNORED
 
 
 def next_batch(self: WindowLoader, batch_size: int) -> Batch:

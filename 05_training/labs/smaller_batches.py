@@ -50,7 +50,8 @@ from torch import Tensor, nn
 from learn.exercise import Case
 from learn.lab import Lab, Measurement
 from tokenizer.byte_tokenizer import ByteTokenizer
-from training.loss import IGNORED, linear_cross_entropy
+from training.data.batches import IGNORED
+from training.loss import linear_cross_entropy
 from training.parallel.workers import Workers
 from training.placement import Placement
 from training.recipe import Recipe

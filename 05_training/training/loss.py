@@ -26,13 +26,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attention.scaled_dot_product import product_dtype
+from attention.cpu_attention import product_dtype
 from groundwork.user_errors import require
-from training.data.batches import LossFunction
+from training.data.batches import IGNORED, LossFunction
 from transformer.gpt_model import GPTModel
 
 CHUNK_TOKENS = 512
-IGNORED = -100  # a target of this value is not predicted: padding, or the user's side of a conversation
 
 
 @dataclass(frozen=True)

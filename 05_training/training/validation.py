@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from training.data.batches import IGNORED
 from training.data.token_files import Tokens
-from training.loss import IGNORED, next_token_loss
+from training.loss import next_token_loss
 from training.parallel.workers import Workers
 from training.placement import Placement
 from transformer.gpt_model import GPTModel

@@ -8,8 +8,7 @@ import torch
 
 from attention.masks import document_mask
 from finetuning.data.chat_format import EncodedConversation
-from training.data.batches import Batch
-from training.loss import IGNORED
+from training.data.batches import IGNORED, Batch
 
 
 def pack_rows(rows: Sequence[Sequence[EncodedConversation]], context_length: int) -> Batch:

@@ -30,8 +30,8 @@ from finetuning.data.instruction_data import Preference
 from finetuning.data.shuffled_source import ShuffledSource
 from groundwork.user_errors import require_choices
 from tokenizer.interface import Tokenizer
-from training.data.batches import Batch
-from training.loss import IGNORED, cross_entropy
+from training.data.batches import IGNORED, Batch
+from training.loss import cross_entropy
 from training.placement import Placement
 from training.validation import evaluating
 from transformer.gpt_model import GPTModel

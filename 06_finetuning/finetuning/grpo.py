@@ -28,8 +28,7 @@ from finetuning.data.conversation_batches import pack_rows
 from finetuning.data.shuffled_source import ShuffledSource
 from finetuning.dpo import token_log_probabilities
 from tokenizer.interface import Tokenizer
-from training.data.batches import Batch
-from training.loss import IGNORED
+from training.data.batches import IGNORED, Batch
 from training.placement import Placement
 from training.validation import evaluating
 from transformer.gpt_model import GPTModel

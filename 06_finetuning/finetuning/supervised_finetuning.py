@@ -15,7 +15,8 @@ from finetuning.data.chat_format import ChatTemplate, ConversationError, Encoded
 from finetuning.data.conversation_batches import pack_rows
 from finetuning.data.instruction_data import Example
 from tokenizer.interface import Tokenizer
-from training.loss import IGNORED, linear_cross_entropy
+from training.data.batches import IGNORED
+from training.loss import linear_cross_entropy
 from training.placement import Placement
 from training.validation import evaluating
 from transformer.gpt_model import GPTModel

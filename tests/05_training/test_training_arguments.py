@@ -8,7 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from training.loss import IGNORED, cross_entropy, linear_cross_entropy
+from training.data.batches import IGNORED
+from training.loss import cross_entropy, linear_cross_entropy
 from training.optimizers.adamw import AdamW
 from training.optimizers.gradient_clipping import clip_gradients
 from training.optimizers.muon import Muon, orthogonalise

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from training.loss import IGNORED, LossConfig, cross_entropy, linear_cross_entropy, next_token_loss
+from training.data.batches import IGNORED
+from training.loss import LossConfig, cross_entropy, linear_cross_entropy, next_token_loss
 from training.optimizers.adamw import AdamW
 from training.optimizers.gradient_clipping import clip_gradients
 from training.optimizers.muon import Muon, orthogonalise

@@ -33,7 +33,7 @@ from finetuning.grpo import (
 from finetuning.reward_model import bradley_terry_loss
 from finetuning.supervised_finetuning import conversation_loss, encode_examples, mean_conversation_loss
 from tokenizer.bpe_tokenizer import BPETokenizer
-from training.loss import IGNORED
+from training.data.batches import IGNORED
 from training.placement import Placement
 from transformer.config import GPTConfig
 from transformer.gpt_model import GPTModel

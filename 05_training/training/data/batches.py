@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+IGNORED = -100  # a target of this value is not predicted: padding, or the user's side of a conversation
 # (model, tensors of a batch) → the mean loss over what the batch counts, a scalar.
 LossFunction = Callable[[nn.Module, dict[str, Tensor]], Tensor]
 

@@ -14,9 +14,8 @@ import numpy as np
 import torch
 
 from attention.masks import document_ids, document_mask
-from training.data.batches import Batch
+from training.data.batches import IGNORED, Batch
 from training.data.token_files import DataError, Tokens
-from training.loss import IGNORED
 
 # Samples in which every corpus gets its share exactly; weights are rounded to one in this many.
 MIXTURE_BLOCK = 1024

@@ -16,8 +16,7 @@ from torch import Tensor
 
 from attention.masks import document_mask
 from finetuning.data.chat_format import EncodedConversation
-from training.data.batches import Batch
-from training.loss import IGNORED
+from training.data.batches import IGNORED, Batch
 
 
 class ConversationBatches:
