@@ -22,14 +22,17 @@ import regex
 from numpy.typing import NDArray
 
 LETTER, NUMBER, SPACE, OTHER, BARRIER = range(5)
+_PART = 0x10000
 
 
 @lru_cache(maxsize=2)
 def class_table(size: int) -> NDArray[np.uint8]:
     """The class of each code point below `size`, as `regex` has it."""
     table = np.full(size, OTHER, dtype=np.uint8)
-    for start in range(0, size, 1 << 14):  # in parts: a million characters as Python objects take 100 MB
-        characters = "".join(map(chr, range(start, min(start + (1 << 14), size))))
+    for start in range(0, size, _PART):
+        # Not from a list of single characters: a million of them take 100 MB.
+        codes = np.arange(start, min(start + _PART, size), dtype="<u4")
+        characters = codes.tobytes().decode("utf-32-le", errors="surrogatepass")
         for number, name in ((LETTER, r"\p{L}+"), (NUMBER, r"\p{N}+"), (SPACE, r"\s+")):
             for match in regex.finditer(name, characters):
                 table[start + match.start() : start + match.end()] = number

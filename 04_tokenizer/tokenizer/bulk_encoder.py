@@ -21,6 +21,7 @@ CACHE_SIZE = 1 << 19
 # New pre-tokens are merged side by side, and the more there are the faster that is for each.
 _BATCHES_AT_ONCE = 16
 _WIDTH = 47  # bytes of the longest pre-tokens that are merged side by side
+_LARGEST_ARRAY = 1 << 22  # bytes; no array of a batch is larger
 
 
 class BulkEncoder:
@@ -34,6 +35,9 @@ class BulkEncoder:
 
     def __init__(self, pre_tokenizer: PreTokenizer, merger: Merger, ids: NDArray[np.uint32]):
         self._pre_tokenizer, self._merger, self._id_of_token = pre_tokenizer, merger, ids
+        # glibc's malloc returns a freed array to the system, and the next one costs new pages, until it has seen one
+        # freed that is larger. Seeing this one, which is never touched, makes encoding a tenth to a half faster.
+        np.empty(_LARGEST_ARRAY, dtype=np.uint8)
         self._forget()
 
     def _forget(self) -> None:

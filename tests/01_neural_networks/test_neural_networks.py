@@ -95,12 +95,12 @@ def test_a_folder_gives_every_text_once_whatever_the_file_names(tmp_path: Path):
         ("blank.txt", b" \n\n", "is empty"),
         ("latin1.txt", "caf\xe9 au lait".encode("latin-1"), "not UTF-8: byte 0xe9 at offset 3"),
         ("bad.jsonl", b'{"text": "ok"}\n{"text": 3}\n', 'line 2: expected an object with a string field "text"'),
-        ("broken.jsonl", b'{"text": "ok"\n', "line 1: not JSON"),
+        ("broken.jsonl", b'{"text": "ok"\n', "line 1: not valid JSON"),
     ],
 )
 def test_an_unusable_file_is_named_with_the_reason(tmp_path: Path, name: str, content: bytes, message: str):
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(CorpusError, match=message) as caught:
+    with pytest.raises(ValueError, match=message) as caught:
         load_corpus(str(tmp_path / name))
     assert name in str(caught.value)
     assert "\n" not in str(caught.value)
