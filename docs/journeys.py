@@ -46,8 +46,9 @@ class Trace:
 
     def files(self) -> list[str]:
         """The stages' files of the last journey, relative to the repository, in order."""
-        inside = (Path(name) for name in self._files if name.startswith(f"{ROOT}/"))
-        return sorted(path.relative_to(ROOT).as_posix() for path in inside if path.relative_to(ROOT).parts[0][0] == "0")
+        files = (Path(name) for name in self._files)
+        inside = (path.relative_to(ROOT) for path in files if path.is_relative_to(ROOT))
+        return sorted(path.as_posix() for path in inside if path.parts[0].startswith("0"))
 
 
 def encode(trace: Trace) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from finetuning.adapters.lora import AdapterError, LoRAConfig, add_lora
 from finetuning.adapters.nf4 import dynamic_levels, nf4_levels, quantize_nf4
-from finetuning.adapters.qlora import quantize_layers, weight_bytes
+from finetuning.adapters.qlora import quantize_layers
 from transformer.config import GPTConfig
 from transformer.gpt_model import GPTModel
 
@@ -31,6 +32,19 @@ def test_our_nf4_is_that_of_bitsandbytes(double, shape):
         assert difference.max() < 0.03 * theirs.abs().max()
     else:
         assert difference.max() < 1e-7
+
+
+def weight_bytes(model: nn.Module) -> int:
+    """Memory of all weights as they are stored, scales of quantized layers included."""
+    total = 0
+    for parameter in model.parameters():
+        total += parameter.nbytes
+        state = getattr(parameter, "quant_state", None)
+        if state is not None:
+            total += state.absmax.nbytes
+            if state.nested:
+                total += state.state2.absmax.nbytes
+    return total
 
 
 def test_levels_are_those_of_bitsandbytes():

@@ -53,16 +53,3 @@ def quantize_layers(
         quantized.load_state_dict(layer.state_dict())
         model.set_submodule(name, quantized.to(device))  # moving is what quantizes
     return chosen
-
-
-def weight_bytes(model: nn.Module) -> int:
-    """Memory of all weights as they are stored, scales of quantized layers included."""
-    total = 0
-    for parameter in model.parameters():
-        total += parameter.nbytes
-        state = getattr(parameter, "quant_state", None)
-        if state is not None:
-            total += state.absmax.nbytes
-            if state.nested:
-                total += state.state2.absmax.nbytes
-    return total
