@@ -1,7 +1,7 @@
-"""Training a small model in memory, for experiments that train many: the ladder and the scaling laws.
+"""Training a small model in memory, for experiments that train many models: the ladder and the scaling laws.
 
-The trainer, optimizers and schedules are those of stage 5; what is left out is everything a long run needs,
-such as checkpoints on the way and resuming.
+The trainer, optimizers and schedules are those of stage 5. Everything that only a long run needs is left out, such
+as checkpoints during the run and resuming.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ class Recipe:
     """How to train.
 
     Args:
-        steps: optimizer steps.
-        batch_size: windows in each.
+        steps: number of optimizer steps.
+        batch_size: windows in each step.
         optimizer: how weights follow gradients.
         schedule: how the learning rate moves.
-        seed: of the weights and the order of the data.
+        seed: seed of the weights and the order of the data.
     """
 
     steps: int
@@ -48,15 +48,15 @@ class Recipe:
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A model and what it took."""
+    """A trained model with the losses and the time of its training."""
 
     model: GPTModel
     seconds: float
-    losses: list[float]  # nats a token, of each step
+    losses: list[float]  # nats per token, one for each step
 
 
 def encode_stream(tokenizer: Tokenizer, documents: tuple[str, ...]) -> NDArray[np.uint32]:
-    """(tokens,) documents as one stream, each behind an end-of-text token where there is one."""
+    """Documents as one stream, (tokens,). Each comes after an end-of-text token where there is one."""
     begin = np.array([] if tokenizer.end_of_text_id is None else [tokenizer.end_of_text_id], dtype=np.uint32)
     return np.concatenate([part for text in documents for part in (begin, tokenizer.encode_to_array(text))])
 
@@ -72,11 +72,11 @@ def train_small(
     """Train a model from nothing.
 
     Args:
-        config: with `vocab_size` set.
-        tokens: (tokens,) to draw windows from.
-        tokenizer: the model's.
-        recipe: how.
-        placement: where and how precisely.
+        config: the model's configuration, with `vocab_size` set.
+        tokens: (tokens,) the stream to draw windows from.
+        tokenizer: the model's tokenizer.
+        recipe: how to train.
+        placement: device and precision.
         on_step: called with the number of steps taken and the last loss.
     """
     torch.manual_seed(recipe.seed)
@@ -94,21 +94,21 @@ def take_steps(
     placement: Placement,
     on_step: Callable[[int, float], None] = lambda step, loss: None,
 ) -> TrainedModel:
-    """Train a model that is there already, in place.
+    """Train an existing model in place.
 
     Args:
-        model: on the placement's device.
-        batches: to learn from.
-        loss_function: of a batch.
-        tokenizer: the model's.
-        recipe: how.
-        placement: where and how precisely.
+        model: a model on the placement's device.
+        batches: batches to learn from.
+        loss_function: gives the loss of a batch.
+        tokenizer: the model's tokenizer.
+        recipe: how to train.
+        placement: device and precision.
         on_step: called with the number of steps taken and the last loss.
     """
     model.train()
     training = TrainingConfig(max_steps=recipe.steps, batch_size=recipe.batch_size)
     losses = []
-    with tempfile.TemporaryDirectory() as folder:  # the trainer keeps batches there whose loss is out of line
+    with tempfile.TemporaryDirectory() as folder:  # the trainer keeps batches with unusual losses there
         trainer = Trainer(
             model, loss_function, batches, recipe.optimizer, recipe.schedule, training, placement, Path(folder),
             tokenizer, {},
