@@ -18,7 +18,7 @@ from deployment.served_model import ServedModel
 from deployment.settings import ServerSettings
 from finetuning.data.chat_format import Message
 
-LONG_TEXT = 10_000  # characters from which on encoding goes to another thread
+LONG_TEXT = 10_000  # characters; a text of this length or longer is encoded in another thread
 
 
 @dataclass
@@ -26,11 +26,11 @@ class ServerState:
     """The parts of a running server.
 
     Args:
-        settings: all of them.
-        models: by name; the first is the default.
+        settings: all settings.
+        models: the models by name; the first is the default.
         metrics: counters.
         desk: the generations.
-        limiter: requests and tokens a minute.
+        limiter: counts requests and tokens per minute.
     """
 
     settings: ServerSettings
@@ -43,7 +43,7 @@ class ServerState:
         """The model of a request.
 
         Raises:
-            ApiError: there is none of that name.
+            ApiError: there is no model of that name.
         """
         if name is None:
             return next(iter(self.models.values()))
@@ -54,7 +54,7 @@ class ServerState:
         return self.models[name]
 
     async def encode_prompt(self, model: ServedModel, prompt: str | list[int]) -> list[int]:
-        """A prompt as ids, without keeping the event loop from others while a long text is encoded."""
+        """A prompt as ids. A long text is encoded in another thread, so that it does not block the event loop."""
         check_limit("prompt", len(prompt), self.settings.limits.max_prompt_characters, "characters or ids")
         if len(prompt) < LONG_TEXT:
             return model.encode_prompt(prompt)
@@ -71,11 +71,11 @@ class ServerState:
     async def charge(self, request: Request, generations: list[GenerationRequest]) -> None:
         """Count the tokens of a request against its key and address, before anything is computed.
 
-        What is charged is the prompt and all the tokens that were asked for: known in advance, so that nobody can
-        overdraw, at the price of charging for tokens that an early end leaves unmade.
+        The count is the prompt plus all the tokens that were asked for. It is known in advance, so that no client can go
+        over its rate. The price is that tokens count even if they are not generated because the answer ends early.
 
         Raises:
-            ApiError: over the rate.
+            ApiError: the client is over the rate.
         """
         tokens = sum(len(g.prompt_ids) + g.parameters.max_tokens for g in generations)
         structlog.contextvars.bind_contextvars(
