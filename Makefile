@@ -1,4 +1,4 @@
-# make train · make test · make serve · make bench. Each sets up .venv first if need be, and installs only what it needs.
+# make train · make test · make serve · make bench. Each sets up .venv first if necessary and installs only what it needs.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -6,23 +6,23 @@ TORCH ?=
 CONFIG ?= configs/small_gpt.yaml
 CHECKPOINT ?=
 ARGS ?=
-# A .venv that another Python made is good, unless a Python is named on the command line.
+# A .venv that was made with another Python is accepted, unless a Python is named on the command line.
 INSTALL = $(or $(PYTHON),python3) install.py $(if $(filter command,$(origin PYTHON)),,--keep-python) \
 	$(if $(strip $(TORCH)),--torch $(strip $(TORCH)))
 
 .PHONY: help setup setup-docs setup-test docs train serve generate speedrun test soak soak-engine soak-checkpoints lint \
 	resolve bench bench-quick clean
 
-help: ## Show what there is
+help: ## Show the commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
 
-setup: ## Make .venv, to train, generate, serve and learn (TORCH=cpu: on Linux 0.25 GB instead of 2.8; PYTHON=python3.12)
+setup: ## Make .venv to train, generate, serve and learn (TORCH=cpu: 0.25 GB instead of 2.8 on Linux; PYTHON=python3.12)
 	@$(INSTALL)
 
-setup-docs: ## The same, and to build the site
+setup-docs: ## Make .venv, also to build the site
 	@$(INSTALL) --with docs
 
-setup-test: ## The same, and to test and to measure speed
+setup-test: ## Make .venv, also to test and to measure speed
 	@$(INSTALL) --with test
 
 train: setup ## Train on the documentation of this machine (CONFIG=…, ARGS="--optimizer.lr 1e-3")
@@ -34,7 +34,7 @@ generate: setup ## Talk to the newest checkpoint in the terminal (CHECKPOINT=…
 serve: setup ## Serve the newest checkpoint on 127.0.0.1:8000 (CHECKPOINT=…)
 	$(BIN)/python 09_deployment/api/main.py $(if $(CHECKPOINT),--checkpoint $(CHECKPOINT)) $(ARGS)
 
-lint: setup-test ## Style, import contract, types
+lint: setup-test ## Check style, import contract and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
@@ -43,31 +43,31 @@ lint: setup-test ## Style, import contract, types
 speedrun: setup ## From nothing to a chat model with a report, in about 25 minutes (TIER=smoke: one minute)
 	$(BIN)/python 08_evaluation/speedrun.py --config configs/speedrun/$(or $(TIER),full).yaml $(ARGS)
 
-test: lint ## Everything that must pass
+test: lint ## Run all checks and tests that must pass
 	$(BIN)/python -m pytest -n auto $(ARGS)
 
-soak: setup-test ## The server under load and attack; nothing may be left over (three minutes)
+soak: setup-test ## Test the server under load and attack; nothing may be left over (three minutes)
 	$(BIN)/python tests/soak_server.py $(ARGS)
 
-soak-engine: setup-test ## 10,000 random schedules of the inference engine; no block may be lost (a quarter of an hour)
+soak-engine: setup-test ## Test 10,000 random schedules of the inference engine; no block may be lost (15 minutes)
 	for seed in 1 2 3 4 5; do SCHEDULES=2000 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -s -n0 --hypothesis-seed=$$seed tests/07_optimization/test_random_schedules.py $(ARGS) || exit 1; done
 
 soak-checkpoints: setup-test ## Kill a training run 100 times at random moments; nothing may be lost (twenty minutes)
 	$(BIN)/python tests/kill_harness.py $(ARGS)
 
-docs: setup-docs ## Build the documentation site into docs/_build/html, warnings being errors
+docs: setup-docs ## Build the documentation site into docs/_build/html; a warning is an error
 	$(BIN)/sphinx-build -W --keep-going -b html -q docs docs/_build/html
 	@echo "Open docs/_build/html/index.html"
 
-resolve: setup-test ## Are the pinned versions there for every Python and system? Asks the package index, in a minute
+resolve: setup-test ## Check with the package index that the pinned versions exist for every Python and system (one minute)
 	$(BIN)/python tests/resolve_requirements.py
 
-bench: setup-test ## Speed beside the peers; JSON and Markdown in benchmarks/results
+bench: setup-test ## Compare the speed with other programs; JSON and Markdown in benchmarks/results
 	$(BIN)/python benchmarks/run.py $(ARGS)
 
 bench-quick: setup-test ## The same on less data, in three minutes
 	$(BIN)/python benchmarks/run.py --quick $(ARGS)
 
-clean: ## Remove what tools made; data sets and checkpoints stay
+clean: ## Remove the files that tools made; data sets and checkpoints stay
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis docs/_build
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -1,16 +1,16 @@
 """Set up .venv, the environment in which everything here runs.
 
 python3 install.py                  to train, generate, serve and learn
-python3 install.py --with docs      the same, and to build the site (make docs)
-python3 install.py --with test      the same, and to test and to measure speed (make test, make bench)
+python3 install.py --with docs      also to build the site (make docs)
+python3 install.py --with test      also to test and to measure speed (make test, make bench)
 python3 install.py --torch cpu      with the CPU build of PyTorch: on Linux 250 MB to download in all, instead of 2.8 GB
 
-It needs Python and a package index, nothing else. `make` calls it before every command; where nothing is missing, it
-says nothing and takes a tenth of a second. Stopped at any time, it continues with the next call. It never deletes an
-environment: where it cannot use the one that is there, it says why.
+It needs only Python and a package index. `make` calls it before every command. If nothing is missing, it prints
+nothing and takes a tenth of a second. It can be stopped at any time, and the next call continues. It never deletes an
+environment: if it cannot use the existing one, it says why.
 """
 
-# A Python that is too old must be able to read this file to its end, to say so: nothing newer than Python 3.6 is used.
+# A Python that is too old must read this file to its end to say so. So nothing newer than Python 3.6 is used here.
 
 import argparse
 import contextlib
@@ -39,7 +39,7 @@ BUILD_OR_INDEX = BUILD + "|(https?|file)://"
 PYTORCH_INDEXES = "https://download.pytorch.org/whl/"
 AGAIN = "then type the same command again"
 
-# Each part includes those before it, as its file does with `-r`.
+# Each part includes the parts before it, because its file includes theirs with `-r`.
 PARTS = ("run", "docs", "test")
 FILES = {"run": "requirements.txt", "docs": "requirements-docs.txt", "test": "requirements-test.txt"}
 PURPOSES = {"run": "train, generate, serve and learn", "docs": "build the site", "test": "test and measure speed"}
@@ -55,18 +55,18 @@ SIZES = {
     "test": (320, 1400),
 }
 
-# What would send packages to another place than .venv, or find them in another.
+# These variables would send packages to another place than .venv, or find packages there.
 MISLEADING = ("PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_USER", "PIP_DRY_RUN", "PYTHONPATH", "PYTHONHOME")
 ENVIRONMENT = {key: text for key, text in os.environ.items() if key not in MISLEADING}
 ENVIRONMENT.update(PIP_DISABLE_PIP_VERSION_CHECK="1", PIP_NO_INPUT="1")
 
 
 class SetupError(Exception):
-    """What keeps the environment from being set up, in one line with the way out."""
+    """The reason why the environment cannot be set up, in one line with the way out."""
 
 
 def main() -> int:
-    """Set up what is asked for, and return the exit status."""
+    """Set up the requested parts, and return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--with", dest="part", choices=PARTS[1:], default="run", help="also install what this needs")
     parser.add_argument(
@@ -97,7 +97,7 @@ def main() -> int:
 
 
 def is_complete(options: argparse.Namespace) -> bool:
-    """Whether all that is asked for is installed.
+    """Whether all requested parts are installed.
 
     Raises:
         SetupError: there is an environment that cannot be used.
@@ -111,7 +111,7 @@ def set_up(options: argparse.Namespace) -> None:
     """Make the environment if there is none, and install what it lacks.
 
     Raises:
-        SetupError: this Python, this system, the disk or the package index does not allow it.
+        SetupError: this Python, this system, the disk or the package index makes it impossible.
     """
     start = time.monotonic()
     state = read_state()
@@ -139,7 +139,7 @@ def set_up(options: argparse.Namespace) -> None:
 
 
 def read_state() -> "dict[str, Any]":
-    """What the last call wrote into the environment: parts with their hashes, the build of PyTorch, the folder."""
+    """The stamp that the last call wrote into the environment: parts with hashes, the build of PyTorch, the folder."""
     try:
         state = json.loads(STAMP.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -154,25 +154,25 @@ def read_state() -> "dict[str, Any]":
 
 
 def write_state(torch: str, parts: "dict[str, str]") -> None:
-    """Write it for the next call; the file appears whole or not at all."""
+    """Write the stamp for the next call. The file appears complete or not at all."""
     new = STAMP.with_suffix(".new")
     new.write_text(json.dumps({"folder": str(ROOT), "torch": torch, "parts": parts}, indent=1), encoding="utf-8")
     os.replace(str(new), str(STAMP))
 
 
 def included(part: str) -> "tuple[str, ...]":
-    """The part and those that it includes."""
+    """The part and the parts that it includes."""
     return PARTS[: PARTS.index(part) + 1]
 
 
 def digest(part: str) -> str:
-    """Hash of the files that say what a part needs: where they change, it is installed again."""
+    """Hash of the files that say what a part needs. When they change, the part is installed again."""
     names = [FILES[each] for each in included(part)] + ["pyproject.toml"]
     return hashlib.sha256(b"".join(Path(ROOT, name).read_bytes() for name in names)).hexdigest()
 
 
 def python_of_environment() -> str:
-    """Its version, such as "3.12"; empty where it does not start."""
+    """The version of the environment's Python, such as "3.12"; empty if it does not start."""
     command = [str(VENV_PYTHON), "-c", "import sys; print('%d.%d' % sys.version_info[:2])"]
     try:
         run = subprocess.run(command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
@@ -182,17 +182,17 @@ def python_of_environment() -> str:
 
 
 def installed_torch() -> str:
-    """The version of PyTorch in the environment, such as "2.13.0+cpu"; empty where there is none."""
+    """The version of PyTorch in the environment, such as "2.13.0+cpu"; empty if there is none."""
     folders = [*VENV.glob("lib/python3*/site-packages"), VENV / "Lib" / "site-packages"]
     found = [path.name for folder in folders for path in folder.glob("torch-*.dist-info")]
     return found[0][len("torch-") : -len(".dist-info")] if found else ""
 
 
 def check_environment(options: argparse.Namespace, state: "dict[str, Any]") -> None:
-    """Check that there is no environment yet, or one that serves.
+    """Check that there is no environment yet, or one that can be used.
 
     Raises:
-        SetupError: there is one that does not, or something else has its name.
+        SetupError: there is one that cannot be used, or something else has its name.
     """
     if options.torch:
         check_build(options.torch)
@@ -256,7 +256,7 @@ def check_python() -> None:
     """Check that this Python can make the environment.
 
     Raises:
-        SetupError: it is too old or too new, or lacks a part; names another one where there is one.
+        SetupError: it is too old or too new, or lacks a part; the message names another Python if there is one.
     """
     if not OLDEST <= tuple(sys.version_info[:2]) <= NEWEST:
         names = [f"python3.{minor}" for minor in range(NEWEST[1], OLDEST[1] - 1, -1)]
@@ -293,7 +293,7 @@ def check_system() -> None:
     """Check that there are builds of PyTorch for this system.
 
     Raises:
-        SetupError: there are none; says for which there are.
+        SetupError: there are none; the message names the systems that have builds.
     """
     system, machine = sys.platform, platform.machine().lower()
     found = f"{platform.system()} on {platform.machine()}"
@@ -309,10 +309,10 @@ def check_system() -> None:
 
 
 def announce(part: str, torch: str, installed: "dict[str, str]", is_new: bool) -> None:
-    """Say what will be done and how much it downloads, before it begins.
+    """Say what will be done and how much will be downloaded, before it begins.
 
     Raises:
-        SetupError: the disk has too little room for it.
+        SetupError: the disk has too little room.
     """
     missing = [each for each in included(part) if each not in installed]
     if not missing:
@@ -336,9 +336,9 @@ def announce(part: str, torch: str, installed: "dict[str, str]", is_new: bool) -
         print(flush=True)
     if "run" in missing and "CPU" in build and shutil.which("nvidia-smi"):
         print("There is an NVIDIA GPU (nvidia-smi); this build of PyTorch does not use it.", flush=True)
-    sys.stdout.flush()  # before pip's lines, in a file as well
+    sys.stdout.flush()  # so that this comes before pip's lines, also in a file
     free = shutil.disk_usage(str(VENV if VENV.exists() else ROOT)).free / 1e6
-    if free < download + on_disk and (is_new or "run" not in missing):  # else a part of it is there already
+    if free < download + on_disk and (is_new or "run" not in missing):  # otherwise a part of it is already there
         raise SetupError(
             f"{size(download + on_disk)} are needed on this disk, and {size(free)} are free. Make room"
             + (", or take the CPU build of PyTorch (TORCH=cpu)" if "CUDA" in build else "")
@@ -356,7 +356,7 @@ def build_of(torch: str) -> str:
 
 
 def size(megabytes: float) -> str:
-    """Such as "2.8 GB" or "250 MB"."""
+    """A size as text, such as "2.8 GB" or "250 MB"."""
     return f"{megabytes / 1000:.1f} GB" if megabytes >= 950 else f"{megabytes:.0f} MB"
 
 
@@ -365,7 +365,7 @@ def size(megabytes: float) -> str:
 
 @contextlib.contextmanager
 def lock() -> "Iterator[None]":
-    """Let one process at a time work in this folder; the others wait. A process that dies leaves no lock."""
+    """Let one process at a time work in this folder, while the others wait. A process that dies leaves no lock."""
     try:
         import fcntl
     except ImportError:  # Windows
@@ -393,7 +393,7 @@ def make_environment() -> None:
         SetupError: it failed.
     """
     folder = VENV.resolve()  # .venv may be a link to an empty folder on a larger disk
-    base = getattr(sys, "_base_executable", sys.executable)  # what an activated environment was made with
+    base = getattr(sys, "_base_executable", sys.executable)  # the Python that an activated environment was made with
     try:
         subprocess.run(
             [base, "-m", "venv", str(folder)],
@@ -412,7 +412,7 @@ def make_environment() -> None:
 
 
 def remove_content(folder: Path) -> None:
-    """Delete what `make_environment` has begun in a folder that was empty or not there."""
+    """Delete the files of an unfinished `make_environment`; its folder was empty or did not exist."""
     for path in folder.iterdir() if folder.is_dir() else ():
         shutil.rmtree(str(path)) if path.is_dir() and not path.is_symlink() else path.unlink()
 
@@ -421,12 +421,12 @@ def install(part: str, torch: str, is_new: bool) -> None:
     """Install the pinned packages of a part, and of those that it includes.
 
     Args:
-        part: of `PARTS`.
-        torch: which build of PyTorch; see ``--torch``.
+        part: one of `PARTS`.
+        torch: the build of PyTorch; see ``--torch``.
         is_new: whether the environment was made in this call.
 
     Raises:
-        SetupError: pip could not.
+        SetupError: pip could not install them.
     """
     quiet = {"env": ENVIRONMENT, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}  # type: dict[str, Any]
     module = [str(VENV_PYTHON), "-m"]
@@ -435,20 +435,20 @@ def install(part: str, torch: str, is_new: bool) -> None:
     if is_new:
         pip("install", "--quiet", "--upgrade", "--retries", "1", "pip")
     also = []
-    if torch and sys.platform != "darwin":  # for macOS there is one build only
+    if torch and sys.platform != "darwin":  # there is only one build for macOS
         pin = re.search("^torch==.*", Path(ROOT, FILES["run"]).read_text(encoding="utf-8"), re.MULTILINE)
         if pin is None:
             raise SetupError(f"{FILES['run']} does not say torch==..., so --torch does not know which version to take")
         index = torch if "://" in torch else PYTORCH_INDEXES + torch
-        # What PyTorch needs comes from the usual index: there it is newer, and mirrors of PyTorch's do not have it.
+        # PyTorch's own requirements come from the usual index: they are newer there, and mirrors of PyTorch's lack them.
         pip("install", "--no-deps", "--index-url", index, pin.group().strip())
         if build_of(torch) != "the CPU build of PyTorch":
-            also = ["--extra-index-url", index]  # some builds need a Triton of their own, which is only there
+            also = ["--extra-index-url", index]  # some builds need their own version of Triton, which is only there
     pip("install", "-r", FILES[part], *also)
 
 
 def pip(*arguments: str) -> None:
-    """Run pip. Its progress is shown as it comes; its complaints are kept, and explained if it fails.
+    """Run pip. Its progress is shown at once; its error messages are kept, and explained if it fails.
 
     Raises:
         SetupError: it failed.
@@ -465,13 +465,13 @@ def pip(*arguments: str) -> None:
     print("\n".join(errors), file=sys.stderr)
     if "CERTIFICATE_VERIFY_FAILED" in complaints:
         raise SetupError(
-            "the package index answers with a certificate that is not known here. If it is your company's, set PIP_CERT "
+            "the package index answers with a certificate that this machine does not know. If it is your company's, set PIP_CERT "
             f"to its file, {AGAIN}"
         )
     if re.search("after connection broken|Read timed out", complaints):
         raise SetupError(
-            "the package index did not answer, or not each time. Check the network; behind a proxy set HTTPS_PROXY, for a "
-            f"mirror set PIP_INDEX_URL; {AGAIN}"
+            "the package index did not answer, or not every time. Check the network. Behind a proxy, set HTTPS_PROXY; for a "
+            f"mirror, set PIP_INDEX_URL; {AGAIN}"
         )
     if "No space left" in complaints:
         raise SetupError(f"the disk is full. Make room, {AGAIN}")
@@ -481,5 +481,5 @@ def pip(*arguments: str) -> None:
 if __name__ == "__main__":
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # a folder's name may have signs that the terminal lacks
+            stream.reconfigure(errors="replace")  # a folder's name may have characters that the terminal lacks
     sys.exit(main())

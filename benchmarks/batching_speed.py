@@ -1,7 +1,7 @@
 """Many requests at once: ways of batching, shared prefixes, guessing ahead.
 
 Sixteen requests of mixed length, as a server gets them: prompts of 8 to 128 tokens, texts of 16 to 128.
-`transformers` pads all prompts to the longest and goes on until the longest text is done; tokens that nobody
+`transformers` pads all prompts to the longest one and goes on until the longest text is done. Tokens that nobody
 asked for are not counted.
 """
 
@@ -17,7 +17,7 @@ from transformer.sampling import SamplingParameters
 
 
 def run(quick: bool) -> list[Comparison]:
-    """At 10M parameters when quick, otherwise at 124M."""
+    """Compare at 10M parameters when quick, otherwise at 124M."""
     model = build_model("10M" if quick else "124M")
     return [_batching(model, 2), _shared_prefix(model, 4), _lookup(model, 2)]
 
@@ -57,7 +57,7 @@ def _shared_prefix(model: GPTModel, rounds: int) -> Comparison:
 
     run_second = lambda: engine.generate_batch([prefix + ends[1]], one)  # noqa: E731
     return compare(
-        "Time to the first token behind 512 + 16 tokens, bfloat16",
+        "Time to the first token after 512 + 16 tokens, bfloat16",
         "requests/s",
         1,
         [
@@ -69,7 +69,7 @@ def _shared_prefix(model: GPTModel, rounds: int) -> Comparison:
 
 
 def _lookup(model: GPTModel, rounds: int) -> Comparison:
-    """A random model under greedy decoding soon repeats itself, which is as repetitive as a text gets."""
+    """A random model with greedy decoding soon repeats itself. No text is more repetitive than that."""
     prompt, parameters = random_prompts([32])[0], SamplingParameters(max_tokens=128, temperature=0.0)
     contenders = []
     for name, proposer in {"prompt lookup, 8 guesses": PromptLookup(8), "plain decoding": None}.items():

@@ -1,11 +1,11 @@
-"""How the cost of a training step grows with context, vocabulary and batch, and of encoding with the size of a file.
+"""How the cost of a training step grows with context, vocabulary and batch, and the cost of encoding with file size.
 
 python benchmarks/cost_growth.py
 python benchmarks/cost_growth.py --output docs/results/growth
 
-One thing is changed at a time; the rest stays at 4 layers × 128, context 128, batch 8, vocabulary 1,024. Each
-point is the median of five steps. The dashed line is a straight one through the first point: what costs twice as much
-for twice the size lies on it.
+One thing changes at a time; the rest stays at 4 layers × 128, context 128, batch 8, vocabulary 1,024. Each
+point is the median of five steps. The dashed line is a straight line through the first point. A cost that doubles
+when the size doubles lies on it.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def _step(size: float, context: int = 128, vocabulary: int = 1024, batch: int = 
 
 
 def _encoding() -> Curve:
-    # Random letters: no word comes twice, so that no cache can answer.
+    # Random letters: no word occurs twice, so no cache can help.
     letters = torch.randint(97, 123, (int(max(FILE_SIZES) * 1e6),), generator=torch.Generator().manual_seed(0))
     letters[::7] = ord(" ")
     text = bytes(letters.tolist()).decode("ascii")
@@ -72,7 +72,7 @@ def _encoding() -> Curve:
 def _timed(size: float, work: Callable[[], object]) -> dict[str, float]:
     with PeakMemory() as memory:
         work()
-    work()  # the first may have been the process's first of all; libraries still choose their ways in the second
+    work()  # the first call may be the first of the process, and libraries still choose their kernels in the second
     times = []
     for _ in range(ROUNDS):
         start = time.perf_counter()

@@ -26,14 +26,14 @@ SHAPES: dict[str, GPTConfig] = {
 
 
 class _AnyText(CharacterTokenizer):
-    """As many ids as a model has: decoding needs a tokenizer, and these weights mean nothing."""
+    """A tokenizer with as many ids as a model has. Decoding needs a tokenizer, but these weights mean nothing."""
 
     def __init__(self, vocab_size: int):
         super().__init__("".join(chr(0x10000 + i) for i in range(vocab_size)))
 
 
 def build_model(shape: str) -> GPTModel:
-    """A model of `SHAPES`, the same each time."""
+    """A model of `SHAPES`, the same for each call."""
     torch.manual_seed(0)
     return GPTModel(SHAPES[shape]).eval()
 
@@ -53,7 +53,7 @@ def in_transformers(model: GPTModel, precision: torch.dtype) -> Any:
 
 
 def transformers_generate(model: Any, prompts: Iterable[list[int]], new_tokens: int) -> Any:
-    """Greedy `generate` with a cache, padded on the left where lengths differ."""
+    """Greedy `generate` with a cache, and with padding on the left where lengths differ."""
     prompts = list(prompts)
     longest = max(map(len, prompts))
     ids = torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in prompts])
@@ -71,6 +71,6 @@ def transformers_generate(model: Any, prompts: Iterable[list[int]], new_tokens: 
 
 
 def random_prompts(lengths: Iterable[int]) -> list[list[int]]:
-    """Ids below 4096, the same each time."""
+    """Ids below 4096, the same for each call."""
     generator = torch.Generator().manual_seed(0)
     return [torch.randint(4096, (length,), generator=generator).tolist() for length in lengths]

@@ -1,8 +1,9 @@
-"""Decoding speed beside `transformers` and llama.cpp, and the share of the memory's bandwidth that is reached.
+"""Decoding speed compared with `transformers` and llama.cpp, and the share of the memory's bandwidth that is reached.
 
-Same weights, same prompt, same number of threads, greedy. Work is counted in new tokens; the prompt's pass is
-part of the time. The last contender of each comparison with one stream is the bound: reading the weights once a
-token, and nothing else. llama.cpp takes part where llama-cpp-python is installed, with f16 beside our bfloat16.
+The weights, the prompt and the number of threads are the same, and decoding is greedy. Work is counted in new tokens;
+the pass over the prompt is part of the time. The last contender of each comparison with one stream is the bound: it
+reads the weights once for each token and does nothing else. llama.cpp takes part if llama-cpp-python is installed,
+with f16 against our bfloat16.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ PROMPT = 32
 
 
 def run(quick: bool) -> list[Comparison]:
-    """One stream and eight, at two sizes, in three precisions."""
+    """Compare one stream and eight, at two sizes, in three precisions."""
     shapes = ["10M"] if quick else ["124M", "10M"]
     return [comparison for shape in shapes for comparison in _at(shape, quick)]
 
@@ -81,7 +82,7 @@ def _compare(
         contenders.append(Contender(f"llama.cpp {kind}", lambda: llama.generate(prompts, new_tokens)))
     if read is not None:
         contenders.append(Contender("bound: read the weights", lambda: _read(read, new_tokens)))
-    title = f"Decode {new_tokens} tokens behind {PROMPT}, {title}"
+    title = f"Decode {new_tokens} tokens after {PROMPT}, {title}"
     comparison = compare(title, "tokens/s", len(prompts) * new_tokens, contenders, rounds)
     if llama is not None:
         llama.close()
@@ -90,7 +91,7 @@ def _compare(
 
 def _ours(name: str, engine: Engine, prompts: list[list[int]], new_tokens: int) -> Contender:
     parameters = SamplingParameters(max_tokens=new_tokens, temperature=0.0)
-    # The prompt of the round before must not be found in the cache.
+    # The cache must not hold the prompt of the previous round.
     return Contender(name, lambda: engine.generate_batch(prompts, parameters), setup=engine.pool.forget_idle)
 
 

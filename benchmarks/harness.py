@@ -1,9 +1,9 @@
 """The one way in which this project measures speed.
 
-Contenders take turns (ours, theirs, ours, theirs, …), so that a machine which slows down half-way slows them all.
-Reported are the median speed, the spread, and the ratio: each round has one, and given are their median, the smallest
-and the largest. A ratio of median speeds would compare a slow minute of one side with a fast minute of the other.
-Memory is sampled in the first, untimed round.
+Contenders take turns (ours, theirs, ours, theirs, …). So if the machine becomes slower, it becomes slower for all.
+The report gives the median speed, the spread, and the ratio. Each round has a ratio, and the report gives the median,
+the smallest and the largest. A ratio of median speeds would compare a slow minute of one side with a fast minute of
+the other. Memory is sampled in the first round, which is not timed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Contender:
     """One way of doing the work.
 
     Args:
-        name: as printed; the first contender of a comparison is ours.
+        name: the name that is printed; the first contender of a comparison is ours.
         run: does the work once; what it returns is thrown away.
         setup: called before each run, outside the timing.
     """
@@ -43,10 +43,10 @@ class Measurement:
     name: str
     seconds: list[float]
     throughput: float  # work done in the median run, in units a second
-    ratio: float  # our speed over this contender's, the median of the rounds: above 1, we are faster
+    ratio: float  # our speed over this contender's, the median of the rounds; above 1, ours is faster
     ratio_low: float  # the smallest such ratio of a single round
     ratio_high: float  # the largest
-    peak_mib: float  # memory that a run took on top of what was there before it, with child processes
+    peak_mib: float  # memory that a run took in addition to the memory in use before it, with child processes
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Comparison:
 
     Args:
         title: what is compared.
-        unit: of the throughput, such as "MB/s".
+        unit: unit of the throughput, such as "MB/s".
         work: units of work in one run.
     """
 
@@ -70,7 +70,7 @@ def compare(title: str, unit: str, work: float, contenders: list[Contender], rou
     seconds: dict[str, list[float]] = {contender.name: [] for contender in contenders}
     peaks: dict[str, float] = {}
     gc.collect()
-    gc.freeze()  # what is there already is not looked through again and again: a fifth of a second each time
+    gc.freeze()  # existing objects are then not scanned each time, which would take a fifth of a second
     for round_number in range(rounds + 1):
         for contender in contenders:
             contender.setup()
@@ -103,9 +103,9 @@ def compare(title: str, unit: str, work: float, contenders: list[Contender], rou
 
 
 class PeakMemory:
-    """The most memory that this process and its children held within a `with`, beyond what they held before.
+    """The most memory that this process and its children held inside a `with`, beyond what they held before.
 
-    What an allocator has kept from earlier work and gives out again is not seen: it was held before.
+    It does not show memory that an allocator kept from earlier work and uses again, because that was held before.
     """
 
     def __init__(self) -> None:

@@ -1,7 +1,7 @@
-"""A model in llama.cpp, driven by its C interface: what is timed is decoding and the choice of the largest logit.
+"""A model in llama.cpp, called through its C interface. Decoding and the choice of the largest logit are timed.
 
-Needs the package llama-cpp-python (the extra `llama_cpp`), which builds from source; the comparisons leave llama.cpp out
-where it is not installed.
+It needs the package llama-cpp-python (the extra `llama_cpp`), which is built from source. If it is not installed, the
+comparisons leave llama.cpp out.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ BATCH = 512  # tokens that one call takes at most
 
 
 def llama_cpp_is_installed() -> bool:
-    """Whether there is anything to compare with."""
+    """Whether llama.cpp is installed."""
     return find_spec("llama_cpp") is not None
 
 
@@ -29,10 +29,10 @@ class LlamaCppModel:
     """The same weights in llama.cpp.
 
     Args:
-        model: with a vocabulary of 256 to 65,792 ids.
+        model: a model with a vocabulary of 256 to 65,792 ids.
         kind: `f32`, `f16` or `q8_0`.
-        streams: sequences at a time.
-        length: tokens of each, prompt and answer.
+        streams: how many sequences at a time.
+        length: tokens of each sequence, prompt and answer.
     """
 
     def __init__(self, model: GPTModel, kind: str, streams: int, length: int):
@@ -40,13 +40,13 @@ class LlamaCppModel:
 
         assert model.config.vocab_size is not None
         self._lib, self._vocab_size = llama_cpp, model.config.vocab_size
-        # The weights mean nothing, so neither need the tokens: pairs of bytes, as many as there are ids.
+        # The weights mean nothing, so the tokens need no meaning either: they are pairs of bytes, one for each id.
         merges = [divmod(number, 256) for number in range(model.config.vocab_size - 256)]
         llama_cpp.llama_backend_init()
         with tempfile.TemporaryDirectory() as folder:
             path = export_gguf(model, BPETokenizer(merges), None, Path(folder) / "model.gguf", "random", kind)
             parameters = llama_cpp.llama_model_default_params()
-            parameters.use_mmap = False  # the file is gone in a moment
+            parameters.use_mmap = False  # the file will soon be deleted
             self._model = llama_cpp.llama_model_load_from_file(str(path).encode(), parameters)
         settings = llama_cpp.llama_context_default_params()
         settings.n_ctx, settings.n_batch, settings.n_seq_max = length * streams, BATCH, streams
@@ -85,7 +85,7 @@ class LlamaCppModel:
             raise RuntimeError(f"llama_decode failed with status {status}")
 
     def close(self) -> None:
-        """Give back the memory of weights and cache."""
+        """Free the memory of weights and cache."""
         self._lib.llama_batch_free(self._batch)
         self._lib.llama_free(self._context)
         self._lib.llama_model_free(self._model)

@@ -1,8 +1,8 @@
-"""Training steps a second of the MLP of stage 1: NumPy with gradients by hand beside PyTorch.
+"""Training steps per second of the MLP of stage 1: NumPy with gradients by hand, compared with PyTorch.
 
-Same sizes, same starting weights, same batches in the same order, Adam on both sides, float32. Both
-use every core; `OMP_NUM_THREADS=1` in front of the command holds both to one. PyTorch runs with its
-fused Adam, its fastest on a CPU, and with its default one.
+Both sides have the same sizes, the same starting weights, the same batches in the same order, Adam and float32. Both
+use every core; with `OMP_NUM_THREADS=1` in front of the command, both use one. PyTorch runs with its
+fused Adam, which is its fastest on a CPU, and with its default Adam.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from neural_networks.mlp_pytorch import TorchMLP
 from neural_networks.optimizers import Adam
 
 LR = 1e-3
-# (sizes, batch size): as train_mlp.py has them, then smaller and larger.
+# (sizes, batch size): first those of train_mlp.py, then smaller and larger ones.
 SHAPES = [
     (MLPConfig(), 256),
     (MLPConfig(context=8, embedding_dim=16, hidden=128), 64),
@@ -26,7 +26,7 @@ SHAPES = [
 
 
 def run(quick: bool) -> list[Comparison]:
-    """Measure each shape; a run is so many steps that it takes about half a second."""
+    """Measure each shape. A run has as many steps as take about half a second."""
     return [
         _compare(config, batch_size, max(10, int(5e10 / _flops(config, batch_size))), rounds=2 if quick else 5)
         for config, batch_size in (SHAPES[:1] if quick else SHAPES)
@@ -34,15 +34,15 @@ def run(quick: bool) -> list[Comparison]:
 
 
 def _flops(config: MLPConfig, batch_size: int) -> float:
-    """Multiplications and additions of one step: each weight of a matrix product thrice, two each."""
+    """Multiplications and additions of one step: two for each weight in each of three matrix products."""
     weights = config.context * config.embedding_dim * config.hidden + config.hidden * 256
-    return 6 * weights * batch_size + 1e7  # and what a step costs that computes nothing
+    return 6 * weights * batch_size + 1e7  # plus the cost of a step that computes nothing
 
 
 def _compare(config: MLPConfig, batch_size: int, steps: int, rounds: int) -> Comparison:
     rng = np.random.default_rng(0)
     start = MLP(config, rng)
-    # Bytes of text are unevenly distributed, which matters to the gradient of the embedding.
+    # The bytes of a text are unevenly distributed, and this matters for the gradient of the embedding.
     letters = np.frombuffer(b"etaoin shrdlu etaoin  eta", dtype=np.uint8)
     batches = [rng.choice(letters, (batch_size, config.context + 1)) for _ in range(steps)]
     torch_batches = [torch.from_numpy(batch.astype(np.int64)) for batch in batches]
@@ -66,7 +66,7 @@ def _compare(config: MLPConfig, batch_size: int, steps: int, rounds: int) -> Com
                 loss = model.loss(batch)
                 loss.backward()
                 optimizer.step()
-                loss.item()  # as ours returns the loss as a number
+                loss.item()  # because ours returns the loss as a number too
 
         return Contender(f"PyTorch, {'fused' if fused else 'default'} Adam", step)
 

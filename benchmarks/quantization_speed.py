@@ -1,7 +1,7 @@
-"""Quantized layers beside bitsandbytes: error, size and speed of one matrix of GPT-2's feed-forward.
+"""Quantized layers compared with bitsandbytes: error, size and speed of one matrix of GPT-2's feed-forward.
 
-The error is that of the output for random inputs, relative to the float32 layer's; it is in the names, since the
-harness measures time. Sixteen matrices take turns, so that none is still in the cache when it comes again.
+The error is the error of the output for random inputs, relative to the float32 layer. It is in the names, because the
+harness measures only time. Sixteen matrices take turns, so that no matrix is still in the cache at its next turn.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ IN, OUT, MATRICES = 768, 3072, 16
 
 
 def run(quick: bool) -> list[Comparison]:
-    """One token, as in decoding, and 32, as in a batch."""
+    """Compare one token, as in decoding, and 32 tokens, as in a batch."""
     with torch.inference_mode():
         return [_compare(rows, 2 if quick else 20) for rows in (1, 32)]
 

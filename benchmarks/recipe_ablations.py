@@ -1,10 +1,10 @@
-"""What each part of a recipe is worth: the recipe with one thing changed, several seeds each.
+"""What each part of a recipe is worth: the recipe with one thing changed, with several seeds for each change.
 
 python benchmarks/recipe_ablations.py                     # configs/tiny_shakespeare_fast.yaml, 3 seeds
 python benchmarks/recipe_ablations.py --only recipe --only adamw --seeds 1 2
 
-Runs are one thread each and as many at a time as there are cores, so that a run's processor time can be compared
-with that of another. Finished runs are kept in the results file; the command goes on where it was stopped.
+Each run has one thread, and as many run at a time as there are cores. So the processor times of two runs can be
+compared. Finished runs are kept in the results file, and the command continues where it was stopped.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
 }
 
 
-# Batch and context that change on the way; the tokens in all are the recipe's.
+# Batch and context change during the run; the total number of tokens is the recipe's.
 SCHEDULES: dict[str, tuple[Stage, ...]] = {
     "context 16 for a quarter": (Stage(100, 48, 16), Stage(300, 12, 64)),
     "context 16, 32, 64": (Stage(133, 48, 16), Stage(133, 24, 32), Stage(134, 12, 64)),
@@ -64,7 +64,7 @@ SCHEDULES: dict[str, tuple[Stage, ...]] = {
 
 
 def train(config: str, name: str, seed: int) -> dict[str, float]:
-    """One run: held-out loss in nats a token over the whole validation text, and processor seconds."""
+    """One run: held-out loss in nats per token over the whole validation text, and processor seconds."""
     torch.set_num_threads(1)
     run = parse_config([f"--config={config}", *VARIANTS.get(name, ())])
     curve, seconds = train_recipe(run, seed, stages=SCHEDULES.get(name, ()))
@@ -72,10 +72,12 @@ def train(config: str, name: str, seed: int) -> dict[str, float]:
 
 
 def main() -> None:
-    """Train what is missing from the results file, and write it."""
+    """Train the runs that are missing from the results file, and write the file."""
     parser = argparse.ArgumentParser(description="What each part of a recipe is worth, over several seeds.")
     parser.add_argument("--config", default=str(CONFIG), help="the recipe; default: %(default)s")
-    parser.add_argument("--only", choices=[*VARIANTS, *SCHEDULES], action="append", help="these variants only")
+    parser.add_argument(
+        "--only", choices=[*VARIANTS, *SCHEDULES], action="append", help="only this variant; may be repeated"
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="default: 1 2 3")
     parser.add_argument("--processes", type=int, default=torch.get_num_threads(), help="runs at a time")
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "results" / "recipe" / "ablations.json")
@@ -84,7 +86,7 @@ def main() -> None:
     results |= {"config": Path(options.config).name, "machine": describe_machine()}
     recipe = parse_config([f"--config={options.config}"])
     prepare_dataset(recipe.data, recipe.tokenizer, Console())  # once, before processes share it
-    # A forked child of a process that has run PyTorch's threads can hang, so children start afresh.
+    # A forked child of a process that has run PyTorch's threads can hang, so each child is a new interpreter.
     with ProcessPoolExecutor(options.processes, multiprocessing.get_context("spawn")) as pool:
         jobs = {
             pool.submit(train, options.config, name, seed): (name, seed)

@@ -1,4 +1,4 @@
-"""Training runs of a recipe as the benchmarks need them: no checkpoints to keep, no log, a loss over all that is held out."""
+"""Training runs of a recipe for the benchmarks: without checkpoints and log, with the loss over the whole held-out text."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from training.run.pretraining import build_trainer, open_data
 from training.trainer import Run, Trainer
 from training.validation import total_loss
 
-Curve = list[dict[str, float]]  # step, seconds of training, loss in nats a token
+Curve = list[dict[str, float]]  # step, seconds of training, loss in nats per token
 
 
 @dataclass(frozen=True)
 class Stage:
-    """Some steps of a run with a batch of their own.
+    """Some steps of a run with their own batch and context.
 
     Args:
-        steps: how many.
-        batch_size: sequences in each.
-        context_length: their length, which divides the model's.
+        steps: how many steps.
+        batch_size: sequences in each batch.
+        context_length: length of the sequences; it divides the model's context.
     """
 
     steps: int
@@ -43,11 +43,11 @@ class Stage:
 
 
 class StagedLoader:
-    """Batches whose number and length of sequences change on the way; short sequences are pieces of long ones.
+    """Batches whose number and length of sequences change during the run. Short sequences are pieces of long ones.
 
     Args:
         loader: draws sequences of the model's context length.
-        stages: one after the other; the last goes on for ever.
+        stages: the stages in order; the last one never ends.
     """
 
     def __init__(self, loader: WindowLoader, stages: Sequence[Stage]):
@@ -55,7 +55,7 @@ class StagedLoader:
         self.step = 0
 
     def next_batch(self, batch_size: int) -> Batch:
-        """The batch of the next step; `batch_size` is the stage's to say."""
+        """The batch of the next step; the stage sets `batch_size`."""
         before, stage = 0, self.stages[0]
         for stage in self.stages:
             before += stage.steps
@@ -68,17 +68,17 @@ class StagedLoader:
         return Batch(cut, batch.weight)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where both stand."""
+        """The positions of the loader and of the stages."""
         return {"step": self.step, "loader": self.loader.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from there."""
+        """Continue from saved positions."""
         self.step = state["step"]
         self.loader.load_state_dict(state["loader"])
 
 
 def open_run(config: RunConfig) -> tuple[RunConfig, PreparedDataset, WindowLoader, Tokens]:
-    """The configuration with its vocabulary, its data set, where batches come from, and what is held out."""
+    """The configuration with its vocabulary, the data set, the source of batches, and the held-out text."""
     dataset = prepare_dataset(config.data, config.tokenizer, Console(quiet=True))
     config = with_vocabulary(config, dataset.tokenizer.vocab_size)
     return config, dataset, *open_data(config, dataset, Workers())
@@ -88,13 +88,13 @@ def train_recipe(config: RunConfig, seed: int, looks: int = 1, stages: Sequence[
     """Train on a CPU as `train.py` does.
 
     Args:
-        config: the run.
-        seed: of the weights and the order of the data.
-        looks: how often to measure the loss over the whole held-out text, the last time at the end.
-        stages: in place of the configuration's steps, batch and context.
+        config: configuration of the run.
+        seed: seed of the weights and the order of the data.
+        looks: how often to measure the loss over the whole held-out text; the last time is at the end.
+        stages: stages that are used instead of the configuration's steps, batch and context.
 
     Returns:
-        What the looks found, and the processor seconds of training, all threads together.
+        The measured losses, and the processor seconds of training of all threads together.
     """
     steps = sum(stage.steps for stage in stages) or config.training.max_steps
     training = dataclasses.replace(

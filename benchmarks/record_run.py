@@ -1,8 +1,8 @@
-"""Keep what a training run came to, for the documentation: figures, configuration, machine, curve and samples.
+"""Keep the results of a training run for the documentation: numbers, configuration, machine, curve and samples.
 
 python benchmarks/record_run.py checkpoints/small_gpt docs/results/small_gpt --command "make train"
 
-The tables of the documentation are then written from it by `python docs/write_tables.py`.
+Then `python docs/write_tables.py` writes the tables of the documentation from them.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from training.run.tracking import CURVE_FILE
 
 
 def main() -> int:
-    """Copy and describe; returns the exit status."""
-    parser = argparse.ArgumentParser(description="Keep what a training run came to, for the documentation.")
+    """Copy the files and describe the run; returns the exit status."""
+    parser = argparse.ArgumentParser(description="Keep the results of a training run for the documentation.")
     parser.add_argument("run", type=Path, help="folder of a finished run")
     parser.add_argument("output", type=Path, help="folder for run.json and loss_curve.png")
-    parser.add_argument("--command", required=True, help="what was typed to make it")
+    parser.add_argument("--command", required=True, help="the command that made the run")
     options = parser.parse_args()
     try:
         settings = read_settings(find_checkpoint(options.run))

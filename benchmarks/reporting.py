@@ -1,4 +1,4 @@
-"""What the comparisons measured, as JSON, Markdown and a plot."""
+"""The results of the comparisons, as JSON, Markdown and a plot."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from harness import Comparison
 
 
 def describe_machine() -> dict[str, object]:
-    """What the figures were measured on, and when."""
+    """The machine and the day of the measurement."""
     cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
@@ -39,7 +39,7 @@ def describe_machine() -> dict[str, object]:
         "threads": torch.get_num_threads(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "load": round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None,  # of the last minute
+        "load": round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None,  # average of the last minute
         "system": platform.system(),
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -57,13 +57,13 @@ def to_markdown(groups: dict[str, dict[str, Any]]) -> str:
     """The report as Markdown tables.
 
     Args:
-        groups: as in results.json.
+        groups: the groups, as in results.json.
     """
     lines = [
         "# Benchmarks",
         "",
-        "Medians of alternating runs. Spread: (slowest - fastest) / median. Ratio: our speed over theirs in each round, above",
-        "1 ours is faster; the median of the rounds, in brackets smallest and largest. Memory: on top of what was there before.",
+        "Medians of alternating runs. Spread: (slowest - fastest) / median. Ratio: our speed over theirs in each round; above",
+        "1, ours is faster. The table gives its median, with the smallest and the largest in brackets. Memory: added by the run.",
     ]
     for name, group in groups.items():
         described = ", ".join(f"{key} {value}" for key, value in group["machine"].items() if value is not None)
@@ -86,7 +86,7 @@ def _row(index: int, m: dict[str, Any]) -> str:
 
 
 def draw_ratios(comparisons: Sequence[dict[str, Any]]) -> Figure:
-    """Our speed over each peer's, with the range of the rounds; right of the line ours is faster."""
+    """Our speed over each peer's, with the range of the rounds. To the right of the line, ours is faster."""
     rows = [(c["title"], m) for c in comparisons for m in c["measurements"][1:]]
     figure = Figure(figsize=(10, 0.34 * len(rows) + 1.4), layout="constrained")
     axes = figure.add_subplot()
@@ -108,13 +108,13 @@ def draw_ratios(comparisons: Sequence[dict[str, Any]]) -> Figure:
 def write_report(folder: Path, name: str, comparisons: list[Comparison], quick: bool) -> str:
     """Put a group of comparisons into `results.json`, `results.md` and `results.svg`; return the Markdown.
 
-    Other groups that are there stay, each with the machine and the day it was measured on.
+    Other groups stay in the files, each with the machine and the day of its measurement.
 
     Args:
-        folder: of the report.
-        name: of the group.
-        comparisons: its results.
-        quick: whether with less data.
+        folder: folder of the report.
+        name: name of the group.
+        comparisons: results of the group.
+        quick: whether it was measured with less data.
     """
     path = folder / "results.json"
     groups: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
@@ -123,6 +123,6 @@ def write_report(folder: Path, name: str, comparisons: list[Comparison], quick: 
     write_atomically(path, json.dumps(groups, indent=2) + "\n")
     markdown = to_markdown(groups)
     write_atomically(folder / "results.md", markdown)
-    with matplotlib.rc_context({"svg.fonttype": "none"}):  # letters, not their outlines: a tenth of the size
+    with matplotlib.rc_context({"svg.fonttype": "none"}):  # letters instead of their outlines: a tenth of the size
         save_figure(draw_ratios([c for group in groups.values() for c in group["comparisons"]]), folder / "results.svg")
     return markdown

@@ -4,7 +4,7 @@ python benchmarks/run.py                               # everything, into benchm
 python benchmarks/run.py --quick                       # less data and fewer rounds
 python benchmarks/run.py --output docs/results/speed   # the figures that the documentation shows
 
-With --only, what the report says of the others stays.
+With --only, the other comparisons stay in the report.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ COMPARISONS = {
 
 def main() -> None:
     """Parse, measure, report."""
-    parser = argparse.ArgumentParser(description="Speed beside the peers, on this machine, in one run.")
+    parser = argparse.ArgumentParser(description="Compare the speed with other programs, on this machine, in one run.")
     parser.add_argument("--quick", action="store_true", help="less data and fewer rounds")
-    parser.add_argument("--only", choices=COMPARISONS, action="append", help="these comparisons only")
+    parser.add_argument("--only", choices=COMPARISONS, action="append", help="only this comparison; may be repeated")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results", help="folder for the report")
     options = parser.parse_args()
     console = Console()

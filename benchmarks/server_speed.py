@@ -1,7 +1,7 @@
-"""What HTTP costs: 16 texts at once through the server, streamed and whole, beside the bare engine.
+"""What HTTP costs: 16 texts at once through the server, streamed and whole, compared with the bare engine.
 
-The server runs in this process on the very engine that is measured bare; the clients are a process of their own, as
-clients are, and share the machine's cores with it.
+The server runs in this process, on the same engine that is measured bare. The clients run in another process, as real
+clients do, and share the machine's cores with the server.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def _compare(shape: str, config: GPTConfig, precision: str, new_tokens: int, rou
 
     try:
         return compare(
-            f"Serve {STREAMS} texts of {new_tokens} tokens behind 32, {shape}, {precision}",
+            f"Serve {STREAMS} texts of {new_tokens} tokens after 32, {shape}, {precision}",
             "tokens/s",
             STREAMS * new_tokens,
             [
@@ -111,7 +111,7 @@ async def _ask(port: int, prompt: list[int], new_tokens: int, stream: bool) -> N
 
 
 async def _serve_orders(port: int, prompts: list[list[int]], new_tokens: int) -> None:
-    """For each line read, ask for all prompts at once, and say when they are done."""
+    """For each line of input, ask for all prompts at once, and say when they are done."""
     while line := await asyncio.to_thread(sys.stdin.readline):
         await asyncio.gather(*(_ask(port, prompt, new_tokens, line.strip() == "stream") for prompt in prompts))
         print("done", flush=True)

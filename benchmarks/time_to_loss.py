@@ -1,15 +1,15 @@
-"""Held-out loss against time: a recipe beside nanoGPT's documented CPU run, on the same text.
+"""Held-out loss against time: a recipe compared with nanoGPT's documented CPU run, on the same text.
 
 python benchmarks/time_to_loss.py
 python benchmarks/time_to_loss.py --output docs/results/time_to_loss
 
-The other side is the baseline of `training_speed.py` with what nanoGPT documents around it: 2,000 steps of AdamW at
+The other side is the baseline of `training_speed.py` with the settings that nanoGPT documents: 2,000 steps of AdamW at
 0.001 with 100 steps of warm-up and a cosine to a tenth. Both read the same characters, hold out the same tenth, and
-have the same width, depth, context and batch. The loss is over the whole of what is held out, in windows of the
-context, in nats a character.
+have the same width, depth, context and batch. The loss is measured over the whole held-out text, in windows of the
+context, in nats per character.
 
-Sides and seeds take turns, each in a process of its own with all threads. Counted are the seconds of training; the
-looks at the held-out text are left out on both sides.
+Sides and seeds take turns, each in a separate process with all threads. Only the seconds of training are counted; the
+measurements on the held-out text are left out on both sides.
 """
 
 from __future__ import annotations
@@ -44,16 +44,16 @@ from training_speed import PlainGPT, Shape, plain_optimizer, plain_update, rando
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / "configs" / "tiny_shakespeare_fast.yaml"
 PLAIN_STEPS, PLAIN_SCHEDULE = 2000, ScheduleConfig("cosine", warmup_steps=100, final_fraction=0.1)
-LOOKS = 20  # at the held-out text in a run
+LOOKS = 20  # measurements on the held-out text in a run
 
 
 def train_ours(config: RunConfig, seed: int) -> Curve:
-    """The recipe as `train.py` trains it."""
+    """Train the recipe as `train.py` trains it."""
     return train_recipe(config, seed, LOOKS)[0]
 
 
 def train_plain(config: RunConfig, seed: int) -> Curve:
-    """nanoGPT's documented run, in plain PyTorch."""
+    """Train nanoGPT's documented run, in plain PyTorch."""
     config, _, loader, held_out = open_run(config)
     (text,) = loader.corpora.values()
     parts, batch = config.model, config.training.batch_size
@@ -79,19 +79,19 @@ def train_plain(config: RunConfig, seed: int) -> Curve:
 
 
 def plain_loss(model: PlainGPT, held_out: Tokens) -> float:
-    """Mean over all that is held out, in nats a token; in float32, in the windows that ours is measured in."""
+    """The mean loss over the held-out text, in nats per token, in float32 and with the same windows as ours."""
     placement = Placement(torch.device("cpu"), torch.float32)
     total = total_loss(model, held_out, placement, lambda tensors: model(tensors["inputs"], tensors["targets"]))
     return total / (len(held_out) - 1)
 
 
 def seconds_to(curve: Curve, loss: float) -> float | None:
-    """When a run was first seen at or below a loss; None if never."""
+    """The time when a run was first measured at or below a loss; None if never."""
     return next((point["seconds"] for point in curve if point["loss"] <= loss), None)
 
 
 def draw(runs: dict[str, dict[str, Curve]], target: float) -> Figure:
-    """Loss over seconds, a line for each seed."""
+    """Plot the loss over seconds, with a line for each seed."""
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.add_subplot()
     for index, (side, seeds) in enumerate(runs.items()):
@@ -106,7 +106,7 @@ def draw(runs: dict[str, dict[str, Curve]], target: float) -> Figure:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Train, write time_to_loss.json and time_to_loss.svg, print what was found."""
+    """Train, write time_to_loss.json and time_to_loss.svg, and print the results."""
     parser = argparse.ArgumentParser(description="Held-out loss against time, beside nanoGPT's documented CPU run.")
     parser.add_argument("--config", default=str(CONFIG), help="the recipe; default: %(default)s")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="default: 1 2 3")
@@ -119,7 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     runs: dict[str, dict[str, Curve]] = {side: {} for side in sides}
     jobs = [(side, seed) for seed in options.seeds for side in sides]
     for side, seed in track(jobs, "Training"):
-        # A process for each run: ours changes settings of the memory allocator.
+        # A process for each run, because ours changes settings of the memory allocator.
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
             runs[side][str(seed)] = pool.submit(sides[side], config, seed).result()
     tokens = config.training.batch_size * config.model.context_length

@@ -1,7 +1,7 @@
-"""Tokenizer training and encoding beside Hugging Face `tokenizers`, tiktoken and minbpe's algorithm.
+"""Tokenizer training and encoding compared with Hugging Face `tokenizers`, tiktoken and minbpe's algorithm.
 
-Same text, same pattern, same vocabulary size; encoding with the very same merges. The bare regular
-expression runs along: it is the floor for any encoder that goes from match to match.
+The text, the pattern and the vocabulary size are the same, and encoding uses exactly the same merges. The bare regular
+expression is measured too: no encoder that goes from match to match can be faster.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")  # or it warns of our processes and uses one core
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")  # otherwise it warns about our processes and uses one core
 
 import numpy as np
 import regex
@@ -32,14 +32,14 @@ from tokenizer.parallel import usable_cores
 from tokenizer.patterns import CL100K_PATTERN, GPT2_PATTERN, spell_out_classes
 from tokenizer.tokenizer_trainer import train_bpe
 
-CORES = 2  # for both sides, where both can use more than one
+CORES = 2  # for both sides, if both can use more than one
 
 
 def run(quick: bool) -> list[Comparison]:
-    """Train and encode `python_docs` and 50 MB of Python sources; when quick, 2 MB of sources alone."""
+    """Train and encode `python_docs` and 50 MB of Python sources; when quick, only 2 MB of sources."""
     files = _source_files(2e6 if quick else 50e6)
     texts = {"Python sources": [file.read_bytes().decode("utf-8") for file in files]}
-    if not quick:  # reading the documentation off the machine takes longer than all of the quick comparisons
+    if not quick:  # reading the documentation of the machine takes longer than all the quick comparisons
         texts = {"python_docs": list(load_corpus("python_docs", 0.05).train), **texts}
     name, documents = next(iter(texts.items()))
     results = [
@@ -66,7 +66,7 @@ def _megabytes(texts: Sequence[str]) -> float:
 
 
 def _source_files(size: float) -> list[Path]:
-    """Python sources that are installed, up to so many bytes."""
+    """Installed Python sources, up to a number of bytes."""
     chosen: list[Path] = []
     for folder in ("purelib", "stdlib"):
         for path in sorted(Path(sysconfig.get_paths()[folder]).rglob("*.py")):
@@ -130,7 +130,7 @@ def _compare_with_minbpe(name: str, text: str, merges: int) -> Comparison:
 
 
 def _train_by_recounting(text: str, num_merges: int) -> list[Pair]:
-    """The whole text counted anew for each merge, as textbooks and minbpe do."""
+    """Count the whole text again for each merge, as textbooks and minbpe do."""
     pieces = [list(piece.encode("utf-8")) for piece in regex.findall(GPT2_PATTERN, text)]
     merges: list[Pair] = []
     for new in range(256, 256 + num_merges):
@@ -258,7 +258,7 @@ def _compare_adversarial(name: str, text: str, ours: BPETokenizer) -> Comparison
 
 
 def _compare_files(files: list[Path], ours: BPETokenizer, quick: bool) -> Comparison:
-    """From files of text to a file of ids."""
+    """Compare encoding from files of text to a file of ids."""
     cores = min(CORES, usable_cores())
     size = sum(file.stat().st_size for file in files) / 1e6
     peer, rust = _tiktoken_with(ours), _tokenizers_with(ours)

@@ -1,15 +1,15 @@
-"""Training steps beside a plain PyTorch loop, at three shapes.
+"""Training steps compared with a plain PyTorch loop, at three shapes.
 
 The baseline is what a careful person writes with PyTorch's layers, and what nanoGPT documents for a CPU: float32,
 eager, one linear layer for queries, keys and values, `F.scaled_dot_product_attention`, GELU, learned positions,
-tied head, `torch.optim.AdamW` as it comes, batches from random offsets into a memory map, all logits at once. It
-is written here in our own words; side by side with nanoGPT's own files its speed is the same. Ours has the
-same shape and trains by the project's `Trainer` with its defaults for the machine.
+tied head, `torch.optim.AdamW` with its defaults, batches from random offsets into a memory map, all logits at once.
+We wrote it ourselves, and its speed is the same as that of nanoGPT's own files. Ours has the same shape and is
+trained by the project's `Trainer` with its defaults for the machine.
 
-The third contender is the limit of bfloat16: a step's products of the linear layers, forward and backward, on
-weights and activations that have that precision already, and nothing else; no attention, no norms, no optimizer.
+The third contender is the limit of bfloat16. It computes only the products of the linear layers in a step, forward and
+backward, on weights and activations that are already in bfloat16. It has no attention, no norms and no optimizer.
 
-Each side runs in a process of its own, since ours changes settings of the memory allocator.
+Each side runs in a separate process, because ours changes settings of the memory allocator.
 """
 
 from __future__ import annotations
@@ -32,8 +32,10 @@ from torch import Tensor, nn
 from harness import Comparison, Contender, compare
 from training.data.token_files import Tokens
 
-WARM_UP_STEPS = 4  # until allocators have the memory of a step, and libraries have chosen their kernels
-SETTLE_SECONDS = 0.5  # between turns: threads of the side before spin for a while before they sleep
+WARM_UP_STEPS = 4  # until the allocators hold the memory of a step and the libraries have chosen their kernels
+SETTLE_SECONDS = (
+    0.5  # between turns, because the threads of the previous side wait actively for a while before they sleep
+)
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,7 @@ class PlainGPT(nn.Module):
 
 
 def plain_optimizer(model: PlainGPT) -> torch.optim.AdamW:
-    """AdamW as it comes, with decay for the matrices."""
+    """AdamW with its defaults, and with weight decay for the matrices."""
     groups = [
         {"params": [p for p in model.parameters() if p.ndim >= 2], "weight_decay": 0.1},
         {"params": [p for p in model.parameters() if p.ndim < 2], "weight_decay": 0.0},
@@ -150,7 +152,7 @@ def plain_step(shape: Shape, file: Path) -> Callable[[], float]:
     optimizer = plain_optimizer(model)
 
     def step() -> float:
-        tokens = np.memmap(file, dtype=np.uint16, mode="r")  # opened anew each time, against a leak of memmap
+        tokens = np.memmap(file, dtype=np.uint16, mode="r")  # opened again each time, because memmap leaks memory
         return plain_update(model, optimizer, *random_windows(tokens, shape))
 
     return step
@@ -207,7 +209,7 @@ def products_step(shape: Shape, file: Path) -> Callable[[], float]:
         for (into, out), weight in zip(sizes, weights, strict=True):
             _ = numbers[into] @ weight.T  # forward
             _ = numbers[out] @ weight  # the gradient of the inputs
-            _ = numbers[out].T @ numbers[into]  # of the weights
+            _ = numbers[out].T @ numbers[into]  # the gradient of the weights
         return 0.0
 
     return step
@@ -224,7 +226,7 @@ def _serve(build: Callable[[Shape, Path], Callable[[], float]], shape: Shape, fi
 
 
 def run(quick: bool) -> list[Comparison]:
-    """Compare at each shape; the largest takes some ten seconds a step with the baseline, and is left out when quick."""
+    """Compare at each shape. The largest takes about ten seconds per step with the baseline; quick leaves it out."""
     comparisons = []
     context = multiprocessing.get_context("spawn")
     for shape in SHAPES[:2] if quick else SHAPES:

@@ -1,7 +1,7 @@
-"""Training steps beside `transformers`' GPT-2: the same shape, the same weights, the same batches.
+"""Training steps compared with `transformers`' GPT-2: the same shape, the same weights, the same batches.
 
-Ours is `GPTModel` with GPT-2's parts, its weights copied from theirs through the Hugging Face format. Both train in
-float32 with PyTorch's fused AdamW, dropout off, so that what differs is the model's code and the loss: ours never
+Ours is `GPTModel` with GPT-2's parts. Its weights are copied from theirs through the Hugging Face format. Both train in
+float32 with PyTorch's fused AdamW and without dropout. So only the model's code and the loss differ: ours never
 holds the logits of all positions at once.
 """
 
@@ -26,7 +26,7 @@ VOCABULARY = 8192
 
 
 def run(quick: bool) -> list[Comparison]:
-    """Compare at a small and a middle shape; the small one alone when quick."""
+    """Compare at a small and a medium shape; when quick, only at the small one."""
     choose_placement("cpu", "float32")  # the allocator's settings, for both sides
     return [_compare(*shape, rounds=2 if quick else 5) for shape in SHAPES[: 1 if quick else 2]]
 

@@ -1,7 +1,7 @@
 """How the documentation site is built: `make docs`.
 
-The lessons are the READMEs of the stages, read when the site is built; their links to source files become links to the API
-reference. API pages and the configuration reference are made from the code.
+The lessons are the READMEs of the stages. They are read when the site is built, and their links to source files become
+links to the API reference. API pages and the configuration reference are made from the code.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ STAGES = {
     9: ("09_deployment", "deployment"),
 }
 
-# Files of the repository that are pages of the site under another name.
+# Files of the repository that have another name as pages of the site.
 PAGES = {
     "README.md": "/index.md",
     "CONTRIBUTING.md": "/contributing.md",
@@ -71,7 +71,7 @@ autodoc_default_options = {
     "members": True,
     "show-inheritance": True,
     "ignore-module-all": True,
-    "exclude-members": "function",  # of stage 1's activations: an operation, which is documented where it is defined
+    "exclude-members": "function",  # in stage 1's activations it is an operation, which is documented where it is defined
 }
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
@@ -97,7 +97,7 @@ def setup(app: Any) -> None:
 
 
 def _read_source(app: Any, docname: str, source: list[str]) -> None:
-    """Put in what a page asks for with a comment."""
+    """Insert the content that a page asks for with a comment."""
     text = rewrite_links(source[0], Path(app.env.doc2path(docname)).parent)
     for match in _LESSON.finditer(text):
         path = ROOT / STAGES[int(match[1])][0] / "README.md"
@@ -115,7 +115,7 @@ def _read_source(app: Any, docname: str, source: list[str]) -> None:
 
 
 def rewrite_links(text: str, folder: Path) -> str:
-    """Links as they must be on the site, for a page that is a file of the repository elsewhere."""
+    """Change the links of a page that is stored elsewhere in the repository, so that they work on the site."""
 
     def rewrite(match: re.Match[str]) -> str:
         mark, label, target = match.groups()
@@ -146,7 +146,7 @@ def rewrite_links(text: str, folder: Path) -> str:
 
 
 def _api_page(stage: int) -> str:
-    """What a stage's package exports by itself, and an entry for every module of it."""
+    """The names that a stage's package exports itself, and an entry for each of its modules."""
     folder, package = STAGES[stage]
     parts = [_front_door(package)] if stage else []
     for path in sorted((ROOT / folder / package).rglob("*.py")):
@@ -212,12 +212,12 @@ def _yaml(value: Any) -> str:
 
 
 def _process_docstring(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-    """Docstrings are written for people who read the source; make of them what docutils reads.
+    """Convert docstrings, which are written for people who read the source, into the syntax of docutils.
 
-    Single backticks are code, a bar is a bar, and an indented block is shown as it stands.
+    Single backticks are code, a bar is a bar, and an indented block is shown without change.
     """
     out: list[str] = []
-    margin: int | None = None  # of the text around the indented block that is being read
+    margin: int | None = None  # margin of the text around the current indented block
     before = 0  # indentation of the last line of text
     for index, line in enumerate(lines):
         indent = len(line) - len(line.lstrip())
@@ -242,5 +242,5 @@ def _process_docstring(app: Any, what: str, name: str, obj: Any, options: Any, l
 def _process_signature(
     app: Any, what: str, name: str, obj: Any, options: Any, signature: str | None, returns: str | None
 ) -> tuple[str | None, str | None]:
-    """A protocol is not constructed; `(*args, **kwargs)` would only be in the way."""
+    """Hide the signature of a protocol. Nobody constructs one, so `(*args, **kwargs)` would only disturb."""
     return (None if what == "class" and getattr(obj, "_is_protocol", False) else signature), returns

@@ -34,8 +34,8 @@ FOLDER = Path(__file__).parent / "figures"
 
 
 def descent() -> Figure:
-    """Three optimizers in a valley that is 25 times as steep across as along."""
-    steepness = np.array([1.0, 25.0])  # of f(x, y) = (x² + 25 y²) / 2, whose gradient is (x, 25 y)
+    """Three optimizers in a valley that is 25 times as steep across as along its floor."""
+    steepness = np.array([1.0, 25.0])  # for f(x, y) = (x² + 25 y²) / 2, whose gradient is (x, 25 y)
     figure, axes = plt.subplots(1, 3, figsize=(10, 2.4), layout="constrained", sharey=True)
     x, y = np.meshgrid(np.linspace(-10, 3, 53), np.linspace(-2, 2, 33))
     ways: dict[str, Callable[[np.ndarray], SGD | Momentum | Adam]] = {
@@ -61,7 +61,7 @@ def masks() -> Figure:
     """Which keys each query sees, for the masks of stage 2."""
     drawings = {
         "causal": causal_mask(8, 8),
-        "behind a cache of 5": causal_mask(3, 8),
+        "after a cache of 5": causal_mask(3, 8),
         "window of 3, 1 sink": causal_mask(8, 8, window=3, sinks=1),
         "documents": document_mask(torch.tensor([[0, 0, 0, 1, 1, 2, 2, 2]]))[0, 0],
         "padded on the left": left_padding_mask(left_padded_positions(torch.tensor([5]), 8), 8)[0, 0],
@@ -75,7 +75,7 @@ def masks() -> Figure:
 
 
 def attention_memory() -> Figure:
-    """Peak memory of forward and backward against the length, for three forms of attention."""
+    """Peak memory of forward and backward, plotted against the length, for three forms of attention."""
 
     def matrices(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         return attention_reference(q, k, v, causal_mask(q.shape[-2], k.shape[-2]))[0]
@@ -104,7 +104,7 @@ def activations() -> Figure:
 
 
 def positions() -> Figure:
-    """How the score of a query with an equal key falls with their distance."""
+    """How the score of a query and an equal key falls with their distance."""
     torch.manual_seed(0)
     size, length = 64, 256
     vectors = torch.randn(200, 1, 1, size).expand(200, 1, length, size)
@@ -127,7 +127,7 @@ def positions() -> Figure:
 
 
 def rope_scaling() -> Figure:
-    """Wavelengths of the rotary pairs under each way of stretching the context."""
+    """Wavelengths of the rotary pairs for each way to stretch the context."""
     figure, axis = plt.subplots(figsize=(6, 3.6), layout="constrained")
     trained, factor = 2048, 4.0
     axis.semilogy(2 * math.pi / rotary_speeds(64, 1e4)[0], "k-", label="trained")
@@ -143,7 +143,7 @@ def rope_scaling() -> Figure:
 
 
 def sampling() -> Figure:
-    """What each processor leaves of one distribution."""
+    """The part of one distribution that each processor keeps."""
     logits = torch.tensor([3.0, 2.5, 2.3, 1.5, 1.2, 1.0, 0.4, 0.0, -0.3, -1.0, -1.2, -2.0])
     processors: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
         "as predicted": lambda x: x,
@@ -195,7 +195,7 @@ def main() -> None:
     options = parser.parse_args()
     if unknown := sorted(set(options.names) - FIGURES.keys()):
         parser.error(f"unknown: {', '.join(unknown)}; the choices are {', '.join(FIGURES)}")
-    # Text as text, and names that do not change from run to run: a figure that is the same stays the same file.
+    # Text stays text, and names do not change from run to run. So an unchanged figure gives an unchanged file.
     plt.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "nullm", "font.size": 9})
     options.output.mkdir(parents=True, exist_ok=True)
     for name in options.names or FIGURES:

@@ -1,7 +1,7 @@
-"""Write the tables of the documentation from measured results, so that no figure is typed by hand.
+"""Write the tables of the documentation from measured results, so that no number is typed by hand.
 
 python docs/write_tables.py            # rewrite every table
-python docs/write_tables.py --check    # exit status 1 if one is not current
+python docs/write_tables.py --check    # exit status 1 if a table is not up to date
 
 A table stands between two markers of a Markdown file, such as
 
@@ -43,7 +43,7 @@ def ladder(content: dict[str, Any]) -> str:
 
 
 def scaling(content: dict[str, Any]) -> str:
-    """Held-out loss of each run, sizes down and amounts of text across."""
+    """Held-out loss of each run, with a row for each size and a column for each amount of text."""
     runs = content["runs"].values()
     amounts = sorted({run["tokens"] for run in runs})
     losses = {(run["parameters"], run["tokens"]): run["loss"] for run in runs}
@@ -64,7 +64,7 @@ def scaling_law(content: dict[str, Any]) -> str:
 
 
 def speed(content: dict[str, Any]) -> str:
-    """One row for each peer: our throughput, theirs, the ratio with its range."""
+    """One row for each peer: our throughput, theirs, and the ratio with its range."""
     rows = []
     for comparison in (comparison for group in content.values() for comparison in group["comparisons"]):
         ours, *others = comparison["measurements"]
@@ -83,7 +83,7 @@ def speed(content: dict[str, Any]) -> str:
 
 
 def decoding(content: dict[str, Any]) -> str:
-    """Tokens a second of ours and each peer's, with our speed over theirs in brackets."""
+    """Tokens per second of ours and of each peer, with our speed over theirs in brackets."""
     peers = ("transformers", "llama.cpp", "bound")
     rows = []
     for comparison in content["decoding"]["comparisons"]:
@@ -105,7 +105,7 @@ def speed_of(group: str) -> Callable[[dict[str, Any]], str]:
 
 
 def tasks(content: dict[str, Any]) -> str:
-    """Accuracy on each task with its interval, beside guessing."""
+    """Accuracy on each task with its interval, and the accuracy of guessing."""
     rows = []
     for task in content.values():
         for name, metric in task["metrics"].items():
@@ -116,7 +116,7 @@ def tasks(content: dict[str, Any]) -> str:
 
 
 def run_beside_compressors(content: dict[str, Any]) -> str:
-    """Bits per byte of a training run, beside the compressors of the same text."""
+    """Bits per byte of a training run, and of compressors on the same text."""
     summary = content["summary"]
     rows = [(f"`{name}`", f"{value:.3f}") for name, value in summary["references"].items()]
     name = Path(content["settings"]["output_dir"]).name
@@ -136,13 +136,13 @@ def run_cost(content: dict[str, Any]) -> str:
 
 
 def run_samples(content: dict[str, Any]) -> str:
-    """What a run wrote at its end."""
+    """The samples that a run wrote at its end."""
     blocks = (f"```text\n{text}\n```\n" for text in content["summary"]["samples"].values())
     return "\n".join(blocks)
 
 
 def ablations(content: dict[str, Any]) -> str:
-    """Held-out loss of a recipe with one thing changed: mean over seeds, range, difference, relative time."""
+    """Held-out loss of a recipe with one thing changed: mean over seeds, range, difference and relative time."""
 
     def mean(values: Sequence[float]) -> float:
         return sum(values) / len(values)
@@ -164,7 +164,7 @@ def ablations(content: dict[str, Any]) -> str:
 
 
 def time_to_loss(content: dict[str, Any]) -> str:
-    """Each side of `benchmarks/time_to_loss.py`: steps, tokens, and over its seeds seconds, loss, and seconds to the target."""
+    """Each side of `benchmarks/time_to_loss.py`: steps, tokens, and for its seeds seconds, loss and seconds to the target."""
     rows = []
     for side, seeds in content["runs"].items():
         curves = list(seeds.values())
@@ -186,7 +186,7 @@ def time_to_loss(content: dict[str, Any]) -> str:
 
 
 def speedrun(content: dict[str, Any]) -> str:
-    """Every model of the chain and the baselines: bits per byte, exact answers, words in common."""
+    """Every model of the chain and the baselines: bits per byte, exact answers, and words in common."""
     rows = []
     for name, scores in {**content["scores"], **content["baselines"]}.items():
         cells = [f"{scores['bits_per_byte']:.3f}" if "bits_per_byte" in scores else ""]
@@ -198,14 +198,14 @@ def speedrun(content: dict[str, Any]) -> str:
 
 
 def speedrun_minutes(content: dict[str, Any]) -> str:
-    """What each step of the speedrun took."""
+    """The time of each step of the speedrun."""
     rows = [(name, f"{seconds / 60:.1f}") for name, seconds in content["seconds"].items()]
     rows.append(("**in all**", f"**{sum(content['seconds'].values()) / 60:.1f}**"))
     return _table(("step", "minutes"), rows)
 
 
 def machine(content: dict[str, Any]) -> str:
-    """What the speeds were measured on; groups measured on another day say so in results.json."""
+    """The machine on which the speeds were measured. results.json says which groups were measured on another day."""
     described = [group["machine"] for group in content.values()]
     same = ("cpu", "cores", "threads", "memory_gib", "gpu", "system", "python", "torch")
     lines = {", ".join(f"{name} {m[name]}" for name in same if m[name] is not None) for m in described}
@@ -228,7 +228,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "time-to-loss": ("time_to_loss/time_to_loss.json", time_to_loss),
     "speedrun": ("speedrun/scores.json", speedrun),
     "speedrun-minutes": ("speedrun/scores.json", speedrun_minutes),
-    "tasks": ("tasks", tasks),  # a folder: what benchmark.py writes, one file a task
+    "tasks": ("tasks", tasks),  # a folder that benchmark.py writes, with one file for each task
 }
 
 
@@ -238,14 +238,14 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]], numbers_from: int
 
 
 def rewrite(text: str, results: Path = RESULTS) -> str:
-    """A page with all its tables current.
+    """A page with all its tables up to date.
 
     Args:
-        text: of the page.
+        text: text of the page.
         results: folder of the JSON files.
 
     Raises:
-        ValueError: a table of an unknown name, or its results are missing.
+        ValueError: a table has an unknown name, or its results are missing.
     """
 
     def current(match: re.Match[str]) -> str:
@@ -273,9 +273,9 @@ def pages() -> list[Path]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Rewrite or check; returns the exit status."""
+    """Rewrite or check the tables; returns the exit status."""
     parser = argparse.ArgumentParser(description="Write the tables of the documentation from docs/results.")
-    parser.add_argument("--check", action="store_true", help="change nothing; fail if a table is not current")
+    parser.add_argument("--check", action="store_true", help="change nothing; fail if a table is not up to date")
     options = parser.parse_args(arguments)
     stale = []
     for page in pages():
@@ -290,7 +290,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if not options.check:
                 page.write_text(wanted, encoding="utf-8", newline="\n")
     for page in stale:
-        print(f"{'not current' if options.check else 'written'}: {page}")
+        print(f"{'not up to date' if options.check else 'written'}: {page}")
     return 1 if options.check and stale else 0
 
 

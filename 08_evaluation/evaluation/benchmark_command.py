@@ -33,11 +33,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--tasks",
         nargs="+",
         default=DEFAULT_TASKS,
-        help=f"names or YAML files; there are {', '.join(task_names())}; default: those made from the documentation",
+        help=f"names ({', '.join(task_names())}) or YAML files; default: the tasks made from the documentation",
     )
     parser.add_argument("--few-shot", type=int, help="solved examples before each question; default: as the task says")
-    parser.add_argument("--limit", type=int, help="ask only so many questions of each task, drawn by the seed")
-    parser.add_argument("--seed", type=int, default=0, help="of the draw of questions and examples")
+    parser.add_argument("--limit", type=int, help="the most questions of each task, drawn by the seed")
+    parser.add_argument("--seed", type=int, default=0, help="seed for the draw of questions and examples")
     parser.add_argument("--no-end-of-text", action="store_true", help="do not put <|endoftext|> before the prompts")
     parser.add_argument("--against", type=Path, help="output folder of another model: compare question by question")
     parser.add_argument("--output", type=Path, help="folder for figures and logs; default: outputs/benchmark/<run>")
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace, console: Console) -> int:
     if options.limit is not None and options.limit < 1:
         raise UserError(f"--limit must be at least 1, got {options.limit}")
-    tasks = [load_task(name) for name in options.tasks]  # all of them, before anything takes time
+    tasks = [load_task(name) for name in options.tasks]  # load all of them before the slow work begins
     placement = choose_placement(options.device, "float32")
     loaded = load_for_inference(options.checkpoint or newest_run(), placement.device)
     output = options.output or Path("outputs", "benchmark", loaded.folder.parent.name)
@@ -68,7 +68,7 @@ def _run(options: argparse.Namespace, console: Console) -> int:
 
 def _print(result: TaskResult, console: Console) -> None:
     settings = result.settings
-    console.print(  # not the table's title, which would be folded to its width
+    console.print(  # not the table's title, which would be wrapped to the table's width
         f"{result.task}: {result.questions} questions, {settings['few_shot']} examples, seed {settings['seed']}",
         highlight=False,
     )

@@ -1,14 +1,14 @@
 """Calibration: when a model says 70 %, is it right 70 times in 100?
 
-Predictions are sorted into bins by the probability of the most likely answer. In each bin the mean
-probability (confidence) stands beside the share that was right (accuracy); the expected calibration
-error is the mean gap, weighted by how many predictions a bin holds (Guo et al., 2017: "On Calibration of
+Predictions are sorted into bins by the probability of the most likely answer. In each bin, the mean
+probability (confidence) is compared with the share that was right (accuracy). The expected calibration
+error is the mean gap, weighted by the number of predictions in a bin (Guo et al., 2017: "On Calibration of
 Modern Neural Networks"):
 
     ECE = Σ over bins of  n_bin / n · |accuracy - confidence|
 
-A language model trained on enough text is well calibrated on tokens, since cross-entropy is lowest for the
-true probabilities. Small data, many epochs or fine-tuning to preferences make it overconfident.
+A language model that was trained on enough text is well calibrated on tokens, because cross-entropy is lowest for
+the true probabilities. Little data, many epochs or fine-tuning on preferences make it overconfident.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Bins of equal width over the confidence from 0 to 1; empty ones have confidence and accuracy 0.
+    """Bins of equal width over the confidence from 0 to 1. Empty bins have confidence and accuracy 0.
 
     Args:
-        counts: (bins,) predictions.
+        counts: (bins,) number of predictions.
         confidence: (bins,) mean probability that the model gave its answer.
         accuracy: (bins,) share of right answers.
     """
@@ -41,7 +41,7 @@ class Calibration:
 
     @property
     def expected_error(self) -> float:
-        """ECE, between 0 and 1."""
+        """The ECE, between 0 and 1."""
         return float(np.abs(self.accuracy - self.confidence) @ self.counts / self.counts.sum())
 
 
@@ -51,7 +51,7 @@ def calibrate(confidence: NDArray[np.float64], correct: NDArray[np.bool_], bins:
     Args:
         confidence: (predictions,) probability of the answer that was most likely.
         correct: (predictions,) whether it was right.
-        bins: how many, of equal width; a bin holds its upper edge.
+        bins: how many bins of equal width; a bin includes its upper edge.
 
     Raises:
         UserError: no predictions, no bins, not one answer a prediction, or a confidence that is not a probability.
@@ -77,10 +77,10 @@ def calibrate(confidence: NDArray[np.float64], correct: NDArray[np.bool_], bins:
 
 
 def draw_reliability(axes: Axes, calibration: Calibration) -> None:
-    """Accuracy against confidence: bars on the diagonal are calibrated, below it the model is overconfident.
+    """Draw accuracy against confidence. On the diagonal the model is calibrated, below it the model is overconfident.
 
     Args:
-        axes: to draw in.
+        axes: the axes to draw in.
         calibration: what to draw.
     """
     bins = len(calibration.counts)

@@ -1,7 +1,7 @@
-"""Whether generated text repeats itself, or one text another.
+"""Whether a generated text repeats itself, or repeats another generated text.
 
-A model may have a low loss and still write the same sentence over and over: likelihood is measured on text
-that people wrote, repetition only shows in the model's own (Holtzman et al., 2020).
+A model may have a low loss and still write the same sentence again and again. The loss is measured on text
+that people wrote; repetition shows only in the text that the model writes (Holtzman et al., 2020).
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from groundwork.user_errors import UserError, require_texts
 
 
 def distinct_n(texts: Sequence[str], n: int) -> float:
-    """Different n-grams of words over all n-grams, of all texts together (Li et al., 2016); 1 is most varied.
+    """The share of different n-grams of words among all n-grams of all texts (Li et al., 2016); 1 is most varied.
 
     Args:
-        texts: generated.
-        n: words in a gram.
+        texts: generated texts.
+        n: words in an n-gram.
 
     Returns:
         0 where the texts have no n-gram.
@@ -31,7 +31,7 @@ def distinct_n(texts: Sequence[str], n: int) -> float:
 
 
 def repetition(text: str, n: int = 4) -> float:
-    """Share of a text's n-grams of words that occurred earlier in it: 1 - distinct-n of one text.
+    """The share of a text's n-grams of words that occurred earlier in it: 1 - distinct-n of one text.
 
     >>> round(repetition("a b c d a b c d a b c d"), 2)
     0.56
@@ -42,13 +42,13 @@ def repetition(text: str, n: int = 4) -> float:
 
 
 def self_bleu(texts: Sequence[str]) -> float:
-    """Mean BLEU of each text with all others as references (Zhu et al., 2018); from 0 to 100, 100 is all alike.
+    """Mean BLEU of each text with all others as references (Zhu et al., 2018): 0 to 100, where 100 is all the same.
 
     Args:
-        texts: generated from the same prompt; at least two.
+        texts: at least two texts, generated from the same prompt.
 
     Raises:
-        UserError: fewer than two texts.
+        UserError: there are fewer than two texts.
     """
     require_texts(texts)
     if len(texts) < 2:

@@ -23,7 +23,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--checkpoint", help="folder of a run or of one checkpoint; default: the newest run")
     parser.add_argument("--text", type=Path, required=True, help="a UTF-8 text file the model was not trained on")
-    parser.add_argument("--stride", type=int, help="tokens counted a window; smaller is slower and gives more context")
+    parser.add_argument(
+        "--stride", type=int, help="tokens counted in each window; smaller is slower and gives more context"
+    )
     parser.add_argument("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto")
     options = parser.parse_args(arguments)
     return report_user_errors(lambda: _run(options))

@@ -26,13 +26,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--corpus", default="python_docs", help="python_docs, tiny_shakespeare, or a file or folder")
     parser.add_argument("--validation-fraction", type=float, default=0.05, help="share of the text that is held out")
     parser.add_argument("--quick", action="store_true", help="less text and smaller models: minutes, not an hour")
-    parser.add_argument("--only", action="append", metavar="RUNG", help="measure these rungs only, the rest later")
+    parser.add_argument("--only", action="append", metavar="RUNG", help="measure only this rung; may be repeated")
     parser.add_argument(
         "--also",
         action="append",
         default=[],
         metavar="NAME=CHECKPOINT",
-        help="a checkpoint of yours as one more rung, such as: after SFT=checkpoints/sft",
+        help="add a checkpoint of your own as a rung, such as: after SFT=checkpoints/sft",
     )
     parser.add_argument(
         "--output", type=Path, help="folder for ladder.json and ladder.svg; default: outputs/ladder_<tier>"

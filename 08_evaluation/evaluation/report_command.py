@@ -19,7 +19,9 @@ from optimization.model_loading import load_for_inference
 from training.checkpoints.checkpoint import find_checkpoint, newest_run
 from training.placement import choose_placement
 
-HELD_OUT = 0.05  # of a named corpus, where the model's own share is not known; that of the presets
+HELD_OUT = (
+    0.05  # share of a corpus that is named by the user, since the model's own share is not known; as in the presets
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,8 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--checkpoint", help="folder of a run or of one checkpoint; default: the newest run")
     parser.add_argument("--corpus", help="held-out text to measure on; default: what the model was trained on")
     parser.add_argument("--documents", type=int, default=200, help="held-out documents to measure, spread evenly")
-    parser.add_argument("--samples", type=int, default=12, help="documents to let the model write")
-    parser.add_argument("--seed", type=int, default=0, help="of the sampling")
+    parser.add_argument("--samples", type=int, default=12, help="documents that the model writes")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the sampling")
     parser.add_argument("--output", type=Path, help="the page; default: outputs/report_<run>.html")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto")
     options = parser.parse_args(arguments)
@@ -63,7 +65,7 @@ def _run(options: argparse.Namespace, console: Console) -> int:
 
 
 def _corpus_of(folder: Path) -> tuple[str, float]:
-    """Name of the corpus and share held out, as the configuration of a checkpoint or that of its base has them."""
+    """The name of the corpus and the held-out share, from the configuration of a checkpoint or of its base."""
     seen: set[Path] = set()
     with contextlib.suppress(OSError, ValueError, yaml.YAMLError, KeyError, TypeError, AttributeError):
         while folder not in seen:
@@ -71,5 +73,5 @@ def _corpus_of(folder: Path) -> tuple[str, float]:
             config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
             if "corpus" in config["data"]:
                 return str(config["data"]["corpus"]), float(config["data"]["validation_fraction"])
-            folder = find_checkpoint(config["base"])  # a fine-tuned model knows the base, which knows its corpus
+            folder = find_checkpoint(config["base"])  # a fine-tuned model names its base, which names the corpus
     raise UserError(f"{folder / 'config.yaml'} does not say what the model was trained on; name it with --corpus")

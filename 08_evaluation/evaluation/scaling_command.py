@@ -1,4 +1,4 @@
-"""`scaling.py` as a command: some twenty models of five sizes, trained on growing amounts of one text."""
+"""`scaling.py` as a command: about twenty models of five sizes, trained on growing amounts of one text."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def _print(points: list[TrainedPoint], law: ScalingLaw, console: Console) -> Non
 
 
 def draw_scaling(points: list[TrainedPoint], law: ScalingLaw) -> Figure:
-    """Loss against compute, a line for each size, with the fit dashed and the frontier's power law."""
+    """Loss against compute: a line for each size, a dashed line for the fit, and the power law of the frontier."""
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.add_subplot()
     for index, size in enumerate(sorted({point.parameters for point in points})):

@@ -1,8 +1,8 @@
-"""How likely a model finds given tokens: the one forward pass that every measure of this stage rests on.
+"""How likely a model finds given tokens. Every measure of this stage needs this one forward pass.
 
-Perplexity, benchmark answers, calibration, the loss at each position: all are sums, means or comparisons of
-ln p(token | tokens before it). Sequences of unequal length share a batch with padding on the right: a
-causal model at one position does not see what stands after it, so the padding changes nothing.
+Perplexity, benchmark answers, calibration and the loss at each position are all sums, means or comparisons of
+ln p(token | tokens before it). Sequences of unequal length share a batch, with padding on the right. A
+causal model at one position does not see what comes after it, so the padding changes nothing.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class SequenceScores:
     Args:
         nats: (counted,) -ln p of each token.
         top_ids: (counted,) the most likely token there.
-        top_probabilities: (counted,) the probability of that.
+        top_probabilities: (counted,) the probability of that token.
     """
 
     nats: NDArray[np.float64]
@@ -45,12 +45,12 @@ def score_sequences(
 
     Args:
         model: in evaluation mode.
-        sequences: ids; each has at most `context_length` + 1, since the last is predicted and not read.
-        counted: how many tokens at the end of each to score; from 1 to its length - 1.
+        sequences: ids; each has at most `context_length` + 1, since the last one is predicted and not read.
+        counted: how many tokens to score at the end of each sequence, from 1 to its length - 1.
         placement: device and precision.
 
     Returns:
-        One for each sequence, in the order given.
+        One score for each sequence, in the given order.
 
     Raises:
         UserError: a sequence is too long or has nothing to predict from.

@@ -1,9 +1,9 @@
 """How much of a difference is luck: confidence intervals and paired tests.
 
-A benchmark is a sample of the questions that could have been asked. With n questions an accuracy of 50 % has a
-standard error of √(0.25 / n): 3.5 points for 200 questions. Two models on the *same* questions can be told
-apart more finely than that, because what is hard for one is mostly hard for the other: compare them
-question by question.
+A benchmark is a sample of the questions that could have been asked. With n questions, an accuracy of 50 % has a
+standard error of √(0.25 / n): 3.5 points for 200 questions. Two models that answer the *same* questions can show a
+smaller difference than that, because a question that is hard for one is mostly hard for the other. So compare
+them question by question.
 """
 
 from __future__ import annotations
@@ -41,15 +41,15 @@ def bootstrap_interval(
 ) -> Interval:
     """Percentile bootstrap of a mean or ratio (Efron, 1979).
 
-    The sample stands in for the population: draw as many items from it, with repetition, many times, and see
-    how far the mean moves.
+    The sample takes the place of the population. Draw a new sample of the same size from it, with repetition. Do
+    this many times, and see how far the mean moves.
 
     Args:
         values: (items,) such as 0 or 1 for each question, or the bits that each document costs.
-        weights: (items,) to estimate sum(values) / sum(weights) instead, such as the documents' bytes.
+        weights: (items,) such as the documents' bytes; then sum(values) / sum(weights) is estimated.
         confidence: between 0 and 1.
-        resamples: how many.
-        seed: of the draws.
+        resamples: how many times to draw.
+        seed: seed of the draws.
 
     Raises:
         UserError: no items, values that are not finite, weights that are not above 0, a confidence out of range, or
@@ -84,12 +84,12 @@ def _resampled_ratios(
 
 @dataclass(frozen=True)
 class PairedComparison:
-    """Model A against model B on the same items.
+    """Model A compared with model B on the same items.
 
     Args:
         difference: mean of A - B with its bootstrap interval.
-        p_value: probability of a mean difference at least as large if the two were exchangeable.
-        items: how many.
+        p_value: probability of a mean difference at least as large if the two models were exchangeable.
+        items: how many items.
     """
 
     difference: Interval
@@ -100,16 +100,15 @@ class PairedComparison:
 def compare_paired(a: ArrayLike, b: ArrayLike, resamples: int = RESAMPLES, seed: int = 0) -> PairedComparison:
     """Whether A and B differ on average, from their values on the same items.
 
-    The test is a permutation test (Fisher, 1935): if the two models were equal, then in each pair either
-    value could have come from either; flip the sign of each difference at random and count how often the
-    mean comes out at least as far from zero. The observed arrangement counts as one of them, so the
-    p-value is never 0.
+    The test is a permutation test (Fisher, 1935). If the two models were equal, then each value of a pair could
+    have come from either model. So flip the sign of each difference at random, and count how often the mean is at
+    least as far from zero. The observed arrangement counts as one of them, so the p-value is never 0.
 
     Args:
         a: (items,) a value for each item, such as 0 or 1, or bits.
-        b: (items,) the other model's, in the same order.
-        resamples: random arrangements.
-        seed: of the draws.
+        b: (items,) the other model's values, in the same order.
+        resamples: how many random arrangements.
+        seed: seed of the draws.
 
     Raises:
         UserError: the two differ in length, are empty or not finite, or there are no resamples.
@@ -125,7 +124,7 @@ def compare_paired(a: ArrayLike, b: ArrayLike, resamples: int = RESAMPLES, seed:
     block, at_least = max(1, _BLOCK // items), 1
     for start in range(0, resamples, block):
         signs = rng.integers(0, 2, size=(min(block, resamples - start), items)) * 2 - 1
-        # A little slack: sums in another order differ in their last bits.
+        # A small tolerance, because sums in another order differ in their last bits.
         at_least += int((np.abs(signs @ differences) / items >= observed * (1 - 1e-12)).sum())
     return PairedComparison(bootstrap_interval(differences, seed=seed), at_least / (resamples + 1), items)
 
@@ -133,12 +132,12 @@ def compare_paired(a: ArrayLike, b: ArrayLike, resamples: int = RESAMPLES, seed:
 def mcnemar_p_value(a: ArrayLike, b: ArrayLike) -> float:
     """Exact two-sided test for answers that are right or wrong (McNemar, 1947).
 
-    Only questions that one model answers and the other does not say anything. If the models were equal,
-    each of those would fall to either side like a coin.
+    Only the questions that exactly one model answers correctly carry information. If the models were equal, each of
+    these questions would go to one model or the other like the toss of a coin.
 
     Args:
         a: (items,) 0 or 1.
-        b: (items,) 0 or 1, of the other model.
+        b: (items,) 0 or 1, from the other model.
 
     Raises:
         UserError: the two differ in length or are empty, or hold something else than 0 and 1.
@@ -159,13 +158,13 @@ def mcnemar_p_value(a: ArrayLike, b: ArrayLike) -> float:
 
 
 def questions_needed(difference: float, accuracy: float = 0.5) -> int:
-    """How many questions two models must be asked, each its own, to see a difference in 8 of 10 trials.
+    """How many questions each of two models must be asked, all different, to see a difference in 8 of 10 trials.
 
-    The usual normal approximation for two proportions at 5 % significance and 80 % power.
+    This is the usual normal approximation for two proportions at 5 % significance and 80 % power.
 
     Args:
-        difference: between the two accuracies, such as 0.02.
-        accuracy: about which they lie.
+        difference: difference between the two accuracies, such as 0.02.
+        accuracy: the accuracy that both are close to.
 
     Raises:
         UserError: a difference or an accuracy that is not between 0 and 1.

@@ -1,9 +1,8 @@
-"""The loss on a whole text, with as much context for each token as one is willing to pay for.
+"""The loss on a whole text; more context for each token costs more time.
 
-A text is longer than the context, so it is cut into windows. Cut end to end, the first token of a
-window is predicted from nothing, and the loss comes out too high. Windows that overlap give each
-counted token more context: with a stride of 1 every token has the fullest context there is, at the
-price of one forward pass a token.
+A text is longer than the context, so it is cut into windows. If the windows do not overlap, the first token of
+each window is predicted from nothing, and the loss is too high. Windows that overlap give each counted token more
+context. With a stride of 1 every token has the longest possible context, and costs one forward pass.
 """
 
 from __future__ import annotations
@@ -28,10 +27,10 @@ class TextScores:
 
     Args:
         ids: (tokens,) the predicted tokens in order.
-        nats: (tokens,) -ln p of each.
+        nats: (tokens,) -ln p of each token.
         top_ids: (tokens,) the most likely token at each place.
-        top_probabilities: (tokens,) the probability of that.
-        context_sizes: (tokens,) how many tokens the prediction was made from.
+        top_probabilities: (tokens,) the probability of that token.
+        context_sizes: (tokens,) how many tokens each prediction was made from.
         documents: (tokens,) which text each belongs to.
         num_bytes: UTF-8 size of the texts.
     """
@@ -51,22 +50,22 @@ class TextScores:
 
     @property
     def bits_per_byte(self) -> float:
-        """Comparable between tokenizers."""
+        """Bits per byte of text; can be compared between tokenizers."""
         return bits_per_byte(self.total_nats, self.num_bytes)
 
     @property
     def perplexity(self) -> float:
-        """Per token; comparable between models that share a tokenizer."""
+        """Perplexity of a token; can be compared only between models with the same tokenizer."""
         return perplexity(self.total_nats / len(self.ids))
 
     @property
     def correct(self) -> NDArray[np.bool_]:
-        """(tokens,) whether the most likely token is the one that came."""
+        """Whether the most likely token is the right one, (tokens,)."""
         return self.top_ids == self.ids
 
     @property
     def accuracy(self) -> float:
-        """Share of tokens that the model would have chosen itself; depends on the tokenizer, as perplexity does."""
+        """The share of tokens that the model would have chosen itself. Like perplexity, it depends on the tokenizer."""
         return float(self.correct.mean())
 
 
@@ -80,22 +79,22 @@ def score_text(
 def score_documents(
     model: GPTModel, tokenizer: Tokenizer, documents: Sequence[str], placement: Placement, stride: int | None = None
 ) -> TextScores:
-    """Measure a model on texts that do not see one another.
+    """Measure a model on texts that do not see each other.
 
     Each text stands after an end-of-text token where the tokenizer has one, so that its first token
     is predicted too. A character tokenizer without one leaves the first character out.
 
     Args:
-        model: in evaluation mode.
-        tokenizer: the model's.
+        model: a model in evaluation mode.
+        tokenizer: the model's tokenizer.
         documents: any texts.
         placement: device and precision.
         stride: tokens counted in each window after the first, from 1 to the context length; None for
             half the context.
 
     Raises:
-        UserError: a text is too short, or the stride impossible.
-        TokenizerError: a character that a character tokenizer lacks.
+        UserError: a text is too short, or the stride is impossible.
+        TokenizerError: a text has a character that the character tokenizer lacks.
     """
     require_texts(documents)
     begin = [] if tokenizer.end_of_text_id is None else [tokenizer.end_of_text_id]
@@ -109,18 +108,18 @@ def score_stream(
 ) -> TextScores:
     """Measure a model on texts as one stream, each after an end-of-text token that is predicted too.
 
-    What training reports and compressors do: a window may reach back into the document before, and where a
-    document ends is part of what has to be known. For a ladder from counting to transformers.
+    Training reports and compressors measure in the same way. A window may reach back into the previous document, and
+    the end of a document must be predicted too. The ladder from counting to transformers needs this.
 
     Args:
-        model: in evaluation mode.
-        tokenizer: the model's.
-        documents: in order.
+        model: a model in evaluation mode.
+        tokenizer: the model's tokenizer.
+        documents: texts in order.
         placement: device and precision.
         stride: see `score_documents`.
 
     Raises:
-        UserError: the text is too short, or the stride impossible.
+        UserError: the text is too short, or the stride is impossible.
     """
     require_texts(documents)
     begin = [] if tokenizer.end_of_text_id is None else [tokenizer.end_of_text_id]
@@ -142,9 +141,9 @@ def _score(
     for number, ids in enumerate(texts):
         if len(ids) < 2:
             raise UserError("the text is too short: there is no token to predict")
-        counted = 1  # ids[:counted] are accounted for; the first is never predicted
+        counted = 1  # ids[:counted] are done; the first is never predicted
         while counted < len(ids):
-            # The first window counts all it predicts; each later one ends `stride` tokens further on.
+            # The first window counts all that it predicts. Each later window ends `stride` tokens further on.
             stop = min(len(ids), context + 1 if counted == 1 else counted + stride)
             windows.append(ids[max(0, stop - 1 - context) : stop])
             fresh.append(stop - counted)

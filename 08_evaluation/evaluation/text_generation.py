@@ -1,4 +1,4 @@
-"""Text from a model, for tasks that are answered by writing and for a look at how it fails."""
+"""Text from a model, for tasks with written answers and for a look at how the model fails."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class GeneratedText:
     """What a model wrote.
 
     Args:
-        text: the continuation, without the text that ended it.
+        text: the continuation, without the stop text.
         num_tokens: how many tokens were generated.
         ended: whether it ended by itself or at a stop text; otherwise the limit was reached.
         was_cut: whether the beginning of the prompt was dropped to fit the model.
@@ -45,13 +45,13 @@ def text_generator(
 ) -> Generate:
     """A function that continues prompts, many at once, with the engine of stage 7.
 
-    A prompt leaves room for the text where it can: its beginning is dropped down to half the context.
+    A long prompt loses its beginning to leave room for the text, but at least half the context stays for the prompt.
 
     Args:
-        model: in evaluation mode.
-        tokenizer: the model's.
+        model: a model in evaluation mode.
+        tokenizer: the model's tokenizer.
         placement: device and precision.
-        parameters: how to draw; greedy if None. Where a seed is set, prompt number i draws with seed + i.
+        parameters: how to draw; None for greedy. Where a seed is set, prompt number i draws with seed + i.
         begin_with_end_of_text: put `<|endoftext|>` first, as every document began in training.
     """
     drawing = parameters or SamplingParameters(temperature=0.0)

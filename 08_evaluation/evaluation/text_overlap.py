@@ -1,8 +1,8 @@
 """How much a generated text has in common with a reference: exact match, F1, BLEU, ROUGE-L.
 
-All four count shared words and none of them understands: "not bad" against "bad" scores well. They are for
-answers that are short or close to a reference, and for comparing with published figures, for which every
-detail of the tokenization matters; so each follows the implementation that the field reports.
+All four count shared words, and none of them understands a text: "not bad" against "bad" scores well. They are for
+answers that are short or close to a reference, and for comparing with published results. For that, every detail of
+the tokenization matters, so each follows the implementation that the field reports.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def normalise_answer(text: str) -> str:
-    """Lower case, without punctuation and articles, single spaces (Rajpurkar et al., 2016).
+    """The text in lower case, without punctuation and articles, with single spaces (Rajpurkar et al., 2016).
 
     >>> normalise_answer("The  Answer, is 42!")
     'answer is 42'
@@ -38,7 +38,7 @@ def exact_match(prediction: str, reference: str) -> bool:
 
 
 def token_f1(prediction: str, reference: str) -> float:
-    """Harmonic mean of precision and recall over the words after `normalise_answer`, order ignored.
+    """Harmonic mean of precision and recall over the words after `normalise_answer`; the order does not count.
 
     >>> token_f1("in the year 1991", "1991")
     0.5
@@ -63,8 +63,8 @@ def tokenize_13a(text: str) -> list[str]:
     for entity, character in (("&quot;", '"'), ("&amp;", "&"), ("&lt;", "<"), ("&gt;", ">")):
         text = text.replace(entity, character)
     text = f" {text} "
-    text = re.sub(r"([{-~\[-` -&(-+:-@/])", r" \1 ", text)  # ASCII punctuation but ' , - .
-    text = re.sub(r"([^0-9])([.,])", r"\1 \2 ", text)  # a dot or comma stays between digits only
+    text = re.sub(r"([{-~\[-` -&(-+:-@/])", r" \1 ", text)  # ASCII punctuation except ' , - .
+    text = re.sub(r"([^0-9])([.,])", r"\1 \2 ", text)  # a dot or comma stays only between digits
     text = re.sub(r"([.,])([^0-9])", r" \1 \2", text)
     text = re.sub(r"([0-9])(-)", r"\1 \2 ", text)
     return text.split()
@@ -73,9 +73,9 @@ def tokenize_13a(text: str) -> list[str]:
 def corpus_bleu(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> float:
     """BLEU over a whole set of texts (Papineni et al., 2002), as sacrebleu reports it.
 
-    The geometric mean of the precisions of 1- to 4-grams, each n-gram counted at most as often as in one
-    reference, times a penalty for being shorter than the closest reference. An order without any match
-    counts as 1/2, 1/4, … of a match instead of 0 ("exp" smoothing).
+    It is the geometric mean of the precisions of 1- to 4-grams, times a penalty if the text is shorter than the closest
+    reference. Each n-gram counts at most as often as it occurs in one reference. An order without any match counts as
+    1/2, 1/4, … of a match instead of 0 ("exp" smoothing).
 
     Args:
         hypotheses: one text each.
@@ -133,8 +133,8 @@ def _combine(matches: list[int], totals: list[int], hypothesis_length: int, refe
 def rouge_l(prediction: str, reference: str) -> float:
     """F1 of the longest common subsequence of words (Lin, 2004), as the `rouge-score` package gives it.
 
-    Words are runs of ASCII letters and digits in lower case, without stemming. Unlike BLEU the shared words
-    need not stand next to one another, only in the same order.
+    Words are runs of ASCII letters and digits in lower case, without stemming. Unlike in BLEU, the shared words do
+    not have to be next to each other. They only need the same order.
 
     >>> rouge_l("the cat is on the mat", "the cat sat on the mat")  # the cat · on the mat: 5 of 6
     0.8333333333333334

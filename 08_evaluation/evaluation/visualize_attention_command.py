@@ -15,7 +15,7 @@ from tokenizer.interface import Tokenizer
 from training.checkpoints.checkpoint import newest_run
 from transformer.gpt_model import GPTModel
 
-MAX_TOKENS = 256  # a page of all heads grows with the square
+MAX_TOKENS = 256  # the size of a page with all heads grows with the square
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -35,12 +35,12 @@ def attention_of(model: GPTModel, tokenizer: Tokenizer, text: str) -> tuple[torc
     """Weights of every head on a text.
 
     Args:
-        model: in evaluation mode.
-        tokenizer: the model's.
-        text: at most the context, and at most `MAX_TOKENS` tokens.
+        model: a model in evaluation mode.
+        tokenizer: the model's tokenizer.
+        text: a text of at most the context, and at most `MAX_TOKENS` tokens.
 
     Returns:
-        (layers, heads, time, time) and the text of each token.
+        The weights, (layers, heads, time, time), and the text of each token.
 
     Raises:
         UserError: the text is empty or too long.

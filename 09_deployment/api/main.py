@@ -1,4 +1,4 @@
-"""Serve a checkpoint over HTTP: a chat page, and an API that OpenAI's clients speak.
+"""Serve a checkpoint over HTTP: a chat page, and an API that works with OpenAI's clients.
 
     python 09_deployment/api/main.py                                   # the newest run, http://127.0.0.1:8000
     python 09_deployment/api/main.py --checkpoint checkpoints/small_gpt --port 9000

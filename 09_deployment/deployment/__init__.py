@@ -1,4 +1,4 @@
-"""Stage 9: a model behind an HTTP interface, and exported to the formats of others."""
+"""Stage 9: a model is served over HTTP, and exported to the formats of other programs."""
 
 from typing import TYPE_CHECKING
 

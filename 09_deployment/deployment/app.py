@@ -39,8 +39,8 @@ def create_app(models: Mapping[str, ServedModel], settings: ServerSettings) -> F
     """Build the application.
 
     Args:
-        models: by name; the first is the default.
-        settings: of the server.
+        models: the models by name; the first is the default.
+        settings: settings of the server.
 
     Returns:
         The application; `app.state.server` is its `ServerState` while it runs.
@@ -78,7 +78,7 @@ def create_app(models: Mapping[str, ServedModel], settings: ServerSettings) -> F
         return FileResponse(STATIC / "index.html")
 
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
-    # The last one added is the outermost.
+    # The middleware that is added last is the outermost.
     app.add_middleware(BodyGuard, limits=settings.limits)
     app.add_middleware(Gate, settings=settings, limiter=limiter)
     if settings.cors_origins:
@@ -93,21 +93,21 @@ def create_app(models: Mapping[str, ServedModel], settings: ServerSettings) -> F
 
 
 def _add_operations(app: FastAPI, state: ServerState) -> None:
-    """Routes for whoever runs the server."""
+    """Add the routes for the people who run the server."""
 
     @app.get("/health", tags=["operations"])
     async def health() -> HealthResponse:
-        """Whether the process lives. Needs no key."""
+        """Whether the process is alive. Needs no key."""
         return HealthResponse()
 
     @app.get("/ready", tags=["operations"], response_model=ReadyResponse, responses={503: {"model": ReadyResponse}})
     async def ready() -> JSONResponse:
-        """Whether to send requests here; 503 from the moment the server is told to stop."""
+        """Whether to send requests here. The status is 503 from the moment the server is told to stop."""
         if state.desk.draining:
             return JSONResponse({"status": "stopping"}, 503)
         return JSONResponse({"status": "ready"})
 
     @app.get("/metrics", tags=["operations"], response_class=Response)
     async def metrics() -> Response:
-        """For Prometheus, with vLLM's names."""
+        """Metrics for Prometheus, with vLLM's names."""
         return Response(generate_latest(state.metrics.registry), media_type=CONTENT_TYPE_LATEST)

@@ -31,7 +31,7 @@ CODES = {  # status → OpenAI's type
 
 
 class ErrorDetail(BaseModel):
-    """What went wrong."""
+    """The error itself."""
 
     message: str
     type: str
@@ -40,7 +40,7 @@ class ErrorDetail(BaseModel):
 
 
 class ErrorResponse(BaseModel):
-    """Body of every answer with a status of 400 or more."""
+    """The body of every answer with a status of 400 or more."""
 
     error: ErrorDetail
 
@@ -48,7 +48,7 @@ class ErrorResponse(BaseModel):
 class ApiError(HTTPException):
     """An answer other than success.
 
-    It is Starlette's exception so that FastAPI lets it through where it reads bodies.
+    It is a Starlette exception, because FastAPI lets only those pass where it reads bodies.
 
     Args:
         status: HTTP status.
@@ -75,7 +75,7 @@ class ApiError(HTTPException):
         return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
 
     def response(self) -> JSONResponse:
-        """As an answer."""
+        """The HTTP answer for this error."""
         headers = {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
         if self.status == 401:
             headers["WWW-Authenticate"] = "Bearer"
@@ -94,7 +94,7 @@ def check_limit(param: str, value: int, limit: int, unit: str = "") -> None:
 
 
 def as_api_error(error: Exception) -> ApiError | None:
-    """The answer to an error of the engine, the tokenizer or the chat format; None where it is nobody's mistake."""
+    """The answer to an error of the engine, the tokenizer or the chat format; None for any other error."""
     if isinstance(error, ApiError):
         return error
     if isinstance(error, EngineFullError):
@@ -106,7 +106,7 @@ def as_api_error(error: Exception) -> ApiError | None:
 
 
 def install_error_handlers(app: FastAPI) -> None:
-    """Give every error of an application this shape."""
+    """Give this shape to every error of an application."""
 
     async def known(_: Request, error: Exception) -> JSONResponse:
         answer = as_api_error(error)
@@ -114,7 +114,7 @@ def install_error_handlers(app: FastAPI) -> None:
         return answer.response()
 
     async def invalid(_: Request, error: Exception) -> JSONResponse:
-        """The first problem in one line, in place of a nested list that also repeats the input."""
+        """The first problem in one line, instead of a nested list that also repeats the input."""
         assert isinstance(error, RequestValidationError)
         first = error.errors()[0]
         param = ".".join(str(part) for part in first["loc"][1:]) if first["type"] != "json_invalid" else ""
@@ -138,6 +138,6 @@ def install_error_handlers(app: FastAPI) -> None:
 
 
 def unexpected(error: Exception) -> ApiError:
-    """A mistake of ours: the details go into the log, not to the client."""
+    """The answer to an error in the server itself. The details go into the log, not to the client."""
     structlog.get_logger().error("unexpected error", exc_info=error)
     return ApiError(500, "something went wrong in the server; the log has the details under this request id")

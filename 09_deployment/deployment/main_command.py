@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _given(options: argparse.Namespace) -> dict[str, Any]:
-    """What was said on the command line, as settings."""
+    """The options of the command line, as settings."""
     given = {name: value for name, value in vars(options).items() if value is not None and name != "config"}
     if "adapter" in given:
         pairs = [adapter.partition("=") for adapter in given.pop("adapter")]

@@ -1,4 +1,4 @@
-"""What Prometheus may ask: the names are vLLM's, so that dashboards made for it work here."""
+"""The metrics for Prometheus. They have vLLM's names, so that dashboards made for vLLM work here."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.
 
 
 class EngineCollector(Collector):
-    """Reads the engines when it is asked, so that nothing has to be kept up to date in between."""
+    """Reads the engines when Prometheus asks. So nothing has to be kept up to date between two requests."""
 
     def __init__(self, models: Mapping[str, ServedModel]):
         self._models = models
@@ -25,7 +25,7 @@ class EngineCollector(Collector):
         """See `prometheus_client.registry.Collector`."""
         gauges = {
             "vllm:num_requests_running": "Requests being computed",
-            "vllm:num_requests_waiting": "Requests that queue",
+            "vllm:num_requests_waiting": "Requests in the queue",
             "vllm:kv_cache_usage_perc": "Share of the cache's blocks in use, 0 to 1",
         }
         counters = {
@@ -55,7 +55,7 @@ class EngineCollector(Collector):
         return families.values()
 
     def describe(self) -> Iterator[Metric]:
-        """Nothing: asking the engines is for `collect`."""
+        """No metrics: only `collect` reads the engines."""
         return iter(())
 
 
@@ -63,7 +63,7 @@ class Metrics:
     """Histograms and counters of finished work.
 
     Args:
-        models: by name.
+        models: the models by name.
     """
 
     def __init__(self, models: Mapping[str, ServedModel]):
@@ -77,7 +77,7 @@ class Metrics:
         inter_token = seconds("inter_token_latency", "From one token to the next")
         end_to_end = seconds("e2e_request_latency", "From arrival to the last token")
         queue = seconds("request_queue_time", "From arrival to the first computation")
-        # Looked up once: finding a labelled child by name costs more than observing.
+        # Looked up once, because finding a labelled child by name costs more than an observation.
         self.first_token = {name: first_token.labels(name) for name in models}
         self.inter_token = {name: inter_token.labels(name) for name in models}
         self._end_to_end = {name: end_to_end.labels(name) for name in models}

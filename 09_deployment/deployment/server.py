@@ -1,7 +1,7 @@
-"""How the server listens, and how it stops: orderly, and with success.
+"""How the server listens, and how it stops in order and with success.
 
-On SIGTERM or Ctrl-C the server is no longer ready, takes no new work, and lets running requests finish for
-`drain_seconds`. Then it ends their streams with an error event. The exit status is 0. A second Ctrl-C ends it at once.
+After SIGTERM or Ctrl-C the server is not ready any more and takes no new work. Running requests have `drain_seconds` to
+finish. Then it ends their streams with an error event. The exit status is 0. A second Ctrl-C ends it at once.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ CUT_SECONDS = 5  # from the end of draining to the end of the process
 
 
 def uvicorn_config(app: FastAPI, settings: ServerSettings) -> uvicorn.Config:
-    """The configuration of Uvicorn that the settings of the server amount to."""
+    """The configuration of Uvicorn that follows from the settings of the server."""
     limits = settings.limits
     return uvicorn.Config(
         app,
@@ -43,7 +43,7 @@ def uvicorn_config(app: FastAPI, settings: ServerSettings) -> uvicorn.Config:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Open the socket to listen on. Uvicorn would end the process with a traceback where the port is taken.
+    """Open the socket to listen on. Uvicorn would end the process with a traceback if the port is taken.
 
     Raises:
         ValueError: the port is taken, or the address is not one of this machine.
@@ -56,11 +56,11 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 class StoppingServer(uvicorn.Server):
-    """Uvicorn's server, with streams that are told when they are cut, and an exit status of 0 after SIGTERM.
+    """Uvicorn's server; it tells streams when they are cut, and its exit status after SIGTERM is 0.
 
     Args:
-        config: of uvicorn.
-        state: of the application.
+        config: configuration of Uvicorn.
+        state: state of the application.
     """
 
     def __init__(self, config: uvicorn.Config, state: ServerState):
@@ -74,7 +74,7 @@ class StoppingServer(uvicorn.Server):
         await super().startup(sockets)
 
     def handle_exit(self, sig: int, frame: Any) -> None:
-        """See uvicorn; called by the signal."""
+        """See Uvicorn; the signal calls this."""
         if not self._state.desk.draining and self._loop is not None:
             self._state.desk.draining = True
             desk, seconds = self._state.desk, self._state.settings.drain_seconds
@@ -83,7 +83,7 @@ class StoppingServer(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """See uvicorn, which raises the signal again at the end; here stopping when told to is success."""
+        """See Uvicorn, which raises the signal again at the end. Here, stopping after a signal counts as success."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return

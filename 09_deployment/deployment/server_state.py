@@ -18,7 +18,7 @@ from deployment.settings import ServerSettings
 from finetuning.data.chat_format import Message
 from optimization.engine.request import GenerationRequest
 
-LONG_TEXT = 10_000  # characters from which on encoding goes to another thread
+LONG_TEXT = 10_000  # characters; a text of this length or longer is encoded in another thread
 
 
 @dataclass
@@ -26,11 +26,11 @@ class ServerState:
     """The parts of a running server.
 
     Args:
-        settings: all of them.
-        models: by name; the first is the default.
+        settings: all settings.
+        models: the models by name; the first is the default.
         metrics: counters.
         desk: the generations.
-        limiter: requests and tokens a minute.
+        limiter: counts requests and tokens per minute.
     """
 
     settings: ServerSettings
@@ -54,7 +54,7 @@ class ServerState:
         return self.models[name]
 
     async def encode_prompt(self, model: ServedModel, prompt: str | list[int]) -> list[int]:
-        """A prompt as ids, without keeping the event loop from others while a long text is encoded."""
+        """A prompt as ids. A long text is encoded in another thread, so that it does not block the event loop."""
         check_limit("prompt", len(prompt), self.settings.limits.max_prompt_characters, "characters or ids")
         if len(prompt) < LONG_TEXT:
             return model.encode_prompt(prompt)
@@ -80,7 +80,7 @@ class ServerState:
             wanted: the texts that the request asks for.
 
         Raises:
-            ApiError: over the rate.
+            ApiError: the client is over the rate.
         """
         tokens = sum(len(g.prompt_ids) + g.parameters.max_tokens for g in wanted)
         structlog.contextvars.bind_contextvars(model=model.name, prompt_tokens=sum(len(g.prompt_ids) for g in wanted))

@@ -1,7 +1,7 @@
-"""What can be set about the server: from a YAML file, environment variables and the command line.
+"""The settings of the server: from a YAML file, environment variables and the command line.
 
-The later wins: defaults, `--config server.yaml`, `NULLM_…` variables, the command line. A variable's parts are
-joined by two underscores: `NULLM_LIMITS__MAX_TOKENS=256`.
+In this list, each source wins over those before it: defaults, `--config server.yaml`, `NULLM_…` variables, the command
+line. The parts of a variable's name are joined by two underscores: `NULLM_LIMITS__MAX_TOKENS=256`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class SettingsFileError(ValueError):
 
 
 class Limits(BaseModel):
-    """The most that one request may ask for. All of it is checked before the model is touched."""
+    """The most that one request may ask for. All limits are checked before the model runs."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -54,7 +54,7 @@ class Limits(BaseModel):
 
 
 class RateLimits(BaseModel):
-    """Requests and tokens a minute, counted for each API key and for each address."""
+    """Requests and tokens per minute, counted for each API key and for each address."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -98,11 +98,11 @@ class ServerSettings(BaseSettings):
     allow_public_without_keys: bool = Field(default=False, description="Serve a public address to everybody.")
     allowed_hosts: list[str] | None = Field(
         default=None,
-        description="Values of the Host header; null for this machine's names on a loopback address, else any.",
+        description="Allowed values of the Host header; null for this machine's names on a loopback address, otherwise any.",
     )
     cors_origins: list[str] = Field(default_factory=list, description="Other sites whose pages may call the API.")
     trusted_proxies: list[str] = Field(
-        default_factory=list, description="Proxies whose X-Forwarded-For is believed; empty for none."
+        default_factory=list, description="Proxies whose X-Forwarded-For is trusted; empty for none."
     )
     drain_seconds: float = Field(default=30.0, ge=0, description="Time for running requests to finish after SIGTERM.")
     stream_interval_ms: float = Field(
@@ -147,7 +147,7 @@ class ServerSettings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Command line, environment, file."""
+        """The sources in order: command line, environment, file."""
         return init_settings, env_settings, YamlConfigSettingsSource(settings_cls)
 
 
@@ -155,8 +155,8 @@ def load_settings(config: Path | str | None, command_line: dict[str, Any]) -> Se
     """Read the settings.
 
     Args:
-        config: a YAML file; None for none.
-        command_line: what was given there, nested as in the file.
+        config: a YAML file, or None.
+        command_line: settings from the command line, nested as in the file.
 
     Raises:
         SettingsFileError: the file cannot be read, or a value makes no sense.
@@ -186,4 +186,4 @@ def is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
-        return False  # a name: where it leads cannot be known
+        return False  # a name; it is not known which address it leads to

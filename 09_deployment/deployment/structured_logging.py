@@ -1,6 +1,6 @@
-"""One JSON object a line, with the id of the request it belongs to; uvicorn's messages included.
+"""A log with one JSON object per line and the id of its request. Uvicorn's messages are in it too.
 
-What is not in it: prompts, answers, keys. A log is copied to more places than anybody remembers.
+Prompts, answers and keys are not in it, because a log is copied to more places than anybody remembers.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from structlog.typing import Processor
 
 
 def configure_logging(style: Literal["json", "console"]) -> None:
-    """Send structlog's and the standard library's messages to standard error in one form."""
+    """Send the messages of structlog and of the standard library to standard error in one form."""
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,

@@ -26,7 +26,7 @@ def test_one_text_is_not_taken_for_a_list_of_characters():
         lambda: measure(model, "abc"),
         lambda: split_documents("mine", "some text to split", 0.1),
     ):
-        with pytest.raises(ValueError, match="expected a list of texts, got one text"):
+        with pytest.raises(ValueError, match="must be a list of texts, got the single text"):
             call()
 
 

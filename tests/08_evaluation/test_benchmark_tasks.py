@@ -223,7 +223,7 @@ def test_examples_are_drawn_by_the_seed_and_never_the_question_itself(tmp_path: 
         assert item.contexts[0].count(f"q{i}") == 1 and item.contexts[0].count(" yes") == 3
     assert prompted == with_examples(task, items, range(6), 3, seed=1)
     assert prompted != with_examples(task, items, range(6), 3, seed=2)
-    with pytest.raises(UserError, match="6 examples were asked for, there are 5"):
+    with pytest.raises(UserError, match="6 examples were asked for, and there are 5"):
         with_examples(task, items, range(6), 6, seed=1)
 
 

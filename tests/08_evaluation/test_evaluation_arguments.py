@@ -22,7 +22,7 @@ def test_one_text_is_not_taken_for_a_list_of_characters():
         lambda: corpus_bleu("a b", ["a", "b", "c"]),
         lambda: corpus_bleu(["the cat sat on the mat"], ["the cat sat on the mat"]),
     ):
-        with pytest.raises(UserError, match="expected a list of texts, got one text"):
+        with pytest.raises(UserError, match="must be a list of texts, got the single text"):
             call()
 
 

@@ -31,7 +31,7 @@ def test_baselines_find_what_shares_the_rare_words():
 def test_scores_are_means_over_questions():
     scores = score_answers(["a b", "c d "], [ask("?", "a b"), ask("?", "c x")])
     assert (scores.questions, scores.exact, scores.rouge_l) == (2, 0.5, 0.75)
-    with pytest.raises(ValueError, match="there must be one for each"):
+    with pytest.raises(ValueError, match="each needs one"):
         score_answers(["a"], [])
 
 

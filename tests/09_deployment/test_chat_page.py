@@ -78,7 +78,7 @@ def test_pointing_shows_alternatives_and_choosing_one_branches(page):
     assert page.locator(".token").nth(4).evaluate("e => e.classList.contains('chosen')")
     assert chosen.replace("␣", " ").replace("⏎", "\n") == page.locator(".token").nth(4).text_content() != first[4]
     assert "2 / 2" in page.locator(".versions").inner_text()
-    page.get_by_label("Version before").click()
+    page.get_by_label("Previous version").click()
     assert page.locator(".token").all_text_contents() == first
 
 
@@ -95,8 +95,8 @@ def test_regenerating_and_editing_keep_what_was_said(page):
     page.wait_for_selector("#send:visible")
     assert page.locator(".user .text").inner_text() == "two"
     assert "2 / 2" in page.locator(".user .versions").inner_text()
-    page.locator(".user").get_by_label("Version before").click()
-    page.locator(".assistant").get_by_label("Version before").click()
+    page.locator(".user").get_by_label("Previous version").click()
+    page.locator(".assistant").get_by_label("Previous version").click()
     page.wait_for_function("() => document.querySelector('.user .text').textContent === 'one'")
     assert answer(page) == before
     page.reload()

@@ -13,22 +13,22 @@ from transformer.gpt_model import GPTModel
 
 
 def embedding_matrix(model: GPTModel) -> NDArray[np.float64]:
-    """(vocab_size, d_model) the token embeddings, of a quantized model too."""
+    """The token embeddings, (vocab_size, d_model); works for a quantized model too."""
     every = torch.arange(model.token_embedding.num_embeddings, device=model.device)
     with torch.inference_mode():
         return model.token_embedding(every).double().cpu().numpy()
 
 
 def nearest_tokens(embeddings: NDArray[np.float64], token: int, count: int = 8) -> list[tuple[int, float]]:
-    """The tokens whose embeddings point most nearly the same way, with the cosine, the nearest first.
+    """The tokens whose embeddings have the most similar direction, with the cosine, the nearest first.
 
     Args:
         embeddings: (vocab_size, d_model).
-        token: whose neighbours.
-        count: how many.
+        token: the token whose neighbours are wanted.
+        count: how many neighbours.
 
     Raises:
-        UserError: no such token.
+        UserError: there is no such token.
     """
     if not 0 <= token < len(embeddings):
         raise UserError(f"token {token} is outside the vocabulary of {len(embeddings)}")
@@ -39,11 +39,11 @@ def nearest_tokens(embeddings: NDArray[np.float64], token: int, count: int = 8) 
 
 
 def principal_map(embeddings: NDArray[np.float64], tokens: Sequence[int]) -> tuple[NDArray[np.float64], float]:
-    """Some tokens in the plane of their two main directions (principal component analysis).
+    """Places of some tokens in the plane of their two main directions (principal component analysis).
 
     Args:
         embeddings: (vocab_size, d_model).
-        tokens: at least three.
+        tokens: ids of at least three tokens.
 
     Returns:
         (tokens, 2) coordinates, and the share of the variance that the plane keeps.

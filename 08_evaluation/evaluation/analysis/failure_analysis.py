@@ -33,11 +33,11 @@ class Failure:
 class SymbolTable:
     """The dotted names that the documentation knows.
 
-    A name counts as real where it, or a longer name that begins with it, occurs anywhere in the documents. A name
-    of a module that the documents do not speak of at all cannot be judged, and is let pass.
+    A name counts as real if it, or a longer name that begins with it, occurs anywhere in the documents. Where the
+    documents do not mention a module at all, its names cannot be judged and are accepted.
 
     Args:
-        documents: those of the training and of the held-out part.
+        documents: the documents of the training part and of the held-out part.
     """
 
     def __init__(self, documents: Iterable[str]):
@@ -52,16 +52,16 @@ class SymbolTable:
         self._roots = {name.partition(".")[0] for name in self._names}
 
     def unknown(self, text: str) -> list[str]:
-        """Dotted names of a text that look like ours and do not exist, each once, in order."""
+        """Dotted names in a text that look like documented names and do not exist, each once, in order."""
         names = dict.fromkeys(_DOTTED_NAME.findall(text))
         return [name for name in names if name.partition(".")[0] in self._roots and name not in self._names]
 
 
 def find_failures(prompt: str, generated: GeneratedText, symbols: SymbolTable) -> list[Failure]:
-    """What is wrong with a text; nothing, if all is well.
+    """What is wrong with a text; an empty list if nothing is.
 
     Args:
-        prompt: what was continued.
+        prompt: the text that was continued.
         generated: the continuation.
         symbols: names that exist.
     """
@@ -83,7 +83,7 @@ def find_failures(prompt: str, generated: GeneratedText, symbols: SymbolTable) -
 
 def _broken_format(text: str) -> str:
     if "\ufffd" in text:
-        return "holds bytes that are no character"
+        return "holds bytes that are not a character"
     for opening, closing in _FENCES:
         missing = text.count(opening) - text.count(closing)
         if missing > 0:

@@ -1,6 +1,6 @@
 """Where the bits go: the loss by place in the context, kind and frequency of the token, and the hardest places.
 
-One figure for a text hides that half of the tokens are nearly free and a few cost most of it.
+One number for a text hides that half of the tokens cost almost nothing, and that a few cost most of the bits.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from evaluation.sliding_window import TextScores
 from groundwork.user_errors import UserError
 from tokenizer.interface import Tokenizer
 
-# The first that matches names the kind of a token. Spaces before a word belong to the word.
+# The first pattern that matches gives the kind of a token. Spaces before a word belong to the word.
 _KINDS = (
     ("line break", re.compile(r"\s*\n\s*")),
     ("spaces", re.compile(r"\s+")),
@@ -33,11 +33,11 @@ class Group:
     """Tokens that have something in common.
 
     Args:
-        name: what.
-        tokens: how many.
-        bits: mean bits a token.
-        share_of_bits: of all the bits of the text.
-        accuracy: share that was the most likely token.
+        name: what they have in common.
+        tokens: how many tokens.
+        bits: mean bits per token.
+        share_of_bits: share of all the bits of the text.
+        accuracy: share of places where the most likely token was the right one.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Span:
     """A stretch of text and its cost.
 
     Args:
-        before: what stands before it.
+        before: the text before it.
         text: the stretch.
         bits: its cost.
         expected: what the model thought most likely at the hardest token.
@@ -65,7 +65,7 @@ class Span:
 
 
 def token_kind(tokenizer: Tokenizer, token: int) -> str:
-    """What a token is, one of `KINDS`."""
+    """The kind of a token, one of `KINDS`."""
     if token == tokenizer.end_of_text_id:
         return "end of text"
     text = tokenizer.decode([token])
@@ -75,7 +75,7 @@ def token_kind(tokenizer: Tokenizer, token: int) -> str:
 
 
 def loss_by_kind(scores: TextScores, tokenizer: Tokenizer) -> list[Group]:
-    """Groups by `token_kind`, those that take most of the bits first."""
+    """Groups by `token_kind`; the groups that take most of the bits come first."""
     kind_of_id = {int(token): KINDS.index(token_kind(tokenizer, int(token))) for token in np.unique(scores.ids)}
     kinds = np.array([kind_of_id[int(token)] for token in scores.ids])
     groups = [_group(name, kinds == index, scores) for index, name in enumerate(KINDS)]
@@ -86,7 +86,7 @@ def loss_by_frequency(scores: TextScores, counts: NDArray[np.int64]) -> list[Gro
     """Groups by how often a token occurred in training, in powers of ten, the rarest first.
 
     Args:
-        scores: of any text.
+        scores: scores of any text.
         counts: (vocab_size,) occurrences in the training text.
     """
     decades = np.where(counts > 0, np.log10(np.maximum(counts, 1)).astype(np.int64) + 1, 0)[scores.ids]
@@ -96,7 +96,7 @@ def loss_by_frequency(scores: TextScores, counts: NDArray[np.int64]) -> list[Gro
 
 
 def loss_by_context(scores: TextScores) -> list[Group]:
-    """Groups by how many tokens the model had before it, in powers of two: what more context is worth."""
+    """Groups by how many tokens the model saw before the token, in powers of two. They show what more context is worth."""
     powers = np.log2(scores.context_sizes).astype(np.int64)
     groups = [
         _group(str(2**k) if k == 0 else f"{2**k} to {2 ** (k + 1) - 1}", powers == k, scores)
@@ -118,7 +118,7 @@ def _group(name: str, members: NDArray[np.bool_], scores: TextScores) -> Group:
 
 
 def token_counts(tokenizer: Tokenizer, documents: Sequence[str]) -> NDArray[np.int64]:
-    """(vocab_size,) how often each token occurs in documents."""
+    """How often each token occurs in the documents, (vocab_size,)."""
     counts = np.zeros(tokenizer.vocab_size, dtype=np.int64)
     for document in documents:
         counts += np.bincount(tokenizer.encode_to_array(document), minlength=tokenizer.vocab_size)
@@ -129,8 +129,8 @@ def worst_spans(scores: TextScores, tokenizer: Tokenizer, length: int = 8, count
     """The stretches of `length` tokens that cost most, without overlap.
 
     Args:
-        scores: of any text.
-        tokenizer: the model's.
+        scores: scores of any text.
+        tokenizer: the model's tokenizer.
         length: tokens in a stretch.
         count: how many stretches.
 

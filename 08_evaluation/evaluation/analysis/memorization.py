@@ -1,11 +1,11 @@
 """How much of a generated text is copied from the training text.
 
-The longest stretch that a text shares with the training text, byte for byte (after Lee et al., 2022:
-"Deduplicating Training Data Makes Language Models Better"). Phrases of a few words are shared by all texts of one
-subject; a stretch of hundreds of bytes was learned by heart.
+It is measured by the longest stretch that a text shares with the training text, byte for byte (after Lee et al., 2022:
+"Deduplicating Training Data Makes Language Models Better"). All texts on one subject share phrases of a few words. A
+stretch of hundreds of bytes was learned by heart.
 
-All windows of 16 bytes of the training text are kept in sorted order, as one 64-bit key each. A text's
-windows are looked up among them and each match is followed to its end.
+All windows of 16 bytes of the training text are kept in sorted order, as one 64-bit key each. The windows of a
+text are looked up among them, and each match is followed to its end.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from groundwork.user_errors import UserError
 
 SEED_BYTES = 16  # matches shorter than this are not found
-MAX_PLACES = 2000  # followed for one window; a line of dashes has more, and they are all alike
+MAX_PLACES = 2000  # places that are followed for one window; a line of dashes has more, and they are all the same
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Match:
     """The longest stretch shared with the training text.
 
     Args:
-        text: the stretch; empty if none has `SEED_BYTES`.
+        text: the stretch; empty if no stretch has `SEED_BYTES` bytes.
         num_bytes: its size.
         coverage: share of the whole text's bytes that lie in some stretch of at least `long_match` bytes.
     """
@@ -38,7 +38,7 @@ class Match:
 
 
 class TrainingIndex:
-    """The training text, prepared for look-ups; 8 to 16 times its size in memory while it is made.
+    """The training text, prepared for look-ups. Making it takes 8 to 16 times the size of the text in memory.
 
     Args:
         documents: the training documents.
@@ -60,8 +60,8 @@ class TrainingIndex:
         """The longest stretch of a text that occurs in the training text.
 
         Args:
-            text: generated.
-            long_match: bytes from which a stretch counts as copied, for the coverage.
+            text: the generated text.
+            long_match: the smallest number of bytes that counts as copied, for the coverage.
         """
         query = np.frombuffer(text.encode("utf-8"), dtype=np.uint8)
         lengths = self._match_lengths(query)
@@ -76,7 +76,7 @@ class TrainingIndex:
         return Match(bytes(query[start : start + size]).decode("utf-8", errors="replace"), size, covered)
 
     def _match_lengths(self, query: NDArray[np.uint8]) -> NDArray[np.int64]:
-        """(windows,) how far the training text agrees with the query from each place on; 0 below a window."""
+        """How many bytes of the query agree with the training text from each place on, (windows,); 0 below a window."""
         if len(query) < SEED_BYTES:
             return np.zeros(0, dtype=np.int64)
         keys = _window_keys(query)
@@ -84,13 +84,13 @@ class TrainingIndex:
         lengths = np.zeros(len(keys), dtype=np.int64)
         for place in np.flatnonzero(last > first):
             if place and lengths[place - 1] > SEED_BYTES:
-                lengths[place] = lengths[place - 1] - 1  # at least what is left of the match before
+                lengths[place] = lengths[place - 1] - 1  # at least the rest of the previous match
             candidates = self._order[first[place] : min(last[place], first[place] + MAX_PLACES)].astype(np.int64)
             lengths[place] = max(lengths[place], self._follow(query, int(place), candidates))
         return lengths
 
     def _follow(self, query: NDArray[np.uint8], place: int, candidates: NDArray[np.int64]) -> int:
-        size = 0  # from the first byte on, so that two windows with one key are told apart
+        size = 0  # compare from the first byte on: two different windows can have the same key
         while place + size < len(query) and len(candidates):
             candidates = candidates[candidates + size < len(self._data)]
             going_on = candidates[self._data[candidates + size] == query[place + size]]
@@ -101,7 +101,7 @@ class TrainingIndex:
 
 
 def _window_keys(data: NDArray[np.uint8]) -> NDArray[np.uint64]:
-    """One 64-bit number for each window of `SEED_BYTES`: two halves, mixed by an odd multiplier."""
+    """One 64-bit number for each window of `SEED_BYTES`. Its two halves are mixed with an odd multiplier."""
     length = len(data) - SEED_BYTES + 1
     half = SEED_BYTES // 2
     halves = np.zeros(len(data) - half + 1, dtype=np.uint64)

@@ -1,4 +1,4 @@
-"""The rung after instruction tuning: what answering questions costs a model in bits per byte of plain text."""
+"""The rung after instruction tuning. It shows how many bits per byte of plain text a model loses when it learns to chat."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def questions_about(text: Corpus) -> Sequence[Example]:
     """Questions whose answers stand in the training part; none are asked about what the ladder is measured on.
 
     Returns:
-        No questions where the text is not the Python documentation.
+        The questions; none where the text is not the Python documentation.
     """
     if text.name != "python_docs":
         return ()
@@ -48,13 +48,13 @@ def tuned(
     placement: Placement,
     on_step: Callable[[int, float], None],
 ) -> tuple[GPTModel, Tokenizer, float]:
-    """A copy of a model, instruction tuned as `configs/sft.yaml` does it.
+    """A copy of a model, instruction-tuned with the recipe of `configs/sft.yaml`.
 
     Returns:
-        The model, its tokenizer with the marks of the chat format, the seconds of training.
+        The model, its tokenizer with the marks of the chat format, and the seconds of training.
 
     Raises:
-        UserError: no question fits the context.
+        UserError: no question fits into the context.
     """
     start = time.perf_counter()
     model, template = copy.deepcopy(model), chat_template("nullm")

@@ -1,4 +1,4 @@
-"""The rungs of the ladder that are transformers, each a step from the one before."""
+"""The rungs of the ladder that are transformers. Each changes one thing in the rung before it."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ class TransformerRung:
     """A transformer of the ladder; its sizes, steps and batch come from the tier.
 
     Args:
-        name: as printed.
-        stage: where it is taught.
-        characters: a token a character instead of BPE.
-        parts: of the model, as `GPTConfig` names them.
-        optimizer: how it is trained.
-        schedule: likewise.
-        one_layer: a single block instead of the tier's.
+        name: the name that is printed.
+        stage: the stage that teaches it.
+        characters: one token for each character instead of BPE.
+        parts: parts of the model, as `GPTConfig` names them.
+        optimizer: the optimizer it is trained with.
+        schedule: the learning-rate schedule it is trained with.
+        one_layer: a single block instead of the number in the tier.
     """
 
     name: str
@@ -72,7 +72,7 @@ class Tokenizers:
 
     @cached_property
     def bpe(self) -> Tokenizer:
-        """Trained on the training part."""
+        """The BPE tokenizer, trained on the training part."""
         return train_bpe(self._text.train, self._tier.vocab_size)
 
 
@@ -84,10 +84,10 @@ def measure_transformer(
     placement: Placement,
     on_step: Callable[[int, float], None],
 ) -> tuple[float, TrainedModel, Tokenizer]:
-    """Train one and measure it.
+    """Train one rung and measure it.
 
     Returns:
-        Bits per byte, the model with its seconds of training, its tokenizer.
+        Bits per byte, the model with its seconds of training, and its tokenizer.
     """
     tokenizer = tokenizers.characters if rung.characters else tokenizers.bpe
     config = GPTConfig(

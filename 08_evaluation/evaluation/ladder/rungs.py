@@ -1,7 +1,7 @@
-"""The ladder: everything that this repository can model text with, on the same text, by one number.
+"""The ladder: everything in this repository that can model text, measured on the same text with one number.
 
-Each rung is measured in bits per byte on the same held-out documents, the boundaries between them included, so
-that a byte counter, a compressor and a transformer with BPE stand in one table.
+Each rung is measured in bits per byte on the same held-out documents, and the boundaries between documents count
+too. So a byte counter, a compressor and a transformer with BPE can stand in one table.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ class Rung:
 
     Args:
         name: what it is.
-        stage: where it is taught.
-        bits_per_byte: on the held-out text.
-        seconds: to learn, or to compress.
-        parameters: numbers that were learned or counted; 0 for compressors.
+        stage: the stage that teaches it.
+        bits_per_byte: measured on the held-out text.
+        seconds: time to learn, or to compress.
+        parameters: how many numbers were learned or counted; 0 for compressors.
     """
 
     name: str
@@ -59,16 +59,16 @@ class Rung:
 
 
 class Ladder:
-    """Measures rungs, and remembers those measured before on the same text in the same tier.
+    """Measures rungs, and keeps the results for the same text and the same tier.
 
     Args:
-        text: to learn from and to be measured on.
-        tier: how much work it may be.
+        text: the text to learn from and to be measured on.
+        tier: how much work the ladder may take.
         placement: where transformers are trained.
         file: JSON file of the results.
 
     Raises:
-        UserError: the file is damaged or of another text or tier.
+        UserError: the file is damaged, or belongs to another text or tier.
     """
 
     def __init__(self, text: Corpus, tier: LadderTier, placement: Placement, file: Path):
@@ -123,14 +123,14 @@ class Ladder:
             ways[rung.name] = lambda say, rung=rung: self._transformer(rung, say)  # type: ignore[misc]
         best = TRANSFORMERS[-1]
         for method in QUANTIZED:
-            # Kept since the best model was trained, or else it is trained again.
+            # Uses the best model if this run has just trained it; otherwise it is trained again.
             ways[f"{best.name}, {method}"] = lambda say, method=method: self._quantized(best, method, say)  # type: ignore[misc]
         if self.text.name == "python_docs":  # the one text that this repository can make questions about
             ways[AFTER_SFT] = lambda say: self._after_sft(best, say)
         return ways
 
     def climb(self, name: str, say: Progress) -> Rung:
-        """The rung of that name, measured now or before; results are written at once.
+        """The rung of that name, measured now or earlier. A new result is written to the file at once.
 
         Raises:
             UserError: there is no such rung.
@@ -207,7 +207,9 @@ class Ladder:
         start = time.perf_counter()
         quantized = quantize_model(model.float(), method)
         seconds = time.perf_counter() - start
-        full = Placement(self.placement.device, torch.float32)  # the quantized layers are the reference, not packed
+        full = Placement(
+            self.placement.device, torch.float32
+        )  # the quantized layers are the reference layers, not the packed ones
         bits = score_stream(quantized, tokenizer, self.text.validation, full).bits_per_byte
         return Rung(f"{rung.name}, {method}", 7, bits, seconds, count_weights(quantized))
 

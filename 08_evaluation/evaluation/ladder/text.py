@@ -12,20 +12,20 @@ from neural_networks.corpus import Corpus
 
 @dataclass(frozen=True)
 class LadderTier:
-    """How much work the ladder may be.
+    """How much work the ladder may take.
 
     Args:
-        name: of the tier.
-        train_bytes: the most text to train on.
-        validation_bytes: the most text to measure.
-        ngram_order: of the Kneser-Ney model.
-        mlp_steps: of the NumPy network, 256 predictions each.
-        vocab_size: of BPE.
-        context_length: of the transformers, in tokens.
-        d_model: their width.
-        num_layers: their blocks.
-        steps: their optimizer steps.
-        batch_size: windows a step.
+        name: name of the tier.
+        train_bytes: the most bytes to train on.
+        validation_bytes: the most bytes to measure.
+        ngram_order: order of the Kneser-Ney model.
+        mlp_steps: steps of the NumPy network, with 256 predictions each.
+        vocab_size: vocabulary size of BPE.
+        context_length: context of the transformers, in tokens.
+        d_model: width of the transformers.
+        num_layers: blocks of the transformers.
+        steps: optimizer steps of the transformers.
+        batch_size: windows in each step.
     """
 
     name: str
@@ -67,6 +67,6 @@ def _spread(documents: tuple[str, ...], max_bytes: int) -> tuple[str, ...]:
         return (documents[0].encode("utf-8")[:max_bytes].decode("utf-8", errors="ignore"),)
     sizes = np.array([len(document.encode("utf-8")) for document in documents])
     share = min(1.0, max_bytes / sizes.sum())
-    # Taken where the running total of shares passes a whole number: every 1 / share-th, evenly.
+    # A document is taken where the running sum of shares passes a whole number: evenly, one in every 1 / share.
     taken = np.floor(np.arange(1, len(documents) + 1) * share) > np.floor(np.arange(len(documents)) * share)
     return tuple(document for document, take in zip(documents, taken, strict=True) if take)

@@ -1,4 +1,4 @@
-"""Everything that the report shows, measured."""
+"""The measurements that the report shows."""
 
 from __future__ import annotations
 
@@ -54,27 +54,27 @@ class ReportData:
     """The contents of the report.
 
     Args:
-        title: which model.
-        parameters: how many.
+        title: name of the model.
+        parameters: how many parameters it has.
         corpus: name of the text.
-        documents: held-out documents measured.
-        scores: token by token.
-        bits_per_byte: with its interval over documents.
+        documents: how many held-out documents were measured.
+        scores: scores of every token.
+        bits_per_byte: bits per byte, with its interval over documents.
         xz: bits per byte that xz spends on the same documents.
-        calibration: of the most likely tokens.
-        by_context: loss by how much context there was.
+        calibration: calibration of the most likely tokens.
+        by_context: loss by the amount of context.
         by_kind: loss by kind of token.
         by_frequency: loss by frequency in training.
         worst: the hardest stretches.
-        written: documents of the model's own.
-        rates: of each kind of failure among them.
+        written: documents that the model wrote.
+        rates: how often each kind of failure occurs in them.
         diversity: distinct-2 and self-BLEU of texts from one prompt.
         map_labels: texts of the tokens on the map.
-        map_places: (tokens, 2) where they are.
-        map_kept: share of the variance on the map.
-        neighbours: nearest tokens of a few.
-        attention: (layers, heads, time, time) on a prompt.
-        attention_tokens: texts of its tokens.
+        map_places: (tokens, 2) coordinates of these tokens.
+        map_kept: share of the variance that the map keeps.
+        neighbours: the nearest tokens of a few tokens.
+        attention: (layers, heads, time, time) attention weights on a prompt.
+        attention_tokens: texts of the tokens of this prompt.
     """
 
     title: str
@@ -109,19 +109,19 @@ def gather_report(
     seed: int,
     say: Callable[[str], None],
 ) -> ReportData:
-    """Measure, generate and look into a model.
+    """Measure a model, let it write, and look inside it.
 
     Args:
         loaded: the model.
-        corpus: what it was trained on.
+        corpus: the corpus it was trained on.
         placement: device and precision.
-        documents: held-out documents to measure, spread evenly.
-        samples: documents to let it write.
-        seed: of their sampling.
-        say: told what happens next.
+        documents: how many held-out documents to measure, spread evenly.
+        samples: how many documents it writes.
+        seed: seed of their sampling.
+        say: called with a line about what happens next.
 
     Raises:
-        UserError: nothing to measure.
+        UserError: there is nothing to measure.
     """
     if documents < 2 or samples < 2:
         raise UserError(f"a report needs at least 2 documents and 2 samples, got {documents} and {samples}")

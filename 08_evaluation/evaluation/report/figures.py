@@ -13,7 +13,7 @@ from evaluation.report.data import ReportData
 
 
 def reliability(calibration: Calibration) -> Figure:
-    """How sure the model is against how often it is right."""
+    """How sure the model is, compared with how often it is right."""
     figure = Figure(figsize=(4.6, 4.2), layout="constrained")
     draw_reliability(figure.add_subplot(), calibration)
     return figure
@@ -58,14 +58,14 @@ def embedding_map(data: ReportData) -> Figure:
         shown = "".join(
             "·" if c == " " else c if c.isprintable() else "⏎" if c == "\n" else f"\\x{ord(c):02x}" for c in label
         )
-        axes.annotate(shown, (x, y), fontsize=7, parse_math=False)  # a dollar sign is no formula
+        axes.annotate(shown, (x, y), fontsize=7, parse_math=False)  # a dollar sign does not begin a formula
     axes.set_title(f"{len(data.map_labels)} most frequent tokens, {data.map_kept:.0%} of their variance")
     axes.set(xticks=[], yticks=[])
     return figure
 
 
 def attention(data: ReportData) -> Figure:
-    """Every head on the beginning of a document; the square root, so that small weights show."""
+    """Every head on the beginning of a document. The square root is drawn, so that small weights can be seen."""
     layers, heads = data.attention.shape[:2]
     figure = Figure(figsize=(1.7 * heads + 0.5, 1.7 * layers + 0.5), layout="constrained")
     grid = figure.subplots(layers, heads, squeeze=False)

@@ -63,13 +63,15 @@ def _figures(data: ReportData) -> str:
     ]
     return _table(("", ""), rows) + _image(
         report_figures.reliability(data.calibration),
-        "Each bar holds the tokens of which the model was about so sure; on the line it is as often right as it says.",
+        "Each bar holds the tokens with about the same confidence. On the line, the model is right as often as it says.",
     )
 
 
 def _bits(data: ReportData) -> str:
     parts = [
-        _image(report_figures.losses(data.scores.nats), "Most tokens are cheap; the tail makes the average."),
+        _image(
+            report_figures.losses(data.scores.nats), "Most tokens cost little; a few expensive ones set the average."
+        ),
         "<h3>By tokens of context</h3>",
         _image(report_figures.bars(data.by_context, "bits a token"), "What more context is worth."),
         "<h3>By kind of token</h3>",
@@ -114,7 +116,7 @@ def _document(document: WrittenDocument) -> str:
     return (
         f'<pre><span class="prompt">{escape(document.prompt)}</span>{text}</pre>'
         f'<p class="note">Marked: its longest match in the training text, {document.match.num_bytes} bytes; '
-        f"{document.match.coverage:.0%} of it lies in matches of 50 bytes or more.</p><ul>{problems}</ul>"
+        f"{document.match.coverage:.0%} of the text lies in matches of 50 bytes or more.</p><ul>{problems}</ul>"
     )
 
 
@@ -124,12 +126,14 @@ def _embeddings(data: ReportData) -> str:
         for text, neighbours in data.neighbours.items()
     ]
     table = _table(("token", "nearest, with the cosine"), rows) if rows else ""
-    return table + _image(report_figures.embedding_map(data), "Tokens that are used alike lie near one another.")
+    return table + _image(
+        report_figures.embedding_map(data), "Tokens that are used in similar ways lie near each other."
+    )
 
 
 def _attention(data: ReportData) -> str:
     tokens = escape(" | ".join(data.attention_tokens))
-    caption = "Rows look at columns; brighter is more weight."
+    caption = "Each row looks at the columns; brighter means more weight."
     return f'<p class="note">{tokens}</p>' + _image(report_figures.attention(data), caption)
 
 

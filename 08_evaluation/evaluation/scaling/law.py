@@ -2,11 +2,11 @@
 
     L(N, D) = E + A / N^α + B / D^β
 
-N counts the parameters without the embeddings, D the tokens trained on. E is what no model of this kind can get
-below; the second term is what a model of size N cannot represent, the third what D tokens do not teach. With a
-budget of C floating-point operations, about 6 · N · D, the best size grows as C^(β / (α + β)).
+N counts the parameters without the embeddings, and D counts the training tokens. No model of this kind can get
+below E. The second term is what a model of size N cannot represent, and the third is what D tokens do not teach. With
+a budget of C floating-point operations, about 6 · N · D, the best size grows as C^(β / (α + β)).
 
-The fit minimises the Huber loss of ln L, from many starting points, as the paper's third approach does.
+As in the paper's third approach, the fit minimises the Huber loss of ln L from many starting points.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ class TrainedPoint:
     """One training run.
 
     Args:
-        parameters: without the embeddings.
-        tokens: trained on.
-        flops: of the training.
-        loss: on held-out text, in nats a token.
+        parameters: number of parameters without the embeddings.
+        tokens: number of training tokens.
+        flops: floating-point operations of the training.
+        loss: loss on held-out text, in nats per token.
     """
 
     parameters: float
@@ -47,7 +47,7 @@ class ScalingLaw:
     """A fitted law.
 
     Args:
-        floor: E, nats a token.
+        floor: E, in nats per token.
         a: A.
         b: B.
         alpha: exponent of the parameters.
@@ -63,12 +63,12 @@ class ScalingLaw:
     mean_error: float
 
     def loss(self, parameters: float, tokens: float) -> float:
-        """The law's L, in nats a token."""
+        """The law's L, in nats per token."""
         return self.floor + self.a / parameters**self.alpha + self.b / tokens**self.beta
 
     @property
     def size_exponent(self) -> float:
-        """How the best size grows with compute: N ∝ C^this."""
+        """The exponent with which the best size grows with compute: N ∝ C^this."""
         return self.beta / (self.alpha + self.beta)
 
 
@@ -76,7 +76,7 @@ def fit_scaling_law(points: Sequence[TrainedPoint]) -> ScalingLaw:
     """Fit E, A, B, α and β.
 
     Args:
-        points: at least six, over at least three sizes and three amounts of text.
+        points: at least six runs, over at least three sizes and three amounts of text.
 
     Raises:
         UserError: too few to tell the terms apart, or a size, amount or loss that has no logarithm.
@@ -106,7 +106,7 @@ def fit_scaling_law(points: Sequence[TrainedPoint]) -> ScalingLaw:
 
 
 def _log_loss(x: Tensor, n: Tensor, d: Tensor) -> Tensor:
-    """(points,) ln L of the parameters x = (ln E, ln A, ln B, α, β)."""
+    """ln L for the parameters x = (ln E, ln A, ln B, α, β), (points,)."""
     terms = torch.stack([x[0].expand_as(n), x[1] - x[3] * n, x[2] - x[4] * d])
     return terms.logsumexp(dim=0)
 
@@ -128,7 +128,7 @@ def _descend(start: Tensor, n: Tensor, d: Tensor, target: Tensor) -> tuple[float
 
 
 def compute_frontier(points: Sequence[TrainedPoint]) -> list[TrainedPoint]:
-    """The runs that no cheaper run beats, by growing compute."""
+    """The runs that no cheaper run beats, in order of compute."""
     frontier: list[TrainedPoint] = []
     for point in sorted(points, key=lambda point: (point.flops, point.loss)):
         if not frontier or point.loss < frontier[-1].loss:
@@ -137,7 +137,7 @@ def compute_frontier(points: Sequence[TrainedPoint]) -> list[TrainedPoint]:
 
 
 def power_law(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:
-    """Exponent and factor of y ≈ factor · x^exponent, by least squares of the logarithms.
+    """The exponent and the factor of y ≈ factor · x^exponent, by least squares of the logarithms.
 
     Raises:
         UserError: fewer than two different points, or a number that has no logarithm.

@@ -1,7 +1,7 @@
-"""Training a small model in memory, for experiments that train many: the ladder and the scaling laws.
+"""Training a small model in memory, for experiments that train many models: the ladder and the scaling laws.
 
-The trainer, optimizers and schedules are those of stage 5; what is left out is everything a long run needs,
-such as checkpoints on the way and resuming.
+The trainer, optimizers and schedules are those of stage 5. Everything that only a long run needs is left out, such
+as checkpoints during the run and resuming.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from transformer.gpt_model import GPTModel
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A model and what it took."""
+    """A trained model with the losses and the time of its training."""
 
     model: GPTModel
     seconds: float
-    losses: list[float]  # nats a token, of each step
+    losses: list[float]  # nats per token, one for each step
 
 
 def train_small(
@@ -71,7 +71,7 @@ def take_steps(
     placement: Placement,
     on_step: Callable[[int, float], None] = lambda step, loss: None,
 ) -> TrainedModel:
-    """Train a model that is there already, in place.
+    """Train an existing model in place.
 
     Args:
         model: on the placement's device.

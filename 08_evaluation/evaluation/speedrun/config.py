@@ -1,4 +1,4 @@
-"""The configuration of a speedrun: which runs, in which order, and what is asked at the end."""
+"""The configuration of a speedrun: the runs, their order, and the questions at the end."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from groundwork.user_errors import require
 
 @dataclass(frozen=True)
 class SpeedrunConfig:
-    """From nothing to a chat model.
+    """The way from nothing to a chat model.
 
     Args:
-        output_dir: folder for everything.
+        output_dir: folder for all results.
         pretrain: configuration of `05_training/train.py`.
         sft: configuration of `06_finetuning/finetune.py`, instruction tuning.
         dpo: configuration of `06_finetuning/finetune.py`, preferences.
         memorised_questions: training questions that are repeated until the model knows them by heart.
         repeats: how often each of them is repeated.
-        held_out_questions: questions that were not trained on, asked at the end.
-        max_symbols: symbols whose documentation is asked about; null for all.
-        quantize: int8 weights for the last model.
-        seed: of the choice of questions.
+        held_out_questions: number of questions at the end that were not in the training.
+        max_symbols: number of symbols whose documentation is asked about; null for all.
+        quantize: make int8 weights for the last model.
+        seed: seed of the choice of questions.
     """
 
     output_dir: str = "checkpoints/speedrun"

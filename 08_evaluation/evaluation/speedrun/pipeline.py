@@ -1,7 +1,7 @@
 """The speedrun: tokenizer → pretraining → instruction tuning → preferences → int8 → report, in one command.
 
-Each step leaves its result on disk and is passed over when it is there, so a run that was stopped goes on
-where it was. Nothing here trains: the steps are those of stages 5, 6 and 7, and the measures of this one.
+Each step leaves its result on disk, and is skipped when the result is there. So a run that was stopped continues
+where it was. Nothing here trains: the steps come from stages 5, 6 and 7, and the measurements from this stage.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ from training.train_command import parse_config as parse_training
 from transformer.sampling import SamplingParameters
 
 ROOT = Path(__file__).resolve().parents[3]
-SHOTS = 3  # answered questions before each that the pretrained model is asked
+SHOTS = 3  # answered questions before each question to the pretrained model
 
 
 class SpeedrunError(ValueError):
@@ -60,7 +60,7 @@ class Stage:
     """A model of the chain.
 
     Args:
-        name: as reported.
+        name: its name in the report.
         checkpoint: its folder.
         chats: whether it knows the chat format.
     """
@@ -71,11 +71,11 @@ class Stage:
 
 
 class Speedrun:
-    """One chain, with its folder.
+    """One chain of steps, with its folder.
 
     Args:
         config: see `SpeedrunConfig`.
-        console: told what happens.
+        console: where progress is printed.
     """
 
     def __init__(self, config: SpeedrunConfig, console: Console):
@@ -86,7 +86,7 @@ class Speedrun:
         self.timings: dict[str, float] = _read_json(self.timings_path, {})
 
     def run(self) -> int:
-        """Take every step that is not done; returns the exit status, 0 or 130 when interrupted."""
+        """Do every step that is not done. Returns the exit status: 0, or 130 when interrupted."""
         pretrained, chat, preferred = (self.folder / name for name in ("pretrained", "chat", "preferred"))
         steps: list[tuple[str, Callable[[], int]]] = [
             ("questions", self._make_questions),
@@ -124,7 +124,7 @@ class Speedrun:
     # --- the steps ---------------------------------------------------------------------------
 
     def _make_questions(self) -> int:
-        """Write the data of the fine-tuning steps, and what will be asked at the end."""
+        """Write the data of the fine-tuning steps, and the questions for the end."""
         if (self.folder / "held_out.jsonl").exists():
             self.console.print("done before")
             return 0
@@ -147,7 +147,9 @@ class Speedrun:
         write_atomically(self.folder / "memorised.jsonl", _conversations(memorised))
         write_atomically(self.folder / "preferences.jsonl", _preferences(questions.preferences))
         write_atomically(self.folder / "documents.jsonl", "".join(json.dumps(d) + "\n" for d in documents))
-        write_atomically(self.folder / "held_out.jsonl", _conversations(held_out))  # last: its presence means all
+        write_atomically(
+            self.folder / "held_out.jsonl", _conversations(held_out)
+        )  # written last: if it is there, all is there
         self.console.print(
             f"{len(questions.train):,} questions to learn from, {len(memorised)} of them {self.config.repeats} times; "
             f"{len(held_out)} held out; {len(questions.preferences):,} preferences",
@@ -176,7 +178,7 @@ class Speedrun:
         return 0
 
     def _evaluate(self, stages: Sequence[Stage]) -> int:
-        """Measure every model of the chain that was not measured yet."""
+        """Measure every model of the chain that has no measurement yet."""
         path = self.folder / "evaluation.json"
         results: dict[str, Any] = _read_json(path, {})
         memorised, held_out = (_read_conversations(self.folder / f"{n}.jsonl") for n in ("memorised", "held_out"))
@@ -198,7 +200,7 @@ class Speedrun:
         engine = Engine.from_checkpoint(stage.checkpoint)
         scores: dict[str, Any] = {"bits_per_byte": self._bits_per_byte(engine)}
         conversations: list[dict[str, Any]] = []
-        # The pretrained model has never seen the marks: it is shown the form by example, in plain text.
+        # The pretrained model has never seen the marks, so it gets examples of the form in plain text.
         shots = "" if stage.chats else self._shots(memorised)
         for name, examples in (("memorised", memorised), ("held_out", held_out)):
             answers = ask_model(engine, template, examples) if stage.chats else _continue(engine, shots, examples)
@@ -215,14 +217,14 @@ class Speedrun:
         return {"scores": scores, "conversations": conversations, "bytes": _weight_bytes(stage.checkpoint)}
 
     def _shots(self, memorised: list[Example]) -> str:
-        """Questions with their answers, none of which is asked."""
+        """Questions with their answers, as examples. None of them is asked."""
         asked = {example.messages for example in memorised}
         train = _read_conversations(self.folder / "sft.jsonl")
         others = (example for example in train if len(example.messages) == 2 and example.messages not in asked)
         return "".join(_as_text(example) for example in itertools.islice(others, SHOTS))
 
     def _bits_per_byte(self, engine: Engine) -> float:
-        """On the held-out text of the pretraining."""
+        """Bits per byte on the held-out text of the pretraining."""
         config = parse_training([f"--config={self.config.pretrain}"])
         dataset = prepare_dataset(config.data, config.tokenizer, Console(quiet=True))
         files = [path for paths in dataset.token_files("val").values() for path in paths]
@@ -247,7 +249,7 @@ class Speedrun:
 
 @torch.inference_mode()
 def _nats_in_windows(engine: Engine, tokens: Tokens) -> float:
-    """-ln p of a text by whatever layers the engine has, quantized ones included."""
+    """-ln p of a text, computed with the layers that the engine has, quantized or not."""
     total, context = 0.0, engine.context_length
     for start in range(0, len(tokens) - 1, context):
         window = torch.from_numpy(tokens[start : start + context + 1].astype(np.int64))[None]
@@ -263,7 +265,7 @@ def _as_text(example: Example, answered: bool = True) -> str:
 
 
 def _continue(engine: Engine, shots: str, examples: list[Example]) -> list[str]:
-    """The first line that is not empty, of each continuation."""
+    """The first line of each continuation that is not empty."""
     parameters = SamplingParameters(max_tokens=64, temperature=0.0)
     handles = []
     for example in examples:

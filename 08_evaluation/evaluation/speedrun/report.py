@@ -1,4 +1,4 @@
-"""What came of a speedrun: a Markdown page and the same as one HTML file, with curves, tables and conversations."""
+"""The results of a speedrun, as a Markdown page and as one HTML file, with curves, tables and conversations."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ pre { white-space: pre-wrap; border: 1px solid #8886; border-radius: 6px; paddin
 
 
 def write_report(folder: Path, settings: dict[str, Any], seconds: dict[str, float]) -> Path:
-    """Write `report.md`, `report.html` and the figures as `scores.json` from what the steps left in a folder.
+    """Write `report.md`, `report.html` and the numbers as `scores.json`, from the files of the steps in a folder.
 
     Args:
-        folder: of the speedrun.
-        settings: its configuration.
-        seconds: of each step.
+        folder: folder of the speedrun.
+        settings: configuration of the speedrun.
+        seconds: time of each step.
 
     Returns:
         The path of the Markdown file.
@@ -52,14 +52,14 @@ def write_report(folder: Path, settings: dict[str, Any], seconds: dict[str, floa
             "",
             "## Results",
             "",
-            f"Asked were {settings['memorised_questions']} questions that the model was shown {settings['repeats']} times "
-            f"and {settings['held_out_questions']} about symbols of which no training question asks. Exact is character by "
-            "character; decoding is greedy.",
+            f"The model was asked {settings['memorised_questions']} questions that it saw {settings['repeats']} times in "
+            f"training, and {settings['held_out_questions']} about symbols that no training question asks about. Exact "
+            "means the same, character by character. Decoding is greedy.",
             "",
             _result_table(results),
             "",
-            "Retrieval may read the documentation while it answers; the models may not. The pretrained model is shown three "
-            "answered questions before each.",
+            "Retrieval may read the documentation while it answers; the models may not. The pretrained model sees three "
+            "answered questions before each question.",
             "",
             "## Conversations, good and bad",
             "",
@@ -104,7 +104,7 @@ def _scores(scores: dict[str, Any]) -> str:
 
 
 def _conversations(results: dict[str, Any]) -> list[str]:
-    """Some right and some wrong answers of the last model, of each set."""
+    """Some right and some wrong answers of the last model from each set."""
     last = list(results.values())[-1]["conversations"]
     lines = []
     for name, title in (("memorised", "Shown in training"), ("held_out", "Not shown")):
@@ -143,7 +143,7 @@ def _draw_curves(folder: Path) -> Path:
 
 
 def _to_html(text: str, folder: Path) -> str:
-    """The page with its pictures inside."""
+    """The page, with its pictures inside the file."""
     from markdown_it import MarkdownIt
 
     body = MarkdownIt("commonmark", {"html": False}).enable("table").render(text)

@@ -1,8 +1,8 @@
 """ln p(continuation | context): how likely a model finds an answer to a question.
 
-Where the context ends and the continuation begins, BPE may want to merge across. As in
-lm-evaluation-harness, both are encoded together and cut at the length of the context's own encoding, and
-spaces at the end of the context go to the continuation, since a word and the space before it are one token.
+BPE may merge characters across the place where the context ends and the continuation begins. As in
+lm-evaluation-harness, both are encoded together, and the ids are cut at the length of the context's own encoding.
+Spaces at the end of the context go to the continuation, because a word and the space before it are one token.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ class ContinuationScore:
 
     Args:
         log_probability: ln p of all its tokens.
-        num_tokens: how many those are.
-        is_greedy: whether each was the most likely one, so that greedy decoding would write it.
+        num_tokens: how many tokens it has.
+        is_greedy: whether each token was the most likely one, so that greedy decoding would write it.
         was_cut: whether the beginning of the context was dropped to fit the model.
     """
 
@@ -35,10 +35,10 @@ class ContinuationScore:
 
 
 def encode_pair(tokenizer: Tokenizer, context: str, continuation: str) -> tuple[list[int], list[int]]:
-    """Ids of a context and of what follows it, without an end-of-text token in front.
+    """Ids of a context and of its continuation, without an end-of-text token in front.
 
     Args:
-        tokenizer: the model's.
+        tokenizer: the model's tokenizer.
         context: may be empty.
         continuation: not empty.
     """
@@ -58,19 +58,18 @@ def score_continuations(
 ) -> list[ContinuationScore]:
     """Score every (context, continuation) pair.
 
-    Where context and continuation together exceed the model's, the oldest tokens of the context are
-    dropped and the score says so.
+    If the context and the continuation together are longer than the model's context, the oldest tokens are dropped,
+    and the score says so.
 
     Args:
-        model: in evaluation mode.
-        tokenizer: the model's.
+        model: a model in evaluation mode.
+        tokenizer: the model's tokenizer.
         pairs: contexts and continuations.
         placement: device and precision.
         begin_with_end_of_text: put `<|endoftext|>` first, as every document began in training.
 
     Raises:
-        UserError: a continuation has no tokens or more than the model reads, or there is nothing in
-            front of it.
+        UserError: a continuation has no tokens, or more than the model reads, or there is nothing before it.
     """
     limit = model.config.context_length + 1  # the last token is predicted, and not read
     begin = [] if tokenizer.end_of_text_id is None else [tokenizer.end_of_text_id]

@@ -1,4 +1,4 @@
-"""Running a task: questions in, figures with intervals and a log of every answer out."""
+"""Running a task: it takes questions, and gives results with intervals and a log of every answer."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from transformer.gpt_model import GPTModel
 
 @dataclass(frozen=True)
 class TaskResult:
-    """What a model made of a task.
+    """The results of a model on a task.
 
     Args:
-        task: its name.
-        questions: how many were asked.
-        metrics: by name, each with its 95 % interval.
+        task: name of the task.
+        questions: how many questions were asked.
+        metrics: metrics by name, each with its 95 % interval.
         chance: accuracy of guessing; None where there is nothing to guess from.
         calibration_error: ECE of the softmax over the candidates; None where there are none.
         cut: questions whose prompt did not fit the model and lost its beginning.
@@ -54,14 +54,14 @@ class TaskResult:
 
 @dataclass(frozen=True)
 class Evaluator:
-    """A model with what it takes to ask it something.
+    """A model with everything that is needed to ask it questions.
 
     Args:
-        model: in evaluation mode.
-        tokenizer: the model's.
+        model: a model in evaluation mode.
+        tokenizer: the model's tokenizer.
         placement: device and precision.
         begin_with_end_of_text: put `<|endoftext|>` before every prompt, as before every document in training.
-        generate: how to write text; greedily with the engine of stage 7 if None.
+        generate: how to write text; None for greedy decoding with the engine of stage 7.
     """
 
     model: GPTModel
@@ -74,10 +74,10 @@ class Evaluator:
         """Ask the questions of a task.
 
         Args:
-            task: which.
-            few_shot: solved examples before each; None for what the task says.
-            limit: ask only so many, drawn by the seed.
-            seed: of the draw of questions and examples.
+            task: the task.
+            few_shot: solved examples before each question; None for the number in the task.
+            limit: the most questions to ask, drawn by the seed.
+            seed: seed for the draw of questions and examples.
 
         Raises:
             UserError, CorpusError: the task's data cannot be used.
@@ -107,7 +107,7 @@ class Evaluator:
             picked = {
                 "accuracy": int(sums.argmax()),
                 "accuracy_per_token": int((sums / [score.num_tokens for score in scores]).argmax()),
-                # The space before an answer belongs to the way of asking, not to the answer's length.
+                # The space before an answer belongs to the prompt; it does not count in the answer's length.
                 "accuracy_per_byte": int((sums / [len(c.strip().encode()) for c in item.continuations]).argmax()),
             }
             samples.append(
@@ -164,17 +164,18 @@ class Evaluator:
 
 
 def with_examples(task: Task, items: Sequence[Item], asked: Sequence[int], shots: int, seed: int) -> list[Item]:
-    """The questions asked, each behind the instruction and its solved examples.
+    """The questions that are asked, each after the instruction and its solved examples.
 
-    Each question gets examples of its own, drawn by the seed and its number, never itself.
+    Each question gets its own examples, drawn by the seed and the number of the question. A question is never its own
+    example.
 
     Raises:
-        UserError: more examples than there are.
+        UserError: more examples are wanted than there are.
     """
     pool = task.examples()
     available = len(items) - 1 if pool is None else len(pool)
     if not 0 <= shots <= available:
-        raise UserError(f"task {task.name}: {shots} examples were asked for, there are {available}")
+        raise UserError(f"task {task.name}: {shots} examples were asked for, and there are {available}")
     prompted = []
     for index in asked:
         candidates: Sequence[Item] = pool if pool is not None else [*items[:index], *items[index + 1 :]]
@@ -187,7 +188,7 @@ def with_examples(task: Task, items: Sequence[Item], asked: Sequence[int], shots
 
 
 def extract_answer(text: str, pattern: str | None) -> str | None:
-    """The last match of the pattern's first group, without commas within numbers; None where there is none.
+    """The last match of the pattern's first group, without commas inside numbers; None where there is no match.
 
     >>> extract_answer("6 · 7 = 42, so #### 1,042", r"#### (-?[0-9.,]+)")
     '1042'
@@ -223,9 +224,9 @@ def _softmax(values: Sequence[float]) -> np.ndarray:
 
 
 def write_result(result: TaskResult, folder: Path) -> Path:
-    """Write `<task>.json` with the figures and `<task>.jsonl` with every answer; return the first.
+    """Write `<task>.json` with the results and `<task>.jsonl` with every answer; return the path of the first.
 
-    Both are written under a temporary name and renamed.
+    Both files are written under a temporary name and then renamed.
     """
     summary = {key: value for key, value in vars(result).items() if key != "samples"}
     summary["metrics"] = {name: vars(interval) for name, interval in result.metrics.items()}

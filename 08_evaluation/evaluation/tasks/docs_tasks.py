@@ -1,17 +1,17 @@
-"""Benchmarks made from the Python documentation on this machine: no download, and nothing the model trained on.
+"""Benchmarks made from the Python documentation on this machine, without a download and without any training text.
 
-The questions come from the held-out documents of the corpus `python_docs`, so they measure what a model that
-was trained on the rest has learned about documentation. A document is a signature, a blank line and a docstring:
+The questions come from the held-out documents of the corpus `python_docs`. They measure what a model has learned
+about documentation from the other documents. A document is a signature, a blank line and a docstring:
 
     collections.deque.rotate(self, n=1)
 
     Rotate the deque n steps to the right.
 
 - **docs_description** (choice): which of four descriptions belongs to this signature? The wrong ones belong to other
-  held-out documents and are about as long, so that length gives nothing away.
+  held-out documents and have about the same length, so that the length does not show which is right.
 - **docs_continuation** (choice): how does the description go on?
 - **docs_last_word** (cloze): the last word of the first sentence.
-- **docs_first_argument** (generation): the name that the list of arguments begins with. It stands in the signature.
+- **docs_first_argument** (generation): the first name in the list of arguments. It is in the signature.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ def held_out_documents() -> list[Document]:
 
 
 def split_documents(texts: Sequence[str]) -> list[Document]:
-    """Documents that are a signature, a blank line and a docstring; the others are left out."""
+    """The documents that are a signature, a blank line and a docstring; the others are left out."""
     parts = [text.partition("\n\n") for text in texts]
     return [(header, docstring.strip()) for header, _, docstring in parts if _HEADER.fullmatch(header)]
 
 
 def first_sentence(docstring: str) -> str:
-    """The first paragraph up to the end of its first sentence, on one line."""
+    """The first sentence of the first paragraph, on one line."""
     paragraph = " ".join(docstring.split("\n\n")[0].split())
     return re.split(r"(?<=[a-z)`'\"][.!?]) (?![a-z])", paragraph)[0]
 
@@ -73,7 +73,7 @@ def continuation_questions(documents: Sequence[Document]) -> list[Question]:
 
 
 def _with_wrong_choices(pairs: Sequence[tuple[str, str]]) -> list[Question]:
-    """Add to each right choice three of other questions that are about as long."""
+    """Add three choices of other questions to each right choice, all with about the same length."""
     unique = list(dict(zip((right for _, right in pairs), pairs, strict=True)).values())
     if len(unique) < CHOICES:
         raise UserError(f"{CHOICES} different descriptions are needed for a question, there are {len(unique)}")
@@ -90,7 +90,7 @@ def _with_wrong_choices(pairs: Sequence[tuple[str, str]]) -> list[Question]:
 
 
 def last_word_questions(documents: Sequence[Document]) -> list[Question]:
-    """The last word of the first sentence, its full stop left out."""
+    """The last word of the first sentence, without the full stop."""
     questions = []
     for header, docstring in documents:
         context, _, word = first_sentence(docstring).rstrip(".").rpartition(" ")
@@ -100,7 +100,7 @@ def last_word_questions(documents: Sequence[Document]) -> list[Question]:
 
 
 def first_argument_questions(documents: Sequence[Document]) -> list[Question]:
-    """The name that the list of arguments begins with, where the signature has that name."""
+    """The first name in the list of arguments, where the signature has that name."""
     questions = []
     for header, docstring in documents:
         found = _ARGUMENTS.search(docstring)
@@ -123,7 +123,7 @@ QUESTIONS: dict[str, Callable[[Sequence[Document]], list[Question]]] = {
 
 
 def build_all(folder: Path) -> None:
-    """Write the data of all four tasks as JSONL; to gather the documents takes longer than all the rest."""
+    """Write the data of all four tasks as JSONL. Collecting the documents takes longer than all the rest."""
     documents = held_out_documents()
     for name, make in QUESTIONS.items():
         text = "".join(json.dumps(question, ensure_ascii=False) + "\n" for question in make(documents))

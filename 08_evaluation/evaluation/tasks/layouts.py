@@ -1,13 +1,13 @@
-"""The layouts in which benchmarks are published, each read into the same kind of item.
+"""The layouts in which benchmarks are published. Each is read into the same kind of item.
 
-A prompt must be exactly what others use, down to the space before an answer, or figures cannot be compared; these
-follow lm-evaluation-harness. There are three kinds of item:
+A prompt must be exactly the prompt that others use, even the space before an answer. Otherwise results cannot be
+compared. These prompts follow lm-evaluation-harness. There are three kinds of item:
 
-- **choice**: several (context, continuation) pairs of which one is right; the model picks the pair whose
+- **choice**: several (context, continuation) pairs, and one of them is right. The model picks the pair whose
   continuation it finds most likely. Most benchmarks vary the continuation; WinoGrande varies the context, so that
   all candidates are scored on the same words.
-- **cloze**: one pair; right if greedy decoding would write exactly the continuation.
-- **generation**: the model writes, and the answer is taken from its text and compared.
+- **cloze**: one pair. The answer is right if greedy decoding would write exactly the continuation.
+- **generation**: the model writes a text, and the answer is taken from the text and compared.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Item:
 
     Args:
         contexts: what the model reads, one for each candidate; a single one for cloze and generation.
-        continuations: what is scored behind each context; for generation the reference answer.
+        continuations: what is scored after each context; for generation the reference answer.
         answer: index of the right candidate; 0 for cloze and generation.
     """
 
@@ -48,8 +48,8 @@ class Layout:
     """How to read one record.
 
     Args:
-        kind: what the items are.
-        read: from a record to an item.
+        kind: the kind of the items.
+        read: makes an item from a record.
     """
 
     kind: Kind
@@ -115,13 +115,13 @@ def _mmlu(record: Record) -> Item:
 
 
 def _winogrande(record: Record) -> Item:
-    """Which of two the gap refers to (Sakaguchi et al., 2021): sentence with `_`, option1, option2, answer."""
+    """Which of two options fills the gap (Sakaguchi et al., 2021): sentence with `_`, option1, option2, answer."""
     sentence = record.text("sentence")
     if sentence.count("_") != 1:
         raise record.fail("sentence", f"should have one gap '_', got {sentence!r}")
     before, after = sentence.split("_")
     if not after.strip():
-        raise record.fail("sentence", "should go on behind the gap: what follows it is what is scored")
+        raise record.fail("sentence", "should go on after the gap, because the text after the gap is scored")
     contexts = tuple(before + record.text(option) for option in ("option1", "option2"))
     return Item(contexts, (f" {after.strip()}",) * 2, record.index("answer", 2, first=1))
 
@@ -143,19 +143,19 @@ def _lambada(record: Record) -> Item:
 
 
 def _choices(record: Record) -> Item:
-    """This project's own: context, choices, answer (an index from 0)."""
+    """This project's own layout: context, choices, answer (an index from 0)."""
     choices = record.texts("choices")
     context = record.text("context")
     return Item((context,) * len(choices), tuple(choices), record.index("answer", len(choices)))
 
 
 def _cloze(record: Record) -> Item:
-    """This project's own: context, continuation."""
+    """This project's own layout: context, continuation."""
     return Item((record.text("context"),), (record.text("continuation"),))
 
 
 def _generation(record: Record) -> Item:
-    """This project's own: prompt, answer."""
+    """This project's own layout: prompt, answer."""
     return Item((record.text("prompt"),), (record.text("answer"),))
 
 

@@ -3,9 +3,9 @@
 python -m evaluation.tasks.lm_eval_adapter --model nullm --model_args checkpoint=checkpoints/small_gpt \
     --tasks docs_description --include_path 08_evaluation/tasks/lm_eval
 
-The harness (0.4.13) knows only the models in its own package; there is no entry point by which another
-package could add one. So this module is the thinnest way in: it registers the model under the name `nullm` and
-calls the harness's own command, of which every option works.
+The harness (0.4.13) knows only the models in its own package, and has no entry point for models of other
+packages. So this module does the least that is needed: it registers the model under the name `nullm` and
+calls the harness's own command. Every option of that command works.
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ from optimization.model_loading import load_for_inference
 from training.placement import choose_placement
 from transformer.sampling import SamplingParameters
 
-DEFAULT_MAX_TOKENS = 256  # the harness's own, for tasks that do not say
+DEFAULT_MAX_TOKENS = 256  # the harness's own default, for tasks that do not set it
 _LENGTH_NAMES = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
 
 
 class NullmLM(LM):  # type: ignore[misc]  # the harness has no types
-    """A checkpoint as the harness wants it: log-likelihoods and continuations of texts.
+    """A checkpoint with the methods that the harness calls: log-likelihoods and continuations of texts.
 
     Args:
         checkpoint: folder of a run or of one checkpoint.
-        device: auto, cpu, cuda or mps. The harness passes cuda:0 where nothing is said; without a GPU that is auto.
+        device: auto, cpu, cuda or mps. The harness passes cuda:0 by default; without a GPU, that means auto.
         precision: auto, float32 or bfloat16.
         add_bos_token: put `<|endoftext|>` before every context, as before every document in training. The harness's
             `hf` model has the same option, off for most models.
-        batch_size: taken because the harness passes it; batches are as large as their logits allow.
-        max_batch_size: likewise.
+        batch_size: accepted because the harness passes it, and not used: the memory for logits sets the batch size.
+        max_batch_size: the same.
 
     Raises:
         CheckpointError, DeviceError: the model cannot be loaded.
@@ -84,7 +84,7 @@ class NullmLM(LM):  # type: ignore[misc]  # the harness has no types
         return [(score.log_probability, score.is_greedy) for score in scores]
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
-        """ln p of each whole text, in windows end to end as the harness's own models measure it.
+        """ln p of each whole text, in windows that do not overlap, as the harness's own models measure it.
 
         Args:
             requests: each with the argument (text,).
@@ -97,14 +97,14 @@ class NullmLM(LM):  # type: ignore[misc]  # the harness has no types
         ]
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
-        """Continue each context up to a stop text or the most tokens.
+        """Continue each context up to a stop text or the largest number of tokens.
 
         Args:
             requests: each with the arguments (context, settings).
             disable_tqdm: there is no progress bar in any case.
 
         Raises:
-            UserError: a setting that this project's decoder does not have.
+            UserError: there is a setting that this project's decoder does not have.
         """
         texts: dict[int, str] = {}
         alike: dict[str, list[int]] = {}  # requests with the same settings run together
@@ -118,17 +118,17 @@ class NullmLM(LM):  # type: ignore[misc]  # the harness has no types
         return [texts[index] for index in range(len(requests))]
 
 
-register_model("nullm")(NullmLM)  # not as a decorator: the site is built without the harness, and shows the class
+register_model("nullm")(NullmLM)  # not a decorator, because the site shows the class and is built without the harness
 
 
 def read_settings(settings: dict[str, Any]) -> tuple[SamplingParameters, int, list[str]]:
-    """What the harness says about a generation: how to draw, the most tokens, stop texts.
+    """The settings of the harness for a generation: how to draw, the most tokens, stop texts.
 
     Args:
-        settings: such as {"until": ["\\n"], "max_gen_toks": 32, "do_sample": False, "temperature": 0.0}.
+        settings: the harness's settings, such as {"until": ["\\n"], "max_gen_toks": 32, "do_sample": False, "temperature": 0.0}.
 
     Raises:
-        UserError: an unknown setting.
+        UserError: a setting is unknown.
     """
     rest = dict(settings)
     until = rest.pop("until", None) or []
@@ -145,10 +145,10 @@ def read_settings(settings: dict[str, Any]) -> tuple[SamplingParameters, int, li
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The harness's command with this model registered; returns the exit status.
+    """Run the harness's command with this model registered; returns the exit status.
 
     Args:
-        arguments: of `lm_eval`; those of the command line if None.
+        arguments: arguments of `lm_eval`; None for those of the command line.
     """
     import sys
 

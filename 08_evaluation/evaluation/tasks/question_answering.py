@@ -1,9 +1,9 @@
-"""How well a chat model answers questions with known answers, beside baselines that need no model.
+"""How well a chat model answers questions with known answers, compared with baselines that need no model.
 
 - nearest question: the answer of the training question that shares most words. It shows how much of the
-  task is looking up.
+  task can be solved by looking up.
 - retrieval: the first sentence of the documentation that BM25 finds for the question (Robertson & Zaragoza,
-  2009). It may read the documentation, held-out symbols included, which the model may not: an open book.
+  2009). It is an open-book baseline: it may read all the documentation, also of held-out symbols, and the model may not.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class AnswerScores:
     """Means over questions.
 
     Args:
-        questions: how many.
-        exact: share of answers that are the reference, character by character.
+        questions: how many questions.
+        exact: share of answers that equal the reference, character by character.
         f1: words in common, 0 to 1.
         rouge_l: longest common subsequence of words, 0 to 1.
     """
@@ -41,10 +41,12 @@ def score_answers(answers: Sequence[str], examples: Sequence[Example]) -> Answer
     """Compare answers with the last message of each conversation.
 
     Raises:
-        UserError: no questions, or not one answer for each.
+        UserError: there are no questions, or not exactly one answer for each.
     """
     if not examples or len(answers) != len(examples):
-        raise UserError(f"{len(answers)} answers to {len(examples)} questions: there must be one for each, and some")
+        raise UserError(
+            f"{len(answers)} answers to {len(examples)} questions: each needs one, and there must be at least one"
+        )
     references = [example.messages[-1].content.strip() for example in examples]
     pairs = list(zip(answers, references, strict=True))
     count = len(pairs)
@@ -60,10 +62,10 @@ def ask_model(engine: Engine, template: ChatTemplate, examples: Sequence[Example
     """Greedy answers of a chat model, many at once.
 
     Args:
-        engine: of a model that knows the template.
+        engine: engine of a model that knows the template.
         template: see `finetuning.data.chat_format`.
-        examples: conversations; the last message is what should be said, and is not shown.
-        max_tokens: of an answer.
+        examples: conversations; the last message is the reference answer, and the model does not see it.
+        max_tokens: the most tokens of an answer.
     """
     parameters = SamplingParameters(max_tokens=max_tokens, temperature=0.0)
     end_ids = {template.end_id(engine.tokenizer)}
@@ -83,10 +85,10 @@ def nearest_question_answers(train: Sequence[Example], examples: Sequence[Exampl
 
 
 def retrieved_answers(documents: Sequence[tuple[str, str]], examples: Sequence[Example]) -> list[str]:
-    """The sentence that belongs to the document which BM25 finds for each question.
+    """The answer sentence of the document that BM25 finds for each question.
 
     Args:
-        documents: text that is searched, and the sentence that is the answer.
+        documents: pairs of a text to search and the sentence that is its answer.
         examples: conversations; the last message is not shown.
     """
     found = _best_matches([text for text, _ in documents], [_question(example) for example in examples])
@@ -94,14 +96,14 @@ def retrieved_answers(documents: Sequence[tuple[str, str]], examples: Sequence[E
 
 
 def _question(example: Example) -> str:
-    """All that is said before the answer."""
+    """All messages before the answer."""
     return " ".join(message.content for message in example.messages[:-1])
 
 
 def _best_matches(corpus: list[str], queries: list[str]) -> list[int]:
     import bm25s
 
-    # Dotted names are one word as well as their parts: "deque.append" is rarer than "deque" and "append".
+    # A dotted name counts as one word, and its parts count too: "deque.append" is rarer than "deque" and "append".
     pattern = r"(?u)[\w.]*\w+\.\w+|\b\w+\b"
     index = bm25s.BM25()
     index.index(bm25s.tokenize(corpus, token_pattern=pattern, stopwords=[], show_progress=False), show_progress=False)

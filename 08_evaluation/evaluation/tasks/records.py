@@ -1,4 +1,4 @@
-"""Records of a task's data file, read with the name of the file, the line and the field in every complaint."""
+"""Records of a task's data file. Every error message names the file, the line and the field."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Record:
         """A text that is not empty.
 
         Raises:
-            UserError: it is missing, empty or no text.
+            UserError: it is missing, empty or not a text.
         """
         value = self._get(field)
         if not isinstance(value, str) or not value.strip():
@@ -52,15 +52,15 @@ class Record:
         return value
 
     def index(self, field: str, count: int, first: int = 0) -> int:
-        """Which of `count` choices, written as a number or the digits of one; returned from 0 on.
+        """Which of `count` choices, written as a number or as digits in a text; the result counts from 0.
 
         Args:
-            field: its name.
+            field: name of the field.
             count: how many choices there are.
             first: number of the first choice in the file.
 
         Raises:
-            UserError: it is missing, no number, or beyond the choices.
+            UserError: it is missing, not a number, or outside the choices.
         """
         value = self._get(field)
         number = int(value) if isinstance(value, str) and value.strip().isdecimal() else value
@@ -93,7 +93,7 @@ def read_records(path: Path) -> list[Record]:
             raise UserError(f"{path}, line {number}: expected an object with named fields, got {found}")
         records.append(Record(values, f"{path}, line {number}"))
     if not records:
-        raise UserError(f"{path} is empty: there is no record in it")
+        raise UserError(f"{path} is empty: it holds no record")
     return records
 
 

@@ -22,18 +22,18 @@ class Task:
     """What is asked, and how.
 
     Args:
-        name: as printed and in file names.
+        name: the name that is printed and used in file names.
         layout: how records are read; a key of `LAYOUTS`.
         data: JSONL or CSV file; a relative path starts at the folder of the YAML file.
         about: one sentence for the reader.
         source: where to get the data file, for the message when it is not there.
-        made_from: `python_docs` where the data file is made on this machine when it is not there.
-        instruction: stands before everything.
-        few_shot: solved examples before each question.
-        few_shot_data: file to take them from; without it, from the other questions of `data`.
-        separator: stands behind the instruction and behind each example.
-        answer_pattern: for generation, a regular expression whose first group is the answer within a text,
-            the model's as well as the reference's.
+        made_from: `python_docs` if the data file can be made on this machine when it is not there.
+        instruction: text before everything else.
+        few_shot: number of solved examples before each question.
+        few_shot_data: file with the examples; without it, they come from the other questions of `data`.
+        separator: text after the instruction and after each example.
+        answer_pattern: for generation, a regular expression whose first group is the answer in a text. It is used for
+            the model's text and for the reference.
         stop: for generation, texts that end the answer.
         max_tokens: for generation, the most tokens to write.
     """
@@ -54,14 +54,14 @@ class Task:
 
     @property
     def reader(self) -> Layout:
-        """How its records are read."""
+        """How the records of the task are read."""
         return LAYOUTS[self.layout]
 
     def items(self) -> list[Item]:
         """All questions in the order of the file.
 
         Raises:
-            UserError, CorpusError: the file is not there or a record is not in the layout.
+            UserError, CorpusError: the file is not there, or a record does not have the layout.
         """
         if self.made_from is not None and not self.data.exists():
             build_all(self.data.parent)
@@ -87,7 +87,7 @@ def load_task(name_or_path: str | Path) -> Task:
     """A task by its name, or from the user's own YAML file.
 
     Raises:
-        UserError: no such task, or a field is missing, unknown or impossible; the message names both.
+        UserError: there is no such task, or a field is missing, unknown or impossible; the message names both.
     """
     path = Path(name_or_path)
     if path.suffix not in {".yaml", ".yml"}:

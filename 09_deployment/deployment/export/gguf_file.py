@@ -1,8 +1,8 @@
-"""Export to GGUF, the one file that llama.cpp and Ollama run: model, tokenizer and chat template together.
+"""Export to GGUF, one file that llama.cpp and Ollama run: model, tokenizer and chat template together.
 
-The format's names for tensors are those of llama.cpp. Two things have to be rearranged. llama.cpp's `llama` turns
-neighbouring dimensions (0, 1), (2, 3), … where this project and Hugging Face turn (0, d/2), (1, d/2 + 1), …: so the rows of
-queries and keys are put in its order. And `gpt2` has queries, keys and values in one matrix.
+The names of the tensors are those of llama.cpp. Two things have to be rearranged. llama.cpp's `llama` turns
+neighbouring dimensions (0, 1), (2, 3), …, but this project and Hugging Face turn (0, d/2), (1, d/2 + 1), …. So the
+rows of queries and keys are put in llama.cpp's order. And `gpt2` has queries, keys and values in one matrix.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from transformer.config import GPTConfig
 from transformer.gpt_model import GPTModel
 
 TYPES = ("f32", "f16", "q8_0")
-# llama.cpp has the patterns built in, by name.
+# llama.cpp has these patterns built in, under these names.
 PRE_TOKENIZERS = {GPT2_PATTERN: "gpt-2", CL100K_PATTERN: "llama-bpe", O200K_PATTERN: "gpt-4o"}
 BLOCK = {
     "attention_norm": "attn_norm",
@@ -56,15 +56,15 @@ def export_gguf(
     """Write a GGUF file.
 
     Args:
-        model: GPT-2, Llama or Qwen3 by its parts.
+        model: a model with the parts of GPT-2, Llama or Qwen3.
         tokenizer: byte-level BPE with a pattern that llama.cpp knows.
-        template: of a model that was taught to converse.
-        path: of the file.
-        name: of the model.
-        kind: `f32`, `f16`, or `q8_0`: 8 bits a weight and a float16 scale for each 32 of them.
+        template: chat template of a model that was taught to chat.
+        path: path of the file.
+        name: name of the model.
+        kind: `f32`, `f16`, or `q8_0`, which is 8 bits per weight and a float16 scale for each 32 weights.
 
     Raises:
-        UserError: llama.cpp has nothing for a part of the model or the tokenizer, or `gguf` is missing.
+        UserError: llama.cpp does not have a part of the model or the tokenizer, or `gguf` is missing.
     """
     require_package("gguf", "export", "an export to GGUF")
     import gguf
@@ -120,7 +120,7 @@ def _add_sizes(writer: Any, config: GPTConfig, architecture: str) -> None:
     writer.add_layer_norm_rms_eps(config.norm_eps)
     writer.add_rope_dimension_count(config.head_size)
     theta, scaling = config.rope_theta, config.rope_scaling
-    if scaling is not None and scaling.kind == "ntk":  # a larger base says the same
+    if scaling is not None and scaling.kind == "ntk":  # a larger base has the same effect
         theta *= scaling.factor ** (config.head_size / (config.head_size - 2))
     writer.add_rope_freq_base(theta)
     if scaling is not None and scaling.kind == "linear":
@@ -143,7 +143,7 @@ def _add_tokenizer(writer: Any, tokenizer: BPETokenizer, template: ChatTemplate 
         elif index in ordinary:
             tokens.append(to_printable(tokenizer.decode_bytes([index])))
             types.append(gguf.TokenType.NORMAL)
-        else:  # a row of the model that no token has
+        else:  # a row of the model without a token
             tokens.append(f"[UNUSED{index}]")
             types.append(gguf.TokenType.UNUSED)
     printable = [to_printable(tokenizer.decode_bytes([index])) for index in tokenizer.ids if index in ordinary]
@@ -159,7 +159,7 @@ def _add_tokenizer(writer: Any, tokenizer: BPETokenizer, template: ChatTemplate 
         writer.add_eos_token_id(begin if template is None else template.end_id(tokenizer))
     if template is not None:
         writer.add_eot_token_id(template.end_id(tokenizer))
-        # The generation tags mark what is learned, for transformers alone.
+        # The generation tags mark the learned text; only transformers reads them.
         writer.add_chat_template(re.sub(r"\{% (end)?generation %\}", "", template.to_jinja()))
 
 
@@ -168,7 +168,7 @@ def _tensors(model: GPTModel, architecture: str) -> list[tuple[str, Tensor]]:
     config, out = model.config, list[tuple[str, Tensor]]()
     state = model.state_dict()
     if config.tie_embeddings:
-        del state["head.weight"]  # llama.cpp takes the embedding where there is no output
+        del state["head.weight"]  # llama.cpp uses the embedding if there is no output matrix
     if config.qk_norm and not config.qk_norm_weight:
         for layer in range(config.num_layers):
             for which in ("query", "key"):
@@ -193,7 +193,7 @@ def _tensors(model: GPTModel, architecture: str) -> list[tuple[str, Tensor]]:
 
 
 def _neighbouring_pairs(weight: Tensor, head_size: int) -> Tensor:
-    """Rows of each head from pairs (i, i + d/2) to pairs (2i, 2i + 1)."""
+    """Move the rows of each head from pairs (i, i + d/2) to pairs (2i, 2i + 1)."""
     heads = weight.view(-1, 2, head_size // 2, weight.shape[-1])  # (heads, halves, d/2, in)
     return heads.transpose(1, 2).reshape(weight.shape)
 
@@ -202,7 +202,7 @@ def _add_tensor(writer: Any, name: str, tensor: Tensor, kind: str) -> None:
     import gguf
 
     array = tensor.detach().to("cpu", torch.float32).contiguous().numpy()
-    # Vectors are few and sensitive; positions are added to what is exact.
+    # Vectors are few and sensitive to rounding, and positions are added to exact numbers. Both stay in float32.
     if kind == "f32" or array.ndim == 1 or name.startswith("position_embd"):
         writer.add_tensor(name, array)
     elif kind == "q8_0" and array.shape[-1] % 32 == 0:

@@ -1,7 +1,7 @@
-"""The model as a function of tensors alone, for programs that record it: ONNX and TorchScript.
+"""The model as a function of tensors only, for programs that record it: ONNX and TorchScript.
 
-A recorder follows tensors, not Python's ifs. So what the model decides from a length (which mask, which positions) is
-computed from tensors here: the recorded graph then holds for every batch size and length.
+A recorder follows tensors, not Python's `if`. So everything that depends on a length (the mask, the positions) is
+computed from tensors here. The recorded graph is then right for every batch size and length.
 """
 
 from __future__ import annotations
@@ -42,17 +42,17 @@ class CachedGraphModel(nn.Module):
         self.model = model
 
     def forward(self, token_ids: Tensor, past: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """One step of decoding, or the whole prompt behind an empty past.
+        """One step of decoding, or the whole prompt with an empty past.
 
         Args:
             token_ids: (batch, time) int64.
-            past: keys and values of each layer in turn, (batch, kv_heads, past, head_dim).
+            past: key and value of the first layer, then of the next, each (batch, kv_heads, past, head_dim).
 
         Returns:
-            (batch, time, vocab), and `past` with the new ones behind it.
+            The logits, (batch, time, vocab), and `past` with the new keys and values at its end.
         """
         store = _GrowingStore(past)
-        # Positions go on behind the past; its length is read off a tensor, so that it stays variable.
+        # Positions continue after the past. Its length is computed from a tensor, so that it stays variable.
         begun = torch.ones_like(past[0][0, 0, :, 0], dtype=torch.int64).sum()
         positions = begun + torch.ones_like(token_ids).cumsum(dim=1) - 1
         keys = torch.cat([torch.ones_like(past[0][0, 0, :, 0], dtype=torch.int64), torch.ones_like(token_ids[0])])
@@ -62,7 +62,7 @@ class CachedGraphModel(nn.Module):
 
 
 class _GrowingStore:
-    """A `KeyValueStore` whose content goes in and out as tensors."""
+    """A `KeyValueStore` that takes its content as tensors and gives it back as tensors."""
 
     def __init__(self, past: list[Tensor]):
         self.length = 0  # never read: positions and mask are given
@@ -79,7 +79,7 @@ class _GrowingStore:
 
 
 def _visible(model: GPTModel, queries: Tensor, keys: Tensor) -> Tensor:
-    """The mask (1, 1, queries, keys) by the positions of each, sliding window and sinks included."""
+    """The mask (1, 1, queries, keys), made from their positions, with sliding window and sinks."""
     distance = queries[:, None] - keys[None, :]
     allowed = distance >= 0
     window, sinks = model.config.sliding_window, model.config.attention_sinks

@@ -1,4 +1,4 @@
-"""Export to a Hugging Face folder, which transformers, vLLM, peft and llama.cpp's converter read."""
+"""Export to a Hugging Face folder. transformers, vLLM, peft and llama.cpp's converter can read it."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from transformer.pretrained_family import Family, PretrainedError
 
 
 def exportable_family(model: GPTModel, where: str) -> Family:
-    """The Hugging Face class that a model is.
+    """The Hugging Face class that has the parts of a model.
 
     Args:
-        model: any.
-        where: the format, for the message.
+        model: any model.
+        where: name of the format, for the message.
 
     Raises:
-        UserError: none is; says why, and which formats remain.
+        UserError: no class has them; the message says why, and which formats are left.
     """
     try:
         return family_of_model(model.config)
     except PretrainedError as error:
         raise UserError(
-            f"{where} cannot hold this model: {error}. Formats that can: onnx and torchscript, which record the computation "
+            f"{where} cannot hold this model: {error}. onnx and torchscript can hold it, because they record the computation "
             "itself; or train with the parts of Llama (configs/llama_30m.yaml)"
         ) from None
 
@@ -41,7 +41,7 @@ def require_bpe(tokenizer: Tokenizer, where: str) -> BPETokenizer:
     """The tokenizer, if it is byte-level BPE.
 
     Raises:
-        UserError: it is another kind.
+        UserError: it is of another kind.
     """
     if not isinstance(tokenizer, BPETokenizer):
         raise UserError(
@@ -61,12 +61,12 @@ def export_huggingface(
     """Write configuration, weights, tokenizer, chat template and a model card.
 
     Args:
-        model: with parts that a Hugging Face class has.
+        model: a model with parts that a Hugging Face class has.
         tokenizer: byte-level BPE.
-        template: of a model that was taught to converse.
+        template: chat template of a model that was taught to chat.
         folder: where to write.
-        name: of the model, for the card.
-        dtype: of the stored weights.
+        name: name of the model, for the card.
+        dtype: type of the stored weights.
 
     Raises:
         UserError: no class has the model's parts, or the tokenizer is of another kind.
@@ -106,7 +106,7 @@ tags: [nullm]
 # {name}
 
 Trained with nuLLM and exported as `{family.architecture}`: {model.num_parameters():,} parameters, a context of
-{model.config.context_length} tokens{", taught to converse" if chat else ""}.
+{model.config.context_length} tokens{", taught to chat" if chat else ""}.
 
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -116,5 +116,5 @@ tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
 {use if chat else plain}
 ```
 
-What it was trained on, how it was evaluated and what it must not be used for: to be written by whoever trained it.
+To be written by the person who trained it: the training data, the evaluation, and what it must not be used for.
 """

@@ -1,4 +1,4 @@
-"""Export to ONNX and to TorchScript: graphs that run without this project, and without Python."""
+"""Export to ONNX and to TorchScript: graphs that run without this project and without Python."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ OPSET = 18
 def export_onnx(model: GPTModel, folder: Path) -> list[Path]:
     """Write `model.onnx`, without a cache, and `model_with_cache.onnx`.
 
-    Inputs and outputs are named as Hugging Face's exports name them: `input_ids`, `logits`,
-    `past_key_values.0.key`, `present.0.key`. Batch and time may be any.
+    Inputs and outputs have the names of Hugging Face's exports: `input_ids`, `logits`,
+    `past_key_values.0.key`, `present.0.key`. Batch and time can have any size.
 
     Args:
-        model: in evaluation mode, float32 on the CPU.
+        model: a model in evaluation mode, float32 on the CPU.
         folder: where to write.
 
     Returns:
-        The files.
+        The paths of the files.
 
     Raises:
         UserError: the package `onnx` is missing, or the exporter fails.
@@ -56,12 +56,12 @@ def export_onnx(model: GPTModel, folder: Path) -> list[Path]:
 
 
 def export_torchscript(model: GPTModel, folder: Path) -> Path:
-    """Write `model.pt`, for `torch.jit.load` and C++'s `torch::jit::load`; batch and time may be any.
+    """Write `model.pt`, for `torch.jit.load` and C++'s `torch::jit::load`. Batch and time can have any size.
 
-    PyTorch keeps TorchScript for what exists and develops `torch.export` instead.
+    PyTorch keeps TorchScript for existing programs, and develops `torch.export` instead.
 
     Args:
-        model: in evaluation mode, float32 on the CPU.
+        model: a model in evaluation mode, float32 on the CPU.
         folder: where to write.
     """
     ids, _ = _example(model)
@@ -75,7 +75,7 @@ def export_torchscript(model: GPTModel, folder: Path) -> Path:
 
 
 def _example(model: GPTModel) -> tuple[Tensor, list[Tensor]]:
-    """Inputs to record with; no size is 1, which recorders take for a constant."""
+    """Inputs for the recording. No size is 1, because recorders treat 1 as a constant."""
     config = model.config
     time = min(5, config.context_length - 3)
     shape = (2, config.kv_heads, 3, config.head_size)

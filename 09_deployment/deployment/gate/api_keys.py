@@ -1,7 +1,7 @@
 """API keys: random, shown once, kept as hashes, compared in constant time.
 
-A password needs a slow hash with salt because people choose guessable ones. A key of 256 random bits cannot be guessed,
-so one round of SHA-256 is enough, and a server that checks thousands a second is not slowed down.
+A password needs a slow hash with salt, because people choose passwords that can be guessed. A key of 256 random bits
+cannot be guessed. So one round of SHA-256 is enough, and it does not slow down a server that checks thousands a second.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import hmac
 import secrets
 from collections.abc import Mapping
 
-PREFIX = "nullm-"  # lets scanners recognise a key that was published by mistake
+PREFIX = "nullm-"  # with it, scanners recognise a key that was published by mistake
 
 
 def new_key() -> str:
@@ -20,7 +20,7 @@ def new_key() -> str:
 
 
 def hash_key(key: str) -> str:
-    """What the settings hold in place of the key.
+    """The hash that the settings hold instead of the key.
 
     >>> hash_key("abc")[:23]
     'sha256:ba7816bf8f01cfea'
@@ -29,13 +29,13 @@ def hash_key(key: str) -> str:
 
 
 def find_key(presented: str, hashes: Mapping[str, str]) -> str | None:
-    """The name of a key; None where it is unknown.
+    """The name of a key; None if the key is unknown.
 
-    Every hash is compared to its end, so that the time says nothing about which one, or how much of it, was right.
+    Every hash is compared to its end. So the time does not show which hash was right, or how much of it.
 
     Args:
-        presented: what the client sent.
-        hashes: name to hash.
+        presented: the key that the client sent.
+        hashes: the hash of each key, by its name.
     """
     digest = hash_key(presented)
     found = None

@@ -1,7 +1,8 @@
 """Uvicorn's HTTP protocol with a deadline for headers.
 
-A client that opens connections and sends a byte of its headers now and then costs it nothing and keeps the server's connections
-occupied ("slow loris"). Uvicorn bounds the size of headers and the pause between requests, not the time that headers take.
+A client can open many connections and send one byte of its headers from time to time ("slow loris"). This costs the
+client nothing and keeps the server's connections busy. Uvicorn limits the size of headers and the pause between requests,
+but not the time that headers take.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 
 class GuardedProtocol(H11Protocol):
-    """Closes a connection whose next request's headers are not complete in time; see `with_deadline`."""
+    """Closes a connection when the headers of the next request are not complete in time; see `with_deadline`."""
 
     header_seconds: ClassVar[float] = 10.0
     _deadline: asyncio.TimerHandle | None = None
@@ -26,7 +27,7 @@ class GuardedProtocol(H11Protocol):
     def data_received(self, data: bytes) -> None:
         """See `asyncio.Protocol`."""
         waiting = self.cycle is None or self.cycle.response_complete
-        if waiting and self._deadline is None:  # the first bytes of a further request
+        if waiting and self._deadline is None:  # the first bytes of the next request
             self._deadline = self.loop.call_later(self.header_seconds, self._too_slow)
         super().data_received(data)
         if self.cycle is not None and not self.cycle.response_complete:
@@ -52,6 +53,6 @@ def with_deadline(header_seconds: float) -> type[GuardedProtocol]:
     """The protocol with a deadline.
 
     Args:
-        header_seconds: for the headers of a request.
+        header_seconds: time for the headers of a request.
     """
     return type("GuardedProtocol", (GuardedProtocol,), {"header_seconds": header_seconds})

@@ -1,7 +1,7 @@
-"""What every request passes on its way in and out, from the outside: `RequestContext`, `Gate`, `BodyGuard`.
+"""The layers that every request passes on its way in and out, the outer one first: `RequestContext`, `Gate`, `BodyGuard`.
 
-All of it is plain ASGI: a function of scope, receive and send. Starlette's `BaseHTTPMiddleware` would run the route in a task of
-its own and pass every piece of a stream through a queue.
+Each is plain ASGI: a function of scope, receive and send. Starlette's `BaseHTTPMiddleware` would run the route in a
+separate task and pass every piece of a stream through a queue.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from deployment.metrics import Metrics
 from deployment.settings import Limits, ServerSettings, is_loopback
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
-# What a browser must be able to load before anybody can type a key into it; and whether the process lives.
+# A browser must load these paths before the user can type a key. /health says whether the process is alive.
 OPEN_PATHS = frozenset({"/", "/health", "/favicon.ico"})
-UNCOUNTED_PATHS = OPEN_PATHS | {"/ready", "/metrics"}  # asked again and again by machines
+UNCOUNTED_PATHS = OPEN_PATHS | {"/ready", "/metrics"}  # machines ask for these all the time
 PAGE_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -43,10 +43,10 @@ def is_open(path: str) -> bool:
 
 
 class RequestContext:
-    """Gives a request its id, its log line, its security headers, and an answer when everything else fails.
+    """Gives a request its id, its log line, its security headers, and an answer if everything else fails.
 
     Args:
-        app: what is inside.
+        app: the layer inside.
         metrics: where answers are counted.
     """
 
@@ -75,7 +75,7 @@ class RequestContext:
 
         try:
             await self._app(scope, receive, send_with_headers)
-        except Exception as error:  # a mistake of ours, or a body that was cut off
+        except Exception as error:  # an error in the server, or a body that was cut off
             answer = error if isinstance(error, ApiError) else unexpected(error)
             if status == 0:
                 await answer.response()(scope, receive, send_with_headers)
@@ -95,7 +95,7 @@ class RequestContext:
 
 
 def add_security_headers(headers: MutableHeaders, path: str) -> None:
-    """What a browser is told about an answer: run nothing foreign, guess no type, be shown in no frame."""
+    """Tell the browser to run no foreign code, to guess no content type, and to show the answer in no frame."""
     headers["Content-Security-Policy"] = DOCS_POLICY if path == "/docs" else PAGE_POLICY
     headers["X-Content-Type-Options"] = "nosniff"
     headers["X-Frame-Options"] = "DENY"
@@ -107,10 +107,10 @@ def add_security_headers(headers: MutableHeaders, path: str) -> None:
 
 
 class Gate:
-    """Lets in who may come: the right host name, a key where keys are set, not too often.
+    """Lets a request in if it has the right host name, a valid key where keys are set, and stays within the rate.
 
     Args:
-        app: what is inside.
+        app: the layer inside.
         settings: hosts and keys.
         limiter: counts requests.
     """
@@ -147,7 +147,7 @@ class Gate:
         await self._app(scope, receive, send_with_counts if counted else send)
 
     def _check_host(self, headers: Headers) -> None:
-        """A page of another site that makes its own name lead to 127.0.0.1 still sends its own name (DNS rebinding)."""
+        """Refuse other host names. A foreign site can make its name lead to 127.0.0.1 (DNS rebinding), but sends that name."""
         host = re.sub(r":\d*$", "", headers.get("host", "")).lower()
         if self._hosts is not None and host not in self._hosts:
             raise ApiError(
@@ -167,11 +167,11 @@ class Gate:
 
 
 class BodyGuard:
-    """Bounds the body's size and the time it takes to send.
+    """Limits the size of the body and the time to send it.
 
     Args:
-        app: what is inside.
-        limits: of the server.
+        app: the layer inside.
+        limits: the limits of the server.
     """
 
     def __init__(self, app: ASGIApp, limits: Limits):
@@ -194,7 +194,7 @@ class BodyGuard:
         async def bounded() -> Message:
             nonlocal received, complete
             if complete:
-                return await receive()  # waiting for the client to go away may take as long as it likes
+                return await receive()  # there is no deadline for waiting until the client goes away
             try:
                 message = await asyncio.wait_for(receive(), deadline - asyncio.get_running_loop().time())
             except TimeoutError:
@@ -211,7 +211,7 @@ class BodyGuard:
 
 
 async def _close(error: ApiError, scope: Scope, receive: Receive, send: Send) -> None:
-    """Refuse, and end the connection: what follows on it is the rest of a body that nobody wants."""
+    """Refuse, and end the connection, because the rest of the refused body follows on it."""
     response = error.response()
     response.headers["Connection"] = "close"
     await response(scope, receive, send)

@@ -1,7 +1,7 @@
-"""Requests and tokens a minute, for each API key and for each address.
+"""Requests and tokens per minute, for each API key and for each address.
 
-The window slides: a fixed one would let through twice the rate around the turn of a minute. `limits` keeps two counters a
-window for that, in this process or in Redis, where several servers count together.
+The window slides. A fixed window would let through twice the rate where one minute ends and the next begins. For this,
+`limits` keeps two counters for each window, in this process or in Redis, where several servers count together.
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ class RateLimiter:
         """Count a request.
 
         Returns:
-            Headers that tell the client what it has left, with the names that OpenAI's have.
+            Headers that tell the client what is left, with OpenAI's names.
 
         Raises:
-            ApiError: over the rate.
+            ApiError: the client is over the rate.
         """
         return await self._charge(self.requests, "requests", scope, 1)
 
@@ -60,7 +60,7 @@ class RateLimiter:
         """Count tokens.
 
         Raises:
-            ApiError: over the rate, or more than the rate ever allows.
+            ApiError: the client is over the rate, or asks for more than the rate ever allows.
         """
         await self._charge(self.tokens, "tokens", scope, tokens)
 
@@ -83,7 +83,7 @@ class RateLimiter:
                         retry_after=max(1, math.ceil(reset - time.time())),
                     )
             _, remaining = await self._window.get_window_stats(rate, what, clients[0])
-        except StorageError as error:  # without the count everybody would be let in, so nobody is
+        except StorageError as error:  # without the count every request would get in, so none does
             structlog.get_logger().error("rate_limits.storage", error=str(error))
             raise ApiError(503, "requests cannot be counted now; try again", retry_after=5) from None
         return {
@@ -97,9 +97,9 @@ def _per_minute(amount: int | None) -> RateLimitItem | None:
 
 
 def _clients(scope: Scope) -> list[str]:
-    """Who is asking: the key if there is one, and the address.
+    """The names under which a request is counted: the key if there is one, and the address.
 
-    The key comes first: what it is refused is not counted against others at its address.
+    The key comes first. When it is over its rate, the request is not counted for the others at its address.
     """
     address = scope["client"][0] if scope.get("client") else "unknown"
     key = scope.get("state", {}).get("key_name")

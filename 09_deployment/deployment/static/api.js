@@ -2,7 +2,7 @@
 
 const KEY = "nullm-key";
 
-/** What went wrong, in a sentence for people. */
+/** An error, in a sentence for people. */
 export class ServerError extends Error {
   constructor(message, status) {
     super(message);
@@ -38,14 +38,14 @@ async function explain(response) {
   try {
     message = (await response.json()).error.message;
   } catch {
-    // not one of the server's own answers: a proxy's, say
+    // not an answer of the server itself, but of a proxy, for example
   }
   const wait = response.headers.get("Retry-After");
   if (wait) message += ` Try again in ${wait} s.`;
   return new ServerError(message, response.status);
 }
 
-/** GET, or POST where there is a body; the answer's JSON. */
+/** GET, or POST if there is a body. Returns the JSON of the answer. */
 export async function ask(path, body, signal) {
   return (await send(path, body, signal)).json();
 }

@@ -41,7 +41,7 @@ const inspector = new Inspector(transcript, branch, model);
 new Popover($("messages"), branch, (node, index) => inspector.show(node, index));
 const cuts = new Cuts($("message"), () => model()?.id);
 
-/** Say something behind a message, and let the model answer. */
+/** Add a user's message after another message, and let the model answer. */
 function say(parent, text) {
   answer(conversation.add(parent, "user", text));
 }
@@ -55,7 +55,7 @@ function answer(user) {
   generator.fill(node, start);
 }
 
-/** Go on from another token: a new version of the answer that shares what came before it. */
+/** Continue from another token. The new version of the answer shares the tokens before it. */
 function branch(node, index, other) {
   const made = conversation.add(conversation.parent(node), "assistant");
   made.promptIds = node.promptIds;
@@ -77,7 +77,7 @@ $("composer").addEventListener("submit", (event) => {
   $("message").value = "";
   grow();
   cuts.update();
-  // A completion begins anew; what was there stays as another version of the first message.
+  // A completion starts again from the beginning. The old text stays as another version of the first message.
   say(conversation.mode === "chat" ? conversation.last : conversation.root, text);
 });
 $("message").addEventListener("keydown", (event) => {
@@ -165,7 +165,7 @@ function showModel() {
   for (const radio of document.getElementsByName("mode")) {
     if (radio.value !== "chat") continue;
     radio.disabled = !chat;
-    radio.parentElement.title = chat ? "" : "This model was not taught to converse; it continues texts. Stage 6 teaches it.";
+    radio.parentElement.title = chat ? "" : "This model was not taught to chat; it continues texts. Stage 6 teaches it.";
   }
   if (!chat && conversation.mode === "chat") startAnew("complete");
 }

@@ -1,8 +1,8 @@
-/** The conversation as a tree: editing, regenerating and branching add a sibling, and nothing said is ever lost. */
+/** The conversation as a tree. Editing, regenerating and branching add a sibling, so no message is ever lost. */
 
 const SAVED = "nullm-conversation";
 
-/** A message: what somebody said, and what was said after it. */
+/** A message, and the messages that come after it. */
 class Node {
   constructor(role, text = "") {
     this.id = crypto.randomUUID?.() ?? String(Math.random()).slice(2);
@@ -33,7 +33,7 @@ export class Conversation {
     this.parents = new Map();
   }
 
-  /** Add a message behind another one, as the version that is shown. */
+  /** Add a message after another one, as the version that is shown. */
   add(parent, role, text) {
     const node = new Node(role, text);
     parent.children.push(node);
@@ -63,7 +63,7 @@ export class Conversation {
     parent.active = (parent.active + step + parent.children.length) % parent.children.length;
   }
 
-  /** What the server is told: the messages up to and including a user's. */
+  /** The messages for the server, up to and including a user's message. */
   messagesUpTo(node, system) {
     const messages = [];
     for (let at = node; at !== this.root; at = this.parent(at)) messages.unshift({ role: at.role, content: at.content });

@@ -1,11 +1,11 @@
-/** The tokens of what is being typed, live. */
+/** The tokens of the text in the message box, while the user types. */
 
 import { ask } from "./api.js";
 import { $, element } from "./dom.js";
 import { visible } from "./probability.js";
 
-const PAUSE = 120; // ms of rest before the server is asked
-const MOST = 400; // tokens shown; the count is of all
+const PAUSE = 120; // ms without typing before the page asks the server
+const MOST = 400; // tokens that are shown; the count includes all of them
 
 export class Cuts {
   constructor(area, modelName) {

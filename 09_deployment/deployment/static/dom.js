@@ -1,8 +1,8 @@
-/** Building the page from data. Text goes in as text: nothing that a model or a user writes is ever read as HTML. */
+/** Building the page from data. Text stays text: what a model or a user writes is never read as HTML. */
 
 export const $ = (id) => document.getElementById(id);
 
-/** An element: properties, then children; strings become text nodes. */
+/** Make an element from properties and children. Strings become text nodes. */
 export function element(name, properties = {}, ...children) {
   const made = document.createElement(name);
   for (const [key, value] of Object.entries(properties)) {
@@ -14,7 +14,7 @@ export function element(name, properties = {}, ...children) {
   return made;
 }
 
-/** Small bars, one for each number between 0 and 1; at most `most` of them, the newest. */
+/** Small bars, one for each number between 0 and 1. Only the newest are drawn, at most `most`. */
 export function sparkline(values, most = 60) {
   const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
   svg.setAttribute("class", "spark");
@@ -30,7 +30,7 @@ export function sparkline(values, most = 60) {
   return svg;
 }
 
-/** Tell those who do not see the page. */
+/** Tell it to screen readers. */
 export function announce(text) {
   $("announcer").textContent = text;
 }

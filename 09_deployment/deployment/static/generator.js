@@ -1,10 +1,10 @@
-/** Filling an answer with tokens from the server: one at a time, stoppable. */
+/** Filling an answer with tokens from the server: one answer at a time, and the user can stop it. */
 
 import { generate } from "./api.js";
 import { $, announce } from "./dom.js";
 
 export class Generator {
-  /** @param onProblem called with an error; says whether it has taken care of it */
+  /** @param onProblem called with an error; returns whether it has handled it */
   constructor(transcript, conversation, settings, model, onProblem) {
     Object.assign(this, { transcript, conversation, settings, model, onProblem, request: null });
     $("stop").onclick = () => this.stop();
@@ -18,7 +18,7 @@ export class Generator {
     this.request?.abort();
   }
 
-  /** @param start what the answer begins from: {messages} or {prompt}; the tokens that `node` has already stay */
+  /** @param start where the answer begins: {messages} or {prompt}. The tokens that `node` already has stay. */
   async fill(node, start) {
     this.stop();
     const request = (this.request = new AbortController());
@@ -46,7 +46,7 @@ export class Generator {
           const seconds = data.total_seconds - data.first_token_seconds;
           if (data.generated_tokens > 1 && seconds > 0) node.stats.speed = (data.generated_tokens - 1) / seconds;
         }
-        // One drawing a frame, however many tokens have come.
+        // The page is drawn once in each frame, for any number of tokens.
         frame ||= requestAnimationFrame(() => {
           frame = 0;
           this.transcript.refresh(node);
@@ -69,7 +69,7 @@ export class Generator {
     }
   }
 
-  /** Ids to go on from; where they fill the context, its newer half, as the engine itself does. */
+  /** The ids to continue from. If they fill the context, only its newer half stays, as in the engine itself. */
   window(ids) {
     const most = this.model().max_model_len;
     return ids.length < most ? ids : ids.slice(-Math.floor(most / 2));

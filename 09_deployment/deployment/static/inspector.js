@@ -1,4 +1,4 @@
-/** One token from the inside: its numbers, the alternatives, and where every head of every layer looked. */
+/** A look inside one token: its numbers, the alternatives, and where every head of every layer looked. */
 
 import { ask } from "./api.js";
 import { $, element } from "./dom.js";
@@ -6,7 +6,7 @@ import { alternativesOf } from "./popover.js";
 import { bits, percent, probability, visible } from "./probability.js";
 
 export class Inspector {
-  /** @param branch called with a node, a token's index and an alternative; @param model gives the present model */
+  /** @param branch called with a node, a token's index and an alternative; @param model gives the current model */
   constructor(transcript, branch, model) {
     Object.assign(this, { transcript, branch, model, request: null, span: null });
     $("close-inspector").onclick = () => this.close();
@@ -57,7 +57,7 @@ export class Inspector {
     return facts;
   }
 
-  /** Ask for the attention of the position that chose the token: the one before it. */
+  /** Ask for the attention of the position that chose the token, which is the position before it. */
   async look(ids) {
     this.request?.abort();
     this.request = new AbortController();
@@ -80,7 +80,7 @@ export class Inspector {
     const spans = tokens.map((text) => element("span", text.startsWith("<|") ? { className: "special" } : {}, text.startsWith("<|") || text.startsWith("bytes:") ? visible(text) : text));
     $("attention-text").replaceChildren(...spans);
     const paint = (row, chosen, name) => {
-      // The root makes small weights visible without hiding the order.
+      // The square root makes small weights visible and keeps the order.
       spans.forEach((span, place) => {
         span.style.setProperty("--w", Math.sqrt(row[place]).toFixed(3));
         span.title = percent(row[place]);

@@ -1,12 +1,12 @@
-/** Pointing at a token: what else the model considered. Choosing one branches. */
+/** Point at a token to see the other tokens that the model considered. Choosing one makes a branch. */
 
 import { $, announce, element } from "./dom.js";
 import { percent, probability, visible } from "./probability.js";
 import { describe } from "./transcript.js";
 
-const OPENS_AFTER = 90; // ms, so that a pointer passing by opens nothing
-const CLOSES_AFTER = 220; // time to reach the list
-// Where there is no room beside the text, the inspector slides over it and has the same list.
+const OPENS_AFTER = 90; // ms, so that a pointer that only passes opens nothing
+const CLOSES_AFTER = 220; // ms, the time to reach the list
+// If there is no room beside the text, the inspector slides over the text and has the same list.
 const narrow = matchMedia("(max-width: 68rem)");
 
 /** The list of alternatives of a token; a click on one calls `branch(alternative)`. */
@@ -16,9 +16,9 @@ export function alternativesOf(token, branch) {
   return all.map((other) => {
     const p = Math.exp(other.logprob);
     const label = [element("i", { "--p": p.toFixed(4) }), element("b", {}, visible(other.text) || "·"), element("em", {}, percent(p))];
-    if (other.id === token.id) return element("li", {}, element("div", { className: "it", title: "the one that came" }, ...label));
+    if (other.id === token.id) return element("li", {}, element("div", { className: "it", title: "the token in the text" }, ...label));
     const part = other.text.startsWith("bytes:");
-    const title = part ? "a part of a character: the text cannot be shown from here" : "go on from here with this token";
+    const title = part ? "a part of a character: the text cannot be shown from here" : "continue from here with this token";
     return element("li", {}, element("button", { type: "button", disabled: part, title, onclick: () => branch(other) }, ...label));
   });
 }
@@ -88,7 +88,7 @@ export class Popover {
     if (inside) this.span?.focus();
   }
 
-  /** Arrow keys from token to token; Enter to the alternatives. */
+  /** The arrow keys go from token to token, and Enter goes to the alternatives. */
   move(event) {
     const span = event.target.closest?.(".token");
     if (!span) return;

@@ -4,11 +4,11 @@ import { $, element } from "./dom.js";
 
 const SAVED = "nullm-settings";
 const PARAMETERS = [
-  { name: "temperature", label: "Temperature", min: 0, max: 2, step: 0.05, value: 0.8, hint: "0 always takes the likeliest; 1 draws as trained" },
-  { name: "top_p", label: "Top p", min: 0.05, max: 1, step: 0.05, value: 0.95, hint: "keep the likeliest tokens up to this probability" },
+  { name: "temperature", label: "Temperature", min: 0, max: 2, step: 0.05, value: 0.8, hint: "0 always takes the most likely token; 1 draws as trained" },
+  { name: "top_p", label: "Top p", min: 0.05, max: 1, step: 0.05, value: 0.95, hint: "keep the most likely tokens up to this total probability" },
   { name: "min_p", label: "Min p", min: 0, max: 0.5, step: 0.01, value: 0, hint: "keep tokens at least this many times as likely as the best" },
-  { name: "top_k", label: "Top k", min: 0, max: 200, step: 1, value: 0, hint: "keep the k likeliest; 0 keeps all" },
-  { name: "repetition_penalty", label: "Repeat penalty", min: 1, max: 2, step: 0.05, value: 1, hint: "above 1 makes tokens seen before less likely" },
+  { name: "top_k", label: "Top k", min: 0, max: 200, step: 1, value: 0, hint: "keep the k most likely tokens; 0 keeps all" },
+  { name: "repetition_penalty", label: "Repeat penalty", min: 1, max: 2, step: 0.05, value: 1, hint: "a value above 1 makes earlier tokens less likely" },
   { name: "max_tokens", label: "Max tokens", min: 1, max: 1024, step: 1, value: 200, hint: "the most tokens of an answer" },
 ];
 
@@ -21,7 +21,7 @@ export class Settings {
       $("parameters").append(element("label", { title: parameter.hint }, element("span", {}, parameter.label, output), input));
     }
     const seed = element("input", { id: "seed", inputMode: "numeric", placeholder: "random", pattern: "[0-9]*", maxLength: 15 });
-    $("parameters").append(element("label", { title: "the same number gives the same draw" }, "Seed", seed));
+    $("parameters").append(element("label", { title: "the same number gives the same random draw" }, "Seed", seed));
     this.fields = [...PARAMETERS.map((p) => $(p.name)), seed, $("system"), $("stop-strings"), $("tint"), $("show-cuts"), $("theme")];
     this.defaults = this.read();
     try {

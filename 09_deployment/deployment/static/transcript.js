@@ -1,21 +1,21 @@
-/** The messages on the page: tokens as they come, versions, tools, problems. */
+/** The messages on the page: tokens when they arrive, versions, tools, problems. */
 
 import { element, sparkline } from "./dom.js";
 import { bits, percent, probability, summary, surprise } from "./probability.js";
 
 export class Transcript {
-  /** @param actions what the tools of a message call: edit, regenerate, proceed, turn, copy */
+  /** @param actions the functions that the tools of a message call: edit, regenerate, proceed, turn, copy */
   constructor(list, scroller, conversation, actions) {
     Object.assign(this, { list, scroller, conversation, actions });
     this.items = new Map(); // node → its parts on the page
-    this.stuck = true; // to the end
+    this.stuck = true; // the page follows the end
     scroller.addEventListener("scroll", () => {
       this.stuck = scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight < 60;
       this.actions.scrolled(this.stuck);
     });
   }
 
-  /** Show the conversation's path, keeping what is on the page already. */
+  /** Show the path of the conversation, and keep what is already on the page. */
   draw() {
     const path = this.conversation.path();
     const kept = new Set(path);
@@ -43,7 +43,7 @@ export class Transcript {
     this.items.set(node, item);
     if (node.role === "assistant") {
       text.setAttribute("role", "group");
-      text.setAttribute("aria-label", "Answer; arrow keys go from token to token, Enter inspects");
+      text.setAttribute("aria-label", "Answer; the arrow keys go from token to token, and Enter inspects");
     } else {
       text.textContent = node.text;
     }
@@ -84,7 +84,7 @@ export class Transcript {
     const classes = ["token"];
     if (token.chosen) classes.push("chosen");
     if (!token.text) classes.push("part");
-    if (/^[\r\n]+$/.test(token.text)) classes.push("line"); // nothing to point at otherwise
+    if (/^[\r\n]+$/.test(token.text)) classes.push("line"); // otherwise there would be nothing to point at
     const span = element("span", { className: classes.join(" "), tabIndex: index ? -1 : 0, "--t": surprise(token).toFixed(3) }, token.text || "·");
     span.place = { node, index };
     return span;
@@ -124,7 +124,7 @@ export class Transcript {
       button.setAttribute("aria-label", label);
       return button;
     };
-    return element("span", { className: "versions" }, step(-1, "‹", "Version before"), `${number} / ${siblings.length}`, step(1, "›", "Next version"));
+    return element("span", { className: "versions" }, step(-1, "‹", "Previous version"), `${number} / ${siblings.length}`, step(1, "›", "Next version"));
   }
 
   button(text, onclick) {
@@ -160,8 +160,8 @@ export class Transcript {
   }
 }
 
-/** What a token's probability is, in words. */
+/** The probability of a token, in words. */
 export function describe(token) {
-  if (token.logprob === undefined) return "No probability: it was not asked for.";
+  if (token.logprob === undefined) return "No probability, because it was not requested.";
   return `${percent(probability(token))} likely, entropy ${bits(token.entropy).toFixed(1)} bits`;
 }
