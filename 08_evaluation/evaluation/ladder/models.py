@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from evaluation.ladder.text import LadderText, LadderTier
-from evaluation.scaling.small_training import TrainedModel, encode_stream, train_small
+from evaluation.scaling.small_training import TrainedModel, encode_stream, short_recipe, train_small
 from evaluation.sliding_window import score_stream
 from optimization.model_loading import load_for_inference
 from optimization.weights.quantized_model import count_weights
@@ -18,7 +18,6 @@ from tokenizer.tokenizer_trainer import train_bpe
 from training.optimizers.parameter_groups import OptimizerConfig
 from training.optimizers.schedule import ScheduleConfig
 from training.placement import Placement
-from training.recipe import Recipe, TrainingConfig
 from transformer.config import GPTConfig
 
 
@@ -97,8 +96,7 @@ def measure_transformer(
         d_model=tier.d_model,
         **rung.parts,
     )
-    length = TrainingConfig(max_steps=tier.steps, batch_size=tier.batch_size)
-    recipe = Recipe(rung.optimizer, rung.schedule, length)
+    recipe = short_recipe(tier.steps, tier.batch_size, rung.optimizer, rung.schedule)
     trained = train_small(config, encode_stream(tokenizer, text.train), tokenizer, recipe, placement, on_step)
     scores = score_stream(trained.model, tokenizer, text.validation, placement)
     return scores.bits_per_byte, trained, tokenizer
