@@ -14,7 +14,7 @@ from rich.table import Table
 
 from evaluation.ladder.text import TIERS, ladder_text
 from evaluation.scaling.law import ScalingLaw, TrainedPoint, compute_frontier, fit_scaling_law, power_law
-from evaluation.scaling.small_training import train_small
+from evaluation.scaling.small_training import short_recipe, train_small
 from evaluation.sliding_window import score_stream
 from groundwork.figures import save_figure
 from groundwork.files import read_json, write_atomically
@@ -24,13 +24,14 @@ from tokenizer.tokenizer_trainer import train_bpe
 from training.optimizers.parameter_groups import OptimizerConfig
 from training.optimizers.schedule import ScheduleConfig
 from training.placement import choose_placement
-from training.recipe import Recipe, TrainingConfig
 from transformer.config import GPTConfig
 from transformer.model_summary import count_parameters, training_flops_per_token
 
 WIDTHS = (16, 32, 64, 96, 128)  # d_model; 2 layers of 4 heads each
 STEPS = (40, 80, 160, 320)
 BATCH_SIZE, CONTEXT, VOCABULARY = 8, 128, 1024
+OPTIMIZER = OptimizerConfig(name="muon", lr=8e-3, muon_lr=0.04)
+SCHEDULE = ScheduleConfig(kind="linear", warmup_steps=20, final_fraction=0.0)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -80,11 +81,7 @@ def _train(
                 tokenizer.vocab_size, CONTEXT, 2, 4, d_model=width, norm="rmsnorm", feed_forward="relu2",
                 positions="rope", qk_norm=True, zero_init_residual=True,
             )  # fmt: skip
-            recipe = Recipe(
-                OptimizerConfig(name="muon", lr=8e-3, muon_lr=0.04),
-                ScheduleConfig(kind="linear", warmup_steps=min(20, steps // 5), final_fraction=0.0),
-                TrainingConfig(max_steps=steps, batch_size=BATCH_SIZE),
-            )
+            recipe = short_recipe(steps, BATCH_SIZE, OPTIMIZER, SCHEDULE)
             status.update(f"{width} wide, {steps} steps …")
             trained = train_small(config, tokens, tokenizer, recipe, placement)
             scores = score_stream(trained.model, tokenizer, text.validation, placement)

@@ -6,7 +6,7 @@ import copy
 import time
 from collections.abc import Callable, Sequence
 
-from evaluation.scaling.small_training import take_steps
+from evaluation.scaling.small_training import short_recipe, take_steps
 from finetuning.data.chat_format import chat_template
 from finetuning.data.conversation_batches import ConversationBatches
 from finetuning.data.instruction_data import Example
@@ -20,7 +20,6 @@ from tokenizer.interface import Tokenizer
 from training.optimizers.parameter_groups import OptimizerConfig
 from training.optimizers.schedule import ScheduleConfig
 from training.placement import Placement
-from training.recipe import Recipe, TrainingConfig
 from transformer.gpt_model import GPTModel
 
 _OPTIMIZER = OptimizerConfig(lr=1e-3, beta2=0.99, weight_decay=0.0)
@@ -63,6 +62,6 @@ def tuned(
     if not conversations:
         raise UserError(f"none of the {len(questions)} questions fits {model.config.context_length} tokens")
     batches = ConversationBatches(conversations, model.config.context_length, seed=0)
-    recipe = Recipe(_OPTIMIZER, _SCHEDULE, TrainingConfig(max_steps=steps, batch_size=batch_size))
+    recipe = short_recipe(steps, batch_size, _OPTIMIZER, _SCHEDULE)
     take_steps(model, batches, conversation_loss, tokenizer, recipe, placement, on_step)
     return model.eval(), tokenizer, time.perf_counter() - start

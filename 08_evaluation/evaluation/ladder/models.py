@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from evaluation.ladder.text import LadderTier
-from evaluation.scaling.small_training import TrainedModel, train_small
+from evaluation.scaling.small_training import TrainedModel, short_recipe, train_small
 from evaluation.sliding_window import score_stream
 from neural_networks.corpus import Corpus
 from optimization.model_loading import load_for_inference
@@ -19,7 +19,6 @@ from tokenizer.tokenizer_trainer import train_bpe
 from training.optimizers.parameter_groups import OptimizerConfig
 from training.optimizers.schedule import ScheduleConfig
 from training.placement import Placement
-from training.recipe import Recipe, TrainingConfig
 from transformer.config import GPTConfig
 
 
@@ -98,8 +97,7 @@ def measure_transformer(
         d_model=tier.d_model,
         **rung.parts,
     )
-    length = TrainingConfig(max_steps=tier.steps, batch_size=tier.batch_size)
-    recipe = Recipe(rung.optimizer, rung.schedule, length)
+    recipe = short_recipe(tier.steps, tier.batch_size, rung.optimizer, rung.schedule)
     trained = train_small(config, tokenizer.encode_documents(text.train), tokenizer, recipe, placement, on_step)
     scores = score_stream(trained.model, tokenizer, text.validation, placement)
     return scores.bits_per_byte, trained, tokenizer

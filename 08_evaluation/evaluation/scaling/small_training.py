@@ -6,6 +6,7 @@ as checkpoints during the run and resuming.
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
 import time
 from collections.abc import Callable
@@ -20,8 +21,10 @@ from tokenizer.interface import Tokenizer
 from training.data.batches import BatchSource, LossFunction
 from training.data.data_loader import WindowLoader
 from training.loss import next_token_loss
+from training.optimizers.parameter_groups import OptimizerConfig
+from training.optimizers.schedule import ScheduleConfig
 from training.placement import Placement
-from training.recipe import Recipe
+from training.recipe import Recipe, TrainingConfig
 from training.trainer import Run, Trainer
 from transformer.config import GPTConfig
 from transformer.gpt_model import GPTModel
@@ -34,6 +37,12 @@ class TrainedModel:
     model: GPTModel
     seconds: float
     losses: list[float]  # nats per token, one for each step
+
+
+def short_recipe(steps: int, batch_size: int, optimizer: OptimizerConfig, schedule: ScheduleConfig) -> Recipe:
+    """A recipe for a short run: the warm-up takes a fifth of it at most."""
+    schedule = dataclasses.replace(schedule, warmup_steps=min(schedule.warmup_steps, steps // 5))
+    return Recipe(optimizer, schedule, TrainingConfig(max_steps=steps, batch_size=batch_size))
 
 
 def train_small(
