@@ -25,7 +25,7 @@ def step(self: Adam, gradients: Sequence[Array]) -> None:
         self: the optimizer. `self.parameters`, `self.means` (m) and `self.squares` (v) are lists of flat arrays, one for
             each parameter. `self.steps` is how many steps were taken before; count this step there. `self.lr` is η,
             `self.betas` are β₁ and β₂, `self.eps` is ε.
-        gradients: one for each parameter, in the parameter's shape. It may not be flat; `gradient.reshape(-1)` is flat.
+        gradients: one for each parameter, in the parameter's shape. It can have several axes; `gradient.reshape(-1)` is flat.
     """
     raise NotImplementedError("Exercise 1.9: one step of Adam")
 

@@ -99,8 +99,8 @@ EXERCISE = Exercise(
     in_place=True,  # gradients are left in the tensors
     hints=(
         "The shapes decide: dL/dA has A's shape (m, k), dL/dY has (m, n), B has (k, n). Which product fits?",
-        "Transpose only the last two axes: swapaxes(-1, -2). An operand may have been shared by a batch, so then "
-        "unbroadcast each gradient to the shape of its operand.",
+        "Transpose only the last two axes: swapaxes(-1, -2). Then unbroadcast each gradient to the shape of its operand, "
+        "because a whole batch may have shared the operand.",
         "a, b = self, as_tensor(other, self); backward(g) returns unbroadcast(g @ b.data.swapaxes(-1, -2), a.shape) and "
         "unbroadcast(a.data.swapaxes(-1, -2) @ g, b.shape).",
     ),

@@ -10,7 +10,7 @@ from neural_networks.backpropagation import Tensor
 def softmax(x: Tensor, axis: int = -1) -> Tensor:
     """pᵢ = exp xᵢ / Σⱼ exp xⱼ turns any numbers into probabilities.
 
-    In float32, exp overflows from about 89 on. To subtract the largest x first changes nothing and prevents this.
+    In float32, exp overflows from about 89 on. Subtracting the largest x first changes no result and prevents this.
 
     The derivative is dpᵢ/dxⱼ = pᵢ (δᵢⱼ - pⱼ). Multiply it by the gradient g of the output and sum over i:
 

@@ -94,8 +94,8 @@ LAB = Lab(
     hints=(
         "A network with a slightly wrong gradient still learns, so the loss cannot say where. A gradient check can: compare "
         "each parameter's gradient with finite differences, one parameter at a time.",
-        "neural_networks.gradient_checking has numerical_gradient. Take a float64 model and one batch. There are five "
-        "parameters; one of them disagrees, and there only some rows do. Which bytes are those?",
+        "neural_networks.gradient_checking has numerical_gradient. Take a float64 model and one batch. Of five "
+        "parameters one disagrees, and only in some of its rows. Which bytes do these rows belong to?",
         "counts[indices] += 1 adds 1 once for each different index. The embedding of a byte that occurs twenty times in "
         "the batch gets one of its twenty contributions.",
     ),

@@ -113,6 +113,6 @@ LAB = Lab(
         "the earlier ones. One question decides: is every grad None after zero_grad? It is for a single layer, but "
         "not for layers within a Sequential, because only what the module itself holds was cleared. A sum of all "
         "gradients so far is momentum without friction, so the loss swings. If you write a loop over parameters by hand, "
-        "check that it reaches as many as model.parameters() has."
+        "check that it reaches as many parameters as model.parameters() does."
     ),
 )

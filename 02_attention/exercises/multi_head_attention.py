@@ -108,7 +108,7 @@ def cases() -> Iterator[Case]:
     yield Case("norms and rotary positions", [layer(8, 2, query_norm=_Scale(), key_norm=_Scale()), x(4), _turned])
     yield Case("a window of 2", [layer(8, 2, window=2), x(5)])
     yield Case(
-        "a mask with which every position sees every other",
+        "a mask that lets every position see all others",
         [layer(8, 2), x(3), None, None, torch.ones(3, 3, dtype=torch.bool)],
     )
     yield Case("two new tokens after three stored ones", [layer(8, 2), x(2, 1), None, _Store(2, 4)])

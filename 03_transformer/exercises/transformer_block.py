@@ -19,7 +19,7 @@ def forward(
     """Attention, then feed-forward, each added to the residual stream.
 
     Pre-norm (`self.pre_norm` is True): each part reads the normalised stream, and its output is added to the stream
-    before the norm. Post-norm: each part reads the stream as it is, and the sum is normalised.
+    itself, which is not normalised. Post-norm: each part reads the stream as it is, and the sum is normalised.
 
     Args:
         self: the block. Its parts are `self.attention_norm`, `self.attention` (called with x and the four arguments

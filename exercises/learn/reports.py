@@ -134,7 +134,7 @@ def print_hints(console: Console, entry: Entry, exercise: Exercise, level: int) 
         console.print(f"[dim]One more hint: learn hint {entry.number}[/]", highlight=False)
     else:
         console.print(
-            f"[dim]There are no more hints; learn solution {entry.number} shows the package's code[/]", highlight=False
+            f"[dim]That is all; learn solution {entry.number} shows the package's code[/]", highlight=False
         )
 
 
