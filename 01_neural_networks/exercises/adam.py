@@ -17,15 +17,15 @@ def step(self: Adam, gradients: Sequence[Array]) -> None:
         v ← β₂ v + (1 - β₂) g²       running mean of its square
         θ ← θ - η · (m / (1 - β₁ᵗ)) / (√(v / (1 - β₂ᵗ)) + ε)
 
-    t counts the steps, 1 at the first: after t steps the means hold the share 1 - βᵗ of what they should.
+    t counts the steps and is 1 at the first. After t steps the means hold only the share 1 - βᵗ of their full value.
 
-    In place means `parameter -= …`, not `parameter = parameter - …`: others hold the same array.
+    In place means `parameter -= …`, not `parameter = parameter - …`, because others hold the same array.
 
     Args:
         self: the optimizer. `self.parameters`, `self.means` (m) and `self.squares` (v) are lists of flat arrays, one for
-            each parameter; `self.steps` is how many steps were taken before, to be counted here; `self.lr` is η,
+            each parameter. `self.steps` is how many steps were taken before; count this step there. `self.lr` is η,
             `self.betas` are β₁ and β₂, `self.eps` is ε.
-        gradients: one for each parameter, in the parameter's shape, which need not be flat: `gradient.reshape(-1)` is.
+        gradients: one for each parameter, in the parameter's shape. It can have several axes; `gradient.reshape(-1)` is flat.
     """
     raise NotImplementedError("Exercise 1.9: one step of Adam")
 
@@ -67,7 +67,7 @@ def _by_torch(start: list[Array], gradients: list[Array], settings: dict[str, An
 
 
 def cases() -> Iterator[Case]:
-    """The first step; the fourth; other settings; matrices. Expected is what torch.optim.Adam gives."""
+    """The first step; the fourth; other settings; matrices. The expected values come from torch.optim.Adam."""
     questions: list[tuple[str, list[tuple[int, ...]], dict[str, Any], int]] = [
         ("the first step", [(3,)], {"lr": 0.1}, 0),
         ("the first step with betas 0.5 and 0.9", [(3,)], {"lr": 0.1, "betas": (0.5, 0.9)}, 0),
@@ -132,12 +132,12 @@ def _not_stored(self: Adam, gradients: Sequence[Array]) -> None:
 
 
 def _rebound(self: Adam, gradients: Sequence[Array]) -> None:
-    """Computes a new array of parameters, which nobody sees."""
+    """This computes a new array of parameters, which nobody sees."""
     _variant(self, gradients, rebound=True)
 
 
 def _all_rebound(self: Adam, gradients: Sequence[Array]) -> None:
-    """The same of the means and squares."""
+    """This does the same with the means and squares."""
     _variant(self, gradients, rebound=True, kept=False)
 
 
@@ -147,20 +147,18 @@ EXERCISE = Exercise(
     cases=cases,
     in_place=True,
     hints=(
-        "Count the step first, so that t is 1 at the first one. Then one loop over parameters, gradients, means, squares.",
-        "Change means and squares in place too: m *= beta1; m += (1 - beta1) * g. Only then correct them, without "
-        "storing what is corrected.",
+        "Count the step first, so that t is 1 at the first one. Then loop over parameters, gradients, means and squares.",
+        "Change means and squares in place too: m *= beta1; m += (1 - beta1) * g. Only then correct them, and do not "
+        "store the corrected values.",
         "parameter -= self.lr * (m / (1 - beta1**t)) / (np.sqrt(v / (1 - beta2**t)) + self.eps), with g = "
         "gradient.reshape(-1).",
     ),
     mistakes=(
         Mistake(_uncorrected, "both means start at 0 and must be corrected: m / (1 - β₁ᵗ), v / (1 - β₂ᵗ)"),
-        Mistake(_not_counted, "the step is not counted, or too late: t is 1 at the first step"),
+        Mistake(_not_counted, "the step is not counted, or it is counted too late: t is 1 at the first step"),
         Mistake(_no_root, "the mean is divided by the square root of the mean square"),
         Mistake(_eps_inside, "ε is added to the root, not under it"),
-        Mistake(
-            _not_stored, "self.steps is what it was before: the next step must find it one higher, self.steps += 1"
-        ),
+        Mistake(_not_stored, "self.steps has not changed: the next step must find it one higher, self.steps += 1"),
         Mistake(_not_kept, "the new means and squares are not written into self.means and self.squares, and are lost"),
         Mistake(_rebound, "the parameters have not changed: write into the arrays, as with parameter -= …"),
         Mistake(

@@ -1,7 +1,7 @@
 """Exercise 1.10: Every gradient of a network by hand.
 
-The network of the lesson: n bytes become n vectors side by side, go through a tanh layer, and give 256
-scores. No engine helps: each line of the derivation is a line of code. When yours passes,
+This is the network of the lesson: n bytes become n vectors side by side, go through a tanh layer, and give 256
+scores. No engine helps: each line of the derivation is a line of code. When your function passes,
 
     learn run --only 1.10 01_neural_networks/train_mlp.py --steps 500 --corpus CONTRIBUTING.md
 
@@ -18,7 +18,7 @@ from neural_networks.operations import scatter_rows
 
 
 def loss_and_gradients(self: MLP, windows: Array) -> float:
-    """The mean loss of a batch in nats a byte; fills `self.gradient_views` with its gradient.
+    """Return the mean loss of a batch in nats per byte, and fill `self.gradient_views` with its gradient.
 
     Forward, for a batch of B:                              Backward:
 
@@ -31,9 +31,9 @@ def loss_and_gradients(self: MLP, windows: Array) -> float:
 
     Args:
         self: the network. `self.views` are its parameters by name: `embedding` (256, d), `w1` (n·d, H), `b1` (H,),
-            `w2` (H, 256), `b2` (256,). `self.gradient_views` has arrays of the same names and shapes, to be written into
-            (`grad["w2"][:] = …`); what is in them is from the step before.
-        windows: (B, n + 1) bytes, the last of each row being the target. `scatter_rows(rows, ids, 256)` sums the rows
+            `w2` (H, 256), `b2` (256,). `self.gradient_views` has arrays of the same names and shapes. Write into them
+            (`grad["w2"][:] = …`); they still hold the gradients of the step before.
+        windows: (B, n + 1) bytes. The last byte of each row is the target. `scatter_rows(rows, ids, 256)` sums the rows
             that have the same id: rows (N, d), ids (N,), result (256, d).
     """
     raise NotImplementedError("Exercise 1.10: forward, loss, and backward")
@@ -67,12 +67,12 @@ def _by_torch(model: MLP, windows: Array) -> dict[str, Any]:
 
 
 def cases() -> Iterator[Case]:
-    """One window; a batch; bytes that repeat; stale gradients. Expected is what PyTorch finds."""
+    """One window; a batch; bytes that repeat; old gradients. The expected values come from PyTorch."""
     rng = np.random.default_rng(0)
 
     def question(what: str, windows: Array) -> Case:
         model = MLP(MLPConfig(context=3, embedding_dim=4, hidden=5), np.random.default_rng(1), np.float64)
-        model.gradients[:] = 7.0  # of the step before
+        model.gradients[:] = 7.0  # left from the step before
         views = dict(model.gradient_views)  # what the optimizer sees, whatever the names point to afterwards
 
         def observe(result: Any, arguments: Any) -> dict[str, Any]:
@@ -127,7 +127,7 @@ def _mistaken(name: str) -> Callable[..., Any]:
     return loss_and_gradients
 
 
-_NEW_ARRAY = "the name points to a new array, which the optimizer does not see; write into the old one with [:]"
+_NEW_ARRAY = "the name points to a new array, which the optimizer does not see: write into the old one with [:]"
 
 
 EXERCISE = Exercise(
@@ -136,10 +136,10 @@ EXERCISE = Exercise(
     cases=cases,
     in_place=True,
     hints=(
-        "Write the forward pass first and compare only the loss; the first failed value is then one of the gradients. "
-        "Go backwards through the lines of the forward pass, and keep x, h and p.",
-        "p['embedding'][windows[:, :-1]] has the shape (B, n, d): reshape it to (B, -1). dz is p with 1 taken off at "
-        "[np.arange(B), targets], divided by B. Each gradient has the shape of what it belongs to, which tells how to "
+        "Write the forward pass first and compare only the loss. Once the loss is right, the first failed value is one "
+        "of the gradients. Go backwards through the lines of the forward pass, and keep x, h and p.",
+        "p['embedding'][windows[:, :-1]] has the shape (B, n, d): reshape it to (B, -1). To get dz, subtract 1 from p at "
+        "[np.arange(B), targets] and divide by B. Each gradient has the shape of its parameter, which tells you how to "
         "multiply.",
         "dz = p; dz[np.arange(B), targets] -= 1; dz /= B; grad['w2'][:] = h.T @ dz; da = dz @ w2.T * (1 - h * h); "
         "grad['w1'][:] = x.T @ da; dx = da @ w1.T; grad['embedding'][:] = scatter_rows(dx.reshape(B * n, -1), "

@@ -8,7 +8,7 @@ import math
 def bits_per_byte(total_nats: float, num_bytes: int) -> float:
     """What a text costs, in bits for each of its bytes.
 
-    A model that gives a symbol the probability p makes it cost -ln p nats, or -log₂ p bits. As ln p = ln 2 · log₂ p,
+    If a model gives a symbol the probability p, the symbol costs -ln p nats, or -log₂ p bits. As ln p = ln 2 · log₂ p,
 
         bits per byte = total nats / ln 2 / bytes of text
 
@@ -33,11 +33,11 @@ from learn.exercise import Case, Exercise, Mistake
 
 
 def cases() -> Iterator[Case]:
-    """A uniform guess, a certain one, a text, and none."""
+    """A uniform guess, a certain guess, a text, and no text."""
     yield Case("ten bytes, each a uniform guess among 256: 8 bits", [math.log(256) * 10, 10], expected=8.0)
-    yield Case("a text that was foreseen with certainty", [0.0, 7])
+    yield Case("a text that was predicted with certainty", [0.0, 7])
     yield Case("1,000 bytes that cost 1,065 nats", [1065.0, 1000])
-    yield Case("no text at all: a ValueError, in a line that says so", [1.0, 0], raises=ValueError)
+    yield Case("no text at all: a ValueError with a line that says so", [1.0, 0], raises=ValueError)
 
 
 def _nats(total_nats: float, num_bytes: int) -> float:
@@ -66,7 +66,7 @@ EXERCISE = Exercise(
         "total_nats / math.log(2) / num_bytes, after a check that num_bytes is above 0.",
     ),
     mistakes=(
-        Mistake(_nats, "this is nats per byte: divide by ln 2 to have bits"),
+        Mistake(_nats, "this is nats per byte: divide by ln 2 to get bits"),
         Mistake(_multiplied, "a bit is ln 2 nats, so nats are divided by ln 2, not multiplied"),
         Mistake(_unchecked, "a text without bytes has no bits per byte: raise a ValueError"),
         Mistake(_perplexity, "this is a perplexity, exp of the mean; bits per byte needs no exponential"),

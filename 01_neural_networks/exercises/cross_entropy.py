@@ -11,8 +11,8 @@ from neural_networks.broadcasting import Array
 def cross_entropy(logits: Tensor, targets: Array) -> Tensor:
     """Mean of -ln p(target), with p = softmax(logits), in nats.
 
-    Computed as -ln p = ln Σ exp z - z[target], which stays finite where p is too small for a float. The gradient of
-    softmax and logarithm together is the simplest there is:
+    Compute it as -ln p = ln Σ exp z - z[target], which stays finite where p is too small for a float. The gradient of
+    softmax and logarithm together is very simple:
 
         dL/dz = (p - y) / number of targets        y is 1 at the target, 0 elsewhere
 
@@ -21,8 +21,8 @@ def cross_entropy(logits: Tensor, targets: Array) -> Tensor:
         targets: (...) integers below `classes`.
 
     Returns:
-        One number, made by `Tensor.from_operation(result, inputs, backward, name)`; see exercise 1.5. The g that
-        backward is given is one number too: multiply by it.
+        One number, made by `Tensor.from_operation(result, inputs, backward, name)`; see exercise 1.5. The gradient g
+        that backward receives is one number too: multiply by it.
     """
     raise NotImplementedError("Exercise 1.8: cross-entropy and its gradient")
 
@@ -52,7 +52,7 @@ def _by_torch(logits: np.ndarray, targets: np.ndarray) -> dict[str, Any]:
 
 
 def cases() -> Iterator[Case]:
-    """One row; a batch; a batch of sequences; a hopeless guess. Expected is what PyTorch computes."""
+    """One row; a batch; a batch of sequences; a very bad guess. The expected values come from PyTorch."""
     rng = np.random.default_rng(0)
     questions = [
         ("one row of three equal logits: ln 3", np.zeros((1, 3)), np.array([1])),
@@ -117,9 +117,10 @@ EXERCISE = Exercise(
     cases=cases,
     in_place=True,
     hints=(
-        "First ln p for all classes: z less its largest, less ln of the sum of exponentials. Then pick the targets'.",
+        "First compute ln p for all classes: z minus its largest, minus ln of the sum of exponentials. Then pick the "
+        "values of the targets.",
         "np.take_along_axis(log_p, targets[..., None], -1) picks one number from each row, whatever the leading axes.",
-        "The gradient is np.exp(log_p), less 1 at the targets (np.put_along_axis writes there), times g / targets.size.",
+        "The gradient is np.exp(log_p), minus 1 at the targets (np.put_along_axis writes there), times g / targets.size.",
     ),
     mistakes=(
         Mistake(_summed_gradient, "the loss is a mean, so the gradient is divided by the number of targets"),

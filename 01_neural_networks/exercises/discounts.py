@@ -1,7 +1,7 @@
 """Exercise 1.3: Kneser–Ney discounts.
 
-What was seen once in the training text will be seen less than once in a new text of that length. How much less
-can be read off how many n-grams were seen once, twice, three times.
+An n-gram that was seen once in the training text will be seen less than once, on average, in a new text of that
+length. How much less follows from how many n-grams were seen once, twice and three times.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from neural_networks.broadcasting import Array
 
 
 def discounts(counts: Array) -> Array:
-    """What to take off a count of 0, 1, 2, and 3 or more (Chen and Goodman, 1998).
+    """What to subtract from a count of 0, 1, 2, and 3 or more (Chen and Goodman, 1998).
 
-    With n₁ … n₄ the number of n-grams that were seen exactly once … four times, and Y = n₁ / (n₁ + 2 n₂):
+    Let n₁ … n₄ be the numbers of n-grams that were seen exactly once … four times, and Y = n₁ / (n₁ + 2 n₂):
 
         D(1) = 1 - 2 Y n₂/n₁    D(2) = 2 - 3 Y n₃/n₂    D(3 and more) = 3 - 4 Y n₄/n₃
 
-    Nothing is taken off a count of 0. Where a D(c) cannot be computed (n_c is 0, or Y is 0/0) or does not lie
+    Nothing is subtracted from a count of 0. Where a D(c) cannot be computed (n_c is 0, or Y is 0/0) or does not lie
     strictly between 0 and c, it is 0.5.
 
     Args:
@@ -41,10 +41,10 @@ from learn.exercise import Case, Exercise, Mistake
 
 
 def cases() -> Iterator[Case]:
-    """By hand; as in text; too few n-grams for the formula."""
-    yield Case("4, 2, 1 and 1 n-grams seen once to four times", [np.array([1, 1, 1, 1, 2, 2, 3, 4])])
+    """Counts by hand; counts as in a text; too few n-grams for the formula."""
+    yield Case("4, 2, 1 and 1 n-grams seen once, twice, three and four times", [np.array([1, 1, 1, 1, 2, 2, 3, 4])])
     zipf = np.minimum(np.random.default_rng(0).zipf(1.8, 3000), 10_000)
-    yield Case("3,000 n-grams with counts as in text", [zipf])
+    yield Case("3,000 n-grams with counts as in a text", [zipf])
     yield Case("all n-grams seen once: nothing is known about 2 and 3", [np.ones(5, dtype=np.int64)])
     yield Case("counts of 3, 3 and 5: nothing was seen once or twice, and Y is 0/0", [np.array([3, 3, 5])])
     yield Case("an estimate that is not positive", [np.array([1, 2, 2, 2, 3, 3, 3, 3, 3, 4, 4, 4, 4, 4, 4])])
@@ -79,7 +79,7 @@ def _three_or_more(counts: Array) -> Array:
 
 def _undivided(counts: Array) -> Array:
     n1, n2 = (int((counts == count).sum()) for count in (1, 2))
-    n1 / (n1 + 2 * n2)  # of Python's integers, which divide by 0 with an error
+    n1 / (n1 + 2 * n2)  # Python's integers raise an error when divided by 0
     return _estimate(counts)
 
 

@@ -1,6 +1,6 @@
 """Exercise 1.5: The matrix product, forwards and backwards.
 
-Nearly all the arithmetic of a language model is this operation, and its gradient is two of them.
+Nearly all the arithmetic of a language model is this operation. Its gradient consists of two more matrix products.
 """
 
 from __future__ import annotations
@@ -10,19 +10,19 @@ from neural_networks.broadcasting import Array, unbroadcast
 
 
 def __matmul__(self: Tensor, other: ArrayLike) -> Tensor:
-    """Y = A B, over any leading batch dimensions, with its gradient.
+    """Y = A B, over any batch dimensions in front, with its gradient.
 
         dL/dA = dL/dY Bᵀ        dL/dB = Aᵀ dL/dY
 
     Where an operand was broadcast over batch dimensions, its gradient is summed over them: `unbroadcast`.
 
-    An operation is made by `Tensor.from_operation(result, inputs, backward, name)`: `result` is the array, `inputs` the
-    tensors that it was computed from, and `backward` turns the gradient of the result into a tuple of gradients, one for
-    each input (a tuple even for one input: `(gradient,)`). `name` is any short text, for drawings.
+    An operation is made by `Tensor.from_operation(result, inputs, backward, name)`: `result` is the array and `inputs`
+    are the tensors that it was computed from. `backward` turns the gradient of the result into a tuple of gradients, one
+    for each input (a tuple even for one input: `(gradient,)`). `name` is any short text, for drawings.
 
     Args:
         self: A, (..., m, k). Its numbers are `self.data`.
-        other: B, (..., k, n), a tensor or anything that `as_tensor(other, self)` makes one of.
+        other: B, (..., k, n), a tensor or anything that `as_tensor(other, self)` can turn into one.
 
     Returns:
         (..., m, n).
@@ -99,8 +99,8 @@ EXERCISE = Exercise(
     in_place=True,  # gradients are left in the tensors
     hints=(
         "The shapes decide: dL/dA has A's shape (m, k), dL/dY has (m, n), B has (k, n). Which product fits?",
-        "The transpose is of the last two axes alone: swapaxes(-1, -2). Then unbroadcast each gradient to the shape of "
-        "its operand, for an operand that was shared by a batch.",
+        "Transpose only the last two axes: swapaxes(-1, -2). Then unbroadcast each gradient to the shape of its operand, "
+        "because a whole batch may have shared the operand.",
         "a, b = self, as_tensor(other, self); backward(g) returns unbroadcast(g @ b.data.swapaxes(-1, -2), a.shape) and "
         "unbroadcast(a.data.swapaxes(-1, -2) @ g, b.shape).",
     ),
@@ -108,7 +108,8 @@ EXERCISE = Exercise(
         Mistake(_exchanged, "backward returns the gradients in the order of the inputs: first A's, then B's"),
         Mistake(_not_transposed, "the other operand is transposed in the gradient: dL/dA = dL/dY Bᵀ"),
         Mistake(
-            _all_axes_transposed, ".T turns all axes round; with a batch only the last two are to be: swapaxes(-1, -2)"
+            _all_axes_transposed,
+            ".T reverses all axes; with a batch only the last two may be exchanged: swapaxes(-1, -2)",
         ),
         Mistake(
             _not_summed,

@@ -1,6 +1,6 @@
 """Exercise 1.1: Count pairs of bytes.
 
-The simplest model of language that looks back: how often is each byte followed by each other one?
+This is the simplest model of language that looks back: how often does each byte follow each other byte?
 """
 
 from __future__ import annotations
@@ -70,9 +70,9 @@ EXERCISE = Exercise(
     reference="neural_networks.ngram:pair_counts",
     cases=cases,
     hints=(
-        "A loop over the neighbours stream[:-1] and stream[1:] is a fine start. What is the row, what the column?",
-        "Each pair (a, b) can be numbered 256 · a + b. Then the table is a histogram of these numbers; NumPy has "
-        "np.bincount for that. Or np.add.at, which adds once for every repetition of an index.",
+        "A loop over the neighbours stream[:-1] and stream[1:] is a good start. Which byte is the row, which the column?",
+        "Each pair (a, b) can have the number 256 · a + b. Then the table is a histogram of these numbers; NumPy has "
+        "np.bincount for that. Another way is np.add.at, which adds once for every repetition of an index.",
         "pairs = stream[:-1].astype(np.int64) * 256 + stream[1:], then np.bincount(pairs, minlength=65536), reshaped.",
     ),
     mistakes=(
@@ -80,7 +80,7 @@ EXERCISE = Exercise(
         Mistake(
             _assigned,
             "counts[rows, columns] += 1 adds 1 once for each different pair, however often it occurs; np.add.at "
-            "adds for every occurrence",
+            "adds 1 for every occurrence",
         ),
         Mistake(_without_overlap, "pairs overlap: every byte but the last begins one"),
         Mistake(_overflowing, "the numbers of pairs overflow: uint8 holds 0 to 255, so convert to int64 first"),

@@ -8,22 +8,22 @@ from neural_networks.backpropagation import Tensor
 
 
 def softmax(x: Tensor, axis: int = -1) -> Tensor:
-    """pᵢ = exp xᵢ / Σⱼ exp xⱼ: any numbers into probabilities.
+    """pᵢ = exp xᵢ / Σⱼ exp xⱼ turns any numbers into probabilities.
 
-    exp overflows from about 89 on in float32. Subtracting the largest x first changes nothing and prevents it.
+    In float32, exp overflows from about 89 on. Subtracting the largest x first changes no result and prevents this.
 
-    The derivative is dpᵢ/dxⱼ = pᵢ (δᵢⱼ - pⱼ). Multiplied with the gradient g of the output and summed over i,
+    The derivative is dpᵢ/dxⱼ = pᵢ (δᵢⱼ - pⱼ). Multiply it by the gradient g of the output and sum over i:
 
         dL/dxⱼ = pⱼ (gⱼ - Σᵢ gᵢ pᵢ)
 
-    so the matrix of all i and j need not be built.
+    So the matrix of all i and j does not have to be built.
 
     Args:
         x: any shape.
         axis: along which the outputs sum to 1.
 
     Returns:
-        The shape of `x`, made by `Tensor.from_operation(result, inputs, backward, name)`; see exercise 1.5.
+        A tensor with the shape of `x`, made by `Tensor.from_operation(result, inputs, backward, name)`; see exercise 1.5.
     """
     raise NotImplementedError("Exercise 1.7: softmax and its gradient")
 
@@ -52,7 +52,7 @@ def _by_torch(x: np.ndarray, axis: int) -> dict[str, Any]:
 
 
 def cases() -> Iterator[Case]:
-    """A row; a matrix; another axis; large numbers. Expected is what PyTorch computes."""
+    """A row; a matrix; another axis; large numbers. The expected values come from PyTorch."""
     rng = np.random.default_rng(0)
     questions = [
         ("a row of three", np.array([1.0, 2.0, 3.0]), -1),
@@ -118,7 +118,7 @@ EXERCISE = Exercise(
             _diagonal,
             "every x changes every p, since they share the denominator; p (1 - p) is only the effect of x on its own p",
         ),
-        Mistake(_not_weighted, "the sum in the gradient is of gᵢ pᵢ, not of gᵢ"),
+        Mistake(_not_weighted, "the gradient contains the sum of gᵢ pᵢ, not of gᵢ"),
         Mistake(_last_axis, "the axis that was asked for is not used everywhere"),
         Mistake(_last_axis_backwards, "the sum in the gradient runs along `axis` too, not always along the last one"),
         Mistake(_not_in_a_tuple, "one input, one gradient, and still a tuple: return (gradient,)"),

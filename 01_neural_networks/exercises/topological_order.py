@@ -1,7 +1,7 @@
 """Exercise 1.6: In which order gradients flow.
 
-A tensor that is used twice gets two gradients, and must have both before it can pass anything on. So the
-graph is walked in topological order: every tensor after those that it was computed from.
+A tensor that is used twice gets two gradients, and it must have both before it can pass anything on. So the
+graph is sorted in topological order: every tensor comes after those that it was computed from.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from neural_networks.backpropagation import Tensor
 def topological_order(self: Tensor) -> list[Tensor]:
     """Every tensor that this one depends on and that needs a gradient, inputs before outputs, each once.
 
-    The last of the list is this tensor itself. `backward` walks the list from its end.
+    The last in the list is this tensor itself. `backward` goes through the list from its end.
 
-    A loss may depend on thousands of operations one behind the other, and Python allows about a thousand calls within
-    calls: use a stack of your own in place of recursion.
+    A loss may depend on thousands of operations in a chain, and Python allows only about a thousand nested calls. So
+    use a stack of your own instead of recursion.
 
     Args:
-        self: the tensor to begin with. What a tensor was computed from is in `self._inputs`, a tuple; leave out those
-            whose `requires_grad` is False.
+        self: the tensor to begin with. The tuple `self._inputs` holds the tensors that it was computed from. Leave out
+            those whose `requires_grad` is False.
     """
     raise NotImplementedError("Exercise 1.6: sort the graph")
 
@@ -33,7 +33,7 @@ from learn.exercise import Case, Exercise, Mistake
 
 
 def _in_order(result: Any, arguments: Sequence[Any]) -> dict[str, Any]:
-    """What can be said about any right order; there are many."""
+    """What is true of every right order; there are many of them."""
     places: dict[int, int] = {id(tensor): place for place, tensor in enumerate(result)}
     late = [
         f"'{tensor.operation}' stands before '{i.operation}', which it was computed from"
@@ -65,7 +65,7 @@ def cases() -> Iterator[Case]:
     deep = x
     for _ in range(2000):
         deep = deep + 1.0
-    yield Case("2,000 additions one behind the other", [deep], observe=_in_order)
+    yield Case("2,000 additions, one after the other", [deep], observe=_in_order)
 
 
 def _recursive(self: Tensor) -> list[Tensor]:
@@ -147,7 +147,7 @@ def _recursive_free(self: Tensor, constants: bool = False) -> list[Tensor]:
 
 
 _TOO_EARLY = (
-    "a tensor was listed when it was first met. It may be met on a short way while others on a longer way need it too: "
+    "a tensor was listed when it was first met. It may be met on a short way while tensors on a longer way need it too: "
     "list it after all its inputs"
 )
 
@@ -158,14 +158,14 @@ EXERCISE = Exercise(
     hints=(
         "A tensor may be put into the list only when all its inputs are in it. With recursion: first visit the inputs, "
         "then append yourself, and remember by id() whom you have visited.",
-        "To do without recursion, keep a stack of pairs (tensor, inputs are done). Taken off with False, a tensor goes "
-        "back with True, and its inputs go on top of it with False. Taken off with True, it is appended.",
+        "Instead of recursion, keep a stack of pairs (tensor, inputs are done). Take a pair off. If it has False, put the "
+        "tensor back with True, and put its inputs on top of it with False. If it has True, append the tensor.",
         "stack = [(self, False)]; node, done = stack.pop(); if done: order.append(node); elif id(node) not in visited: "
         "add it, stack.append((node, True)), stack.extend((t, False) for t in node._inputs if t.requires_grad).",
     ),
     mistakes=(
         Mistake(
-            _recursive, "the order is right, but recursion ends at Python's limit of about 1,000 calls: use a stack"
+            _recursive, "the order is right, but recursion fails at Python's limit of about 1,000 calls: use a stack"
         ),
         Mistake(_outputs_first, "this is the opposite order: inputs come before outputs"),
         Mistake(_with_constants, "tensors with requires_grad = False have no gradient and are left out"),

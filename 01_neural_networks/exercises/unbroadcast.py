@@ -10,14 +10,14 @@ from neural_networks.broadcasting import Array
 def unbroadcast(gradient: Array, shape: tuple[int, ...]) -> Array:
     """Sum a gradient over the axes along which an input was repeated to reach the output's shape.
 
-    NumPy broadcasts: a bias of shape (3,) added to a matrix of shape (4, 3) is used four times, once a row. The
-    gradient of a number that is used several times is the sum over its uses.
+    NumPy broadcasts: a bias of shape (3,) added to a matrix of shape (4, 3) is used four times, once for each row. If
+    a number is used several times, its gradient is the sum over its uses.
 
     Broadcasting does two things to a shape: it puts axes in front, and it stretches axes of length 1.
 
     Args:
-        gradient: of the output.
-        shape: of the input, which was broadcast to the gradient's shape.
+        gradient: the gradient of the output.
+        shape: the shape of the input, which was broadcast to the gradient's shape.
 
     Returns:
         The gradient of the input, of the given shape.
@@ -43,7 +43,7 @@ def cases() -> Iterator[Case]:
     yield Case("a column added to three columns", [np.arange(12.0).reshape(4, 3), (4, 1)])
     yield Case("a single number added to a matrix", [rng.normal(size=(4, 3)), ()])
     yield Case("(1, 3) to (2, 4, 3): an axis in front and a stretched one", [rng.normal(size=(2, 4, 3)), (1, 3)])
-    yield Case("(3,) to (3, 3), where the size does not tell the axis", [np.arange(9.0).reshape(3, 3), (3,)])
+    yield Case("(3,) to (3, 3), where the sizes do not show which axis is new", [np.arange(9.0).reshape(3, 3), (3,)])
     yield Case("an axis of length 1 that stayed 1", [rng.normal(size=(5, 1, 2)), (1, 2)])
 
 
@@ -85,7 +85,7 @@ EXERCISE = Exercise(
     reference="neural_networks.broadcasting:unbroadcast",
     cases=cases,
     hints=(
-        "Take the two things that broadcasting does one after the other: first undo the axes in front.",
+        "Broadcasting does two things. Undo them one after the other, and begin with the axes in front.",
         "While the gradient has more axes than the shape, sum over axis 0. Then, for each axis where the shape says 1, "
         "sum over that axis and keep it.",
         "gradient.sum(axis=0) in a while loop; then gradient.sum(axis=axis, keepdims=True) for the axes of length 1.",

@@ -1,7 +1,7 @@
 """Lab 1.B: It learns, only worse than it should.
 
-The network of Bengio et al. on bytes, every gradient by hand. With the function below the loss falls smoothly, no number
-is out of the ordinary, and the training ends far above the run beside it.
+This is the network of Bengio et al. on bytes, with every gradient by hand. With the function below the loss falls
+smoothly and no number is unusual, but the training ends far above the run beside it.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from neural_networks.mlp_numpy import MLP
 
 
 def loss_and_gradients(self: MLP, windows: Array) -> float:
-    """The mean loss of a batch in nats a byte; `gradient_views` then hold its gradient.
+    """Return the mean loss of a batch in nats per byte; afterwards `gradient_views` hold its gradient.
 
         x = E[bytes]    a = x W₁ + b₁    h = tanh a    z = h W₂ + b₂    L = mean of -ln softmax(z)[target]
 
     Args:
         self: the network. `self._forward(contexts)` gives x (batch, context · d), h (batch, hidden) and z (batch, 256).
-        windows: (batch, context + 1) bytes, the last of each row being the one to predict.
+        windows: (batch, context + 1) bytes; the last byte of each row is the one to predict.
     """
     contexts, targets = windows[:, :-1], windows[:, -1]
     x, h, z = self._forward(contexts)
@@ -92,17 +92,17 @@ LAB = Lab(
         ),
     ],
     hints=(
-        "A network with a slightly wrong gradient learns, so the loss cannot say where. A gradient check can: compare "
+        "A network with a slightly wrong gradient still learns, so the loss cannot say where. A gradient check can: compare "
         "each parameter's gradient with finite differences, one parameter at a time.",
-        "neural_networks.gradient_checking has numerical_gradient. Take a float64 model and one batch: five parameters, "
-        "one of them disagrees, and in that one only some rows. Which bytes are those?",
+        "neural_networks.gradient_checking has numerical_gradient. Take a float64 model and one batch. Of five "
+        "parameters one disagrees, and only in some of its rows. Which bytes do these rows belong to?",
         "counts[indices] += 1 adds 1 once for each different index. The embedding of a byte that occurs twenty times in "
         "the batch gets one of its twenty contributions.",
     ),
     diagnosis=(
-        "The loss alone shows no more than a bad learning rate would. A gradient check parameter by parameter shows "
-        "w1, b1, w2 and b2 right to ten digits and the embedding wrong, and within the embedding the bytes that occur "
-        "once in the batch right: so what is lost is repetition. array[indices] += values reads, adds and writes back "
+        "The loss alone shows no more than a bad learning rate would. A gradient check, parameter by parameter, finds "
+        "w1, b1, w2 and b2 right to ten digits and the embedding wrong. Within the embedding, the bytes that occur "
+        "once in the batch are right, so the repetitions are lost. array[indices] += values reads, adds and writes back "
         "once for each different index; np.add.at adds for every occurrence."
     ),
 )

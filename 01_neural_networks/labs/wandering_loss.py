@@ -1,8 +1,8 @@
 """Lab 1.A: The loss falls, then swings back and forth.
 
-A small network learns a sine wave by gradient descent. With the function below, the loss falls at first and then swings
-without coming to rest, and the gradient stays as long as it was in the beginning. The learning rate is that of the run
-beside it, which is smooth.
+A small network learns a sine wave by gradient descent. With the function below, the loss falls at first. Then it swings
+and does not settle, and the gradient stays as long as it was at the beginning. The learning rate is the same as in the
+run beside it, which is smooth.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from neural_networks.layers import Module
 
 
 def zero_grad(self: Module) -> None:
-    """Forget the gradients of the last step; `backward` would add to them.
+    """Forget the gradients of the last step, because `backward` would add to them.
 
     `vars(self)` holds what the module itself has: tensors, modules, and lists of modules. `self.parameters()` finds the
     parameters of all of them.
@@ -105,14 +105,14 @@ LAB = Lab(
         "`backward` do with a gradient that is there already?",
         "Make a Sequential of two Linear layers, set every grad to ones, call zero_grad, and print which are None. Then "
         "do the same with one Linear layer.",
-        "vars(self) has what the module itself holds. The parameters of the parts of a Sequential are not among it; "
+        "vars(self) has what the module itself holds. It does not have the parameters of the parts of a Sequential; "
         "self.parameters() goes through the parts.",
     ),
     diagnosis=(
-        "The gradient's length points at it: it stays long even where the loss is low, so each gradient must contain "
-        "the earlier ones. One question settles it: is every grad None after zero_grad? It is for a single layer, and "
-        "not for layers within a Sequential: only what the module itself holds was cleared. A sum of all gradients so "
-        "far is momentum without friction, hence the swings. Whoever writes a loop over parameters by hand should "
-        "count what it reaches against model.parameters()."
+        "The gradient's length is the clue: it stays long even where the loss is low, so each gradient must contain "
+        "the earlier ones. One question decides: is every grad None after zero_grad? It is for a single layer, but "
+        "not for layers within a Sequential, because only what the module itself holds was cleared. A sum of all "
+        "gradients so far is momentum without friction, so the loss swings. If you write a loop over parameters by hand, "
+        "check that it reaches as many parameters as model.parameters() does."
     ),
 )

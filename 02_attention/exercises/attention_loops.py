@@ -19,13 +19,13 @@ def attention_loops(queries: Matrix, keys: Matrix, values: Matrix, causal: bool 
     the second at position 4 (counted from 0). If causal, a query sees its own position and those before it.
 
     Args:
-        queries: one row of head_dim numbers a query.
-        keys: one row of head_dim numbers a key.
-        values: one row of numbers a key, not necessarily head_dim of them.
-        causal: whether a query is blind to later keys.
+        queries: one row of head_dim numbers for each query.
+        keys: one row of head_dim numbers for each key.
+        values: one row of numbers for each key; their number may differ from head_dim.
+        causal: whether later keys are hidden from a query.
 
     Returns:
-        One row a query.
+        One row for each query.
 
     >>> output = attention_loops([[1.0, 0.0]], [[1.0, 0.0], [0.0, 1.0]], [[10.0], [20.0]], causal=False)
     >>> round(output[0][0], 2)
@@ -54,7 +54,7 @@ def _by_torch(queries: Matrix, keys: Matrix, values: Matrix, causal: bool) -> li
 
 
 def cases() -> Iterator[Case]:
-    """One query; several; causal; a cache; huge scores. Expected is what PyTorch's kernel computes."""
+    """One query; several; causal; a cache; huge scores. The expected values come from PyTorch's kernel."""
     torch.manual_seed(0)
     q, k, v = (torch.randn(5, size, dtype=torch.float64).tolist() for size in (4, 4, 3))
     huge = [[30.0 * number for number in row] for row in q]
@@ -62,7 +62,7 @@ def cases() -> Iterator[Case]:
         ("one query and two keys", [[1.0, 0.0]], [[1.0, 0.0], [0.0, 1.0]], [[10.0], [20.0]], False),
         ("five queries, not causal", q, k, v, False),
         ("five queries, causal", q, k, v, True),
-        ("two new queries behind a cache of three", q[3:], k, v, True),
+        ("two new queries after a cache of three", q[3:], k, v, True),
         ("scores so large that exp overflows", [[1e5]], [[1.0], [2.0]], [[1.0], [2.0]], False),
         ("large scores, causal", huge, [[30.0 * number for number in row] for row in k], v, True),
     ]
@@ -100,7 +100,7 @@ EXERCISE = Exercise(
     cases=cases,
     hints=(
         "One query at a time: first its list of scores, then its weights, then its output.",
-        "How many keys query i sees: all of them, or, if causal, len(keys) - len(queries) + i + 1. Cut the keys there "
+        "Query i sees all keys or, if causal, the first len(keys) - len(queries) + i + 1 of them. Cut the keys there "
         "before the softmax. Subtract the largest score before math.exp.",
         "scores = [sum(q * k for q, k in zip(query, key)) / math.sqrt(len(query)) for key in keys[:visible]]; weights are "
         "math.exp(score - max(scores)) over their sum; output[j] is the sum of weight * value[j].",
@@ -110,7 +110,7 @@ EXERCISE = Exercise(
         Mistake(_mistaken("no_root"), "the scores are divided by the square root of head_dim"),
         Mistake(
             _mistaken("without_own"),
-            "a query sees its own position too: without it the first sees no key, and has no largest score",
+            "a query sees its own position too: otherwise the first query sees no key and has no largest score",
         ),
         Mistake(
             _mistaken("first_aligned"),
@@ -118,7 +118,7 @@ EXERCISE = Exercise(
         ),
         Mistake(
             _mistaken("late_mask"),
-            "hidden keys must not take part in the softmax: the weights of the visible ones sum to 1",
+            "hidden keys must not take part in the softmax: the weights of the visible keys sum to 1",
         ),
         Mistake(_mistaken("overflowing"), "math.exp overflows: subtract the largest score first"),
     ),

@@ -13,16 +13,16 @@ from attention.masks import causal_mask
 def attention_reference(
     queries: Tensor, keys: Tensor, values: Tensor, allowed: Tensor | None = None, bias: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """softmax(Q Kᵀ / sqrt(head_dim) + bias) V, for any number of heads at once, with the weights returned.
+    """Return softmax(Q Kᵀ / sqrt(head_dim) + bias) V and the weights, for any number of heads at once.
 
-    With fewer key-value heads than query heads (GQA; Ainslie et al., 2023), each serves heads / kv_heads *neighbouring*
-    query heads: with 4 heads and 2 kv_heads, query heads 0 and 1 read key-value head 0.
+    If there are fewer key-value heads than query heads (GQA; Ainslie et al., 2023), each key-value head serves
+    heads / kv_heads *neighbouring* query heads. With 4 heads and 2 kv_heads, query heads 0 and 1 read key-value head 0.
 
     Args:
         queries: (..., heads, num_queries, head_dim), at the last positions of the keys.
         keys: (..., kv_heads, num_keys, head_dim).
         values: (..., kv_heads, num_keys, value_dim).
-        allowed: boolean, broadcastable to (..., heads, num_queries, num_keys); False hides a key: its weight is 0.
+        allowed: boolean, broadcastable to (..., heads, num_queries, num_keys). False hides a key, so its weight is 0.
             None is causal, `causal_mask(num_queries, num_keys)`.
         bias: added to the scaled scores, broadcastable to them.
 
@@ -41,7 +41,7 @@ from learn.exercise import Case, Exercise, Mistake
 
 
 def cases() -> Iterator[Case]:
-    """One head; a mask; a bias; groups; another width of values; a large hidden score."""
+    """One head; a mask; a bias; groups; values of another width; a large hidden score."""
     generator = torch.Generator().manual_seed(0)
 
     def random(*shape: int) -> Tensor:
@@ -63,7 +63,7 @@ def cases() -> Iterator[Case]:
     )
     column = torch.tensor([[[0.0], [400.0]]])
     yield Case(
-        "a hidden key with a score of 400, where the visible one has 0",
+        "a hidden key with a score of 400, while the visible key has 0",
         [torch.ones(1, 1, 1), column, column + 1, torch.tensor([[True, False]])],
     )
 
@@ -112,8 +112,8 @@ EXERCISE = Exercise(
     reference="attention.scaled_dot_product:attention_reference",
     cases=cases,
     hints=(
-        "@ multiplies the last two axes of tensors and treats all axes before them as a batch. So heads need no loop.",
-        "Bring keys and values to as many heads as the queries with repeat_interleave on axis -3. Without a mask take the "
+        "@ multiplies the last two axes of tensors and treats all axes before them as a batch. So you need no loop over heads.",
+        "Give keys and values as many heads as the queries, with repeat_interleave on axis -3. Without a mask take the "
         "causal one. Fill hidden scores with -inf before the softmax, which runs over the keys.",
         "scores = queries @ keys.transpose(-2, -1) / math.sqrt(queries.shape[-1]); add bias; "
         "scores.masked_fill(~allowed, -torch.inf).softmax(dim=-1); weights @ values.",
@@ -129,8 +129,8 @@ EXERCISE = Exercise(
         ),
         Mistake(
             _mistaken("renormalised"),
-            "the mask comes before the softmax: a large hidden score leaves the visible keys weights of 0, and dividing "
-            "those by their sum does not bring them back",
+            "the mask comes before the softmax: a large hidden score makes the weights of the visible keys 0, and a "
+            "division by their sum does not bring them back",
         ),
         Mistake(
             _mistaken("multiplied"),

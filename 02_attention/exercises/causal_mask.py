@@ -1,7 +1,7 @@
 """Exercise 2.3: A causal mask that knows about the cache.
 
-While a model writes, the keys of earlier tokens come from a cache and only the newest tokens ask. The most
-common bug of a first key-value cache is a mask that does not know this.
+While a model writes, the keys of earlier tokens come from a cache, and only the newest tokens have queries. The most
+common bug in a first key-value cache is a mask that does not know this.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ def causal_mask(
     The last query is at the last key's position.
 
     Args:
-        num_queries: queries, at the last positions.
-        num_keys: keys, at positions 0 to num_keys - 1.
+        num_queries: how many queries there are; they stand at the last positions.
+        num_keys: how many keys there are; they stand at positions 0 to num_keys - 1.
         window: see `visible_keys`, which you may use (exercise 2.2 is to write it).
         sinks: see `visible_keys`.
-        device: where to build it.
+        device: where to build the mask.
 
     Returns:
         Boolean (num_queries, num_keys), True where the query sees the key.
@@ -54,11 +54,11 @@ def _device(result: Any, arguments: Any) -> str:
 def cases() -> Iterator[Case]:
     """No cache; a cache; one new token; a window; a device."""
     yield Case("4 queries, 4 keys", [4, 4])
-    yield Case("2 new queries behind a cache of 2", [2, 4])
+    yield Case("2 new queries after a cache of 2", [2, 4])
     yield Case("one new query sees everything", [1, 5])
-    yield Case("3 new queries behind a cache of 5, window 3", [3, 8], {"window": 3})
+    yield Case("3 new queries after a cache of 5, window 3", [3, 8], {"window": 3})
     yield Case("the same with 1 sink", [3, 8, 3, 1])
-    yield Case("on the device 'meta', which has shapes alone", [2, 4, None, 0, torch.device("meta")], observe=_device)
+    yield Case("on the device 'meta', which has only shapes", [2, 4, None, 0, torch.device("meta")], observe=_device)
 
 
 def _first_aligned(
@@ -101,7 +101,7 @@ EXERCISE = Exercise(
     cases=cases,
     hints=(
         "Which positions do the queries have, when the last of them is at position num_keys - 1?",
-        "They have the last num_queries of the keys' positions.",
+        "They stand at the last num_queries positions of the keys.",
         "keys = torch.arange(num_keys, device=device); visible_keys(keys[num_keys - num_queries:], keys, window, sinks).",
     ),
     mistakes=(

@@ -9,12 +9,12 @@ from attention.masks import causal_mask
 
 
 def document_mask(documents: Tensor, window: int | None = None, sinks: int = 0) -> Tensor:
-    """Causal, and within one document: what was packed into one row stays apart.
+    """A causal mask within each document: documents that were packed into one row do not see each other.
 
     Args:
         documents: (batch, time) the number of the document that each token belongs to.
-        window: of `causal_mask`, which you may use (exercise 2.3).
-        sinks: of `causal_mask`.
+        window: see `causal_mask`, which you may use (exercise 2.3).
+        sinks: see `causal_mask`.
 
     Returns:
         Boolean (batch, 1, time, time); the axis of length 1 stands for every head.
@@ -78,7 +78,7 @@ EXERCISE = Exercise(
         "(same & causal_mask(time, time, window, sinks, documents.device))[:, None].",
     ),
     mistakes=(
-        Mistake(_earlier_documents, "earlier documents are visible: only the same one may be"),
+        Mistake(_earlier_documents, "earlier documents are visible: only the same document may be"),
         Mistake(_not_causal, "within a document, causality (and the window) still holds"),
         Mistake(_no_head_axis, "an axis of length 1 for the heads is missing: [:, None]"),
         Mistake(_no_window, "window and sinks are not passed on to causal_mask"),

@@ -13,13 +13,13 @@ from attention.masks import visible_keys
 def tiled_backward(
     q: Tensor, k: Tensor, v: Tensor, outputs: Tensor, log_sums: Tensor, grad_outputs: Tensor, causal: bool, tile: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of queries, keys and values, a tile of keys at a time (Dao et al., 2022).
+    """Gradients of queries, keys and values, one tile of keys at a time (Dao et al., 2022).
 
-    The weights P are not stored in the forward pass, but made again from the scores s = q · k / sqrt(head_dim), -inf
-    where the key is hidden, and one number a query, L = m + ln l of exercise 2.7: P = e^(s - L). With O the outputs and
-    dO their gradient:
+    The forward pass does not store the weights P. They are computed again, P = e^(s - L), from the scores
+    s = q · k / sqrt(head_dim), which are -inf where the key is hidden, and from one number for each query, L = m + ln l
+    of exercise 2.7. O are the outputs and dO is their gradient:
 
-        D  = rowsum(dO ∘ O)                  one number a query
+        D  = rowsum(dO ∘ O)                  one number for each query
         dV = Pᵀ dO                           dP = dO Vᵀ
         dS = P ∘ (dP - D)                    the gradient of a softmax
         dQ = dS K / sqrt(head_dim)           dK = dSᵀ Q / sqrt(head_dim)
@@ -33,8 +33,8 @@ def tiled_backward(
         outputs: O, the shape of `q`.
         log_sums: L, (batch, heads, num_queries).
         grad_outputs: dO, the shape of `q`.
-        causal: whether a query is blind to later keys; see `visible_keys`.
-        tile: keys at a time.
+        causal: whether later keys are hidden from a query; see `visible_keys`.
+        tile: how many keys to take at a time.
 
     Returns:
         The gradients, in the shapes of `q`, `k` and `v`.
@@ -62,7 +62,7 @@ def _question(
     tile: int,
     most_bytes: int | None = None,
 ) -> Case:
-    """Expected is what PyTorch's autograd finds through the matrix form."""
+    """The expected values come from PyTorch's autograd through the matrix form."""
     generator = torch.Generator().manual_seed(0)
     shapes = [(2, heads, queries, 4), (2, kv_heads, keys, 4), (2, kv_heads, keys, 4)]
     q, k, v = (torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_() for shape in shapes)
@@ -82,9 +82,9 @@ def cases() -> Iterator[Case]:
     """One tile; several; causal; a cache; groups; memory."""
     yield _question("one tile, not causal", 2, 2, 4, 4, False, 4)
     yield _question("tiles of two keys, causal", 2, 2, 5, 5, True, 2)
-    yield _question("two queries behind a cache of five", 2, 2, 2, 7, True, 3)
+    yield _question("two queries after a cache of five", 2, 2, 2, 7, True, 3)
     yield _question("4 heads, 2 key-value heads", 4, 2, 5, 5, True, 2)
-    # One matrix of all weights is 2 · 256 · 512 numbers of 8 bytes: 2 MiB.
+    # One matrix of all weights has 2 · 256 · 512 numbers of 8 bytes: 2 MiB.
     yield _question("512 keys in tiles of 64, and memory counted", 1, 1, 256, 512, False, 64, 5 << 19)
 
 
@@ -142,31 +142,33 @@ EXERCISE = Exercise(
     reference="attention.flash_attention:tiled_backward",
     cases=cases,
     hints=(
-        "The loop is that of exercise 2.7. There is nothing to correct this time: L is final.",
+        "The loop is the same as in exercise 2.7. This time there is nothing to correct, because L is final.",
         "Each tile of keys owns its rows of dK and dV; only dQ adds up over the tiles. D is computed once, before the loop. "
-        "Heads of a group: repeat keys and values as before, and sum their gradients over the group at the end.",
+        "For groups of heads, repeat keys and values as before, and sum their gradients over each group at the end.",
         "P = (s - log_sums[..., None]).exp(); dS = P * (dO @ v_tile.mT - D[..., None]) * scale; dv_tile = P.mT @ dO; "
         "dk_tile = dS.mT @ q; dq += dS @ k_tile.",
     ),
     mistakes=(
         Mistake(
             _mistaken("no_delta"),
-            "D is not subtracted: the weights of a query sum to 1, so one can only grow as others fall",
+            "D is not subtracted: the weights of a query sum to 1, so one can grow only if others fall",
         ),
         Mistake(
             _mistaken("unscaled"), "the scores were divided by sqrt(head_dim), and so are the gradients of q and k"
         ),
         Mistake(_mistaken("query_unscaled"), "dQ is divided by sqrt(head_dim) as well, not only dK"),
-        Mistake(_mistaken("assigned"), "every tile of keys adds its share to dQ; this keeps the share of the last"),
+        Mistake(
+            _mistaken("assigned"), "every tile of keys adds its share to dQ; this keeps only the share of the last tile"
+        ),
         Mistake(
             _mistaken("interleaved"),
-            "a group is neighbouring query heads: sum over 0 1 and 2 3, not over 0 2 and 1 3: unflatten(1, (kv_heads, -1))",
+            "a group consists of neighbouring query heads: sum over 0 1 and 2 3, not 0 2 and 1 3: unflatten(1, (kv_heads, -1))",
         ),
         Mistake(_mistaken("not_causal"), "hidden keys have weight 0 here too: fill their scores with -inf"),
         Mistake(
             _mistaken("first_of_group"),
             "the gradient of a shared key-value head is the sum over the query heads of its group",
         ),
-        Mistake(_mistaken("whole"), "the weights of all keys are held at a time: take `tile` keys"),
+        Mistake(_mistaken("whole"), "the weights of all keys are held at the same time: take `tile` keys at a time"),
     ),
 )

@@ -22,24 +22,24 @@ def forward(
     1. Project x to queries, keys and values: `self.query(x)` is (batch, time, num_heads · head_dim), `self.key(x)` and
        `self.value(x)` are (batch, time, num_kv_heads · head_dim).
     2. Bring each into the shape (batch, heads, time, head_dim).
-    3. Apply `self.query_norm` to queries and `self.key_norm` to keys, where they are not None; then, if there is a
-       rotate, `queries = rotate(queries)`, and `keys` likewise.
+    3. Apply `self.query_norm` to queries and `self.key_norm` to keys, where they are not None. Then, if rotate is not
+       None, `queries = rotate(queries)`, and the same for `keys`.
     4. With a store, `store.update(self.layer, keys, values)` keeps the new keys and values and returns all of them.
        (`self.layer` is this layer's number.)
     5. Attend: `attention_reference(queries, keys, values, allowed, bias)`, exercise 2.5. Where `allowed` is None, it is
-       `causal_mask(time, num_keys, self.window, self.sinks, x.device)`; bias is `score_bias(time, num_keys)`, if there
-       is a score_bias.
+       `causal_mask(time, num_keys, self.window, self.sinks, x.device)`. The bias is `score_bias(time, num_keys)`, if
+       score_bias is not None.
     6. Put the heads side by side again, (batch, time, num_heads · head_dim), and project by `self.output`.
 
-    `self.num_heads`, `self.num_kv_heads`, `self.head_dim` and `self.sinks` are numbers; `self.window` is one or None.
-    Attention dropout and observers, which the package's layer has besides, are not asked for.
+    `self.num_heads`, `self.num_kv_heads`, `self.head_dim` and `self.sinks` are numbers; `self.window` is a number or
+    None. The package's layer also has attention dropout and observers. You do not need to write those.
 
     Args:
         self: the layer.
         x: (batch, time, d_model).
         rotate: encodes positions into queries and keys.
         store: earlier keys and values to attend to as well.
-        allowed: boolean, broadcastable to (batch, heads, time, num_keys): the whole mask. None for causal.
+        allowed: the whole mask, boolean, broadcastable to (batch, heads, time, num_keys). None means causal.
         score_bias: encodes positions into scores.
 
     Returns:
@@ -69,21 +69,21 @@ class _Store:
         self.keys, self.values = torch.randn(2, 1, kv_heads, 3, head_dim, generator=generator, dtype=torch.float64)
 
     def update(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Old and new ones."""
+        """Return old and new keys and values."""
         return torch.cat([self.keys, keys], dim=2), torch.cat([self.values, values], dim=2)
 
     def advance(self, num_tokens: int) -> None:
-        """Nothing is counted."""
+        """Do nothing: this store does not count."""
 
 
 class _Scale(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
-        """Stands for a norm: not linear, so that its place matters."""
+        """This stands for a norm. It is not linear, so its place matters."""
         return x.tanh()
 
 
 def _turned(heads: Tensor) -> Tensor:
-    """Stands for rotary positions: depends on the place in time, and mixes dimensions."""
+    """This stands for rotary positions. It depends on the place in time and mixes dimensions."""
     angles = torch.arange(heads.shape[-2], dtype=heads.dtype)[:, None]
     return heads * angles.cos() + heads.roll(1, dims=-1) * angles.sin()
 
@@ -107,10 +107,13 @@ def cases() -> Iterator[Case]:
     yield Case("rotary positions", [layer(8, 2), x(4), _turned])
     yield Case("norms and rotary positions", [layer(8, 2, query_norm=_Scale(), key_norm=_Scale()), x(4), _turned])
     yield Case("a window of 2", [layer(8, 2, window=2), x(5)])
-    yield Case("a mask: everybody sees everybody", [layer(8, 2), x(3), None, None, torch.ones(3, 3, dtype=torch.bool)])
-    yield Case("two new tokens behind three stored ones", [layer(8, 2), x(2, 1), None, _Store(2, 4)])
     yield Case(
-        "two new tokens behind three stored ones, norms and rotary positions",
+        "a mask that lets every position see all others",
+        [layer(8, 2), x(3), None, None, torch.ones(3, 3, dtype=torch.bool)],
+    )
+    yield Case("two new tokens after three stored ones", [layer(8, 2), x(2, 1), None, _Store(2, 4)])
+    yield Case(
+        "two new tokens after three stored ones, norms and rotary positions",
         [layer(8, 2, query_norm=_Scale(), key_norm=_Scale()), x(2, 1), _turned, _Store(2, 4)],
     )
     yield Case("a bias on the scores", [layer(8, 2), x(4), None, None, None, bias])
@@ -181,23 +184,23 @@ EXERCISE = Exercise(
     cases=cases,
     in_place=True,  # the layer itself is among the arguments
     hints=(
-        "Write it without rotate, norms, store and bias first: the first three questions need none of them.",
+        "First write it without rotate, norms, store and bias: the first three questions need none of them.",
         "view(batch, time, heads, head_dim) cuts the width into heads, and transpose(1, 2) brings the heads forward. At the "
         "end transpose(1, 2) back, then reshape(batch, time, -1).",
-        "q = self.query(x).view(batch, time, self.num_heads, self.head_dim).transpose(1, 2), k and v likewise with "
-        "num_kv_heads; norms; rotate; store.update; then attention_reference(q, k, v, allowed, bias)[0].",
+        "q = self.query(x).view(batch, time, self.num_heads, self.head_dim).transpose(1, 2), the same for k and v "
+        "with num_kv_heads; norms; rotate; store.update; then attention_reference(q, k, v, allowed, bias)[0].",
     ),
     mistakes=(
         Mistake(_mistaken("reshaped"), _MIXED),
         Mistake(_mistaken("never_transposed"), _MIXED),
         Mistake(
             _mistaken("joined_wrongly"),
-            "transpose the heads back behind the time before reshaping to (batch, time, width)",
+            "transpose back to (batch, time, heads, head_dim) before reshaping to (batch, time, width)",
         ),
         Mistake(_mistaken("values_rotated"), "positions are encoded into queries and keys, not into values"),
-        Mistake(_mistaken("late_norm"), "norms come before positions: a norm behind the rotation would depend on them"),
+        Mistake(_mistaken("late_norm"), "norms come before positions: a norm after the rotation would depend on them"),
         Mistake(_mistaken("no_window"), "the layer's window and sinks are not in the mask"),
-        Mistake(_mistaken("always_causal"), "a given mask is the whole mask: it takes the place of the causal one"),
+        Mistake(_mistaken("always_causal"), "a given mask is the whole mask: use it instead of the causal mask"),
         Mistake(_mistaken("no_store"), "the stored keys and values are not used"),
         Mistake(_mistaken("square_mask"), "with a store there are more keys than queries: take num_keys from the keys"),
         Mistake(

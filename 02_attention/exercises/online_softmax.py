@@ -13,22 +13,22 @@ from attention.masks import visible_keys
 def tiled_forward(q: Tensor, k: Tensor, v: Tensor, causal: bool, tile: int) -> tuple[Tensor, Tensor]:
     """Attention in tiles of keys, with the sums that the backward pass needs.
 
-    Keep for each query the largest score so far m, the sum of exponentials l, and the weighted sum of values a. When a
+    For each query, keep the largest score so far m, the sum of exponentials l, and the weighted sum of values a. When a
     tile of scores s with values V arrives (s = q · k / sqrt(head_dim), and -inf where the key is hidden):
 
         m' = max(m, max s)        l' = e^(m - m') l + Σ e^(s - m')        a' = e^(m - m') a + e^(s - m') V
 
     They begin at m = -inf, l = 0, a = 0. At the end the output is a / l, and the second result is m + ln l.
 
-    At no time may there be a tensor of scores for all keys: take `tile` keys at a time. (To take the queries in tiles too
-    is what a GPU needs; it is not asked for.)
+    There must never be a tensor of scores for all keys: take `tile` keys at a time. (A GPU needs the queries in tiles
+    too. You do not need to do that.)
 
     Args:
         q: (batch, heads, num_queries, head_dim), at the last positions of the keys.
         k: (batch, kv_heads, num_keys, head_dim); each key-value head serves heads / kv_heads neighbouring query heads.
         v: the shape of `k`.
-        causal: whether a query is blind to later keys; `visible_keys(query_positions, key_positions)` tells.
-        tile: keys at a time.
+        causal: whether later keys are hidden from a query; use `visible_keys(query_positions, key_positions)`.
+        tile: how many keys to take at a time.
 
     Returns:
         The outputs (batch, heads, num_queries, head_dim) and m + ln l, (batch, heads, num_queries).
@@ -56,13 +56,13 @@ def cases() -> Iterator[Case]:
     yield Case("three tiles of two keys, not causal", [*_random(same, same, same), False, 2])
     yield Case("three tiles, causal", [*_random(same, same, same), True, 2])
     yield Case("scores up to a hundred, the largest late", [*_random(same, same, same, scale=6.0), False, 2])
-    yield Case("two new queries behind a cache of five", [*_random((1, 2, 2, 4), (1, 2, 7, 4), (1, 2, 7, 4)), True, 3])
+    yield Case("two new queries after a cache of five", [*_random((1, 2, 2, 4), (1, 2, 7, 4), (1, 2, 7, 4)), True, 3])
     yield Case(
         "4 heads, 2 key-value heads, the last tile shorter",
         [*_random((2, 4, 5, 4), (2, 2, 5, 4), (2, 2, 5, 4)), True, 3],
     )
     long = [x.float() for x in _random((1, 1, 256, 8), (1, 1, 1024, 8), (1, 1, 1024, 8))]
-    # All scores of 256 queries and 1,024 keys are 1 MiB.
+    # All scores of 256 queries and 1,024 keys take 1 MiB.
     yield Case("1,024 keys in tiles of 64, and memory counted", [*long, False, 64], tolerance=1e-4, most_bytes=1 << 19)
 
 
@@ -110,10 +110,10 @@ EXERCISE = Exercise(
     cases=cases,
     hints=(
         "One loop over range(0, num_keys, tile). Repeat keys and values over the heads of a group first.",
-        "In the loop: scores of this tile, hidden ones -inf; the new maximum; the correction e^(m - m'), which multiplies "
-        "both l and a; then add this tile's share to both.",
+        "In the loop, compute the scores of this tile (-inf where hidden), the new maximum, and the correction e^(m - m'). "
+        "Multiply both l and a by the correction, then add this tile's share to both.",
         "new_m = torch.maximum(m, s.amax(-1)); c = (m - new_m).exp(); w = (s - new_m[..., None]).exp(); "
-        "l = c * l + w.sum(-1); a = c[..., None] * a + w @ v_tile; m = new_m. At the start e^(-inf) = 0 does the rest.",
+        "l = c * l + w.sum(-1); a = c[..., None] * a + w @ v_tile; m = new_m. This works for the first tile too, since e^(-inf) = 0.",
     ),
     mistakes=(
         Mistake(_mistaken("undivided"), "at the end a is divided by l"),
@@ -125,11 +125,11 @@ EXERCISE = Exercise(
         ),
         Mistake(
             _whole,
-            "the scores of all keys are held at a time: take `tile` keys, and forget their scores before the next",
+            "the scores of all keys are held at the same time: take `tile` keys, and drop their scores before the next tile",
         ),
         Mistake(_mistaken("unscaled"), "the scores are not divided by sqrt(head_dim)"),
-        Mistake(_mistaken("own_maximum"), "the new tile too is relative to m', the largest score so far: e^(s - m')"),
-        Mistake(_mistaken("from_zero"), "the keys of a tile stand at positions start, start + 1, …, not from 0 on"),
+        Mistake(_mistaken("own_maximum"), "the new tile is also relative to m', the largest score so far: e^(s - m')"),
+        Mistake(_mistaken("from_zero"), "the keys of a tile stand at positions start, start + 1, …, not at 0, 1, …"),
         Mistake(_mistaken("first_aligned"), "the queries stand at the last positions of the keys"),
     ),
 )

@@ -13,7 +13,7 @@ def visible_keys(query_positions: Tensor, key_positions: Tensor, window: int | N
 
     - there is no window, or
     - the key is among the last `window` positions up to the query's own (a window of 1 is the query itself), or
-    - the key's position is below `sinks`: the first tokens of the text stay visible whatever the window.
+    - the key's position is below `sinks`: the first tokens of the text stay visible with any window.
 
     Args:
         query_positions: (..., queries) integers.
@@ -44,7 +44,7 @@ def cases() -> Iterator[Case]:
     yield Case("a window of 1: each sees itself", [torch.arange(3), torch.arange(3), 1])
     yield Case("a window of 2 and 1 sink", [torch.arange(6), torch.arange(6), 2, 1])
     yield Case(
-        "more sinks than some queries have keys: causality still holds", [torch.arange(5), torch.arange(5), 1, 3]
+        "more sinks than the first queries have keys: causality still holds", [torch.arange(5), torch.arange(5), 1, 3]
     )
     yield Case("queries at positions 7 and 8, keys at 5 to 8, window 3", [torch.tensor([7, 8]), torch.arange(5, 9), 3])
     positions = torch.tensor([[0, 1, 2], [4, 5, 6]])
@@ -104,7 +104,9 @@ EXERCISE = Exercise(
         Mistake(_one_too_far, "the window counts the query's own position: distance < window, not <="),
         Mistake(_no_sinks, "the first `sinks` positions stay visible outside the window"),
         Mistake(_sinks_from_the_future, "sinks are exempt from the window, not from causality"),
-        Mistake(_without_batch, "there may be axes in front, of a batch: [..., :, None] and [..., None, :]"),
-        Mistake(_by_column, "positions are given, and need not begin at 0: use them, not the row and column numbers"),
+        Mistake(_without_batch, "there may be batch axes in front: [..., :, None] and [..., None, :]"),
+        Mistake(
+            _by_column, "positions are given and can begin at any number: use them, not the row and column numbers"
+        ),
     ),
 )

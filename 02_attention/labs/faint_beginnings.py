@@ -1,8 +1,8 @@
 """Lab 2.B: The first positions are faint, and a later word changes them.
 
-Attention over random queries, keys and values, in matrices. With the function below the first positions give hardly any
-output and the last ones a normal one. And though no position gives weight to a later one, editing the last word changes
-what comes out at the first.
+This is attention over random queries, keys and values, in matrices. With the function below the output is very small at
+the first positions and normal at the last ones. No position gives weight to a later one, but a change of the last word
+still changes the output at the first position.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from attention.masks import causal_mask
 def attention_reference(
     queries: Tensor, keys: Tensor, values: Tensor, allowed: Tensor | None = None, bias: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Attention as the equation says it, with the weights returned.
+    """Attention as in the equation, with the weights returned.
 
     Args:
         queries: (..., heads, num_queries, head_dim), at the last positions of the keys.
@@ -89,16 +89,16 @@ LAB = Lab(
         ),
     ],
     hints=(
-        "An output is an average of values. What do the weights of an average add up to? Print it for each position.",
+        "An output is an average of values. What is the sum of the weights in an average? Print it for each position.",
         "weights.sum(dim=-1) is small at the first positions and 1 at the last. What did the softmax divide by?",
-        "The sum in the softmax's denominator ran over the later keys too. Hide them before the softmax: "
+        "The sum in the softmax's denominator includes the later keys too. Hide them before the softmax: "
         "scores.masked_fill(~allowed, -torch.inf).",
     ),
     diagnosis=(
-        "Two measurements point at it. The rows of the weights should sum to 1, and the first ones do not. And the test "
-        "of causality, edit a later position and look at the earlier ones, fails although no weight is above the "
-        "diagonal: the later key reached them by way of the softmax's denominator. The mask has to come before the "
-        "softmax, as scores of -inf. Training with this goes well enough to be overlooked: the layer leaks only how "
-        "large the later scores are."
+        "Two measurements show it. The rows of the weights should sum to 1, and the first rows do not. And the test "
+        "of causality fails (edit a later position and look at the earlier ones), although no weight is above the "
+        "diagonal: the later key reached them through the softmax's denominator. The mask must come before the "
+        "softmax, as scores of -inf. Training still goes well enough that one can miss this bug: the layer leaks only "
+        "how large the later scores are."
     ),
 )

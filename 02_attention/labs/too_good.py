@@ -1,7 +1,7 @@
 """Lab 2.A: The loss falls to nearly nothing, and the text is garbage.
 
-One layer of attention with a sliding window learns a short text. With the function below the loss falls far below what a
-layer of this size can reach in the run beside it. What the model then writes has nothing to do with the text.
+One layer of attention with a sliding window learns a short text. With the function below the loss falls far below what
+the same layer reaches in the run beside it. What the model then writes has nothing to do with the text.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ def visible_keys(query_positions: Tensor, key_positions: Tensor, window: int | N
         query_positions: (..., queries) integers.
         key_positions: (..., keys) integers.
         window: how many positions a query sees, its own included; None for all before it.
-        sinks: the first positions of the text, which stay visible whatever the window.
+        sinks: how many first positions of the text stay visible with any window.
 
     Returns:
         Boolean (..., queries, keys).
@@ -92,16 +92,16 @@ LAB = Lab(
     visible=visible,
     repair=[("    allowed = keys <= ends\n", "    allowed = keys < ends\n")],
     hints=(
-        "A loss that is too good to be true means that the answer is in the question. From where could position i know "
-        "the character at position i + 1?",
+        "A loss that is too good to be true means that the answer is in the question. How could position i know the "
+        "character at position i + 1?",
         "Draw it: draw_mask(visible_keys(torch.arange(5), torch.arange(5))), from attention.masks. Or change the last "
         "character of an input and see which outputs change: only the last one may.",
         "`ends` is the first position that is not visible. Is it visible?",
     ),
     diagnosis=(
-        "Training loss far below what the task allows, and nonsense when generating: while training, the model sees "
-        "what it is to predict, and while generating there is nothing to see yet. The measurement that settles it "
-        "takes one line: change the input at position i and look which outputs change. Any before i is a leak. A mask "
-        "drawn for five positions shows the same: ones on the first diagonal above the main one."
+        "The training loss is far below what the task allows, and generation gives nonsense. In training, the model sees "
+        "what it should predict; in generation there is nothing to see yet. One line of measurement decides: change the "
+        "input at position i and see which outputs change. If one before i changes, that is a leak. A mask drawn for "
+        "five positions shows the same: ones on the first diagonal above the main one."
     ),
 )

@@ -11,15 +11,15 @@ def count_parameters(config: GPTConfig) -> ParameterCount:
 
     - Embeddings: vocab_size vectors of d_model; `positions == "learned"` has one more for each of context_length positions.
     - Attention, in each of num_layers blocks: queries and output are matrices of d_model by num_heads · head_size, keys
-      and values of d_model by kv_heads · head_size. (`config.head_size` and `config.kv_heads` are worked out for you.)
+      and values of d_model by kv_heads · head_size. (`config.head_size` and `config.kv_heads` are computed for you.)
     - Feed-forward, in each block: d_model by feed_forward_width and back; `feed_forward == "swiglu"` has a third matrix,
-      the gate. (`config.feed_forward_width` is worked out.)
-    - Norms: two in each block, and one at the end if `norm_position == "pre"`. A norm has d_model weights, and a layer
-      norm (`norm == "layernorm"`) d_model biases besides, if `config.bias`. If `qk_norm_weight`, each block has two more
-      norms, of head_size weights without a bias, for queries and keys.
+      the gate. (`config.feed_forward_width` is computed for you too.)
+    - Norms: two in each block, and one at the end if `norm_position == "pre"`. A norm has d_model weights. A layer norm
+      (`norm == "layernorm"`) also has d_model biases, if `config.bias`. If `qk_norm_weight`, each block has two more
+      norms, for queries and keys, with head_size weights and no bias.
     - Head: vocab_size by d_model; none if `tie_embeddings`.
 
-    If `config.bias`, every matrix of attention and feed-forward has a bias, as many numbers as the matrix has outputs.
+    If `config.bias`, every matrix of attention and feed-forward has a bias with as many numbers as the matrix has outputs.
 
     Args:
         config: with `vocab_size` set.
@@ -48,7 +48,7 @@ def cases() -> Iterator[Case]:
         ("RMSNorm, SwiGLU, rotary, no biases, tied", {}),
         ("grouped heads: 2 key-value heads for 4", {"num_kv_heads": 2}),
         ("a head of its own, not tied", {"tie_embeddings": False}),
-        ("GELU in place of SwiGLU", {"feed_forward": "gelu"}),
+        ("GELU instead of SwiGLU", {"feed_forward": "gelu"}),
         ("learned positions", {"positions": "learned"}),
         ("heads of 16, which is not d_model / num_heads", {"head_dim": 16}),
         ("biases and layer norm", {"bias": True, "norm": "layernorm", "feed_forward": "gelu"}),
@@ -64,7 +64,7 @@ def cases() -> Iterator[Case]:
 
 
 def _mistaken(**forgotten: Any) -> Callable[..., Any]:
-    """The count of a configuration in which something was not looked at."""
+    """The count of a configuration of which one setting was ignored."""
 
     def count_parameters(config: GPTConfig) -> ParameterCount:
         return _reference(dataclasses.replace(config, **forgotten))
@@ -112,9 +112,9 @@ EXERCISE = Exercise(
     reference="transformer.model_summary:count_parameters",
     cases=cases,
     hints=(
-        "Take the parts one by one, and begin without biases. The questions change one setting at a time.",
-        "bias = int(config.bias) makes a factor of it: the biases of attention are bias * (width + 2 * kv_width + d_model) "
-        "a block, with width = num_heads * head_size.",
+        "Count the parts one by one, and begin without biases. The questions change one setting at a time.",
+        "bias = int(config.bias) gives a factor of 0 or 1. The biases of attention are bias * (width + 2 * kv_width + d_model) "
+        "in each block, with width = num_heads * head_size.",
         "attention = layers * (2 * d * width + 2 * d * kv_width + bias * (width + 2 * kv_width + d)); feed_forward = layers "
         "* ((ways_up + 1) * d * inner + bias * (ways_up * inner + d)) with ways_up 2 for swiglu, otherwise 1.",
     ),
@@ -124,12 +124,14 @@ EXERCISE = Exercise(
         Mistake(_one_layer_of_norms, "the two norms, too, are in each of num_layers blocks"),
         Mistake(
             _mistaken(num_kv_heads=None),
-            "keys and values are kv_heads · head_size wide, which may be less than the queries",
+            "keys and values are kv_heads · head_size wide, which may be less than the width of the queries",
         ),
         Mistake(_mistaken(tie_embeddings=True), "a head that is not tied has vocab_size · d_model parameters"),
         Mistake(_mistaken(feed_forward="swiglu", d_ff=None), "only SwiGLU has a third matrix"),
         Mistake(_mistaken(positions="rope"), "learned positions are parameters, context_length · d_model"),
-        Mistake(_mistaken(head_dim=None), "the projections are num_heads · head_size wide, which need not be d_model"),
+        Mistake(
+            _mistaken(head_dim=None), "the projections are num_heads · head_size wide, which may differ from d_model"
+        ),
         Mistake(_mistaken(bias=False), "the biases are missing"),
         Mistake(_mistaken(norm_position="pre"), "post-norm models have no norm at the end"),
         Mistake(_mistaken(qk_norm_weight=False), "the learned norms of queries and keys are missing"),
@@ -139,7 +141,7 @@ EXERCISE = Exercise(
         ),
         Mistake(
             _changed("attention", _wide_output_bias),
-            "a bias has as many numbers as its matrix has outputs: that of attention's output has d_model",
+            "a bias has as many numbers as its matrix has outputs: the bias of attention's output has d_model",
         ),
     ),
 )

@@ -9,14 +9,14 @@ from torch import Tensor
 
 
 def penalise_repetition(logits: Tensor, seen: Sequence[int], penalty: float) -> Tensor:
-    """Make tokens that occurred less likely (Keskar et al., 2019: "CTRL").
+    """Lower the probability of tokens that have occurred (Keskar et al., 2019: "CTRL").
 
     A positive logit is divided by the penalty, a negative one is multiplied by it: both make it smaller. However often a
     token has occurred, it is penalised once.
 
     Args:
         logits: (vocab,).
-        seen: ids of the prompt and of what was generated; may be empty, may repeat.
+        seen: ids of the prompt and of the generated text; it may be empty, and ids may repeat.
         penalty: above 1 to penalise; 1 changes nothing.
 
     Returns:
@@ -66,7 +66,7 @@ EXERCISE = Exercise(
     reference="transformer.logits_processors:penalise_repetition",
     cases=cases,
     hints=(
-        "Begin with a copy of the logits. Which ids are touched, each once?",
+        "Begin with a copy of the logits. Which ids must change, each once?",
         "set(seen) has each id once. For each: divide if the logit is above 0, otherwise multiply.",
         "ids = torch.tensor(sorted(set(seen))); scores = logits[ids]; logits.scatter(0, ids, torch.where(scores < 0, scores "
         "* penalty, scores / penalty)). Return early where `seen` is empty.",
@@ -74,10 +74,10 @@ EXERCISE = Exercise(
     mistakes=(
         Mistake(
             _mistaken("always_divided"),
-            "a negative logit that is divided comes nearer to 0, which makes the token likelier: multiply it",
+            "a negative logit that is divided comes nearer to 0, which makes the token more likely: multiply it",
         ),
         Mistake(_mistaken("repeated"), "a token is penalised once, however often it occurred"),
-        Mistake(_mistaken("subtracted"), "this penalty divides; the presence penalty is the one that subtracts"),
+        Mistake(_mistaken("subtracted"), "this penalty divides; the presence penalty subtracts"),
         Mistake(_mistaken("in_place"), "the given logits are changed; work on a copy"),
     ),
 )

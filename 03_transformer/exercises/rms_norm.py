@@ -9,14 +9,14 @@ from transformer.layers import RMSNorm
 
 
 def forward(self: RMSNorm, x: Tensor) -> Tensor:
-    """x / sqrt(mean(x²) + eps) · weight, each vector for itself (Zhang & Sennrich, 2019).
+    """x / sqrt(mean(x²) + eps) · weight, for each vector separately (Zhang & Sennrich, 2019).
 
     Args:
         self: the layer. `self.weight` is (d_model,) or None for no weight; `self.eps` is a number.
         x: (..., d_model).
 
     Returns:
-        The shape and the type of `x`. (Under autocast the weight is float32 where x is bfloat16: convert the weight.)
+        A tensor with the shape and type of `x`. (Under autocast x is bfloat16 and the weight float32: convert the weight.)
     """
     raise NotImplementedError("Exercise 3.1: divide by the root of the mean square")
 
@@ -32,7 +32,7 @@ from learn.exercise import Case, Exercise, Mistake
 
 
 def cases() -> Iterator[Case]:
-    """A vector; a batch; a weight; none; tiny numbers; bfloat16. Expected is PyTorch's rms_norm."""
+    """A vector; a batch; a weight; none; tiny numbers; bfloat16. The expected values come from PyTorch."""
 
     def question(what: str, x: Tensor, weight: bool = True, eps: float = 1e-5, tolerance: float = 1e-6) -> Case:
         layer = RMSNorm(x.shape[-1], eps, weight)
@@ -72,7 +72,7 @@ def _mistaken(name: str) -> Callable[..., Any]:
     return forward
 
 
-_VARIANCE = "this divides by the root of the variance, from which the mean is taken off; it is the mean of x²"
+_VARIANCE = "this divides by the root of the variance, which subtracts the mean; use the mean of x²"
 
 EXERCISE = Exercise(
     stub=forward,
@@ -80,8 +80,8 @@ EXERCISE = Exercise(
     cases=cases,
     in_place=True,
     hints=(
-        "The mean is over the last axis alone, and must broadcast against x again.",
-        "x.square().mean(dim=-1, keepdim=True), plus eps, under the root. Then the weight, if there is one, in x's type.",
+        "The mean is over the last axis only, and must broadcast against x again.",
+        "Take the root of x.square().mean(dim=-1, keepdim=True) + eps. Then apply the weight, if there is one, in x's type.",
         "y = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.eps); return y if self.weight is None else y * "
         "self.weight.to(x.dtype).",
     ),
@@ -93,7 +93,7 @@ EXERCISE = Exercise(
         Mistake(_mistaken("variance"), _VARIANCE),
         Mistake(_mistaken("sample_variance"), _VARIANCE),
         Mistake(_mistaken("no_weight"), "the weight is missing"),
-        Mistake(_mistaken("whole"), "each vector is normalised for itself: the mean is over the last axis"),
+        Mistake(_mistaken("whole"), "each vector is normalised separately: the mean is over the last axis"),
         Mistake(_mistaken("eps_outside"), "eps is added under the root"),
         Mistake(_mistaken("float32"), "the output has the type of x"),
     ),

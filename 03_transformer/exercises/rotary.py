@@ -23,7 +23,7 @@ def __call__(self: Rotation, heads: Tensor) -> Tensor:
         heads: (batch, heads, time, head_dim), queries or keys.
 
     Returns:
-        The shape and the type of `heads`. (Convert the tables, which are float32.)
+        A tensor with the shape and type of `heads`. (Convert the tables, which are float32.)
     """
     raise NotImplementedError("Exercise 3.4: turn pairs of dimensions")
 
@@ -39,7 +39,7 @@ from transformer.positional_encoding import RotaryEmbedding
 
 
 def _by_complex_numbers(heads: Tensor, start: int) -> Tensor:
-    """A pair is a complex number, and turning it a product with e^(iφ)."""
+    """A pair is a complex number; to turn it means to multiply it by e^(iφ)."""
     half = heads.shape[-1] // 2
     pairs = torch.complex(*heads.double().chunk(2, dim=-1))
     speeds = 10_000 ** (-torch.arange(half, dtype=torch.float64) / half)
@@ -49,7 +49,7 @@ def _by_complex_numbers(heads: Tensor, start: int) -> Tensor:
 
 
 def cases() -> Iterator[Case]:
-    """Two dimensions; eight; later positions; bfloat16. Expected is a product of complex numbers."""
+    """Two dimensions; eight; later positions; bfloat16. The expected values come from products of complex numbers."""
     generator = torch.Generator().manual_seed(0)
 
     def question(what: str, heads: Tensor, start: int = 0, tolerance: float = 1e-5) -> Case:
@@ -95,7 +95,7 @@ EXERCISE = Exercise(
     cases=cases,
     hints=(
         "Both lines have the same form: the number itself times cos φ, plus its partner times ± sin φ.",
-        "The partners of all numbers are the two halves exchanged: heads.chunk(2, dim=-1) and torch.cat the other way round, "
+        "To get the partners of all numbers, exchange the two halves: heads.chunk(2, dim=-1) and torch.cat in the other order, "
         "or heads.roll(head_dim // 2, dims=-1).",
         "heads * cos + swapped * signed_sin, with cos and signed_sin converted to heads.dtype.",
     ),

@@ -43,7 +43,7 @@ def _by_definition(context_length: int, d_model: int) -> Tensor:
 
 
 def cases() -> Iterator[Case]:
-    """One pair; several; far positions. Expected is the definition, number by number."""
+    """One pair; several; far positions. The expected values come from the definition, number by number."""
     for what, context_length, d_model in (
         ("3 positions, 2 dimensions", 3, 2),
         ("4 positions, 6 dimensions", 4, 6),
@@ -76,7 +76,7 @@ EXERCISE = Exercise(
     reference="transformer.positional_encoding:sinusoidal_table",
     cases=cases,
     hints=(
-        "There are d_model / 2 speeds; every angle is a position times a speed: an outer product.",
+        "There are d_model / 2 speeds, and every angle is a position times a speed. This is an outer product.",
         "speeds = 1 / 10000 ** (torch.arange(0, d_model, 2) / d_model). Sines go to the even columns, cosines to the odd.",
         "angles = torch.arange(context_length)[:, None] * speeds; table[:, 0::2] = angles.sin(); table[:, 1::2] = angles.cos().",
     ),

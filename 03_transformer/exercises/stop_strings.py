@@ -6,17 +6,17 @@ from transformer.stop_sequences import StopSequences
 
 
 def push(self: StopSequences, piece: str) -> str:
-    """Take the next piece of a text; return what is certain not to be part of a stop string.
+    """Take the next piece of a text; return the part that is certainly not part of a stop string.
 
-    Text that has been shown cannot be taken back. So an end of the text that might be the beginning of a stop string is
-    held back until it is decided. With the stop string "User:":
+    Text that has been shown cannot be taken back. So if the end of the text may be the beginning of a stop string, hold it
+    back until this is decided. With the stop string "User:":
 
         push("Hello. Us")  →  "Hello. "      "Us" may become "User:"
         push("age: Use")   →  "Usage: "      it did not; now "Use" may
-        push("r: hi")      →  ""             there it is: everything from it on is dropped, and self.stopped is True
+        push("r: hi")      →  ""             here it is; drop it and all that follows, and set self.stopped to True
 
-    As much as possible is returned at each call. After the stop, nothing is, and `_held` is "". Of two stop strings, the
-    one that begins first in the text counts.
+    Return as much as possible at each call. After the stop, return nothing, and `_held` is "". If there are two stop
+    strings, the one that begins first in the text counts.
 
     Args:
         self: `self._strings` are the stop strings, `self._held` is the text that was held back so far ("" at first),
@@ -54,9 +54,9 @@ def cases() -> Iterator[Case]:
         ("a piece that ends with the beginning 'Us'", ["User:"], [], "Hello. Us"),
         ("held back 'Us', then 'er: hi'", ["User:"], ["Hello. Us"], "er: hi"),
         ("held back 'Us', then 'age': a false alarm", ["User:"], ["Hello. Us"], "age"),
-        ("held back 'Us', then 'U': a false alarm and a new beginning", ["User:"], ["Us"], "U"),
-        ("two stop strings, the later one of the list occurs first", ["b", "a"], [], "xaybz"),
-        ("two stop strings, a long beginning of one and a short one of the other", ["abcd", "bx"], [], "zab"),
+        ("held back 'Us', then 'U': a false alarm, then a new beginning", ["User:"], ["Us"], "U"),
+        ("two stop strings; the second in the list occurs first", ["b", "a"], [], "xaybz"),
+        ("two stop strings; a long beginning of one and a short beginning of the other", ["abcd", "bx"], [], "zab"),
         ("'aab' in 'aa': the longest possible beginning", ["aab"], [], "aa"),
         ("'aab', held back 'aa', then 'ab'", ["aab"], ["aa"], "ab"),
         ("after the stop", ["User:"], ["User:"], "more"),
@@ -104,21 +104,23 @@ EXERCISE = Exercise(
     cases=cases,
     in_place=True,
     hints=(
-        "Put what was held back in front of the piece, and forget that there were pieces. Is a stop string in it?",
-        "If one is, cut at the earliest place. If not, find the longest end of the text that some stop string begins with; "
-        "hold it back and return the rest.",
-        "For a string: the largest n below len(string) with text.endswith(string[:n]). The largest over all strings is what "
-        "to hold back; text[len(text) - n:] rather than text[-n:], which for n = 0 is everything.",
+        "Put the text that was held back in front of the piece, and treat both as one text. Is a stop string in it?",
+        "If there is one, cut at the earliest place. If not, find the longest end of the text that some stop string begins "
+        "with. Hold it back and return the rest.",
+        "For each string, find the largest n below len(string) with text.endswith(string[:n]). Hold back the largest n over "
+        "all strings. Use text[len(text) - n:], not text[-n:], which is everything for n = 0.",
     ),
     mistakes=(
-        Mistake(_mistaken("holds_all"), "too much is held back: only an end that a stop string begins with"),
+        Mistake(_mistaken("holds_all"), "too much is held back: hold back only an end that a stop string begins with"),
         Mistake(_mistaken("holds_nothing"), "an end that may become a stop string must be held back"),
-        Mistake(_mistaken("forgets"), "what was held back belongs in front of the new piece"),
+        Mistake(_mistaken("forgets"), "the text that was held back belongs in front of the new piece"),
         Mistake(
             _mistaken("first_in_list"), "cut at the stop string that occurs first in the text, not first in the list"
         ),
         Mistake(_mistaken("shortest"), "hold back the longest end that a stop string begins with"),
-        Mistake(_mistaken("still_holds"), 'at the stop, what was held back is settled too: `_held` becomes ""'),
+        Mistake(
+            _mistaken("still_holds"), 'at the stop, the text that was held back is decided too: `_held` becomes ""'
+        ),
         Mistake(_mistaken("goes_on"), "after the stop, nothing more is returned"),
     ),
 )

@@ -79,8 +79,8 @@ EXERCISE = Exercise(
     cases=cases,
     in_place=True,
     hints=(
-        "Two ways up beside each other, one of them with an activation; their product goes down.",
-        "silu is torch.nn.functional.silu, or y * y.sigmoid() with y = self.gate(x). The product is element by element.",
+        "There are two ways up, side by side, and one of them has an activation. Their product goes down.",
+        "silu is torch.nn.functional.silu, or y * y.sigmoid() with y = self.gate(x). Multiply element by element.",
         "gate = self.gate(x); return self.down(gate * gate.sigmoid() * self.up(x)).",
     ),
     mistakes=(

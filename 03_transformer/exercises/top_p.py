@@ -9,12 +9,12 @@ from torch import Tensor
 def keep_top_p(logits: Tensor, p: float) -> Tensor:
     """Keep the smallest set of most likely tokens whose probability reaches p (Holtzman et al., 2020).
 
-    Sorted from the most likely down, a token is kept if those before it have less than p together (equal ones in either
-    order). So the most likely token always stays, and the token that crosses p stays too.
+    Sort the tokens from the most likely down (equal ones in any order). Keep a token if the tokens before it together
+    have less than p. So the most likely token always stays, and the token with which the sum reaches p stays too.
 
     Args:
-        logits: (..., vocab), in no order.
-        p: above 0; from 1 on all are kept.
+        logits: (..., vocab), not sorted.
+        p: above 0; from 1 on all tokens are kept.
 
     Returns:
         Logits, -inf where a token was dropped.
@@ -34,10 +34,12 @@ from learn.exercise import Case, Exercise, Mistake
 
 
 def cases() -> Iterator[Case]:
-    """In order; out of order; a small p; 1; a batch; a sum of just p."""
+    """In order; out of order; a small p; 1; a batch; a sum of exactly p."""
     yield Case("probabilities 0.5, 0.3, 0.15, 0.05 with p = 0.7", [torch.tensor([0.5, 0.3, 0.15, 0.05]).log(), 0.7])
     yield Case("the same, out of order", [torch.tensor([0.05, 0.5, 0.15, 0.3]).log(), 0.7])
-    yield Case("p = 0.1, less than the most likely one alone", [torch.tensor([0.2, 0.5, 0.3]).log(), 0.1])
+    yield Case(
+        "p = 0.1, less than the probability of the most likely token", [torch.tensor([0.2, 0.5, 0.3]).log(), 0.1]
+    )
     yield Case("p = 1", [torch.tensor([0.2, 0.5, 0.3]).log(), 1.0])
     batch = torch.randn(3, 20, generator=torch.Generator().manual_seed(0))
     yield Case("three rows of 20 logits, p = 0.9", [batch, 0.9])
@@ -49,7 +51,7 @@ def cases() -> Iterator[Case]:
     yield Case(
         "p = 1, where the first token has all but 2e-13 of the probability", [torch.tensor([30.0, 0.0, 0.0]), 1.0]
     )
-    yield Case("logits that do not sum to 1 as probabilities", [torch.tensor([5.0, 4.0, 6.0, 1.0]), 0.8])
+    yield Case("logits whose exponentials do not sum to 1", [torch.tensor([5.0, 4.0, 6.0, 1.0]), 0.8])
 
 
 def _variant(logits: Tensor, p: float, **wrong: bool) -> Tensor:
@@ -83,28 +85,26 @@ EXERCISE = Exercise(
     reference="transformer.logits_processors:keep_top_p",
     cases=cases,
     hints=(
-        "Sorted from most to least likely, the question is about sums of probabilities from the left.",
-        "cumsum is the sum up to and with a token; less the token's own probability it is the sum of the likelier ones. "
-        "Drop where that is >= p. Then carry the answer back to the places from before sorting.",
+        "Sort from most to least likely. Then the question is about sums of probabilities from the left.",
+        "cumsum includes the token itself. Subtract the token's own probability to get the sum of the more likely tokens. "
+        "Drop where that is >= p. Then move the answer back to the places from before sorting.",
         "ordered, indices = logits.sort(descending=True); q = ordered.softmax(-1); drop = q.cumsum(-1) - q >= p; "
         "logits.masked_fill(drop.scatter(-1, indices, drop), -torch.inf).",
     ),
     mistakes=(
         Mistake(
-            _mistaken("without_crossing"), "the token with which the sum crosses p stays: look at the sum before it"
+            _mistaken("without_crossing"), "the token with which the sum reaches p stays: look at the sum before it"
         ),
         Mistake(_mistaken("ascending"), "sort from the most likely on: descending=True"),
         Mistake(_mistaken("zero"), "a dropped token has the logit -inf; with 0 it can still be drawn"),
-        Mistake(
-            _mistaken("not_unsorted"), "what was found in the sorted order must be carried back to the original places"
-        ),
+        Mistake(_mistaken("not_unsorted"), "the result in sorted order must be moved back to the original places"),
         Mistake(_mistaken("sorted"), "the logits come back in sorted order; each must stay at its token's place"),
         Mistake(
-            _mistaken("one_more"), "a token is kept if those before it have *less* than p: at just p it is dropped"
+            _mistaken("one_more"), "a token is kept if those before it have *less* than p: at exactly p it is dropped"
         ),
         Mistake(
             _mistaken("no_early_return"),
-            "from p = 1 on all are kept: a sum of floats may reach 1 before the last token, so that has to be asked first",
+            "from p = 1 on all tokens are kept: a sum of floats may reach 1 before the last token, so check this first",
         ),
         Mistake(_mistaken("not_normalised"), "logits become probabilities by a softmax, not by exp alone"),
     ),

@@ -18,8 +18,8 @@ def forward(
 ) -> Tensor:
     """Attention, then feed-forward, each added to the residual stream.
 
-    Pre-norm (`self.pre_norm` is True): each part reads the normalised stream, and its output is added to the stream as it
-    was. Post-norm: each part reads the stream as it is, and the sum is normalised.
+    Pre-norm (`self.pre_norm` is True): each part reads the normalised stream, and its output is added to the stream
+    itself, which is not normalised. Post-norm: each part reads the stream as it is, and the sum is normalised.
 
     Args:
         self: the block. Its parts are `self.attention_norm`, `self.attention` (called with x and the four arguments
@@ -54,11 +54,11 @@ class _Store:
     length = 2
 
     def update(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Old and new ones."""
+        """Return old and new keys and values."""
         return torch.cat([keys[:, :, :2].cos(), keys], dim=2), torch.cat([values[:, :, :2].cos(), values], dim=2)
 
     def advance(self, num_tokens: int) -> None:
-        """Nothing is counted."""
+        """Do nothing: this store does not count."""
 
 
 def _bias(num_queries: int, num_keys: int) -> Tensor:
@@ -147,7 +147,7 @@ EXERCISE = Exercise(
     cases=cases,
     in_place=True,
     hints=(
-        "Write the two lines of pre-norm first. What is added to x: the part's output alone.",
+        "Write the two lines of pre-norm first. Only the part's output is added to x.",
         "Pre-norm: x + dropout(part(norm(x))). Post-norm: norm(x + dropout(part(x))). First attention, then feed-forward.",
         "x = x + self.dropout(self.attention(self.attention_norm(x), rotate, store, allowed, score_bias)); return x + "
         "self.dropout(self.feed_forward(self.feed_forward_norm(x))).",
@@ -155,17 +155,17 @@ EXERCISE = Exercise(
     mistakes=(
         Mistake(
             _mistaken("residual_of_norm"),
-            "the stream itself must not be normalised: norm(x) goes into the part, x past it",
+            "the stream itself must not be normalised: norm(x) goes into the part, and x itself goes past it",
         ),
         Mistake(
             _mistaken("parallel"),
-            "the feed-forward reads the stream after attention has been added (some models do both in parallel, this one not)",
+            "the feed-forward reads the stream after attention was added (some models do both in parallel; this one does not)",
         ),
         Mistake(_mistaken("in_place"), "x += … changes the caller's tensor: x = x + … makes a new one"),
         Mistake(
             _mistaken("norm_of_part"), "post-norm normalises the sum, x and the part's output, not the output alone"
         ),
-        Mistake(_mistaken("always_pre"), "self.pre_norm tells between the two forms"),
+        Mistake(_mistaken("always_pre"), "self.pre_norm decides between the two forms"),
         Mistake(_mistaken("no_arguments"), "rotate, store, allowed and score_bias are not handed to attention"),
         Mistake(_mistaken("no_bias"), "score_bias is not handed to attention"),
         Mistake(_mistaken("no_dropout"), "dropout is applied to the output of each part"),

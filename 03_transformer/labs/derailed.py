@@ -1,8 +1,8 @@
 """Lab 3.A: Right as a whole, and derailed when it decodes with a cache.
 
-A small transformer with rotary positions has learned a text by heart. Given the whole text so far at each step, it goes on
-as it should. Given one token at a time and a cache of earlier keys and values, it soon loses its way. Training never
-notices.
+A small transformer with rotary positions has learned a text by heart. If it gets the whole text so far at each step, it
+goes on as it should. If it gets one token at a time and a cache of earlier keys and values, it soon goes wrong. Training
+never shows this.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ def hidden_states(
         self: the model.
         token_ids: (batch, time).
         store: keys and values of `store.length` earlier tokens; the given ones follow them.
-        positions: (batch, time) position of each token in its text; None where all sequences begin in the first column.
-        allowed: the whole mask; None is causal.
+        positions: (batch, time) position of each token in its text; None if all sequences begin in the first column.
+        allowed: the whole mask; None means causal.
 
     Raises:
         ValueError: more tokens than `context_length`, stored ones included.
@@ -77,7 +77,7 @@ PROMPT = "Explicit is better"
 
 
 class JoinedStore(KeyValueStore):
-    """Keeps keys and values by joining tensors: the simplest cache."""
+    """The simplest cache: it keeps keys and values by joining tensors."""
 
     def __init__(self) -> None:
         self.length = 0
@@ -118,15 +118,15 @@ def cases() -> Iterator[Case]:
 
     yield Case("no cache", [_model(), ids], tolerance=1e-5, observe=_detached)
     for kind in ("rope", "learned", "sinusoidal", "alibi"):
-        yield Case(f"three tokens behind a cache of five, {kind}", cached(kind), tolerance=1e-5, observe=_detached)
+        yield Case(f"three tokens after a cache of five, {kind}", cached(kind), tolerance=1e-5, observe=_detached)
     given = torch.arange(ids.shape[1])[None] + 3
     yield Case("positions that are given", [_model(), ids, None, given], tolerance=1e-5, observe=_detached)
-    yield Case("more than fit", [_model(), ids.repeat(1, 3)], raises=ValueError, observe=_detached)
+    yield Case("more tokens than fit", [_model(), ids.repeat(1, 3)], raises=ValueError, observe=_detached)
 
 
 @torch.no_grad()
 def _with_cache(model: GPTModel) -> tuple[str, list[float]]:
-    """What it writes token by token; and how far its logits are from those without a cache, at each step."""
+    """Return the text it writes token by token, and how far its logits are from those without a cache at each step."""
     store, feed, seen = JoinedStore(), encode(PROMPT)[None], encode(PROMPT)[None]
     written, distances = [], []
     for _ in range(WRITTEN):
@@ -167,16 +167,16 @@ LAB = Lab(
     in_place=True,
     repair=[("        where = slice(0, time)\n", "        where = slice(stored, stored + time)\n")],
     hints=(
-        "A cache must change nothing. At which token do the logits with it and without it first differ? Not at the "
-        "first: the whole prompt goes in at once.",
-        "So what differs between a prompt that goes in at once and a single token behind stored ones? Print `where` at "
+        "A cache must change nothing. At which token do the logits with and without it first differ? They do not at the "
+        "first, because the whole prompt goes in at once.",
+        "So what differs between a prompt that goes in at once and a single token after stored ones? Print `where` at "
         "each call.",
-        "Every call begins to count at position 0. The new tokens stand behind the stored ones.",
+        "Every call begins to count at position 0. But the new tokens stand after the stored ones.",
     ),
     diagnosis=(
         "Never compare texts first: compare logits with a cache and without, token by token. The first agrees to "
-        "rounding, the second does not, so the prompt is right and the step behind it wrong: whatever depends on how "
-        "much is stored. `where` shows it: slice(0, 1) at each step, so every new token claims to be the first of the "
-        "text, and the rotary angles between it and the stored keys are wrong. Training has no cache and cannot notice."
+        "rounding, the second does not. So the prompt is right and the step after it is wrong: look at what depends on how "
+        "much is stored. `where` shows it: it is slice(0, 1) at each step. So every new token claims to be the first, "
+        "and the rotary angles between it and the stored keys are wrong. Training has no cache and cannot show this."
     ),
 )

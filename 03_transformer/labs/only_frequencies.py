@@ -1,7 +1,7 @@
 """Lab 3.B: It learns which letters are frequent, and nothing more.
 
-A transformer of six blocks is trained for a while on a short text. With the function below the loss comes down to the
-entropy of single characters, which one gets by counting them, and stays there. The run beside it goes on falling.
+A transformer of six blocks is trained for a while on a short text. With the function below the loss falls to the entropy
+of single characters, which one gets by counting them, and stays there. In the run beside it the loss keeps falling.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ def forward(
     """Attention, then feed-forward: (batch, time, d_model) → (batch, time, d_model).
 
     Args:
-        self: the block. `self.pre_norm` says which order it has: the norms before attention and feed-forward, or behind.
+        self: the block. `self.pre_norm` says whether the norms come before attention and feed-forward, or after them.
         x: (batch, time, d_model), the residual stream.
-        rotate: attention's, as are the others: `self.attention(x, rotate, store, allowed, score_bias)`.
-        store: attention's.
-        allowed: attention's.
-        score_bias: attention's.
+        rotate: for attention, like the next three: `self.attention(x, rotate, store, allowed, score_bias)`.
+        store: for attention.
+        allowed: for attention.
+        score_bias: for attention.
     """
     if self.pre_norm:
         x = self.dropout(self.attention(self.attention_norm(x), rotate, store, allowed, score_bias))
@@ -53,7 +53,7 @@ CONTEXT, STEPS, LAYERS = 24, 70, 6
 
 
 def measure() -> Measurement:
-    """The gradients of a new model by block; then train it."""
+    """Measure the gradients of a new model by block; then train it."""
     ids = encode(TEXT)
     model = GPTModel(GPTConfig(len(LETTERS), CONTEXT, num_layers=LAYERS, num_heads=2, d_model=32))
     window = ids[None, : CONTEXT + 1]
@@ -74,7 +74,7 @@ def measure() -> Measurement:
 
 
 def visible(file: Measurement, package: Measurement) -> bool:
-    """It has learned no more than counting gives, and the package's has."""
+    """It has learned no more than counting gives, but the package's model has."""
     name, counting = "loss, mean of the last 5 steps", float(file["entropy of single characters"])  # type: ignore[arg-type]
     return float(file[name]) > counting - 0.15 and float(package[name]) < counting - 0.3  # type: ignore[arg-type]
 
@@ -92,17 +92,17 @@ LAB = Lab(
         ),
     ],
     hints=(
-        "A loss at the entropy of single characters means that the output does not depend on the input. Where would a "
-        "token's own identity get lost on its way from the embedding to the head?",
+        "A loss at the entropy of single characters means that the output does not depend on the input. Where could the "
+        "information about a token get lost on its way from the embedding to the head?",
         "Take one block and set the output weights of its attention and its feed-forward to zero. A pre-norm block is "
         "then the identity: block(x) should be x.",
-        "Count the additions: each way through a block has two. One of them is missing.",
+        "Count the additions: each of the two orders of a block has two. One of them is missing.",
     ),
     diagnosis=(
-        "The height at which the loss stops is the clue: at the entropy of single characters, so the model says the same "
-        "whatever it reads. (In the same way a loss that stops at ln(vocabulary) means no learning at all, and one at "
-        "the entropy of pairs that attention does nothing.) A token reaches the head by the residual stream. One check "
-        "finds where it is cut: with its output weights at zero a pre-norm block must return its input, and this one "
-        "returns zeros. `x = attention(…)` overwrote the stream in place of adding to it."
+        "The value at which the loss stops is the clue. It is the entropy of single characters, so the model says the same "
+        "whatever it reads. (In the same way, a loss that stops at ln(vocabulary) means no learning at all, and a loss at "
+        "the entropy of pairs means that attention does nothing.) A token reaches the head through the residual stream. "
+        "One check finds where it is cut: with its output weights at zero a pre-norm block must return its input, and "
+        "this one returns zeros. `x = attention(…)` overwrote the stream instead of adding to it."
     ),
 )

@@ -16,18 +16,18 @@ def count_pre_tokens(
     max_distinct: int | None = None,
     on_characters: Callable[[int], None] | None = None,
 ) -> Counter[bytes]:
-    """How often each pre-token occurs, as UTF-8 bytes: all that the learning of merges looks at.
+    """How often each pre-token occurs, as UTF-8 bytes. The learning of merges needs nothing else.
 
     `PreTokenizer(pattern).split(text)` cuts a text into pre-tokens, such as "to", " be", " or".
 
     Args:
         documents: texts, or iterators over the parts of a text (join them: a pre-token may lie across two parts).
         pattern: cuts text into pre-tokens.
-        special_tokens: are not counted; the text before and the text after one are cut as if the other did not exist. Of
-            two that begin alike, the longer is meant.
-        workers: processes; yours may do with one.
-        max_distinct: a bound on memory; yours may do without.
-        on_characters: for a progress bar; yours may leave it alone.
+        special_tokens: are not counted; the text before and the text after one are cut as if the other did not exist. If
+            two begin with the same characters, the longer one counts.
+        workers: how many processes; your function may use one.
+        max_distinct: a bound on memory; your function may ignore it.
+        on_characters: for a progress bar; your function may ignore it.
 
     >>> count_pre_tokens(["to be or not to be"])[b" be"]
     2
@@ -61,8 +61,13 @@ def cases() -> Iterator[Case]:
     yield question("letters of more than one byte", ["naïve café, naïve"])
     yield question("a text in three parts", [iter(["to b", "e or n", "ot to be"])])
     yield question("a special token between two texts", ["one<|end|>two one"], GPT2_PATTERN, ["<|end|>"])
-    yield question("special tokens that begin alike", ["a<|x|>b<|x|><|y|>c"], GPT2_PATTERN, ["<|x|>", "<|x|><|y|>"])
-    yield question("GPT-4's pattern, numbers in threes", ["12345 12345"], CL100K_PATTERN)
+    yield question(
+        "special tokens that begin with the same characters",
+        ["a<|x|>b<|x|><|y|>c"],
+        GPT2_PATTERN,
+        ["<|x|>", "<|x|><|y|>"],
+    )
+    yield question("GPT-4's pattern, numbers in groups of three", ["12345 12345"], CL100K_PATTERN)
 
 
 def _count(documents: Any, pattern: str, special_tokens: Any, **wrong: bool) -> Counter[bytes]:
@@ -107,8 +112,8 @@ EXERCISE = Exercise(
     in_place=True,  # iterators are used up
     hints=(
         "A Counter can be updated with any iterable: counts.update(…). Keys are bytes: word.encode('utf-8').",
-        "A document that is no str is ''.join(document). Before cutting into pre-tokens, cut the text at special tokens: "
-        "regex.split (or re.split) with the escaped tokens, the longest first.",
+        "If a document is not a str, join it: ''.join(document). Before you cut into pre-tokens, cut the text at special "
+        "tokens: use regex.split (or re.split) with the escaped tokens, the longest first.",
         "separators = '|'.join(re.escape(s) for s in sorted(special_tokens, key=len, reverse=True)); pieces = "
         "re.split(separators, text) if separators else [text]; for each piece update with the encoded pre-tokens.",
     ),
@@ -117,10 +122,13 @@ EXERCISE = Exercise(
             _mistaken("documents_joined"),
             "documents must not be joined: a pre-token never crosses from one to the next",
         ),
-        Mistake(_mistaken("parts_apart"), "the parts of one text must be joined: a pre-token may lie across two"),
+        Mistake(_mistaken("parts_apart"), "the parts of one text must be joined: a pre-token may lie across two parts"),
         Mistake(_mistaken("ignored"), "special tokens are counted like other text"),
-        Mistake(_mistaken("removed"), "where a special token stood the text is cut, not joined"),
-        Mistake(_mistaken("shortest_first"), "of special tokens that begin alike the longest is meant: sort by length"),
-        Mistake(_mistaken("one_pattern"), "the pattern is an argument"),
+        Mistake(_mistaken("removed"), "the text is cut where a special token stood, and must not be joined there"),
+        Mistake(
+            _mistaken("shortest_first"),
+            "if special tokens begin with the same characters, the longest counts: sort by length",
+        ),
+        Mistake(_mistaken("one_pattern"), "the pattern is an argument: use it"),
     ),
 )

@@ -8,10 +8,10 @@ from tokenizer.interface import Tokenizer
 
 
 def decode(self: Tokenizer, ids: Iterable[int]) -> str:
-    """Ids to text; bytes that are no valid UTF-8 become U+FFFD, the replacement character.
+    """Turn ids into text; bytes that are not valid UTF-8 become U+FFFD, the replacement character.
 
     A character outside ASCII has two to four bytes, and a token may hold only some of them. A model may also write
-    tokens whose bytes are no character at all: decoding must never fail on those.
+    tokens whose bytes do not form any character. Decoding must never fail on those.
 
     Args:
         self: any tokenizer; `self.decode_bytes(ids)` gives the exact bytes.
@@ -34,7 +34,7 @@ def cases() -> Iterator[Case]:
     yield Case("'é', which is two tokens here", [ByteTokenizer(), list("é".encode())])
     yield Case("'naïve 😀'", [ByteTokenizer(), list("naïve 😀".encode())])
     yield Case("half of a character at the end", [ByteTokenizer(), [104, 195]])
-    yield Case("a byte that begins no character", [ByteTokenizer(), [104, 255, 105]])
+    yield Case("a byte that cannot begin a character", [ByteTokenizer(), [104, 255, 105]])
     yield Case("no ids", [ByteTokenizer(), []])
 
 
@@ -60,14 +60,16 @@ EXERCISE = Exercise(
     cases=cases,
     in_place=True,
     hints=(
-        "All bytes first, then one decoding: a character may lie across two tokens.",
-        "bytes.decode has an argument `errors`. Which of its values puts U+FFFD where bytes are no character?",
+        "First get all bytes, then decode them once: a character may lie across two tokens.",
+        "bytes.decode has an argument `errors`. Which of its values puts U+FFFD where bytes do not form a character?",
         'self.decode_bytes(ids).decode("utf-8", errors="replace").',
     ),
     mistakes=(
-        Mistake(_one_by_one, "token by token, a character over two tokens is lost: join the bytes first"),
-        Mistake(_strict, "bytes that are no valid UTF-8 must not raise an error: a model can write any tokens"),
-        Mistake(_ignored, "broken bytes vanish without a trace; they should become U+FFFD"),
+        Mistake(
+            _one_by_one, "decoding token by token loses a character that lies across two tokens: join the bytes first"
+        ),
+        Mistake(_strict, "bytes that are not valid UTF-8 must not raise an error: a model can write any tokens"),
+        Mistake(_ignored, "broken bytes are dropped; they should become U+FFFD"),
         Mistake(_latin, "the bytes are UTF-8: a character may have several"),
     ),
 )

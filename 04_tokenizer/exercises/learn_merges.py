@@ -16,15 +16,15 @@ def learn_merges(
     of bytes. Then, again and again: count all pairs of neighbours, each as often as its pre-token occurs; take the most
     frequent pair; replace it by a new token wherever it occurs, from left to right.
 
-    A tie goes to the pair whose bytes are greater: compare the bytes of the left tokens, then of the right ones, as Python
-    compares `bytes`.
+    If two pairs are equally frequent, the pair whose bytes are greater wins: compare the bytes of the left tokens, then
+    of the right tokens, as Python compares `bytes`.
 
-    Plain and slow is right here. (The package's is several hundred times as fast; its module says how.)
+    A simple and slow solution is right here. (The package's is several hundred times as fast; its module says how.)
 
     Args:
         pre_token_counts: how often each pre-token occurs.
-        num_merges: merges wanted; there are fewer where no pair is left.
-        on_merge: called with (merges done, merges wanted) after each, if it is not None.
+        num_merges: how many merges are wanted; there are fewer if no pair is left.
+        on_merge: if it is not None, it is called with (merges done, merges wanted) after each merge.
 
     Returns:
         The pairs of tokens that were merged.
@@ -51,7 +51,9 @@ def cases() -> Iterator[Case]:
     yield Case("pre-tokens count as often as they occur", [{b"ab": 5, b"cd": 2, b"cdcd": 1}, 2])
     yield Case("a tie between 'lo' and 'ow'", [{b"low": 5, b"lower": 2}, 2])
     yield Case("a tie between a byte and a token made by a merge", [{b"abz": 3, b"ab": 2, b"cd": 3}, 2])
-    yield Case("a tie in which the left tokens begin alike", [{b"bz": 20, b"ab": 9, b"abz": 3, b"aba": 3}, 3])
+    yield Case(
+        "a tie in which the left tokens begin with the same byte", [{b"bz": 20, b"ab": 9, b"abz": 3, b"aba": 3}, 3]
+    )
     yield Case("'aaaaa': the pair overlaps itself", [{b"aaaaa": 2, b"ab": 1}, 3])
     yield Case("fewer pairs than merges wanted", [{b"abc": 1}, 10])
     text = b"the cat sat on the mat and the rat sat on the cat that sat on the hat"
@@ -122,20 +124,20 @@ EXERCISE = Exercise(
     hints=(
         "Keep a list of (list of tokens, count) and write two small functions: one that counts pairs, one that merges a pair "
         "in one list.",
-        "Keep the bytes of each token in a list `spelled`, 256 single ones at first; a merge appends the bytes of both "
+        "Keep the bytes of each token in a list `spelled`, 256 single bytes at first; a merge appends the joined bytes of both "
         "parts. The best pair is max(counts, key=lambda pair: (counts[pair], spelled[pair[0]], spelled[pair[1]])).",
-        "To merge from left to right, build a new list: if the last token in it and the next one are the pair, replace "
-        "the last by the new token, otherwise append.",
+        "To merge from left to right, build a new list. If its last token and the next token are the pair, replace the last "
+        "by the new token. Otherwise append the next token.",
     ),
     mistakes=(
-        Mistake(_mistaken("unweighted"), "a pair counts as often as the pre-token it is in occurs"),
-        Mistake(_mistaken("first_met"), "a tie goes to the pair whose bytes are greater, not to the one met first"),
+        Mistake(_mistaken("unweighted"), "a pair counts as often as its pre-token occurs"),
+        Mistake(_mistaken("first_met"), "in a tie, the pair whose bytes are greater wins, not the one met first"),
         Mistake(_mistaken("by_number"), "in a tie the bytes of the tokens are compared, not their numbers"),
         Mistake(
-            _mistaken("joined"), "in a tie the left tokens are compared first, then the right ones, not both joined"
+            _mistaken("joined"), "in a tie, compare the left tokens first, then the right ones; do not join the two"
         ),
         Mistake(_mistaken("once"), "the pair is replaced wherever it occurs in a pre-token, not only the first time"),
-        Mistake(_mistaken("not_called"), "on_merge, where it is given, is called after each merge"),
-        Mistake(_mistaken("called_from_zero"), "on_merge is told how many merges are done: 1 after the first"),
+        Mistake(_mistaken("not_called"), "on_merge, if it is given, is called after each merge"),
+        Mistake(_mistaken("called_from_zero"), "on_merge gets the number of merges done: 1 after the first"),
     ),
 )

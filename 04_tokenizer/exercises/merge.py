@@ -6,15 +6,15 @@ from tokenizer.merging import Merger
 
 
 def merge(self: Merger, pre_token: bytes) -> list[int]:
-    """The tokens of one pre-token after all merges; see exercise 4.3 for which merge goes when.
+    """The tokens of one pre-token after all merges; exercise 4.3 says in which order merges are made.
 
-    To search the whole list again for each merge takes a time that grows with the square of the length. For words that is
-    quick. For the last question, a few thousand bytes without a space, it is slow but passes within the time limit, if a
-    step costs no more than one look at each pair. (The package keeps the possible places in a heap.)
+    If you search the whole list again for each merge, the time grows with the square of the length. For words this is
+    quick. For the last question, a few thousand bytes without a space, it is slow. It still passes within the time limit
+    if each step looks at each pair only once. (The package keeps the possible places in a heap.)
 
     Args:
         self: `self._merged` maps a pair of tokens to the token it becomes.
-        pre_token: bytes; may be empty.
+        pre_token: bytes; it may be empty.
     """
     raise NotImplementedError("Exercise 4.4: merge until nothing can be merged")
 
@@ -31,7 +31,7 @@ _MERGES = [(104, 105), (32, 256), (97, 97), (258, 258), (98, 99), (97, 98), (99,
 
 
 def cases() -> Iterator[Case]:
-    """Short ones; the order learned; repetitions; a long one. The merges that count are in the question."""
+    """Short words; the order of learning; repetitions; a long word. Each question names the merges that matter."""
     yield Case("nothing", [Merger(_MERGES), b""])
     yield Case("32 104 105 104 105, with 104 + 105 = 256, 32 + 256 = 257", [Merger(_MERGES), b" hihi"])
     yield Case("98 99 100, with 98 + 99 = 260, learned before 99 + 100 = 262", [Merger(_MERGES), b"bcd"])
@@ -88,19 +88,20 @@ EXERCISE = Exercise(
     cases=cases,
     in_place=True,
     hints=(
-        "The last list of exercise 4.3 is the answer, but most of the lists on the way need not be kept.",
-        "Keep beside the tokens a list of what each pair of neighbours would make (a very large number for no merge). Take "
-        "min of it; after a merge only the two entries beside it change.",
+        "The last list of exercise 4.3 is the answer, but you do not need to keep the lists before it.",
+        "Beside the tokens, keep a list of the token that each pair of neighbours would make (a very large number if it has no "
+        "merge). Take the minimum; after a merge only the two entries beside it change.",
         "made = [find(pair, BIG) for pair in pairwise(tokens)]; best = min(made); at = made.index(best); tokens[at:at + 2] "
         "= [best]; del made[at]; look up made[at] and made[at - 1] again, where they exist.",
     ),
     mistakes=(
         Mistake(
             _longest_first,
-            "this takes the longest token that fits (WordPiece does so); BPE applies merges in the order learned",
+            "this takes the longest token that fits, as WordPiece does; BPE applies merges in the order of learning",
         ),
         Mistake(
-            _left_to_right, "this merges as it reads; the merge that was learned first goes first, wherever it stands"
+            _left_to_right,
+            "this merges while it reads; the merge that was learned first must be made first, wherever it stands",
         ),
         Mistake(_largest, "the merge learned first makes the smallest token number; this takes the largest"),
         Mistake(_one_round, "each merge is applied at one place only; go on until no pair of neighbours has a merge"),

@@ -8,12 +8,12 @@ from tokenizer.merging import Merger
 def steps(self: Merger, pre_token: bytes) -> list[list[int]]:
     """The tokens of a pre-token before the first merge, after each merge, and after the last.
 
-    At each step, of all pairs of neighbours that have a merge, the one whose merge was learned first is merged; of
-    several such places, only the leftmost. The merge learned first is the one that makes the smallest token number.
+    At each step, look at all pairs of neighbours that have a merge. Merge the pair whose merge was learned first; if it
+    occurs at several places, only the leftmost. The merge learned first is the one that makes the smallest token number.
 
     Args:
         self: `self._merged` maps a pair of tokens to the token it becomes: {(104, 105): 256, …}.
-        pre_token: bytes; a byte is a token number, so `list(pre_token)` is the beginning.
+        pre_token: bytes; each byte is a token number, so `list(pre_token)` is the first list.
 
     Returns:
         Lists of tokens, each one shorter than the one before.
@@ -34,14 +34,14 @@ _MERGES = [(104, 105), (32, 256), (97, 97), (258, 258), (98, 99), (97, 98), (97,
 
 
 def cases() -> Iterator[Case]:
-    """No merge; one; the order learned; the leftmost; to the end. The merges that count are in the question."""
+    """No merge; one; the order of learning; the leftmost; to the end. Each question names the merges that matter."""
     for what, pre_token in (
         ("a single byte, 120", b"x"),
         ("one merge makes the next possible: 32 104 105, with 104 + 105 = 256, 32 + 256 = 257", b" hi"),
         ("98 99 100, with 98 + 99 = 260, learned before 99 + 100 = 263", b"bcd"),
         ("97 98 99, with 98 + 99 = 260, learned before 97 + 98 = 261; then 97 + 260 = 262", b"abc"),
         ("the leftmost: 97 97 97, with 97 + 97 = 258", b"aaa"),
-        ("one place a step: 97 97 97 97 97, with 97 + 97 = 258, 258 + 258 = 259", b"aaaaa"),
+        ("one place at each step: 97 97 97 97 97, with 97 + 97 = 258, 258 + 258 = 259", b"aaaaa"),
         ("nothing", b""),
     ):
         yield Case(what, [Merger(_MERGES), pre_token])
@@ -95,7 +95,7 @@ EXERCISE = Exercise(
     cases=cases,
     in_place=True,
     hints=(
-        "Write one step first: from a list of tokens to the next list, or to nothing where no pair has a merge.",
+        "Write one step first: from a list of tokens to the next list, or to None if no pair has a merge.",
         "For each pair of neighbours (itertools.pairwise) look up what it becomes. The smallest number is the merge that was "
         "learned first; min over (number, place) is also the leftmost.",
         "options = [(self._merged[pair], i) for i, pair in enumerate(pairwise(tokens)) if pair in self._merged]; new, at = "
@@ -103,12 +103,12 @@ EXERCISE = Exercise(
     ),
     mistakes=(
         Mistake(_mistaken("without_start"), "the list begins with the bytes, before any merge"),
-        Mistake(_same_list, "all entries are one list, which each merge changes: append a copy"),
+        Mistake(_same_list, "all entries are the same list, which each merge changes: append a copy"),
         Mistake(_mistaken("largest"), "the merge learned first makes the smallest token number, not the largest"),
         Mistake(
-            _mistaken("first_place"), "the merge that was learned first goes first, wherever it stands in the text"
+            _mistaken("first_place"), "the merge that was learned first is made first, wherever it stands in the text"
         ),
-        Mistake(_mistaken("rightmost"), "of several places of one merge, the leftmost goes first"),
+        Mistake(_mistaken("rightmost"), "if one merge is possible at several places, the leftmost comes first"),
         Mistake(_mistaken("everywhere"), "one step merges one place"),
     ),
 )

@@ -18,17 +18,17 @@ def split_special(
     A user may type "<|endoftext|>". Unless the caller allows it, that is ordinary text of thirteen characters, and no
     document ends there.
 
-    Of special tokens that begin alike, the longest that fits is meant.
+    If several special tokens begin with the same characters, the longest that fits counts.
 
     Args:
         text: any text.
         special_ids: text and id of each special token.
-        allowed: those that are recognised: some of their texts, or "all". `allowed_names(special_ids, allowed)` turns
-            either into a set, and refuses unknown ones.
+        allowed: the tokens to recognise: some of their texts, or "all". `allowed_names(special_ids, allowed)` turns
+            either into a set, and refuses unknown names.
 
     Yields:
-        (ordinary text, None) or (special token, its id), in order. Where nothing is allowed, the whole text as one piece,
-        even if empty; otherwise no empty ordinary text.
+        (ordinary text, None) or (special token, its id), in order. If nothing is allowed, yield the whole text as one
+        piece, even if it is empty. Otherwise never yield empty ordinary text.
     """
     raise NotImplementedError("Exercise 4.6: cut at the special tokens that are allowed")
 
@@ -44,11 +44,11 @@ _SPECIALS = {"<|end|>": 256, "<|user|>": 257, "<|end|><|user|>": 258, "a.b": 259
 
 
 def cases() -> Iterator[Case]:
-    """None allowed; some; all; alike; signs that mean something in expressions."""
+    """None allowed; some; all; equal beginnings; characters that have a meaning in regular expressions."""
     yield Case("nothing is allowed", ["one<|end|>two", _SPECIALS, ()])
     yield Case("one is allowed, another is not", ["one<|end|>two<|user|>", _SPECIALS, ["<|end|>"]])
     yield Case("two next to each other, at the beginning", ["<|end|><|end|>one", _SPECIALS, ["<|end|>"]])
-    yield Case("all, of which one begins like another", ["x<|end|><|user|>y<|end|>", _SPECIALS, "all"])
+    yield Case("all are allowed, and one is the beginning of another", ["x<|end|><|user|>y<|end|>", _SPECIALS, "all"])
     yield Case("'a.b' is not 'axb'", ["axb a.b", _SPECIALS, ["a.b"]])
     yield Case("no special token in the text", ["plain", _SPECIALS, "all"])
     yield Case("an empty text, nothing allowed", ["", _SPECIALS, ()])
@@ -95,8 +95,8 @@ EXERCISE = Exercise(
     reference="tokenizer.interface:split_special",
     cases=cases,
     hints=(
-        "regex.split with a group in the pattern keeps the separators: every second piece is one.",
-        "The pattern is the allowed texts, escaped by regex.escape, joined by |. An expression takes the first alternative "
+        "regex.split with a group in the pattern keeps the separators: every second piece is a separator.",
+        "Escape the allowed texts by regex.escape and join them by |. A regular expression takes the first alternative "
         "that fits, so the longest must come first.",
         "for index, piece in enumerate(regex.split(f'({alternatives})', text)): if piece: yield piece, special_ids[piece] "
         "if index % 2 else None. Where nothing is allowed, yield (text, None) before.",
@@ -107,11 +107,14 @@ EXERCISE = Exercise(
             "only what the caller allows is recognised; anything else is text that a user typed",
         ),
         Mistake(_mistaken("empty_pieces"), "empty text between two special tokens is not yielded"),
-        Mistake(_mistaken("shortest_first"), "of special tokens that begin alike the longest is meant: put it first"),
-        Mistake(_bare, "the texts must be escaped by regex.escape: in an expression | separates alternatives"),
+        Mistake(
+            _mistaken("shortest_first"),
+            "if special tokens begin with the same characters, the longest counts: put it first",
+        ),
+        Mistake(_bare, "the texts must be escaped by regex.escape: in a regular expression, | separates alternatives"),
         Mistake(
             _mistaken("not_escaped"),
-            "a text such as 'a.b' must be escaped: in an expression . stands for any character",
+            "a text such as 'a.b' must be escaped: in a regular expression, . stands for any character",
         ),
     ),
 )

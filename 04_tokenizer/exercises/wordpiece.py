@@ -8,9 +8,9 @@ from tokenizer.wordpiece_tokenizer import CONTINUATION, UNKNOWN, WordPieceTokeni
 def _encode_word(self: WordPieceTokenizer, word: str) -> list[int]:
     """The ids of one word (Devlin et al., 2019).
 
-    The longest piece of the vocabulary that begins the word is taken, then the longest that goes on, and so on. Pieces
-    that go on are in the vocabulary with `CONTINUATION` ("##") before them. A word that cannot be put together so, or that
-    has more than 100 characters, is `UNKNOWN` ("[UNK]") as a whole.
+    Take the longest piece of the vocabulary that begins the word, then the longest piece that continues it, and so on.
+    Pieces that continue a word have `CONTINUATION` ("##") before them in the vocabulary. If a word cannot be built in
+    this way, or has more than 100 characters, the whole word is `UNKNOWN` ("[UNK]").
 
     Args:
         self: `self._ids` maps each piece to its id; `self._special_ids[UNKNOWN]` is the id of the unknown word.
@@ -35,7 +35,7 @@ def cases() -> Iterator[Case]:
     for what, word in (
         ("'able', a piece by itself", "able"),
         ("'unaffordable'", "unaffordable"),
-        ("'abc', of which 'ab' is longer than 'a'", "abc"),
+        ("'abc', which begins with 'a' and with the longer 'ab'", "abc"),
         ("'unable': '##able' and not 'able'", "unable"),
         ("'unx', whose x is in no piece", "unx"),
         ("100 times 'a'", "a" * 100),
@@ -78,7 +78,8 @@ EXERCISE = Exercise(
     cases=cases,
     in_place=True,
     hints=(
-        "Keep a start. From the whole rest of the word, make the candidate shorter until it is in the vocabulary.",
+        "Keep the place where the next piece starts. Begin with the whole rest of the word, and make it shorter until it is in "
+        "the vocabulary.",
         "The candidate is word[start:end], with '##' before it if start is above 0. Where no end works, the whole word is "
         "unknown. Python's for … else says 'no break happened'.",
         "while start < len(word): for end in range(len(word), start, -1): look up; append the id, start = end, break; else: "
@@ -87,7 +88,7 @@ EXERCISE = Exercise(
     mistakes=(
         Mistake(_mistaken("shortest"), "the longest piece is tried first"),
         Mistake(_mistaken("no_prefix"), "within a word, pieces are written with ## before them"),
-        Mistake(_mistaken("partly"), "a word that cannot be finished is unknown as a whole"),
+        Mistake(_mistaken("partly"), "if a word cannot be finished, the whole word is unknown"),
         Mistake(_mistaken("hundred"), "a word of exactly 100 characters is still cut into pieces"),
         Mistake(_mistaken("any_length"), "a word of more than 100 characters is unknown, as in BERT"),
     ),

@@ -1,8 +1,8 @@
 """Lab 4.A: The text comes back, in more tokens than there should be.
 
 A BPE tokenizer encodes and decodes every text exactly, and all tests of that pass. But with the function below a text has
-more tokens than in the run beside it, and the same word gets other ids in a short text than in a long one, which goes
-through the arrays of `merge_many`. A model trained on the one is served with the other.
+more tokens than in the run beside it. And the same word gets different ids in a short text and in a long one, which goes
+through the arrays of `merge_many`. A model is trained on the one and then served with the other.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ def merge(self: Merger, pre_token: bytes) -> list[int]:
     Args:
         self: `self._merged` maps a pair of tokens to the token it becomes. Tokens are numbered in the order in which
             their merges were learned.
-        pre_token: bytes; may be empty.
+        pre_token: bytes; it may be empty.
     """
     tokens = list(pre_token)
     while True:
@@ -40,14 +40,14 @@ from learn.lab import Lab, Measurement
 from tokenizer.bpe_tokenizer import BPETokenizer
 from tokenizer.tokenizer_trainer import train_bpe
 
-TEXT = "\n".join(topics[name] for name in ("while", "try", "with"))  # of Python's own documentation
+TEXT = "\n".join(topics[name] for name in ("while", "try", "with"))  # from Python's own documentation
 WORDS = ("statement", "context", "exception", "implementation")
 
 
 def measure() -> Measurement:
-    """Learn merges from a text, and encode it line by line and at once."""
+    """Learn merges from a text, and encode it line by line and all at once."""
     trained = train_bpe([TEXT], 600)
-    tokenizer = BPETokenizer(trained.merges)  # with nothing remembered of what was encoded before
+    tokenizer = BPETokenizer(trained.merges)  # so that nothing is remembered from earlier encodings
     lines = TEXT.splitlines(keepends=True)
     ids = [tokenizer.encode(line) for line in lines]
     back = "".join(tokenizer.decode(line) for line in ids) == TEXT
@@ -66,7 +66,7 @@ def measure() -> Measurement:
 
 
 def visible(file: Measurement, package: Measurement) -> bool:
-    """More tokens than the package's, though the text comes back."""
+    """It makes more tokens than the package's function, though the text comes back."""
     name = "tokens, line by line"
     return file["decodes to the same text"] == "yes" and int(file[name]) > int(package[name])  # type: ignore[arg-type]
 
@@ -100,14 +100,14 @@ LAB = Lab(
         "That a text comes back proves nothing about the ids: any way of cutting it into known pieces decodes to it. "
         "Compare ids, with a tokenizer that is known to be right or with merge_steps.",
         "Take a word that is cut differently and follow it merge by merge, here and in tokenizer.merge_steps(' implementation'). "
-        "At which merge do the two part ways?",
-        "Of all pairs that could be merged, the one that was *learned* first goes first, wherever it stands: the smallest "
-        "new token. Here the leftmost goes first.",
+        "At which merge do the two begin to differ?",
+        "Of all pairs that could be merged, the one that was *learned* first must be merged first, wherever it stands: it makes "
+        "the smallest new token. Here the leftmost is merged first.",
     ),
     diagnosis=(
-        "A round trip cannot see it. Two figures can: tokens for a text, which should be the same by every way of "
-        "encoding it, and the pieces of single words beside merge_steps. The first merge already differs: it takes the "
-        "leftmost pair that has a merge, where BPE takes the pair whose merge was learned first. Learned merges are "
-        "only as good as the order they are applied in. Compare ids with tiktoken or tokenizers in a test, not texts."
+        "A round trip cannot show it. Two figures can: the number of tokens of a text, which should be the same for every "
+        "way of encoding it, and the pieces of single words beside merge_steps. The first merge already differs: it takes "
+        "the leftmost pair that has a merge, but BPE takes the pair whose merge was learned first. Learned merges are "
+        "only as good as the order in which they are applied. In a test, compare ids with tiktoken or tokenizers, not texts."
     ),
 )

@@ -15,7 +15,7 @@ def update(self: AdamW) -> None:
         v ← β₂ v + (1 - β₂) g²
         θ ← θ - η λ θ - η · (m / (1 - β₁ᵗ)) / (√(v / (1 - β₂ᵗ)) + ε)
 
-    The decay acts on θ itself and is no part of g. t counts the steps of the parameter, from 1.
+    The decay acts on θ itself and is not a part of g. t counts the steps of the parameter, from 1.
 
     Args:
         self: the optimizer. `self.param_groups` is a list of dictionaries with the parameters in "params" and "lr" (η),
@@ -52,7 +52,7 @@ def _optimizer(kind: Any, settings: dict[str, Any]) -> Any:
 
 
 def cases() -> Iterator[Case]:
-    """The first step; decay; the fourth; settings. Expected is torch.optim.AdamW."""
+    """The first step; decay; the fourth step; settings. The expected values come from torch.optim.AdamW."""
     for what, before, settings in (
         ("the first step without decay", 0, {"lr": 0.1, "weight_decay": 0.0}),
         ("the first step with a decay of 0.5 for the first group", 0, {"lr": 0.1, "weight_decay": 0.5}),
@@ -120,7 +120,7 @@ EXERCISE = Exercise(
     cases=cases,
     in_place=True,
     hints=(
-        "Exercise 1.9 is the same without the decay. New here: groups, and a state for each parameter that is made at its "
+        "Exercise 1.9 is the same without the decay. Groups are new here, and each parameter has a state that is made at its "
         "first step.",
         "if not state: step = torch.zeros(()), exp_avg and exp_avg_sq = torch.zeros_like(parameter). The decay is p.mul_(1 - "
         "lr * weight_decay), beside the step.",
@@ -129,7 +129,7 @@ EXERCISE = Exercise(
     ),
     mistakes=(
         Mistake(_mistaken("uncorrected"), "both means start at 0 and must be corrected by 1 - βᵗ"),
-        Mistake(_mistaken("v_uncorrected"), "v starts at 0 as well as m: it must be corrected by 1 - β₂ᵗ"),
+        Mistake(_mistaken("v_uncorrected"), "v starts at 0 like m: it must be corrected by 1 - β₂ᵗ"),
         Mistake(_mistaken("behind"), _FROM_ONE),
         Mistake(_division_by_zero, _FROM_ONE),
         Mistake(_mistaken("ahead"), "t is 1 at the first step of a parameter; here it is 2"),

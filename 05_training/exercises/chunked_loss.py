@@ -19,23 +19,23 @@ def linear_cross_entropy(
 ) -> Tensor:
     """Mean cross-entropy of hidden @ weight.T over the tokens that are not ignored, differentiable.
 
-    For 8 × 1,024 tokens and 50,257 ids, the logits are 1.6 GB, and their gradient as much. But tokens have nothing to do
-    with one another: take a chunk of them at a time (512, say), and let its logits be made again in the backward pass:
-    `torch.utils.checkpoint.checkpoint(function, *arguments, use_reentrant=False)` calls a function, forgets what is inside,
-    and calls it again when gradients are wanted. `cross_entropy` of exercise 5.1 gives the loss of each token.
+    For 8 × 1,024 tokens and 50,257 ids, the logits take 1.6 GB, and so does their gradient. But the tokens do not depend on
+    each other here. So take a chunk of them at a time (for example 512), and compute its logits again in the backward pass:
+    `torch.utils.checkpoint.checkpoint(function, *arguments, use_reentrant=False)` calls a function, forgets what it computed
+    inside, and calls it again when gradients are needed. `cross_entropy` of exercise 5.1 gives the loss of each token.
 
-    (The package goes further and computes each chunk's gradient by hand while its logits are at hand.)
+    (The package goes further and computes each chunk's gradient by hand while it still has the chunk's logits.)
 
     Args:
         hidden: (..., d_model), what the model's head reads.
         weight: (vocab, d_model), the head.
-        targets: (...) int64, IGNORED where nothing is to be predicted.
+        targets: (...) int64, IGNORED where nothing should be predicted.
         softcap: if given, logits become softcap · tanh(logits / softcap).
-        label_smoothing: of `cross_entropy`.
-        z_loss: of `cross_entropy`.
+        label_smoothing: see `cross_entropy`.
+        z_loss: see `cross_entropy`.
 
     Returns:
-        A scalar float32; 0 where every token is ignored.
+        A scalar float32; 0 if every token is ignored.
     """
     raise NotImplementedError("Exercise 5.2: a chunk of tokens at a time")
 
@@ -125,7 +125,9 @@ def _mistaken(**wrong: Any) -> Callable[..., Any]:
     return linear_cross_entropy
 
 
-_TOO_MUCH = "all logits are held at a time: take a chunk of tokens, and call it by checkpoint, which forgets them"
+_TOO_MUCH = (
+    "all logits are held at the same time: take chunks of tokens, and use checkpoint, which forgets their logits"
+)
 
 EXERCISE = Exercise(
     stub=linear_cross_entropy,
@@ -133,9 +135,9 @@ EXERCISE = Exercise(
     cases=cases,
     in_place=True,  # gradients are left in the tensors
     hints=(
-        "First flatten: hidden to (tokens, d_model), targets to (tokens,). Write it with all logits at once, and cut later.",
-        "A function that takes a chunk of hidden and targets and returns the *sum* of their losses; call it by checkpoint for "
-        "each chunk; add up; divide once, by the number of targets that are not IGNORED, at least 1.",
+        "First flatten hidden to (tokens, d_model) and targets to (tokens,). Write it with all logits at once; add chunks later.",
+        "Write a function that takes a chunk of hidden and targets and returns the *sum* of their losses. Call it by checkpoint "
+        "for each chunk and add the sums. Divide once, by the number of targets that are not IGNORED, at least 1.",
         "total = sum(checkpoint(chunk_loss, hidden[s:s + 512], targets[s:s + 512], use_reentrant=False) for s in range(0, "
         "len(targets), 512)); return total / (targets != IGNORED).sum().clamp(min=1).",
     ),
@@ -151,7 +153,7 @@ EXERCISE = Exercise(
             _mistaken(not_divided=True),
             "the logits are divided by the softcap before tanh: small ones stay as they are",
         ),
-        Mistake(_mistaken(empty=True), "with every token ignored this divides by 0: clamp the count to at least 1"),
+        Mistake(_mistaken(empty=True), "if every token is ignored, this divides by 0: clamp the count to at least 1"),
         Mistake(_mistaken(kept=True), _TOO_MUCH),
         Mistake(_mistaken(size=1 << 20), _TOO_MUCH),
     ),

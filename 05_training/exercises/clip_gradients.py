@@ -16,12 +16,12 @@ def clip_gradients(parameters: Iterable[Tensor], max_norm: float) -> float:
     larger than `max_norm`, every gradient is multiplied by max_norm / (norm + 1e-6).
 
     Args:
-        parameters: whose gradients (`parameter.grad`) to scale; those that have None are left out. May be an iterator,
-            which can be gone through once.
+        parameters: the parameters whose gradients (`parameter.grad`) to scale; leave out those whose gradient is None.
+            This may be an iterator, which can be read only once.
         max_norm: 0 leaves gradients as they are and only measures.
 
     Returns:
-        The norm before, a float; inf or nan where a gradient is, and then nothing is scaled.
+        The norm before clipping, a float. It is inf or nan if a gradient is, and then nothing is scaled.
     """
     raise NotImplementedError("Exercise 5.4: one factor for all gradients")
 
@@ -35,7 +35,7 @@ from learn.exercise import Case, Exercise, Mistake
 
 
 class _Parameters(list[Tensor]):
-    """A list that can be gone through once, as `model.parameters()` can."""
+    """A list that can be read only once, like `model.parameters()`."""
 
     def __init__(self, tensors: Sequence[Tensor]):
         super().__init__(tensors)
@@ -143,9 +143,10 @@ EXERCISE = Exercise(
             _mistaken("one_by_one"), "one norm and one factor for all parameters together, or the direction changes"
         ),
         Mistake(
-            _norms_of_their_own, "here each gradient has a norm and a factor of its own: one of each for all together"
+            _norms_of_their_own,
+            "here each gradient has its own norm and factor: use one norm and one factor for all together",
         ),
         Mistake(_mistaken("zero"), "a limit of 0 only measures"),
-        Mistake(_mistaken("infinite"), "where the norm is infinite nothing is scaled: the step will be skipped"),
+        Mistake(_mistaken("infinite"), "if the norm is infinite, nothing is scaled: the step will be skipped"),
     ),
 )

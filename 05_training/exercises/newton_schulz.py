@@ -9,23 +9,23 @@ from training.optimizers.muon import COEFFICIENTS, EPS, ROUNDS
 
 
 def orthogonalise(matrices: Tensor, rounds: int = ROUNDS) -> Tensor:
-    """The nearest orthogonal matrix, roughly, by matrix products alone (Jordan et al., 2024: Muon).
+    """The nearest orthogonal matrix, approximately, using only matrix products (Jordan et al., 2024: Muon).
 
-    X₀ = M / ‖M‖, ‖M‖ being the root of the sum of the squares of all numbers of a matrix, at least EPS. Then `rounds` times
+    X₀ = M / ‖M‖. Here ‖M‖ is the root of the sum of the squares of all numbers of a matrix, at least EPS. Then `rounds` times
 
         X ← a X + b (X Xᵀ) X + c (X Xᵀ)² X          a, b, c = COEFFICIENTS
 
-    which acts on each singular value s as a s + b s³ + c s⁵ and leaves the singular vectors alone.
+    This turns each singular value s into a s + b s³ + c s⁵ and does not change the singular vectors.
 
-    A matrix with more rows than columns may be transposed before and back afterwards, so that X Xᵀ is the smaller square
-    (the result is the same; it is for speed).
+    If a matrix has more rows than columns, you may transpose it first and transpose it back at the end. Then X Xᵀ is the
+    smaller square. The result is the same; it only saves time.
 
     Args:
-        matrices: (..., rows, columns); leading axes are separate matrices, each with its own norm.
-        rounds: how many.
+        matrices: (..., rows, columns); the axes in front are separate matrices, each with its own norm.
+        rounds: how many rounds to make.
 
     Returns:
-        The same shape, bfloat16; the package computes in it.
+        A tensor of the same shape in bfloat16; the package also computes in bfloat16.
     """
     raise NotImplementedError("Exercise 5.7: bring all singular values near one")
 
@@ -53,7 +53,7 @@ def _exact(matrices: Tensor, rounds: int) -> Tensor:
 
 
 def cases() -> Iterator[Case]:
-    """One round; five; wide; tall; several; zeros. Expected is the polynomial of singular values."""
+    """One round; five; wide; tall; several; zeros. Expected values: the polynomial of singular values."""
     generator = torch.Generator().manual_seed(0)
     for what, shape, rounds in (
         ("a square matrix, one round", (4, 4), 1),
@@ -61,7 +61,7 @@ def cases() -> Iterator[Case]:
         ("a wide matrix, 3 × 8", (3, 8), 5),
         ("a tall matrix, 8 × 3", (8, 3), 5),
         ("two matrices of very different size", (2, 4, 6), 5),
-        ("two matrices, the first of which is all zeros", (2, 4, 6), 5),
+        ("two matrices; the first is all zeros", (2, 4, 6), 5),
     ):
         matrices = torch.randn(shape, generator=generator)
         if len(shape) == 3:
@@ -112,7 +112,7 @@ EXERCISE = Exercise(
     reference="training.optimizers.muon:orthogonalise",
     cases=cases,
     hints=(
-        "matrices.bfloat16() first; then transpose if tall, divide by the norm, go round, transpose back.",
+        "First matrices.bfloat16(). Then transpose if tall, divide by the norm, do the rounds, and transpose back.",
         ".mT transposes the last two axes. The norm of each matrix is x.norm(dim=(-2, -1), keepdim=True).",
         "gram = x @ x.mT; x = a * x + (b * gram + c * gram @ gram) @ x, `rounds` times.",
     ),
@@ -123,12 +123,14 @@ EXERCISE = Exercise(
         ),
         Mistake(_mistaken("largest"), "the norm is the root of the sum of all squares, not the largest number"),
         Mistake(_mistaken("no_floor"), "a matrix of zeros has the norm 0, and 0/0 is nan: the norm is at least EPS"),
-        Mistake(_mistaken("one_fewer"), "`rounds` rounds are asked for; this goes round once less"),
-        Mistake(_mistaken("without_x"), "the products end with X: b (X Xᵀ) X and c (X Xᵀ)² X, or all powers are even"),
-        Mistake(_mistaken("other_square"), "X Xᵀ, not Xᵀ X, stands before X: only for a square matrix do both fit"),
+        Mistake(_mistaken("one_fewer"), "`rounds` rounds are asked for; this makes one round less"),
+        Mistake(
+            _mistaken("without_x"), "the products end with X: b (X Xᵀ) X and c (X Xᵀ)² X; otherwise all powers are even"
+        ),
+        Mistake(_mistaken("other_square"), "X Xᵀ, not Xᵀ X, stands before X: both fit only if the matrix is square"),
         Mistake(_mistaken("no_fifth"), "the term c (X Xᵀ)² X is missing"),
-        Mistake(_mistaken("float32"), "returned in bfloat16; computed in it too, this is half the work"),
+        Mistake(_mistaken("float32"), "the result is in bfloat16; compute in bfloat16 too, which is half the work"),
         Mistake(_mistaken("not_turned_back"), "a tall matrix must be transposed back at the end"),
-        Mistake(_mistaken("one_norm"), "each matrix has its own norm: keep the leading axes apart"),
+        Mistake(_mistaken("one_norm"), "each matrix has its own norm: keep the axes in front separate"),
     ),
 )

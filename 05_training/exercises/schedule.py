@@ -8,23 +8,23 @@ from training.optimizers.schedule import ScheduleConfig
 
 
 def learning_rate_factor(step: int, max_steps: int, config: ScheduleConfig) -> float:
-    """What to multiply the peak learning rate by.
+    """The factor for the peak learning rate at each step.
 
     Warm-up: (step + 1) / warmup_steps, so that the first step is not lost and the last step of the warm-up is at the peak.
-    After it, by `config.kind`:
+    After the warm-up, `config.kind` decides:
 
     - constant: 1.
     - inverse_sqrt: sqrt(max(1, warmup_steps) / (step + 1)).
-    - linear: from 1 at the end of the warm-up down to final_fraction at max_steps, in a line.
-    - cosine: the same, along half a cosine: f + (1 - f) · (1 + cos(π progress)) / 2, f being final_fraction.
-    - wsd: 1 until the last decay_fraction of the run, round(max_steps · (1 - decay_fraction)), but not before the warm-up
-      ends; then down in a line as above.
+    - linear: from 1 at the end of the warm-up down to final_fraction at max_steps, in a straight line.
+    - cosine: the same, along half a cosine: f + (1 - f) · (1 + cos(π progress)) / 2, where f is final_fraction.
+    - wsd: 1 until the last decay_fraction of the run; then down in a straight line as above. The decay begins at step
+      round(max_steps · (1 - decay_fraction)), but not before the warm-up ends.
 
     Progress is (step - start of the decay) / (max_steps - start of the decay).
 
     Args:
-        step: optimizer steps taken so far, from 0.
-        max_steps: steps of the run.
+        step: how many optimizer steps were taken so far, from 0.
+        max_steps: how many steps the run has.
         config: `kind`, `warmup_steps`, `final_fraction`, `decay_fraction`.
 
     >>> [round(learning_rate_factor(s, 10, ScheduleConfig("linear", 2, 0.0)), 2) for s in (0, 1, 2, 6, 9)]
@@ -100,9 +100,9 @@ EXERCISE = Exercise(
     reference="training.optimizers.schedule:learning_rate_factor",
     cases=cases,
     hints=(
-        "Deal with the warm-up first and return; then constant and inverse_sqrt. What is left has a start of the decay.",
-        "start is warmup_steps, for wsd max(warmup_steps, round(max_steps * (1 - decay_fraction))). Before it the factor is "
-        "1; after it progress goes from 0 to 1, and the curve from 1 to 0.",
+        "First do the warm-up and return, then constant and inverse_sqrt. The other kinds have a start of the decay.",
+        "start is warmup_steps; for wsd it is max(warmup_steps, round(max_steps * (1 - decay_fraction))). Before it the factor "
+        "is 1. After it progress goes from 0 to 1, and the curve from 1 to 0.",
         "curve = 0.5 * (1 + math.cos(math.pi * progress)) if cosine else 1 - progress; return f + (1 - f) * curve.",
     ),
     mistakes=(
@@ -115,7 +115,7 @@ EXERCISE = Exercise(
         Mistake(_mistaken("line_to_zero"), "the line ends at final_fraction, not at 0"),
         Mistake(_mistaken("above_one"), "f + (1 - f) · curve: without 1 - f the curve begins above 1"),
         Mistake(_mistaken("one_short"), "the curve ends at max_steps, after the last step, not at max_steps - 1"),
-        Mistake(_mistaken("cut_off"), "the start of wsd's decay is rounded to the nearest step, not cut off"),
+        Mistake(_mistaken("cut_off"), "the start of wsd's decay is rounded to the nearest step, not rounded down"),
         Mistake(_mistaken("whole_cosine"), "half a cosine, from 1 to -1: cos(π progress)"),
         Mistake(_mistaken("decay_from_warmup"), "wsd stays at the peak until the last decay_fraction of the run"),
         Mistake(_mistaken("decay_before_warmup"), "wsd's decay does not begin before the warm-up ends"),

@@ -11,14 +11,14 @@ from training.optimizers.sgd import SGD
 def update(self: SGD) -> None:
     """Change every parameter that has a gradient, in place.
 
-        d = g + λ θ                  weight decay as an L2 penalty has it
+        d = g + λ θ                  weight decay in the form of an L2 penalty
         v ← μ v + d                  v is 0 at first
         θ ← θ - η v                  without momentum (μ = 0), θ - η d
 
     Args:
         self: the optimizer. `self.param_groups` is a list of dictionaries with the parameters in "params" and the numbers
-            "lr" (η), "momentum" (μ) and "weight_decay" (λ). `self.state[parameter]` is a dictionary, empty at first: keep v
-            there as "momentum_buffer". With μ = 0 nothing is kept. The gradient, `parameter.grad`, stays as it is.
+            "lr" (η), "momentum" (μ) and "weight_decay" (λ). `self.state[parameter]` is a dictionary, empty at first. Keep v
+            there as "momentum_buffer". If μ = 0, keep nothing. The gradient, `parameter.grad`, must not change.
     """
     raise NotImplementedError("Exercise 5.5: one step against the gradient")
 
@@ -58,7 +58,7 @@ def _optimizer(kind: Any, groups: int, settings: dict[str, float]) -> Any:
 
 
 def cases() -> Iterator[Case]:
-    """Plain; decay; momentum; later steps; two groups. Expected is torch.optim.SGD."""
+    """Plain; decay; momentum; later steps; two groups. The expected values come from torch.optim.SGD."""
     for what, before, groups, settings in (
         ("a plain step; the second parameter has no gradient", 0, 1, {"lr": 0.1}),
         ("weight decay of 0.5", 0, 1, {"lr": 0.1, "weight_decay": 0.5}),
@@ -113,9 +113,9 @@ EXERCISE = Exercise(
     cases=cases,
     in_place=True,
     hints=(
-        "Two loops: over the groups, over the parameters of each. Skip those whose gradient is None.",
+        "Write two loops: over the groups, and over the parameters of each group. Skip those whose gradient is None.",
         "Make d a new tensor, so that the gradient stays. With momentum, keep v in self.state[parameter]['momentum_buffer'] "
-        "and use it in place of d.",
+        "and use it instead of d.",
         "d = p.grad.add(p, alpha=decay); v = state.setdefault('momentum_buffer', torch.zeros_like(p)); "
         "v.mul_(momentum).add_(d); p.add_(v, alpha=-lr).",
     ),
@@ -124,7 +124,7 @@ EXERCISE = Exercise(
         Mistake(_mistaken("gradient_changed"), "parameter.grad must stay as it is: make d a new tensor"),
         Mistake(_mistaken("averaged"), "v ← μ v + d: the new part is not weighted by 1 - μ (that is Adam's mean)"),
         Mistake(
-            _mistaken("decay_late"), "the decay is part of d, and so goes into v: here it is added after the momentum"
+            _mistaken("decay_late"), "the decay is part of d and so goes into v; here it is added after the momentum"
         ),
         Mistake(_mistaken("forgotten"), "v is not kept from step to step: put it into self.state[parameter]"),
         Mistake(_mistaken("first_group"), "each group has its own rate"),

@@ -14,12 +14,12 @@ def cross_entropy(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0,
         lse  = ln Σ exp z
         loss = lse - (1 - ε) z[target] - ε mean(z) + c · lse²
 
-    ε is label smoothing (Szegedy et al., 2016), c the weight of the z-loss, which keeps logits from drifting to sizes
-    that low precision cannot hold. With both 0 it is the plain cross-entropy.
+    ε is label smoothing (Szegedy et al., 2016). c is the weight of the z-loss, which stops logits from growing to sizes
+    that low precision cannot hold. If both are 0, this is the plain cross-entropy.
 
     Args:
-        logits: (tokens, vocab) z of any floating type; computed in float32, or in float64 if they are that.
-        targets: (tokens,) int64; IGNORED (-100) where nothing is to be predicted.
+        logits: (tokens, vocab) z of any floating type; compute in float32, or in float64 if they are float64.
+        targets: (tokens,) int64; IGNORED (-100) where nothing should be predicted.
         label_smoothing: ε.
         z_loss: c.
 
@@ -47,7 +47,9 @@ def cases() -> Iterator[Case]:
     yield Case("logits of ±1,000", [logits * 1000, targets], tolerance=1e-5)
     yield Case("label smoothing of 0.1", [logits.clone(), targets, 0.1], tolerance=1e-5)
     yield Case("a z-loss of 0.01", [3 + logits, targets, 0.0, 0.01], tolerance=1e-5)
-    yield Case("both, and an ignored target", [3 + logits, torch.tensor([0, IGNORED, 2, 2]), 0.1, 0.01], tolerance=1e-5)
+    yield Case(
+        "both of them, and an ignored target", [3 + logits, torch.tensor([0, IGNORED, 2, 2]), 0.1, 0.01], tolerance=1e-5
+    )
     yield Case("logits in bfloat16", [logits.bfloat16(), targets], tolerance=1e-4)
 
 
@@ -83,21 +85,22 @@ EXERCISE = Exercise(
     cases=cases,
     hints=(
         "The formula needs three numbers for each token: lse, the logit at the target, and the mean logit.",
-        "logits.logsumexp(dim=-1) does not overflow. logits.gather(1, targets[:, None])[:, 0] picks the targets'; -100 is no "
-        "index, so clamp the targets to 0 there and set the loss to 0 afterwards.",
+        "logits.logsumexp(dim=-1) does not overflow. logits.gather(1, targets[:, None])[:, 0] picks the logits of the targets. "
+        "-100 is not an index, so clamp the targets to 0 there and set the loss to 0 afterwards.",
         "losses = lse - (1 - eps) * at_target - eps * z.mean(-1) + c * lse.square(); return losses * (targets != IGNORED).",
     ),
     mistakes=(
         Mistake(_mean, "one loss for each token is asked for, not their mean"),
         Mistake(_mistaken("not_ignored"), "where the target is IGNORED the loss is 0"),
-        Mistake(_mistaken("overflowing"), "exp overflows: use logsumexp, or take the largest logit out first"),
+        Mistake(_mistaken("overflowing"), "exp overflows: use logsumexp, or subtract the largest logit first"),
         Mistake(_mistaken("summed"), "label smoothing spreads ε over the vocabulary: the mean logit, not the sum"),
         Mistake(
-            _mistaken("over_others"), "ε is spread over the whole vocabulary, the target among it, not the others alone"
+            _mistaken("over_others"),
+            "ε is spread over the whole vocabulary, the target included, not only over the others",
         ),
         Mistake(_mistaken("z_on_ignored"), "where the target is IGNORED the z-loss is 0 too"),
-        Mistake(_mistaken("not_taken_off"), "what is spread is taken off the target: (1 - ε) z[target]"),
+        Mistake(_mistaken("not_taken_off"), "the target loses what is spread: (1 - ε) z[target]"),
         Mistake(_mistaken("not_squared"), "the z-loss is c · lse²"),
-        Mistake(_mistaken("low"), "bfloat16 has three digits: compute in float32"),
+        Mistake(_mistaken("low"), "bfloat16 has only three digits: compute in float32"),
     ),
 )

@@ -9,7 +9,7 @@ from training.optimizers.weight_average import WeightAverage
 
 @torch.no_grad()
 def update(self: WeightAverage) -> None:
-    """a ← d a + (1 - d) θ, for every parameter, in place: the tensor a itself changes, since others hold it.
+    """Update every average in place: a ← d a + (1 - d) θ. Change the tensor a itself, since others hold it.
 
     Args:
         self: `self.parameters` maps names to parameters θ, `self.averages` maps the same names to tensors a; `self.decay`
@@ -29,7 +29,7 @@ from learn.exercise import Case, Exercise, Mistake, Observe
 
 
 def _observing(tensors: Mapping[str, Tensor]) -> Observe:
-    """Averages, weights, and whether the averages are still in these tensors."""
+    """Return averages, weights, and whether the averages are still in these tensors."""
 
     def observe(result: Any, arguments: Sequence[Any]) -> dict[str, Any]:
         average: WeightAverage = arguments[0]
@@ -41,7 +41,7 @@ def _observing(tensors: Mapping[str, Tensor]) -> Observe:
         return {
             "averages": kept,
             "weights": weights,
-            "averages after the weights moved on": dict(average.averages),
+            "averages after another change of the weights": dict(average.averages),
             "still the same tensors": all(average.averages[name] is tensor for name, tensor in tensors.items()),
         }
 
@@ -49,7 +49,7 @@ def _observing(tensors: Mapping[str, Tensor]) -> Observe:
 
 
 def cases() -> Iterator[Case]:
-    """A decay of a half; of 0.9; twice."""
+    """A decay of a half; a decay of 0.9; two updates."""
     for what, decay, before in (("decay 0.5", 0.5, 0), ("decay 0.9", 0.9, 0), ("decay 0.9, the second update", 0.9, 1)):
         torch.manual_seed(0)
         model = nn.Linear(2, 2)
@@ -98,15 +98,15 @@ EXERCISE = Exercise(
     cases=cases,
     in_place=True,
     hints=(
-        "A loop over the names; each average moves a little towards its parameter.",
+        "Write a loop over the names. Each average moves a little towards its parameter.",
         "a ← d a + (1 - d) θ is a + (1 - d)(θ - a). Write into the tensor: others hold it.",
         "self.averages[name].lerp_(parameter, 1 - self.decay).",
     ),
     mistakes=(
         Mistake(_exchanged, "the average keeps the share d, and takes 1 - d of the new weights"),
         Mistake(_weights_changed, "the weights themselves must not change: training goes on with them"),
-        Mistake(_same_tensor, "the average must be a tensor of its own, which keeps its past"),
+        Mistake(_same_tensor, "the average must be a separate tensor, which does not change with the weights"),
         Mistake(_replaced, "the average must be changed in place: others hold the same tensor"),
-        Mistake(_not_weighted, "the new weights count with 1 - d"),
+        Mistake(_not_weighted, "multiply the new weights by 1 - d"),
     ),
 )

@@ -1,7 +1,7 @@
 """Lab 5.A: The loss is close to zero, and the model repeats itself.
 
 A transformer is trained on a short text. With the function below the loss is close to zero within a few dozen steps.
-Asked to go on, the model repeats the last character for ever.
+When the model should continue a text, it repeats the last character for ever.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ def next_batch(self: WindowLoader, batch_size: int) -> Batch:
 
     Args:
         self: the loader; `self.orders[corpus].start_of(sample)` says where a window begins in `self._tokens[corpus]`.
-        batch_size: windows.
+        batch_size: how many windows.
 
     Returns:
-        `inputs` and `targets`, each (batch, context_length) int64, and `allowed` where documents are kept apart. Its
-        weight is the number of targets that count.
+        A batch with `inputs` and `targets`, each (batch, context_length) int64, and `allowed` if documents are kept
+        apart. Its weight is the number of targets that count.
     """
     length = self.context_length
     rows = np.empty((batch_size, length), dtype=np.int64)
@@ -38,7 +38,7 @@ def next_batch(self: WindowLoader, batch_size: int) -> Batch:
     if self.document_separator is None:
         return Batch(tensors, float(batch_size * self.context_length))
     tensors["allowed"] = document_mask(document_ids(tensors["inputs"], self.document_separator))
-    # The separator opens a document and cannot be foreseen from within the one before: left out.
+    # The separator opens a document. The document before cannot predict it, so it is left out.
     tensors["targets"] = tensors["targets"].masked_fill(tensors["targets"] == self.document_separator, IGNORED)
     return Batch(tensors, float((tensors["targets"] != IGNORED).sum()))
 
@@ -103,7 +103,7 @@ def measure() -> Measurement:
 
 
 def visible(file: Measurement, package: Measurement) -> bool:
-    """The loss is far too low, and the text one character."""
+    """The loss is far too low, and the text is one character."""
     text = str(file[f"after {PROMPT!r}"])
     return float(file["loss of the last step"]) < 0.1 < float(package["loss of the last step"]) and len(set(text)) == 1  # type: ignore[arg-type]
 
@@ -125,13 +125,13 @@ LAB = Lab(
     hints=(
         "A few dozen steps are too few to learn a text by heart: the task itself must be too easy. Print one row "
         "of a batch as text, inputs above targets.",
-        "What stands at targets[0, i], and what at inputs[0, i]? Which of the two has the model seen when it answers?",
+        "What stands at targets[0, i], and what stands at inputs[0, i]? Which of the two has the model seen when it answers?",
         "The target of a position is the token after it, so a window needs one token more than the model reads.",
     ),
     diagnosis=(
-        "Always read a batch before training on it: decode one row of inputs and of targets and hold them against each "
-        "other. Here they are the same, so the model learns to copy its input, which a residual stream with tied "
-        "embeddings can do at once. A causal mask is no help: a position may see itself. The same comes from shifting "
-        "twice, in the loader and in a loss that shifts too; the loss is then not low, but the text skips characters."
+        "Always read a batch before training on it: decode one row of inputs and one of targets and compare them. "
+        "Here they are the same, so the model learns to copy its input, which a residual stream with tied embeddings "
+        "can do at once. A causal mask does not help: a position may see itself. A related bug is to shift twice, "
+        "in the loader and again in the loss; the loss is then not low, but the text skips characters."
     ),
 )

@@ -1,8 +1,8 @@
 """Lab 5.B: The same data in smaller batches has another loss.
 
-Eight rows of very different length go through a model: in one batch of eight, in two of four, in four of two, one by one,
-with the gradients accumulated. That must not change anything but memory. With the function below the loss and the length
-of the gradient depend on how the rows are cut.
+Eight rows of very different lengths go through a model: in one batch of eight, in two of four, in four of two, and one by
+one, with the gradients accumulated. Only the memory may differ. But with the function below, the loss and the length of
+the gradient depend on how the rows are cut into batches.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ def _accumulate_gradients(self: Trainer, batches: list[Batch]) -> float:
     """Gradients of the mean over all micro-batches of all processes.
 
     Args:
-        self: the trainer. `self.module(batch.tensors)` gives the mean loss of a micro-batch over the tokens it predicts,
-            of which there are `batch.weight`; `self.workers` are the processes that train together. Gradients are averaged
+        self: the trainer. `self.module(batch.tensors)` gives the mean loss of a micro-batch over the tokens it predicts;
+            `batch.weight` is their number. `self.workers` are the processes that train together. Gradients are averaged
             over `self.workers.world_size` processes, so the shares of all of them must add up to that number.
         batches: this step's micro-batches.
 
@@ -63,7 +63,7 @@ LENGTHS = (31, 2, 29, 1, 3, 30, 2, 1)  # tokens that each row predicts
 
 
 class _NoSource:
-    """The experiment hands over its batches itself."""
+    """The experiment passes its batches itself."""
 
     def next_batch(self, batch_size: int) -> Batch:
         raise AssertionError("no batch is drawn")
@@ -76,7 +76,7 @@ class _NoSource:
 
 
 class _Two(Workers):
-    """Two processes with the same batches, of which only this one is there."""
+    """Stand for two processes with the same batches; only this one really runs."""
 
     def __init__(self) -> None:
         super().__init__(rank=0, world_size=2)
@@ -93,7 +93,9 @@ def _loss(model: nn.Module, tensors: dict[str, Tensor]) -> Tensor:
 def _trainer() -> Trainer:
     torch.manual_seed(0)
     model = GPTModel(GPTConfig(vocab_size=50, context_length=32, num_layers=1, num_heads=2, d_model=16))
-    nn.init.normal_(model.token_embedding.weight, std=0.3)  # so that the rows' losses differ, as after some training
+    nn.init.normal_(
+        model.token_embedding.weight, std=0.3
+    )  # so that the rows' losses differ, as they do after some training
     return Trainer(
         model,
         _loss,
@@ -105,11 +107,11 @@ def _trainer() -> Trainer:
 
 
 def _batches(rows_each: int, lengths: Sequence[int] = LENGTHS) -> list[Batch]:
-    """The rows as micro-batches of a size; what is beyond a row's length is not predicted."""
+    """Cut the rows into micro-batches of a size; nothing after the end of a row is predicted."""
     ids = torch.randint(50, (len(lengths), 33), generator=torch.Generator().manual_seed(1))
     targets = ids[:, 1:].clone()
     for row, length in enumerate(lengths):
-        targets[row, :length] = ids[row, :length]  # the long rows are the easy ones: they repeat
+        targets[row, :length] = ids[row, :length]  # the long rows are easy, because they repeat
         targets[row, length:] = IGNORED
     return [
         Batch(
@@ -127,7 +129,7 @@ def _loss_and_gradients(result: float, arguments: Sequence[Any]) -> dict[str, An
 
 
 def cases() -> Iterator[Case]:
-    """One batch; equal ones; unequal ones; one without anything to predict; two processes."""
+    """One batch; equal batches; unequal batches; one with nothing to predict; two processes."""
     yield Case("one batch", [_trainer(), _batches(8)], tolerance=1e-5, observe=_loss_and_gradients)
     equal = _batches(1, (7, 7, 7, 7))
     yield Case("four of 7 tokens each", [_trainer(), equal], tolerance=1e-5, observe=_loss_and_gradients)
@@ -154,7 +156,7 @@ def measure() -> Measurement:
 
 
 def visible(file: Measurement, package: Measurement) -> bool:
-    """The loss depends on how the rows are cut, as it does not in the package."""
+    """The loss depends on how the rows are cut; with the package's function it does not."""
 
     def spread(measured: Measurement) -> float:
         losses = [float(value) for name, value in measured.items() if name.startswith("loss")]  # type: ignore[arg-type]
@@ -182,17 +184,16 @@ LAB = Lab(
         ),
     ],
     hints=(
-        "With rows of equal length all four ways agree. So what goes wrong has to do with how many tokens a micro-batch "
-        "predicts.",
-        "Work it out by hand for two micro-batches, of 30 tokens with a mean loss of 2 and of 1 token with a mean loss of 4. "
+        "With rows of equal length all four ways agree. So the bug depends on how many tokens a micro-batch predicts.",
+        "Compute it by hand for two micro-batches: 30 tokens with a mean loss of 2, and 1 token with a mean loss of 4. "
         "What is the mean over the 31 tokens?",
-        "A mean of means counts every micro-batch alike. Each should count by its share of all the tokens of the step, "
+        "A mean of means counts every micro-batch the same. Each should count by its share of all the tokens of the step, "
         "batch.weight over the sum of the weights.",
     ),
     diagnosis=(
-        "The measurement is an invariance: what must not change anything is changed, and the loss looked at. It stays "
-        "the same for rows of equal length and moves with unequal ones, so the weights of the micro-batches are wrong: "
-        "each mean loss counted 1/n, whether it was over thirty tokens or over one. Short answers then pull as hard as "
-        "long ones. Hugging Face's Trainer had this until October 2024; the loss curve looks healthy."
+        "The measurement tests an invariance: change something that must not matter, and look at the loss. It stays "
+        "the same for rows of equal length and changes for unequal ones. So the weights of the micro-batches are wrong: "
+        "each mean loss counted 1/n, whether it was over thirty tokens or over one. Short answers then count as much as "
+        "long ones. Hugging Face's Trainer had this bug until October 2024; the loss curve looks healthy."
     ),
 )

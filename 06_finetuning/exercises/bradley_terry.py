@@ -7,13 +7,13 @@ from torch import Tensor
 
 
 def bradley_terry_loss(chosen: Tensor, rejected: Tensor) -> Tensor:
-    """-ln σ(s_chosen - s_rejected), the mean over pairs (Bradley & Terry, 1952).
+    """The mean of -ln σ(s_chosen - s_rejected) over pairs (Bradley & Terry, 1952).
 
-    The better answer is taken to win with probability σ(difference of the scores); this is the cross-entropy of that.
+    In this model the better answer wins with probability σ(difference of the scores). The loss is its cross-entropy.
 
     Args:
         chosen: (pairs,) scores of the better answers.
-        rejected: (pairs,) scores of the worse ones.
+        rejected: (pairs,) scores of the worse answers.
 
     Returns:
         A scalar, finite for any scores.
@@ -31,9 +31,9 @@ from learn.exercise import Case, Exercise, Mistake
 
 
 def cases() -> Iterator[Case]:
-    """Equal; right; wrong; hopeless."""
+    """Equal; right; wrong; very wrong."""
     yield Case("two equal scores: ln 2", [torch.tensor([1.0]), torch.tensor([1.0])])
-    yield Case("two pairs, one of them the wrong way round", [torch.tensor([2.0, -1.0]), torch.tensor([0.5, 1.0])])
+    yield Case("two pairs, one of them in the wrong order", [torch.tensor([2.0, -1.0]), torch.tensor([0.5, 1.0])])
     yield Case("differences of ±200", [torch.tensor([-100.0, 100.0]), torch.tensor([100.0, -100.0])])
 
 
@@ -58,14 +58,14 @@ EXERCISE = Exercise(
     reference="finetuning.reward_model:bradley_terry_loss",
     cases=cases,
     hints=(
-        "One number for each pair first, then the mean.",
+        "First compute one number for each pair, then the mean.",
         "σ(x) is 0 in float32 for x below about -104, and ln 0 is -inf. PyTorch has a function for ln σ that stays finite.",
         "-F.logsigmoid(chosen - rejected).mean().",
     ),
     mistakes=(
         Mistake(_of_means, "the difference is taken in each pair; a difference of means lets pairs cancel"),
         Mistake(_exchanged, "the better answer's score comes first: this rewards the worse one"),
-        Mistake(_summed, "the mean over pairs, not the sum"),
-        Mistake(_underflowing, "σ underflows to 0 for a pair that is far the wrong way round: use F.logsigmoid"),
+        Mistake(_summed, "the loss is the mean over pairs, not the sum"),
+        Mistake(_underflowing, "σ underflows to 0 if the worse answer's score is much higher: use F.logsigmoid"),
     ),
 )

@@ -15,7 +15,7 @@ def preference_loss(
     reference_rejected: Tensor,
     config: PreferenceConfig,
 ) -> Tensor:
-    """The loss of direct preference optimization, the mean over pairs.
+    """The loss of direct preference optimization, as the mean over pairs.
 
         margin = [ln π(chosen) - ln π₀(chosen)] - [ln π(rejected) - ln π₀(rejected)]
 
@@ -25,7 +25,7 @@ def preference_loss(
     Args:
         policy_chosen: (pairs,) ln π of each better answer.
         policy_rejected: (pairs,) ln π of the worse answers.
-        reference_chosen: (pairs,) ln π₀ of the better answers, π₀ being the model before training.
+        reference_chosen: (pairs,) ln π₀ of the better answers, where π₀ is the model before training.
         reference_rejected: (pairs,) ln π₀ of the worse answers.
         config: `config.loss` is "dpo" or "ipo", `config.beta` is β, `config.label_smoothing` is ε (dpo only).
 
@@ -102,7 +102,7 @@ EXERCISE = Exercise(
     reference="finetuning.dpo:preference_loss",
     cases=cases,
     hints=(
-        "The margin first, for each pair. Everything else is a function of it.",
+        "First compute the margin for each pair. Everything else is a function of it.",
         "ln σ is F.logsigmoid, which stays finite. β multiplies the margin inside it.",
         "scaled = config.beta * margin; (-(1 - eps) * F.logsigmoid(scaled) - eps * F.logsigmoid(-scaled)).mean(); ipo: "
         "(margin - 1 / (2 * config.beta)).square().mean().",
@@ -110,19 +110,18 @@ EXERCISE = Exercise(
     mistakes=(
         Mistake(_mistaken("no_reference"), "the margin is measured from the reference: subtract ln π₀ of each answer"),
         Mistake(
-            _mistaken("reference_added"), "ln π₀ is subtracted: what counts is how much likelier an answer has become"
+            _mistaken("reference_added"),
+            "ln π₀ is subtracted: what counts is how much more likely an answer has become",
         ),
         Mistake(
             _mistaken("exchanged"), "the margin is of the chosen answer over the rejected one: this is its negative"
         ),
         Mistake(_mistaken("no_beta"), "the margin is multiplied by β inside σ"),
         Mistake(_mistaken("underflowing"), "σ underflows to 0 for large margins: use F.logsigmoid"),
-        Mistake(
-            _mistaken("no_smoothing"), "label smoothing takes a share ε of the preferences to be the wrong way round"
-        ),
+        Mistake(_mistaken("no_smoothing"), "label smoothing assumes that a share ε of the preferences is wrong"),
         Mistake(_mistaken("one_term"), "the share ε of the pairs has a loss too: - ε ln σ(-β margin)"),
         Mistake(_mistaken("scaled_for_ipo"), "ipo takes the margin itself, without β"),
-        Mistake(_mistaken("half_beta"), "1 / (2 β) divides by β: 1 / 2 * β multiplies by it"),
+        Mistake(_mistaken("half_beta"), "1 / (2 β) divides by β, but 1 / 2 * β multiplies by it"),
         Mistake(_mistaken("always_dpo"), "for ipo the loss is (margin - 1 / (2 β))²"),
         Mistake(_mistaken("twice_the_target"), "the target of ipo is 1 / (2 β)"),
     ),

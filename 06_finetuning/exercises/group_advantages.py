@@ -10,8 +10,8 @@ def group_advantages(rewards: Tensor) -> Tensor:
 
         A = (r - mean of the group) / (standard deviation of the group + 1e-6)
 
-    The standard deviation is that of the group itself, with division by the number of answers. Where all answers of a
-    group have the same reward, nothing can be learned from it and all advantages are 0.
+    The standard deviation is that of the group itself, so divide by the number of answers. If all answers of a group
+    have the same reward, nothing can be learned from it and all advantages are 0.
 
     Args:
         rewards: (groups, group_size).
@@ -33,12 +33,12 @@ from learn.exercise import Case, Exercise, Mistake
 
 
 def cases() -> Iterator[Case]:
-    """One right of four; two groups; alike; nearly alike."""
+    """One right of four; two groups; equal rewards; nearly equal rewards."""
     yield Case("one of four answers is right", [torch.tensor([[1.0, 0.0, 0.0, 0.0]])])
     yield Case("an easy and a hard question", [torch.tensor([[1.0, 1.0, 1.0, 0.0], [0.0, 0.0, 1.0, 0.0]])])
     yield Case("a group whose answers are all right", [torch.tensor([[1.0, 1.0, 1.0], [0.0, 0.5, 1.0]])])
-    # In float32 the deviation of these is good to four digits.
-    yield Case("two rewards that hardly differ", [torch.tensor([[0.5, 0.502]])], tolerance=1e-3)
+    # In float32 the deviation of these is exact to four digits.
+    yield Case("two rewards that differ very little", [torch.tensor([[0.5, 0.502]])], tolerance=1e-3)
 
 
 def _advantages(rewards: Tensor, **wrong: bool) -> Tensor:
@@ -68,14 +68,17 @@ EXERCISE = Exercise(
     reference="finetuning.grpo:group_advantages",
     cases=cases,
     hints=(
-        "Mean and standard deviation of each row, which must broadcast against it.",
-        "PyTorch's std divides by n - 1 unless told otherwise: correction=0.",
+        "Compute the mean and standard deviation of each row. They must broadcast against the row.",
+        "PyTorch's std divides by n - 1 unless you pass correction=0.",
         "(rewards - rewards.mean(1, keepdim=True)) / (rewards.std(1, keepdim=True, correction=0) + 1e-6).",
     ),
     mistakes=(
-        Mistake(_mistaken("bessel"), "std divides by n - 1 by default; here the group is all there is: correction=0"),
         Mistake(
-            _mistaken("centred_only"), "divide by the standard deviation, so that easy and hard questions count alike"
+            _mistaken("bessel"), "std divides by n - 1 by default; here the group is the whole population: correction=0"
+        ),
+        Mistake(
+            _mistaken("centred_only"),
+            "divide by the standard deviation, so that easy and hard questions count the same",
         ),
         Mistake(_mistaken("across"), "the group is a row: reduce over dim 1"),
         Mistake(_mistaken("whole"), "each group has its own mean and standard deviation"),

@@ -21,11 +21,11 @@ def grpo_loss(
 
     Args:
         new: (answers, time) log-probability of each token under the model.
-        old: the same when it was sampled.
+        old: the same under the model that sampled the answers.
         reference: the same under the reference π₀.
         advantages: (answers,) A.
-        counted: boolean (answers, time): the tokens of the answers; others do not count. An answer without any
-            counts 0.
+        counted: boolean (answers, time), True for the tokens of the answers; others do not count. An answer without
+            tokens counts 0.
         config: `config.clip` is ε, `config.beta` is β.
 
     Returns:
@@ -59,9 +59,7 @@ def cases() -> Iterator[Case]:
     )
     yield Case("small moves", [base + 0.1, base.clone(), base.clone(), advantages, everything, plain])
     far = base + torch.tensor([[0.5, -0.6, 0.1], [0.4, -0.5, 0.0]], dtype=torch.float64)
-    yield Case(
-        "moves beyond the clip, to either side", [far, base.clone(), base.clone(), advantages, everything, plain]
-    )
+    yield Case("moves beyond the clip, on both sides", [far, base.clone(), base.clone(), advantages, everything, plain])
     yield Case(
         "the divergence, β = 0.5",
         [base.clone(), base.clone(), random(2, 3), advantages, everything, GRPOConfig(beta=0.5)],
@@ -115,7 +113,7 @@ EXERCISE = Exercise(
     reference="finetuning.grpo:grpo_loss",
     cases=cases,
     hints=(
-        "One number for each token, (answers, time), and only at the end the two means.",
+        "Compute one number for each token, (answers, time), and take the two means only at the end.",
         "advantages[:, None] broadcasts over the tokens. The mean over an answer's tokens is the sum over those that count, "
         "divided by their number (at least 1).",
         "gain = torch.minimum(ratio * a, ratio.clamp(1 - eps, 1 + eps) * a); d = reference - new; per_token = (gain - beta * "
@@ -123,10 +121,10 @@ EXERCISE = Exercise(
     ),
     mistakes=(
         Mistake(_mistaken("inverse_ratio"), "ρ is new over old: exp(new - old)"),
-        Mistake(_mistaken("not_clipped"), "the ratio is not clipped: a step may move as far as it likes"),
+        Mistake(_mistaken("not_clipped"), "the ratio is not clipped: nothing limits how far a step may move"),
         Mistake(
             _mistaken("clip_only"),
-            "the *smaller* of the clipped and the unclipped gain counts: moves in the wrong direction stay punished",
+            "the *smaller* of the clipped and the unclipped gain counts, so moves in the wrong direction are still punished",
         ),
         Mistake(
             _mistaken("ratios_compared"),
@@ -134,7 +132,7 @@ EXERCISE = Exercise(
         ),
         Mistake(_mistaken("padding_counted"), "the mean is over the tokens that count: divide by their number"),
         Mistake(_mistaken("divergence_reversed"), "the divergence is of π₀/π: exp(reference - new)"),
-        Mistake(_mistaken("plain_divergence"), "ln π/π₀ alone may be negative; the estimate here never is"),
+        Mistake(_mistaken("plain_divergence"), "ln π/π₀ alone may be negative; the estimate here is never negative"),
         Mistake(_mistaken("rewarded_divergence"), "moving away from the reference is punished, not rewarded"),
         Mistake(
             _mistaken("over_all_tokens"),

@@ -13,16 +13,17 @@ def forward(self: LoRAAdapter, x: Tensor, base: nn.Linear) -> Tensor:
 
         y = base(x) + s · dropout(x) Aᵀ Bᵀ
 
-    It is cheaper to multiply from the left: x Aᵀ has only `rank` numbers for each vector, where B A is a full matrix.
+    It is cheaper to multiply from the left: x Aᵀ has only `rank` numbers for each vector, while B A is a full matrix.
 
-    With DoRA (Liu et al., 2024), the rows of the corrected weight W + s B A get lengths m of their own. The outputs
+    With DoRA (Liu et al., 2024), the rows of the corrected weight W + s B A get their own lengths m. The outputs
     without the bias are multiplied by m / ‖W + s B A‖, one factor for each row, and the bias is added afterwards. The
-    norm is taken as a constant in the backward pass.
+    norm is treated as a constant in the backward pass.
 
     Args:
-        self: the adapter. `self.lora_a` is A (rank, in), `self.lora_b` is B (out, rank), `self.config.scale` is s, the
-            lesson's α/r (α/√r if rank-stabilised); `self.magnitude` is m (out,) for DoRA, otherwise None. Dropout is `F.dropout(x, self.config.dropout,
-            self.training)`. (With DoRA the package drops what goes into W as well; the questions on DoRA have no dropout.)
+        self: the adapter. `self.lora_a` is A (rank, in), `self.lora_b` is B (out, rank). `self.config.scale` is s, the
+            lesson's α/r (α/√r if rank-stabilised). `self.magnitude` is m (out,) for DoRA, otherwise None. Dropout is
+            `F.dropout(x, self.config.dropout, self.training)`. (With DoRA the package also applies dropout to what goes
+            into W. The questions on DoRA have no dropout.)
         x: (..., in).
         base: the frozen layer, with `weight` W (out, in) and `bias`, which may be None.
 
@@ -113,7 +114,7 @@ EXERCISE = Exercise(
     cases=cases,
     in_place=True,
     hints=(
-        "Write y = base(x) + correction first, and return it where self.magnitude is None. Seven questions need no more.",
+        "Write y = base(x) + correction first, and return it if self.magnitude is None. Seven questions need no more.",
         "The correction is s times dropped @ A.T @ B.T. For DoRA: lengths = (W + s B A).norm(dim=1).detach(); the factor "
         "m / lengths multiplies F.linear(x, W) + correction, and the bias comes after.",
         "correction = self.config.scale * (dropped @ self.lora_a.T @ self.lora_b.T), with dropped = F.dropout(x, "
@@ -124,15 +125,15 @@ EXERCISE = Exercise(
         Mistake(_mistaken("alpha_alone"), "s is alpha / rank, so that the rank can be changed without a new alpha"),
         Mistake(
             _mistaken("over_rank"),
-            "s is alpha / sqrt(rank) where the adapter is rank-stabilised; self.config.scale knows",
+            "s is alpha / sqrt(rank) if the adapter is rank-stabilised; self.config.scale is right in both cases",
         ),
-        Mistake(_mistaken("no_dropout"), "the correction's input is dropped out while training"),
-        Mistake(_mistaken("base_dropped"), "only the correction sees dropout; the base layer reads x itself"),
-        Mistake(_mistaken("always_dropped"), "outside training nothing is dropped: pass self.training"),
+        Mistake(_mistaken("no_dropout"), "dropout applies to the correction's input while training"),
+        Mistake(_mistaken("base_dropped"), "only the correction has dropout; the base layer reads x itself"),
+        Mistake(_mistaken("always_dropped"), "there is no dropout outside training: pass self.training"),
         Mistake(_mistaken("columns"), "one norm for each row of W + s B A: sum over its columns, dim=1"),
         Mistake(_mistaken("weight_alone"), "the norm is of the corrected weight W + s B A, not of W alone"),
         Mistake(_mistaken("no_dora"), "where self.magnitude is not None, the rows get lengths of their own"),
         Mistake(_mistaken("norm_differentiated"), "the norm is a constant in the backward pass: detach it"),
-        Mistake(_mistaken("bias_scaled"), "the factor does not act on the bias: add that last"),
+        Mistake(_mistaken("bias_scaled"), "the factor does not act on the bias: add the bias last"),
     ),
 )

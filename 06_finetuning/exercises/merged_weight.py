@@ -8,9 +8,10 @@ from finetuning.adapters.lora import LoRAAdapter
 
 
 def merged_weight(self: LoRAAdapter, base: nn.Linear) -> Tensor:
-    """W' = W + s · B A: after training, the correction costs nothing any more.
+    """W' = W + s · B A: with this weight, the correction no longer costs anything after training.
 
-    `base.weight` itself stays as it is. With DoRA each row is then given its length: row i of W' is mᵢ · (W + s B A)ᵢ / ‖(W + s B A)ᵢ‖.
+    `base.weight` itself must not change. With DoRA each row then gets its length: row i of W' is
+    mᵢ · (W + s B A)ᵢ / ‖(W + s B A)ᵢ‖.
 
     Args:
         self: the adapter; see exercise 6.3.
@@ -19,7 +20,7 @@ def merged_weight(self: LoRAAdapter, base: nn.Linear) -> Tensor:
     Returns:
         (out, in).
     """
-    raise NotImplementedError("Exercise 6.4: one matrix in place of three")
+    raise NotImplementedError("Exercise 6.4: one matrix instead of three")
 
 
 # === Above: what the learner gets. Below: how it is graded, with hints and wrong answers. ===
@@ -95,7 +96,7 @@ EXERCISE = Exercise(
         Mistake(_mistaken("unscaled"), "the correction is multiplied by s = self.config.scale"),
         Mistake(_mistaken("transposed"), "the product is B A, (out, rank) times (rank, in), not Aᵀ Bᵀ"),
         Mistake(_mistaken("no_dora"), "where self.magnitude is not None, the rows get lengths of their own"),
-        Mistake(_mistaken("not_divided"), "the rows must be brought to length 1 before they are given the length m"),
+        Mistake(_mistaken("not_divided"), "divide the rows by their lengths before you multiply them by m"),
         Mistake(_mistaken("columns"), "m has one length for each row of W, not for each column"),
     ),
 )

@@ -9,14 +9,15 @@ from torch import Tensor
 def nf4_levels() -> Tensor:
     """Sixteen numbers from -1 to 1, dense where normally distributed weights are (Dettmers et al., 2023: "QLoRA").
 
-    They are quantiles of the normal distribution; `torch.special.ndtri(p)` gives the one below which a share p lies.
+    They are quantiles of the normal distribution: a share p of it lies below the number `torch.special.ndtri(p)`.
 
     - Positive side: eight quantiles, at the first 8 of 9 equally spaced shares from `outermost` down to 0.5.
-    - Negative side: seven, at the first 7 of 8 equally spaced shares from `outermost` down to 0.5, with a minus sign.
-    - And 0 itself, which both sides leave out.
+    - Negative side: seven quantiles, at the first 7 of 8 equally spaced shares from `outermost` down to 0.5, with a minus
+      sign.
+    - The number 0 itself, which both sides leave out.
 
-    `outermost` is the mean of 1 - 1/32 and 1 - 1/30, since the quantile of 1 would be infinite. All are divided by the
-    largest, so that they end at -1 and 1, and sorted.
+    `outermost` is the mean of 1 - 1/32 and 1 - 1/30, since the quantile of 1 would be infinite. Divide all numbers by the
+    largest, so that they end at -1 and 1, and sort them.
 
     Returns:
         (16,) float32; compute in float64.
@@ -81,15 +82,15 @@ EXERCISE = Exercise(
     reference="finetuning.adapters.nf4:nf4_levels",
     cases=cases,
     hints=(
-        "Equally spaced shares, and for each the number below which that share of normal numbers lies.",
-        "torch.linspace(outermost, 0.5, 9, dtype=torch.float64)[:-1] are the eight shares of the positive side; the last of "
-        "the nine, 0.5, is the quantile 0.",
+        "Take equally spaced shares. For each, find the number below which that share of normally distributed numbers lies.",
+        "torch.linspace(outermost, 0.5, 9, dtype=torch.float64)[:-1] are the eight shares of the positive side. The last of "
+        "the nine, 0.5, would give the quantile 0.",
         "positive = ndtri(linspace(outermost, 0.5, 9)[:-1]); negative = -ndtri(linspace(outermost, 0.5, 8)[:-1]); "
         "torch.cat([negative, zero, positive]).sort().values, divided by the largest, .float().",
     ),
     mistakes=(
-        Mistake(_symmetric, "eight on either side leaves no room for 0, which must be a level exactly"),
-        Mistake(_other_side, "the positive side has eight levels, the negative one seven"),
+        Mistake(_symmetric, "eight levels on each side leave no room for 0, which must be a level exactly"),
+        Mistake(_other_side, "the positive side has eight levels, the negative side seven"),
         Mistake(_not_divided, "divide by the largest, so that the levels end at 1"),
         Mistake(_one_margin, "outermost is the mean of 1 - 1/32 and 1 - 1/30"),
         Mistake(_equal_steps, "these are equal steps; the levels are quantiles of the normal distribution"),

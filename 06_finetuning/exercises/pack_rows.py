@@ -12,22 +12,22 @@ from training.data.batches import IGNORED, Batch
 
 
 def pack_rows(rows: Sequence[Sequence[EncodedConversation]], context_length: int) -> Batch:
-    """The tensors of rows of conversations, each row several side by side.
+    """Make the tensors for rows of conversations; each row has several conversations side by side.
 
-    A conversation of n tokens takes n - 1 places: at each, the model reads one token (`inputs`) and is to predict the next
-    (`targets`). Where the token to be predicted is not learned, the target is IGNORED. Positions begin at 0 in each
+    A conversation of n tokens takes n - 1 places. At each place the model reads one token (`inputs`) and should predict the
+    next (`targets`). If the token to be predicted is not learned, the target is IGNORED. Positions begin at 0 in each
     conversation, and no conversation sees another.
 
-    What is left of a row is padding: input 0, target IGNORED, position 0, a document of its own.
+    The rest of a row is padding: input 0, target IGNORED, position 0, a document of its own.
 
     Args:
-        rows: for each row its conversations, with `ids` and `learned`; together they fit.
-        context_length: places in a row.
+        rows: the conversations of each row, with `ids` and `learned`; together they fit into the row.
+        context_length: how many places a row has.
 
     Returns:
         Batch(tensors, weight). Tensors: `inputs`, `targets` and `positions`, all (rows, context_length) int64, and
         `allowed`, `document_mask(documents)`. `documents` (rows, context_length) int64 has the number of the conversation
-        at each place (padding: -1), the mask (exercise 2.4) is boolean (rows, 1, context_length, context_length). The weight
+        at each place (padding: -1). The mask (exercise 2.4) is boolean (rows, 1, context_length, context_length). The weight
         is the number of targets that are not IGNORED.
     """
     raise NotImplementedError("Exercise 6.2: inputs, targets, positions, and who sees whom")
@@ -91,9 +91,9 @@ EXERCISE = Exercise(
     reference="finetuning.data.conversation_batches:pack_rows",
     cases=cases,
     hints=(
-        "Make the four tensors full of padding first, then write each conversation into its stretch of a row.",
-        "A conversation goes to places start … start + n - 2: inputs are ids[:-1], targets are ids[1:] where learned[1:], "
-        "otherwise IGNORED, positions 0 … n - 2, documents the number of the conversation in the row.",
+        "First make the four tensors full of padding, then write each conversation into its part of a row.",
+        "A conversation goes to places start … start + n - 2. There, inputs are ids[:-1]; targets are ids[1:] where learned[1:], "
+        "otherwise IGNORED; positions are 0 … n - 2; documents hold the number of the conversation in the row.",
         "place = slice(start, start + len(ids) - 1); inputs[row, place] = ids[:-1]; targets[row, place] = "
         "torch.where(learned[1:], ids[1:], IGNORED); …; start = place.stop.",
     ),
@@ -112,7 +112,7 @@ EXERCISE = Exercise(
         Mistake(_mistaken("positions_go_on"), "positions begin at 0 in each conversation"),
         Mistake(
             _mistaken("one_document"),
-            "conversations in one row must not see one another: number them for document_mask",
+            "conversations in one row must not see each other: number them for document_mask",
         ),
     ),
 )

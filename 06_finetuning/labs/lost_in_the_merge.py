@@ -1,7 +1,7 @@
 """Lab 6.B: Tuned well, and merged badly.
 
 A small model that knows one text is fine-tuned on another with LoRA, and learns it. Then the correction is merged into the
-weights, which should change nothing but the speed. With the function below most of what was learned is gone.
+weights, which should change only the speed. But with the function below most of what was learned is lost.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from finetuning.adapters.lora import LoRAAdapter
 def merged_weight(self: LoRAAdapter, base: nn.Linear) -> Tensor:
     """W', the one matrix that does what the layer and its adapter do together.
 
-    With DoRA each row is given its length, `self.magnitude`.
+    With DoRA each row gets its length, `self.magnitude`.
 
     Args:
         self: the adapter.
@@ -51,7 +51,7 @@ PROMPT = "Special cases aren"
 
 @functools.cache
 def _tuned() -> tuple[GPTModel, list[float]]:
-    """The same for both sides, with the losses of fine-tuning: it has nothing to do with the function."""
+    """The same model for both sides, with the losses of fine-tuning. The function plays no part here."""
     torch.manual_seed(0)
     model = GPTModel(GPTConfig(len(LETTERS), CONTEXT, num_layers=2, num_heads=2, d_model=64))
     train(model, encode(FIRST), 40, CONTEXT)
@@ -60,7 +60,7 @@ def _tuned() -> tuple[GPTModel, list[float]]:
 
 
 def measure() -> Measurement:
-    """Merge a model that was fine-tuned on another text than it knew."""
+    """Merge a model that was fine-tuned on a new text."""
     tuned, losses = _tuned()
     model, second = copy.deepcopy(tuned), encode(SECOND)
     before, text = _loss_and_logits(model, second), continue_text(model, PROMPT, 40, CONTEXT)
@@ -106,14 +106,14 @@ LAB = Lab(
     hints=(
         "Take one layer out: the adapter's forward pass on a random x, and x @ merged_weight(base).T. They differ. "
         "By how much, and is it the same everywhere?",
-        "Subtract what the base layer gives from both. What is left is proportional: what is the factor?",
+        "Subtract the base layer's output from both. The two rests are proportional: what is the factor?",
         "The forward pass multiplies the correction by self.config.scale, which is alpha / rank.",
     ),
     diagnosis=(
-        "Merging is an identity, so test it as one: logits before and after should agree to rounding, and they are far "
-        "off. In a single layer, with the base's part subtracted, the two corrections are proportional, by exactly "
-        "alpha / rank: the scale was forgotten. With alpha = rank the bug is invisible, which is how it survives a "
-        "test. The loss after merging lies between the base model's and the tuned one's, as a correction of the right "
-        "direction and too small a size would make it."
+        "Merging is an identity, so test it as one: logits before and after should agree to rounding, but they differ "
+        "much. In a single layer, with the base's part subtracted, the two corrections are proportional, by exactly "
+        "alpha / rank: the scale was forgotten. With alpha = rank the bug is invisible, so a test with these values "
+        "passes. The loss after merging lies between that of the base model and that of the tuned model. A correction "
+        "with the right direction but too small a size would give such a loss."
     ),
 )

@@ -1,7 +1,7 @@
 """Lab 6.A: The right answer, and then it does not stop.
 
 A small model is fine-tuned on six questions and answers until it knows them. With the function below the loss falls as it
-does in the run beside it, and the answers are right. Only that the model goes on behind them until it is cut off.
+does in the run beside it, and the answers are right. But the model goes on after them until it is cut off.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ def encode(
     Args:
         self: the template.
         conversation: see `check_conversation`.
-        tokenizer: with this template's special tokens.
-        generation_prompt: end with the assistant's header, for the model to go on.
+        tokenizer: a tokenizer with this template's special tokens.
+        generation_prompt: whether to end with the assistant's header, so that the model continues.
 
     Returns:
-        The ids, and for each whether the loss is taken on it.
+        The ids, and for each whether it is learned.
 
     Raises:
         ConversationError: the tokenizer lacks a special token, or the conversation makes no sense.
@@ -125,7 +125,7 @@ def _write(model: GPTModel, ids: list[int], end_id: int) -> list[int]:
 
 
 def visible(file: Measurement, package: Measurement) -> bool:
-    """The answers are right and more follows, where the package's end."""
+    """The answers are right but more text follows; the package's answers end."""
     return all(str(package[q]) == ANSWERS[q] and str(file[q]).startswith(ANSWERS[q]) for q in ASKED) and any(
         str(file[q]) != ANSWERS[q] for q in ASKED
     )
@@ -152,13 +152,13 @@ LAB = Lab(
     hints=(
         "A model stops by saying a token. Which one, and when did it learn to say it?",
         "Encode one conversation and print each token beside its `learned`. Which is the last that is learned?",
-        "The mark that ends the assistant's message belongs to what the assistant says. (The separator behind it does "
+        "The mark that ends the assistant's message belongs to what the assistant says. (The separator after it does "
         "not, and other people's end marks do not either.)",
     ),
     diagnosis=(
-        "The loss cannot show it: what is left out of the loss is not in the loss. Print one encoded conversation, token "
-        "by token, with what is learned. The answer is, its end mark is not, so nothing ever taught the model to say "
-        "it. The usual way to get there is a padding token that is also the end token, and padding is masked. Look at "
-        "the lengths of answers: all at the limit means that the end was never learned."
+        "The loss cannot show it: a token that is left out of the loss does not change it. Print one encoded "
+        "conversation, token by token, with what is learned. The answer is learned and its end mark is not, so nothing "
+        "taught the model to say it. Usually this happens when the padding token is also the end token, and padding is "
+        "masked. Look at the lengths of answers: if all are at the limit, the end was never learned."
     ),
 )

@@ -8,14 +8,14 @@ from optimization.engine.block_pool import BlockTable
 def slots(self: BlockTable, start: int, stop: int) -> list[int]:
     """Where the tokens from `start` to `stop` (not included) lie.
 
-    The cache is a row of slots, cut into blocks of `block_size`: block b has the slots b · block_size and on. A sequence
-    owns blocks anywhere in it; its token at position p is in the (p div block_size)-th of them, at the place p mod
-    block_size.
+    The cache is a row of slots, cut into blocks of `block_size`: block b begins at slot b · block_size. A sequence owns
+    blocks anywhere in the cache. Its token at position p is in its block number p div block_size (counted from 0), at the
+    place p mod block_size.
 
     Args:
         self: `self.blocks` are the numbers of the blocks in the order of the tokens; `self.pool.block_size` is a number.
-        start: first position.
-        stop: position behind the last.
+        start: the first position.
+        stop: the position after the last.
     """
     raise NotImplementedError("Exercise 7.3: pages of memory")
 
@@ -71,13 +71,13 @@ EXERCISE = Exercise(
     cases=cases,
     in_place=True,
     hints=(
-        "One position at a time: which block of the sequence, and which place in it?",
-        "p // block_size is the index into self.blocks, p % block_size the place in the block.",
+        "Take one position at a time: which block of the sequence is it in, and at which place in the block?",
+        "p // block_size is the index into self.blocks, and p % block_size is the place in the block.",
         "[self.blocks[p // size] * size + p % size for p in range(start, stop)].",
     ),
     mistakes=(
         Mistake(_by_block, "a block's first slot is its number times block_size"),
-        Mistake(_contiguous, "the blocks of a sequence need not be neighbours: look each one up"),
+        Mistake(_contiguous, "the blocks of a sequence may lie anywhere: look up each block"),
         Mistake(_position_in_text, "within the block the place is p mod block_size, not p"),
         Mistake(_inclusive, "`stop` is not included"),
     ),

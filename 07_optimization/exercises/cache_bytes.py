@@ -8,14 +8,14 @@ from transformer.config import GPTConfig
 
 
 def bytes_per_token(config: GPTConfig, dtype: torch.dtype) -> int:
-    """What the keys and values of one token take, all layers together.
+    """How many bytes the keys and values of one token take in all layers together.
 
-    In each layer, a key and a value for each key-value head, of head_size numbers. In int8 each of these vectors has a
-    float32 scale besides.
+    Each layer stores a key and a value of head_size numbers for each key-value head. In int8 each of these vectors also
+    has a float32 scale.
 
     Args:
         config: `num_layers`, `kv_heads`, `head_size`.
-        dtype: of the numbers; `dtype.itemsize` is the bytes of one.
+        dtype: the type of the numbers; `dtype.itemsize` is the number of bytes of one.
 
     >>> bytes_per_token(GPTConfig(vocab_size=10, num_layers=32, num_heads=32, num_kv_heads=8, d_model=4096), torch.bfloat16)
     131072
@@ -65,14 +65,14 @@ EXERCISE = Exercise(
     reference="optimization.kv_cache:bytes_per_token",
     cases=cases,
     hints=(
-        "A product: how many vectors, times what one vector takes.",
+        "The answer is a product: the number of vectors times the bytes of one vector.",
         "2 · num_layers · kv_heads vectors. One takes head_size · itemsize bytes, and 4 more in int8.",
         "vector = config.head_size * dtype.itemsize + (4 if dtype == torch.int8 else 0); 2 * num_layers * kv_heads * vector.",
     ),
     mistakes=(
         Mistake(_keys_alone, "keys *and* values are stored"),
         Mistake(_always_float32, "the number of bytes depends on the type: dtype.itemsize"),
-        Mistake(_query_heads, "what is stored are the key-value heads, which grouped attention has fewer of"),
+        Mistake(_query_heads, "only key-value heads are stored, and grouped attention has fewer of them"),
         Mistake(_one_scale, "each vector (a key or a value, of each head and layer) has a scale of its own"),
         Mistake(_no_scales, "in int8 each vector has a scale of 4 bytes"),
     ),

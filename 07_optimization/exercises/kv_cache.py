@@ -8,9 +8,9 @@ from optimization.kv_cache import CacheFullError, ContiguousKVCache
 
 
 def update(self: ContiguousKVCache, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-    """Write new keys and values behind the stored ones; return all of them.
+    """Write new keys and values after the stored ones; return all of them.
 
-    `self.length` is how many tokens are stored, in every layer. It does not change here: each layer of one forward pass
+    `self.length` is how many tokens are stored in every layer. It does not change here: each layer of one forward pass
     calls `update` once, and the model calls `advance` at the end.
 
     Args:
@@ -21,13 +21,13 @@ def update(self: ContiguousKVCache, layer: int, keys: Tensor, values: Tensor) ->
         values: the shape of `keys`.
 
     Returns:
-        Keys and values of this layer up to the newest, (batch, kv_heads, length + time, head_size); views of the memory, not
-        copies.
+        Keys and values of this layer up to the newest, (batch, kv_heads, length + time, head_size). They are views of the
+        memory, not copies.
 
     Raises:
-        CacheFullError: they do not fit.
+        CacheFullError: the new tokens do not fit.
     """
-    raise NotImplementedError("Exercise 7.1: behind the stored ones")
+    raise NotImplementedError("Exercise 7.1: write after the stored ones")
 
 
 # === Above: what the learner gets. Below: how it is graded, with hints and wrong answers. ===
@@ -58,7 +58,7 @@ def _seen(result: Any, arguments: Sequence[Any]) -> dict[str, Any]:
 
 
 def cases() -> Iterator[Case]:
-    """A prompt; a further token; another layer; the last place."""
+    """A prompt; one more token; another layer; the last place."""
 
     def question(what: str, layer: int, time: int, stored: int, raises: type[Exception] | None = None) -> Case:
         cache = ContiguousKVCache(_CONFIG)
@@ -73,10 +73,10 @@ def cases() -> Iterator[Case]:
     yield question("a prompt of three tokens", 0, 3, 0)
     yield question("one token", 0, 1, 3)
     yield question("two tokens in the second layer", 1, 2, 3)
-    # Nothing is raised here. Asked like a refusal, so that an error is recognised whatever its message is.
+    # This raises nothing. It is asked like a refusal, so that an error is recognised with any message.
     yield question("one token into the last place is not refused", 0, 1, 5, CacheFullError)
     yield question("one token into the last place", 0, 1, 5)
-    yield question("two tokens where one has room: refused, and nothing written", 0, 2, 5, CacheFullError)
+    yield question("two tokens with room for only one: refused, and nothing written", 0, 2, 5, CacheFullError)
 
 
 def _update(self: ContiguousKVCache, layer: int, keys: Tensor, values: Tensor, **wrong: bool) -> tuple[Tensor, Tensor]:
@@ -113,9 +113,9 @@ EXERCISE = Exercise(
     cases=cases,
     in_place=True,
     hints=(
-        "Where do the new ones begin, and where do they stop?",
-        "stop = self.length + keys.shape[-2]. Write into the slice self.length : stop of the layer, return the slice up to "
-        "stop. A slice is a view.",
+        "Where do the new tokens begin, and where do they stop?",
+        "stop = self.length + keys.shape[-2]. Write into the slice self.length : stop of the layer, and return the slice up "
+        "to stop. A slice is a view.",
         "self._keys[layer, :, :, self.length:stop] = keys, the same for values; return self._keys[layer, :, :, :stop], "
         "self._values[layer, :, :, :stop]. Before that, raise CacheFullError if stop > self.capacity.",
     ),
@@ -124,14 +124,14 @@ EXERCISE = Exercise(
             _mistaken("counted"), "the length must stay: the other layers of this forward pass store at the same place"
         ),
         Mistake(_mistaken("everything"), "only what is stored is returned, not the empty rest of the memory"),
-        Mistake(_mistaken("keys_twice"), "the values are kept beside the keys, not the keys twice"),
-        Mistake(_mistaken("copied"), "a copy of everything at each token is what a cache is to avoid: return views"),
+        Mistake(_mistaken("keys_twice"), "store keys and values; this stores the keys twice"),
+        Mistake(_mistaken("copied"), "a cache should avoid a copy of everything at each token: return views"),
         Mistake(_mistaken("only_new"), "attention needs the stored ones as well as the new ones"),
-        Mistake(_mistaken("from_the_front"), "the new ones go behind the stored ones, at self.length"),
+        Mistake(_mistaken("from_the_front"), "the new tokens go after the stored ones, at self.length"),
         Mistake(
             _mistaken("cut_off"),
-            "tokens that do not fit are an error: without them the model would go on as if they had never been",
+            "tokens that do not fit are an error: otherwise the model would go on without them",
         ),
-        Mistake(_mistaken("one_less"), "exactly full is not too full: the cache holds `capacity` tokens"),
+        Mistake(_mistaken("one_less"), "a cache may be exactly full: it holds `capacity` tokens"),
     ),
 )

@@ -7,13 +7,13 @@ from torch import Tensor
 
 
 def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Each row to 8 bits with a scale of its own: x ≈ scale · q.
+    """Turn each row into 8 bits with its own scale: x ≈ scale · q.
 
     The scale is max(largest absolute value of the row, 1e-12) / 127, so that q goes from -127 to 127; q is the nearest whole
     number to x / scale.
 
     Args:
-        x: (..., n) of any floating type; computed in float32.
+        x: (..., n) of any floating type; compute in float32.
 
     Returns:
         q (..., n) int8 and the scale (..., 1) float32.
@@ -33,12 +33,12 @@ from learn.exercise import Case, Exercise, Mistake
 
 
 def _with_magnitude(result: Any, arguments: Sequence[Any]) -> dict[str, Any]:
-    # A scale near 0 is within every absolute tolerance of 0; its logarithm is not.
+    # A scale near 0 passes with any absolute tolerance; its logarithm does not.
     return {"q": result[0], "scale": result[1], "log10 of the scale": result[1].log10()}
 
 
 def cases() -> Iterator[Case]:
-    """A row; rows of different size; zeros; a batch; bfloat16."""
+    """A row; rows of different sizes; zeros; a batch; bfloat16."""
     generator = torch.Generator().manual_seed(0)
     yield Case("one row", [torch.tensor([[0.5, -1.0, 0.25]])])
     yield Case("two rows, one a thousand times larger", [torch.tensor([[0.5, -0.9, 0.1], [700.0, -200.0, 50.0]])])
@@ -75,21 +75,22 @@ EXERCISE = Exercise(
     reference="optimization.weights.quantization:quantize_rows",
     cases=cases,
     hints=(
-        "Convert to float32 first. The scale needs the last axis kept, to divide by it.",
+        "Convert to float32 first. Keep the last axis of the scale, so that you can divide by it.",
         "scale = largest absolute value of the row / 127, with the largest clamped to at least 1e-12 before the division.",
         "scale = x.abs().amax(dim=-1, keepdim=True).clamp(min=1e-12) / 127; (x / scale).round().to(torch.int8), scale.",
     ),
     mistakes=(
-        Mistake(_mistaken("signed"), "the largest *absolute* value: a row's extreme may be negative"),
+        Mistake(_mistaken("signed"), "use the largest *absolute* value: the largest number of a row may be negative"),
         Mistake(_mistaken("truncated"), "converting to int8 cuts the fraction off: round first"),
         Mistake(_mistaken("to_128"), "int8 ends at 127: with 128 the largest number does not fit"),
-        Mistake(_mistaken("one_scale"), "each row has a scale of its own, or small rows vanish beside large ones"),
+        Mistake(_mistaken("one_scale"), "each row has its own scale; otherwise small rows become 0 beside large ones"),
         Mistake(_mistaken("columns"), "the scale belongs to a row: reduce over the last axis"),
         Mistake(_mistaken("zero_row"), "a row of zeros divides by 0: clamp the largest value to at least 1e-12"),
+        Mistake(_mistaken("bounded_late"), "the largest value is at least 1e-12; divide by 127 after that"),
+        Mistake(_mistaken("never_float32"), "convert x to float32 first: the scale is float32 for any type of x"),
         Mistake(
-            _mistaken("bounded_late"), "it is the largest value that is at least 1e-12, and then it is divided by 127"
+            _mistaken("low"),
+            "compute scale and quotient in float32: in bfloat16 the scale itself is wrong by up to 0.4 %",
         ),
-        Mistake(_mistaken("never_float32"), "turn x to float32 first: the scale is float32 whatever the type of x"),
-        Mistake(_mistaken("low"), "scale and quotient in float32: in bfloat16 the scale itself is off by up to 0.4 %"),
     ),
 )

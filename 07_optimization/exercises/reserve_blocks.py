@@ -6,17 +6,17 @@ from optimization.engine.block_pool import BlockTable, OutOfBlocksError
 
 
 def reserve(self: BlockTable, length: int) -> None:
-    """Have room for `length` tokens.
+    """Make room for `length` tokens.
 
-    A sequence of n tokens needs as many blocks as it takes to hold them, the last one perhaps not full. What is missing is
-    taken from the pool, one block at a time, and appended. If the pool has not enough, nothing is taken at all: a table
-    that had taken a part and then failed would hold memory that nobody can use.
+    A sequence of n tokens needs enough blocks to hold them; the last block may not be full. Take the missing blocks from
+    the pool, one at a time, and append them. If the pool does not have enough, take none at all: a table that took a part
+    and then failed would hold memory that nobody can use.
 
     Args:
-        self: `self.blocks` are the blocks the sequence has. `self.pool.block_size` is the tokens of one,
-            `self.pool.num_free` how many can be had, and `self.pool.allocate(after)` takes one and returns its number.
-            `after` is the sequence's last block (None if it has none): a neighbour is preferred.
-        length: tokens.
+        self: `self.blocks` are the blocks that the sequence has. `self.pool.block_size` is the number of tokens in one,
+            `self.pool.num_free` is how many are free, and `self.pool.allocate(after)` takes one and returns its number.
+            `after` is the sequence's last block (None if it has none); the pool prefers its neighbour.
+        length: how many tokens.
 
     Raises:
         OutOfBlocksError: there are not enough blocks; the table and the pool are unchanged.
@@ -34,7 +34,7 @@ from optimization.engine.block_pool import BlockPool
 
 
 class _Table(BlockTable):
-    """A table whose pool remembers what was asked of it."""
+    """A table whose pool remembers the requests to it."""
 
     def __init__(self, num_blocks: int, used: int, length: int):
         super().__init__(BlockPool(num_blocks, 4))
@@ -56,7 +56,7 @@ def _state(result: Any, arguments: Sequence[Any]) -> dict[str, Any]:
 
 
 def cases() -> Iterator[Case]:
-    """Nothing missing; one; a border; several; all that there are."""
+    """Nothing missing; one block; a border; several; all free blocks."""
 
     def question(what: str, table: _Table, length: int, raises: type[Exception] | None = None) -> Case:
         what = f"blocks {table.blocks} of 4 tokens, {table.pool.num_free} free: {what}"
@@ -64,9 +64,9 @@ def cases() -> Iterator[Case]:
 
     yield question("5 tokens into an empty table", _Table(10, 0, 0), 5)
     yield question("4 tokens, exactly one block", _Table(10, 0, 0), 4)
-    yield question("room for 6 where there is room for 8", _Table(10, 0, 8), 6)
-    yield question("room for 20 where there is room for 8", _Table(10, 2, 8), 20)
-    # Nothing is raised here. Asked like a refusal, so that an error is recognised whatever its message is.
+    yield question("room for 6 when there is room for 8", _Table(10, 0, 8), 6)
+    yield question("room for 20 when there is room for 8", _Table(10, 2, 8), 20)
+    # This raises nothing. It is asked like a refusal, so that an error is recognised with any message.
     yield question("all the blocks of the pool", _Table(5, 2, 0), 12, OutOfBlocksError)
     yield question("more than the pool has: refused, and nothing taken", _Table(5, 2, 4), 20, OutOfBlocksError)
 
@@ -105,7 +105,7 @@ EXERCISE = Exercise(
     cases=cases,
     in_place=True,
     hints=(
-        "How many blocks hold `length` tokens, and how many of them are there already?",
+        "How many blocks hold `length` tokens, and how many of them does the sequence have already?",
         "Rounding up is -(-length // block_size). Compare what is missing with num_free before taking anything.",
         "missing = max(0, -(-length // size) - len(self.blocks)); if missing > self.pool.num_free: raise OutOfBlocksError(…); "
         "for _ in range(missing): self.blocks.append(self.pool.allocate(self.blocks[-1] if self.blocks else None)).",
@@ -113,13 +113,13 @@ EXERCISE = Exercise(
     mistakes=(
         Mistake(_mistaken("rounded_down"), "the last block may be partly filled, but it is needed: round up"),
         Mistake(_mistaken("one_more"), "a length that is a multiple of the block size fills its blocks exactly"),
-        Mistake(_mistaken("no_neighbour"), "tell the pool the last block, so that it can give its neighbour"),
+        Mistake(_mistaken("no_neighbour"), "pass the last block to the pool, so that the pool can give its neighbour"),
         Mistake(
             _mistaken("a_part"),
-            "a part was taken before it turned out that the rest is not there: compare first, then take",
+            "some blocks were taken before it was known that the rest is missing: compare first, then take",
         ),
         Mistake(_mistaken("counted_late"), "count first, then take: a table that fails must be unchanged"),
-        Mistake(_mistaken("from_nothing"), "the blocks that are there already count"),
+        Mistake(_mistaken("from_nothing"), "the blocks that the sequence already has count"),
         Mistake(_mistaken("keeps_one"), "all free blocks may be taken"),
     ),
 )

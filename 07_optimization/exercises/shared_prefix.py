@@ -8,17 +8,17 @@ from optimization.engine.block_pool import BlockTable, Prefix
 def shared_prefix(self: BlockTable, tokens: list[int]) -> list[Prefix]:
     """The stored blocks that these tokens begin with.
 
-    The keys and values of a token depend on the tokens before it alone. So if a full block of the pool holds the first
-    block_size of these tokens, it can be used as it is; then the one with the next block_size behind it, and so on until
-    one is not there.
+    The keys and values of a token depend only on the token and those before it. So if a full block of the pool holds the
+    first block_size of these tokens, it can be used as it is. Then comes the block with the next block_size tokens, and so
+    on until a block is missing.
 
-    At least one token must be left to compute: the model needs it to say what comes next.
+    At least one token must be left to compute: the model needs it to predict the next token.
 
     Args:
-        self: `self.pool.find(parent, block_of_tokens)` gives the `Prefix` that holds a tuple of tokens behind another
+        self: `self.pool.find(parent, block_of_tokens)` gives the `Prefix` that holds a tuple of tokens after another
             prefix (None for the first block), or None if there is no such block. `self.pool.block_size` is the length of a
-            block. `self.share` is False where prefixes are not to be shared; then nothing is found.
-        tokens: of the prompt.
+            block. If `self.share` is False, prefixes are not shared and nothing is found.
+        tokens: the tokens of the prompt.
     """
     raise NotImplementedError("Exercise 7.5: block by block, as far as they are known")
 
@@ -46,15 +46,16 @@ def cases() -> Iterator[Case]:
         pool.register(second, (5, 6), 5)
         pool.register(None, (3, 4), 8)
         what = (
-            f"block_size 2, stored are 4: (1, 2), behind it 7: (3, 4), behind that 5: (5, 6), first 8: (3, 4); {what}"
+            "block_size 2; block 4 has (1, 2) and comes first, 7 has (3, 4) and comes after 4, 5 has (5, 6) and comes "
+            f"after 7, 8 has (3, 4) and comes first; {what}"
         )
         return Case(what, [BlockTable(pool, share), tokens], observe=_blocks)
 
-    yield question("two known blocks and a token of its own", [1, 2, 3, 4, 9])
+    yield question("two known blocks and one new token", [1, 2, 3, 4, 9])
     yield question("the second block differs", [1, 2, 9, 4, 5, 6, 7])
     yield question("all known, but one token must be left", [1, 2, 3, 4])
     yield question("a block that is not full", [1, 2, 3])
-    yield question("(3, 4) first, where it is another block", [3, 4, 5, 6, 7])
+    yield question("(3, 4) first, which is another block", [3, 4, 5, 6, 7])
     yield question("not shared (self.share is False)", [1, 2, 3, 4, 9], share=False)
 
 
@@ -101,19 +102,19 @@ EXERCISE = Exercise(
     cases=cases,
     in_place=True,
     hints=(
-        "A walk: from no parent to the first block, from that to the second, until find says None.",
-        "The starts are 0, block_size, 2 · block_size, … below len(tokens) - block_size: so at least one token is left.",
+        "Go from no parent to the first block, then from the first to the second, until find returns None.",
+        "Blocks start at 0, block_size, 2 · block_size, … below len(tokens) - block_size, so at least one token is left.",
         "for start in range(0, len(tokens) - size, size): prefix = self.pool.find(parent, tuple(tokens[start:start + size])); "
         "break on None; append; parent = prefix.",
     ),
     mistakes=(
         Mistake(
             _mistaken("no_parent"),
-            "a block is known by its tokens *and* what stands before it: pass the prefix found last",
+            "a block is known by its tokens *and* by what stands before it: pass the prefix found last",
         ),
         Mistake(_mistaken("first_only"), "go on with the next block as long as one is found"),
-        Mistake(_skipping, "after the first block that is not known, nothing behind it can be used"),
+        Mistake(_skipping, "nothing after the first unknown block can be used"),
         Mistake(_mistaken("nothing_left"), "at least one token must be left to compute"),
-        Mistake(_mistaken("always"), "where self.share is False nothing is looked for"),
+        Mistake(_mistaken("always"), "if self.share is False, look for nothing"),
     ),
 )

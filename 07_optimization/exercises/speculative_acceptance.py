@@ -11,21 +11,21 @@ from transformer.sampling import draw_token
 def accept_or_replace(
     probabilities: Tensor, guess: int, guessed_with: Tensor | None, generator: torch.Generator
 ) -> tuple[int, bool]:
-    """Accept a guess x with probability min(1, p(x) / q(x)), or else draw from max(0, p - q), normalised.
+    """Accept a guess x with probability min(1, p(x) / q(x)); otherwise draw from max(0, p - q), normalised.
 
-    The token that comes out then has the distribution p, whatever q was (Leviathan et al., 2023). Why: x comes out as an
-    accepted guess with probability q(x) · min(1, p(x) / q(x)) = min(p(x), q(x)), and what is missing to p(x) is
+    The resulting token then has the distribution p for any q (Leviathan et al., 2023). The reason: x is the result as an
+    accepted guess with probability q(x) · min(1, p(x) / q(x)) = min(p(x), q(x)). The difference to p(x) is
     max(0, p(x) - q(x)).
 
-    So that a seed gives the same text everywhere, draw in this way: one number u from 0 to 1 by `torch.rand((),
-    generator=generator, dtype=torch.float64)`, and accept if u · q(x) < p(x). Only where it is not accepted, draw the
-    replacement by `draw_token(weights, generator)`, which takes weights that need not sum to 1.
+    Draw in the following way, so that a seed gives the same text everywhere. First draw one number u from 0 to 1 by
+    `torch.rand((), generator=generator, dtype=torch.float64)`, and accept if u · q(x) < p(x). Only if the guess is not
+    accepted, draw the replacement by `draw_token(weights, generator)`; its weights may have any sum.
 
     Args:
         probabilities: (vocab,) the model's distribution p.
-        guess: x.
+        guess: the token x.
         guessed_with: (vocab,) the distribution q that x was drawn from; None for a certain guess: q(x) = 1, 0 elsewhere.
-        generator: of the draws.
+        generator: the random generator for the draws.
 
     Returns:
         The token, and whether it is the guess.
@@ -43,7 +43,7 @@ from learn.exercise import Case, Exercise, Mistake
 
 def cases() -> Iterator[Case]:
     """Each with several seeds: too sure; not sure enough; certain guesses."""
-    # In an order in which each of the mistakes below is told from the others by what it draws first.
+    # In this order, what each mistake below draws first shows which one it is.
     seeds = [14, 9, 4, 6, 5, 0, 2, 8]
     few = torch.tensor([0.1, 0.6, 0.3])
     many = torch.tensor([0.05, 0.30, 0.10, 0.05, 0.20, 0.05, 0.20, 0.05])
@@ -96,8 +96,8 @@ EXERCISE = Exercise(
     reference="optimization.engine.speculative:accept_or_replace",
     cases=cases,
     hints=(
-        "The acceptance first; it needs two numbers, p(x) and q(x). Most guesses end there.",
-        "For the replacement: p - q with negative numbers set to 0. For a certain guess, q is 1 at x, so p with 0 at x.",
+        "Write the acceptance first; it needs two numbers, p(x) and q(x). Most guesses end there.",
+        "For the replacement, take p - q and set negative numbers to 0. For a certain guess, q is 1 at x: take p with 0 at x.",
         "u = torch.rand((), generator=generator, dtype=torch.float64).item(); if u * q_x < float(p[guess]): return guess, "
         "True; return draw_token((p - q).clamp(min=0), generator), False.",
     ),
@@ -105,15 +105,18 @@ EXERCISE = Exercise(
         Mistake(_mistaken("p_alone"), "the guess was drawn with q, so it is accepted with p(x) / q(x), not with p(x)"),
         Mistake(
             _mistaken("from_p"),
-            "the replacement is drawn from max(0, p - q): tokens that q proposed enough get no second chance",
+            "the replacement is drawn from max(0, p - q): tokens that q proposes often enough must not be drawn again",
         ),
         Mistake(_mistaken("multinomial"), "draw by draw_token, so that a seed gives the same text"),
-        Mistake(_mistaken("u_float32"), "u is drawn with dtype=torch.float64, which takes other bits of the generator"),
-        Mistake(_mistaken("absolute"), "where q is larger than p the weight is 0, not the difference"),
-        Mistake(_mistaken("guess_removed_only"), "all of q is subtracted, not only the guess taken out"),
+        Mistake(
+            _mistaken("u_float32"),
+            "u is drawn with dtype=torch.float64; another type takes other bits of the generator",
+        ),
+        Mistake(_mistaken("absolute"), "if q is larger than p, the weight is 0, not the difference"),
+        Mistake(_mistaken("guess_removed_only"), "all of q is subtracted, not only at the guess"),
         Mistake(
             _mistaken("reversed"),
-            "the ratio is p(x) / q(x): a guess the model finds likelier than the guesser is always accepted",
+            "the ratio is p(x) / q(x): a guess is always accepted if p(x) is larger than q(x)",
         ),
     ),
 )

@@ -1,7 +1,8 @@
 """Lab 7.B: The answer depends on who asked before.
 
-Greedy decoding, one model, one prompt. On a fresh engine the answer is right. After two other requests, whose blocks are
-still in the cache, the same prompt gets another answer. Without prefix sharing it does not happen.
+There are one model and one prompt, and decoding is greedy. On a fresh engine the answer is right. After two other
+requests, whose blocks are still in the cache, the same prompt gets another answer. Without prefix sharing this does not
+happen.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ def shared_prefix(self: BlockTable, tokens: list[int]) -> list[Prefix]:
     """The stored blocks that these tokens begin with; at least one token is left to compute.
 
     Args:
-        self: `self.pool.find(parent, block_of_tokens)` gives the `Prefix` that holds a tuple of tokens behind another
-            prefix, None being the beginning of a text; or None if there is no such block.
-        tokens: of the prompt.
+        self: `self.pool.find(parent, block_of_tokens)` gives the `Prefix` that holds a tuple of tokens after another
+            prefix (None for the beginning of a text), or None if there is no such block.
+        tokens: the tokens of the prompt.
     """
     found: list[Prefix] = []
     size, parent = self.pool.block_size, None
@@ -48,12 +49,15 @@ from transformer.sampling import SamplingParameters
 
 CONTEXT, BLOCK, WRITTEN = 64, 16, 24
 PROMPT = "n ugly.\nExplicit" + " is better than " + "i"  # two blocks and a letter
-BEFORE = ("n ugly.\nExplicit is", " is better than complex")  # what begins with the one block, and with the other
+BEFORE = (
+    "n ugly.\nExplicit is",
+    " is better than complex",
+)  # one text begins with the first block, the other with the second
 
 
 @functools.cache
 def _trained() -> GPTModel:
-    """The same for both sides: training has nothing to do with the function."""
+    """The same model for both sides: the function plays no part in training."""
     torch.manual_seed(0)
     model = GPTModel(GPTConfig(len(LETTERS), CONTEXT, num_layers=2, num_heads=2, d_model=64))
     train(model, encode(TEXT[:240]), 100, CONTEXT, batch_size=8)
@@ -61,7 +65,7 @@ def _trained() -> GPTModel:
 
 
 def _ask(engine: Engine, prompt: str) -> tuple[str, int]:
-    """The answer, and how many tokens of the prompt were taken from the cache."""
+    """Return the answer, and how many tokens of the prompt were taken from the cache."""
     parameters, stats = SamplingParameters(max_tokens=WRITTEN, temperature=0.0), GenerationStats()
     ids = list(engine.generate_ids(engine.encode_prompt(prompt), parameters, stats))
     return engine.tokenizer.decode(ids), stats.cached_tokens
@@ -87,7 +91,7 @@ def measure() -> Measurement:
 
 
 def visible(file: Measurement, package: Measurement) -> bool:
-    """The answer changes, as it does not with the package."""
+    """The answer changes; with the package's function it does not."""
     return file["same answer"] == "no" and package["same answer"] == "yes"
 
 
@@ -99,17 +103,17 @@ LAB = Lab(
     visible=visible,
     repair=[("            found.append(prefix)\n", "            found.append(prefix)\n            parent = prefix\n")],
     hints=(
-        "The two runs differ in what came out of the cache. How many tokens did, and how many could rightly have come?",
-        "One earlier request began with the first block of the prompt. Nobody began with its first two. Whose is the "
-        "second block that was taken, and what stood before it there?",
-        "A block is found by its own tokens and by what stands before it. What stands before the second one is the "
-        "first, but it is still looked up as the beginning of a text.",
+        "The two runs differ in what came from the cache. How many tokens came from it, and how many of them are right?",
+        "One earlier request began with the first block of the prompt. No request began with its first two. From which "
+        "request is the second block that was taken, and what stood before it there?",
+        "A block is found by its own tokens and by what stands before it. The first block stands before the second, "
+        "but the second is still looked up as the beginning of a text.",
     ),
     diagnosis=(
-        "When an answer depends on company, compare the engine with sharing and without, then look at what was shared: "
-        "more tokens came from the cache than any earlier request has in common with this prompt. The second block was "
-        "found as the *beginning* of another text: the same tokens, with keys computed at other positions and with other "
-        "tokens before them. `parent` never moved on. That is why a prefix is known by its parent and its tokens, and "
-        "why tests of a cache run the same request alone and in company."
+        "When an answer depends on other requests, compare the engine with sharing and without. Then look at what was "
+        "shared: more tokens came from the cache than any earlier request has in common with this prompt. The second "
+        "block was found as the *beginning* of another text: the same tokens, with keys computed at other positions and "
+        "with other tokens before them. `parent` never moved on. That is why a prefix is known by its parent and its "
+        "tokens, and why tests of a cache run the same request alone and after other requests."
     ),
 )

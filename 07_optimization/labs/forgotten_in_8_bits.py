@@ -1,8 +1,8 @@
 """Lab 7.A: In 8 bits the model forgets what it knew.
 
-A model that has learned a text is quantized to 8 bits, which ought to cost next to nothing. A few rows of its query and
+A model that has learned a text is quantized to 8 bits, which should change almost nothing. A few rows of its query and
 key matrices are much larger than the others, as they are in real models. With the function below the quantized model has
-forgotten most of it, though every matrix is kept in the same 8 bits.
+forgotten most of the text, though every matrix is kept in the same 8 bits.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Each row to 8 bits: x ≈ scale · q, |q| <= 127.
+    """Turn each row into 8 bits: x ≈ scale · q, |q| <= 127.
 
     Args:
         x: (..., n) float.
@@ -46,7 +46,7 @@ PROMPT = "Special cases"
 
 @torch.no_grad()
 def _enlarge(model: GPTModel) -> None:
-    """Some queries are multiplied by 200 and their keys divided by it: every score is what it was.
+    """Multiply some queries by 200 and divide their keys by 200, so that no score changes.
 
     The two rows are a pair that the rotary positions turn together.
     """
@@ -66,7 +66,7 @@ def _loss(model: GPTModel, ids: Tensor) -> float:
 
 @functools.cache
 def _trained() -> GPTModel:
-    """The same for both sides: training has nothing to do with the function."""
+    """The same model for both sides: the function plays no part in training."""
     torch.manual_seed(0)
     model = GPTModel(GPTConfig(len(LETTERS), CONTEXT, num_layers=2, num_heads=2, d_model=64))
     train(model, encode(TEXT[:430]), 180, CONTEXT)
@@ -94,7 +94,7 @@ def measure() -> Measurement:
 
 
 def visible(file: Measurement, package: Measurement) -> bool:
-    """Quantizing costs much, as it does not in the package."""
+    """Quantizing raises the loss much; with the package's function it does not."""
 
     def cost(measured: Measurement) -> float:
         return float(measured["loss in 8 bits"]) - float(measured["loss in float32"])  # type: ignore[arg-type]
@@ -115,15 +115,15 @@ LAB = Lab(
         ),
     ],
     hints=(
-        "Do not look at the loss, look at the weights: which rows come back badly, and which well?",
-        "The two large rows are nearly exact and all others are not. How many of the 255 levels do the others use? Print "
+        "Do not look at the loss, look at the weights: which rows come back with large errors, and which with small ones?",
+        "The two large rows are nearly exact, but the others are not. How many of the 255 levels do the others use? Print "
         "q.abs().amax(dim=-1).",
-        "The scale is that of the largest number of the whole matrix. Each row should have its own.",
+        "The scale comes from the largest number of the whole matrix. Each row should have its own scale.",
     ),
     diagnosis=(
-        "The error row by row says it at once: small in the large rows, large in all the others. Their q are hardly more "
-        "than 0 and ±1, so their scale is too coarse, and it is the same for all: one scale for the matrix, set by "
-        "its largest row. On a fresh model, whose rows are all of a size, the same code looks perfect: test quantization "
-        "on weights with outliers. W8A8 quantizes activations with this function too, where outliers are the rule."
+        "The error row by row shows it at once: it is small in the large rows and large in all the others. The q of the "
+        "others are mostly 0 and ±1, so their scale is too coarse. There is one scale for the whole matrix, set by its "
+        "largest row. On a fresh model, whose rows all have about the same size, the same code looks perfect. So test "
+        "quantization on weights with outliers. W8A8 also quantizes activations with this function; they usually have outliers."
     ),
 )

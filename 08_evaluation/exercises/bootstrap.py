@@ -17,18 +17,18 @@ def bootstrap_interval(
 ) -> Interval:
     """Percentile bootstrap of a mean or ratio (Efron, 1979).
 
-    Draw as many items as there are, with repetition, and compute sum(values) / sum(weights) of what was drawn; do that
+    Draw as many items as there are, with repetition, and compute sum(values) / sum(weights) of the drawn items. Do this
     `resamples` times. The interval goes from the quantile (1 - confidence) / 2 of these to the quantile (1 + confidence) / 2.
 
     Args:
         values: (items,) such as 0 or 1 for each question, or the bits that each document costs.
         weights: (items,) such as the documents' bytes; None for 1 each. An item keeps its weight when it is drawn.
         confidence: between 0 and 1.
-        resamples: how many; take care of memory: items · resamples may be large.
-        seed: of the draws. How you draw is up to you: the interval is compared with a tolerance.
+        resamples: how many samples to draw; watch the memory, because items · resamples may be large.
+        seed: the seed of the draws. You may draw in any way: the interval is compared with a tolerance.
 
     Returns:
-        Interval(estimate, low, high), the estimate being that of the items themselves.
+        Interval(estimate, low, high); the estimate is that of the items themselves.
     """
     raise NotImplementedError("Exercise 8.4: draw from the sample, again and again")
 
@@ -50,7 +50,7 @@ def cases() -> Iterator[Case]:
     size = rng.integers(10, 1000, 100).astype(np.float64)
     bits = size * rng.normal(2.0, 0.4, 100)
     yield Case("100 documents, bits per byte", [bits, size], tolerance=0.01)
-    yield Case("all values alike", [np.full(30, 0.5), None, 0.95, 100], tolerance=1e-9)
+    yield Case("all values equal", [np.full(30, 0.5), None, 0.95, 100], tolerance=1e-9)
 
 
 def _interval(
@@ -100,11 +100,13 @@ EXERCISE = Exercise(
         "np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2]).",
     ),
     mistakes=(
-        Mistake(_mistaken("no_repetition"), "items are drawn with repetition; without, every sample is the same"),
-        Mistake(_mistaken("half"), "draw as many items as there are, or the interval has another width"),
-        Mistake(_mistaken("one_sided"), "what is left out is halved: (1 - confidence) / 2 on either side"),
+        Mistake(
+            _mistaken("no_repetition"), "items are drawn with repetition; without repetition every sample is the same"
+        ),
+        Mistake(_mistaken("half"), "draw as many items as there are; otherwise the interval has another width"),
+        Mistake(_mistaken("one_sided"), "half of what is left out is on each side: (1 - confidence) / 2"),
         Mistake(_mistaken("no_weights"), "with weights the estimate is sum(values) / sum(weights)"),
-        Mistake(_mistaken("mean_of_ratios"), "a ratio of sums, not a mean of ratios: long documents count more"),
+        Mistake(_mistaken("mean_of_ratios"), "use a ratio of sums, not a mean of ratios: long documents count more"),
         Mistake(_mistaken("weights_not_drawn"), "an item keeps its weight when it is drawn"),
     ),
 )

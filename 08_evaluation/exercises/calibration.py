@@ -11,17 +11,17 @@ from evaluation.calibration import Calibration
 def calibrate(confidence: NDArray[np.float64], correct: NDArray[np.bool_], bins: int = 15) -> Calibration:
     """Sort predictions into bins by confidence; compare the mean confidence with the share that was right.
 
-    Bins are of equal width over 0 to 1, and a bin holds its upper edge: with 10 bins, 0.2 is in the second, from 0.1 to 0.2.
-    A confidence of 0 is in the first.
+    Bins have equal width from 0 to 1, and a bin includes its upper edge: with 10 bins, 0.2 is in the second, from 0.1 to
+    0.2. A confidence of 0 is in the first bin.
 
     Args:
-        confidence: (predictions,) probability of the answer that was most likely.
+        confidence: (predictions,) probability of the most likely answer.
         correct: (predictions,) whether it was right.
-        bins: how many.
+        bins: how many bins.
 
     Returns:
-        Calibration(counts, confidence, accuracy), each (bins,): how many predictions (integers), the mean of their
-        confidence, the share of right ones; the last two 0 in an empty bin. From these, `expected_error` is computed.
+        Calibration(counts, confidence, accuracy), each (bins,): the number of predictions (integers), the mean of their
+        confidence, and the share of right ones. The last two are 0 in an empty bin. `expected_error` is computed from these.
     """
     raise NotImplementedError("Exercise 8.3: bins of confidence")
 
@@ -35,7 +35,7 @@ from learn.exercise import Case, Exercise, Mistake
 
 
 def _with_error(result: Any, arguments: Sequence[Any]) -> dict[str, Any]:
-    assert isinstance(result, Calibration), f"a Calibration is asked for, got {type(result).__name__}"
+    assert isinstance(result, Calibration), f"expected a Calibration, got {type(result).__name__}"
     return {
         "counts": np.asarray(result.counts),
         "confidence": np.asarray(result.confidence),
@@ -93,8 +93,8 @@ EXERCISE = Exercise(
     reference="evaluation.calibration:calibrate",
     cases=cases,
     hints=(
-        "Find for each prediction the number of its bin. The rest is counting.",
-        "np.ceil(confidence * bins) - 1 is the bin that holds its upper edge; only 0 must be moved up into the first. "
+        "For each prediction, find the number of its bin. The rest is counting.",
+        "np.ceil(confidence * bins) - 1 gives bins that include their upper edge; only 0 must be moved up into the first. "
         "np.bincount(where, weights=…, minlength=bins) sums in each bin.",
         "where = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1); counts = np.bincount(where, "
         "minlength=bins); the sums are divided by np.maximum(counts, 1).",
@@ -102,14 +102,16 @@ EXERCISE = Exercise(
     mistakes=(
         Mistake(
             _mistaken("summed"),
-            "the mean of the confidence and the share of right ones: divide by the count of the bin",
+            "these are a mean of the confidence and a share of right ones: divide by the count of the bin",
         ),
-        Mistake(_mistaken("centres"), "the mean of the predictions' confidence, not the middle of the bin"),
-        Mistake(_mistaken("nan"), "an empty bin has confidence and accuracy 0, and no division by 0"),
-        Mistake(_mistaken("lower_edge"), "a bin holds its upper edge, not its lower one"),
-        Mistake(_mistaken("zero_last"), "a confidence of 0 is in the first bin, and index -1 would be the last"),
+        Mistake(_mistaken("centres"), "take the mean of the predictions' confidence, not the middle of the bin"),
+        Mistake(_mistaken("nan"), "an empty bin has confidence and accuracy 0: do not divide by 0"),
+        Mistake(_mistaken("lower_edge"), "a bin includes its upper edge, not its lower edge"),
+        Mistake(_mistaken("zero_last"), "a confidence of 0 is in the first bin, but index -1 is the last"),
         Mistake(_mistaken("zero_negative"), "a confidence of 0 is in the first bin, not in bin -1"),
-        Mistake(_mistaken("zero_lost"), "a confidence of 0 is in the first bin, though it is above no lower edge"),
-        Mistake(_mistaken("equal_counts"), "bins of equal width, not of equal count"),
+        Mistake(
+            _mistaken("zero_lost"), "a confidence of 0 is in the first bin, though it is not above the bin's lower edge"
+        ),
+        Mistake(_mistaken("equal_counts"), "bins have equal width, not equal counts"),
     ),
 )

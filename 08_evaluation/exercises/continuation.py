@@ -6,18 +6,18 @@ from tokenizer.interface import Tokenizer
 
 
 def encode_pair(tokenizer: Tokenizer, context: str, continuation: str) -> tuple[list[int], list[int]]:
-    """Ids of a context and of what follows it, to ask how likely a model finds the answer.
+    """Ids of a context and of its continuation, to measure how likely the model finds the answer.
 
-    BPE may merge across the border, and a word and the space before it are one token. So, as lm-evaluation-harness does:
+    BPE may merge across the border, and a word and the space before it are one token. So do as lm-evaluation-harness does:
 
-    - spaces at the end of the context are moved to the front of the continuation;
-    - both are encoded together, and the ids are cut at the number of ids that the context has by itself. An empty context
-      has none.
+    - Move spaces at the end of the context to the front of the continuation.
+    - Encode both together, and cut the ids at the number of ids that the context has by itself. An empty context has no
+      ids.
 
     Args:
-        tokenizer: the model's.
-        context: may be empty.
-        continuation: not empty.
+        tokenizer: the model's tokenizer.
+        context: a text, which may be empty.
+        continuation: a text, not empty.
 
     Returns:
         Ids of the context, ids of the continuation.
@@ -35,7 +35,7 @@ from tokenizer.bpe_tokenizer import BPETokenizer
 
 
 def cases() -> Iterator[Case]:
-    """A border that is none; a space; several; a merge across; nothing."""
+    """A simple border; a space; a merge across the border; several spaces; an empty context."""
     # "ab", " c", " ca", "abc"
     tokenizer = BPETokenizer([(97, 98), (32, 99), (257, 97), (256, 99)])
     yield Case("'ab' and ' ca'", [tokenizer, "ab", " ca"])
@@ -75,8 +75,8 @@ EXERCISE = Exercise(
     cases=cases,
     in_place=True,
     hints=(
-        "First settle the two texts, then encode them as one.",
-        "stripped = context.rstrip(); what was stripped is context[len(stripped):] and goes in front of the continuation.",
+        "First decide the two texts, then encode them as one.",
+        "stripped = context.rstrip(). The spaces are context[len(stripped):] and go in front of the continuation.",
         "whole = tokenizer.encode(stripped + continuation); split = len(tokenizer.encode(stripped)); return whole[:split], "
         "whole[split:].",
     ),
@@ -88,7 +88,7 @@ EXERCISE = Exercise(
         Mistake(_mistaken("spaces_lost"), "the spaces are moved, not dropped"),
         Mistake(
             _mistaken("apart"),
-            "encoded apart, the border forces a cut where the model has learned none: encode both together",
+            "separate encoding forces a cut where the model has not learned one: encode both together",
         ),
         Mistake(_mistaken("from_the_end"), "the cut is counted from the front, by the context's own ids"),
         Mistake(_mistaken("one_space"), "all the spaces at the end are moved"),

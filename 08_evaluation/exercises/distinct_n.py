@@ -6,16 +6,16 @@ from collections.abc import Sequence
 
 
 def distinct_n(texts: Sequence[str], n: int) -> float:
-    """Different n-grams of words over all n-grams, of all texts together (Li et al., 2016); 1 is most varied.
+    """The number of different n-grams of words over the number of all, in all texts together (Li et al., 2016).
 
-    Words are what `text.split()` gives. An n-gram lies within one text.
+    The result is 1 if no n-gram repeats. `text.split()` gives the words. An n-gram lies within one text.
 
     Args:
-        texts: generated.
-        n: words in a gram, at least 1.
+        texts: generated texts.
+        n: how many words an n-gram has, at least 1.
 
     Returns:
-        0.0 where the texts have no n-gram.
+        The ratio; 0.0 if the texts have no n-gram.
 
     >>> distinct_n(["the cat the cat"], 1)
     0.5
@@ -68,13 +68,13 @@ EXERCISE = Exercise(
     reference="evaluation.diversity:distinct_n",
     cases=cases,
     hints=(
-        "All n-grams of all texts in one list; how many of them are different?",
+        "Put all n-grams of all texts into one list. How many of them are different?",
         "The n-grams of a list of words are words[i:i + n] for i from 0 to len(words) - n. As tuples they go into a set.",
         "grams = [tuple(w[i:i + n]) for w in map(str.split, texts) for i in range(len(w) - n + 1)]; len(set(grams)) / "
         "len(grams), or 0.0.",
     ),
     mistakes=(
-        Mistake(_characters, "n-grams of words, not of characters"),
+        Mistake(_characters, "use n-grams of words, not of characters"),
         Mistake(_disjoint, "n-grams overlap: one begins at every word"),
         Mistake(_mean_of_texts, "the n-grams of all texts go into one set: what repeats between texts counts too"),
         Mistake(_across, "an n-gram lies within one text: do not join them"),

@@ -11,8 +11,8 @@ from numpy.typing import ArrayLike
 def mcnemar_p_value(a: ArrayLike, b: ArrayLike) -> float:
     """Exact two-sided test for answers that are right or wrong (McNemar, 1947).
 
-    Only questions that one model answers and the other does not say anything. If there are n of those and the models were
-    equal, each would fall to either side like a coin. With k the smaller of the two counts,
+    Only questions that one model answers and the other does not are informative. Say there are n of them. If the models
+    were equally good, each of these questions would be like a throw of a coin. With k the smaller of the two counts,
 
         p = 2 · (probability of at most k heads in n throws) = 2 · Σ_{i ≤ k} C(n, i) / 2ⁿ,   at most 1
 
@@ -38,7 +38,7 @@ def cases() -> Iterator[Case]:
     """One-sided; mixed; equal; symmetric; many."""
     yield Case("six questions that only the first answers", [[1, 1, 1, 1, 1, 1], [0, 0, 0, 0, 0, 0]])
     yield Case("six to two, and twenty that both answer", [[1] * 6 + [0] * 2 + [1] * 20, [0] * 6 + [1] * 2 + [1] * 20])
-    yield Case("two to six: the other way round", [[1] * 2 + [0] * 6, [0] * 2 + [1] * 6])
+    yield Case("two to six: the models are exchanged", [[1] * 2 + [0] * 6, [0] * 2 + [1] * 6])
     yield Case("the same answers", [[1, 0, 1], [1, 0, 1]])
     yield Case("one to one", [[1, 0], [0, 1]])
     yield Case("700 to 640", [[1] * 700 + [0] * 640, [0] * 700 + [1] * 640], tolerance=1e-9)
@@ -69,15 +69,16 @@ EXERCISE = Exercise(
     cases=cases,
     hints=(
         "Count two things: questions that only a answers, and questions that only b answers.",
-        "With boolean arrays: (a & ~b).sum() and (b & ~a).sum(). math.comb(n, i) is exact for numbers of any size; divide "
+        "With boolean arrays: (a & ~b).sum() and (b & ~a).sum(). math.comb(n, i) is exact for numbers of any size. Divide the "
         "whole numbers last, since 2ⁿ does not fit a float for n above 1,023.",
         "tail = sum(math.comb(n, i) for i in range(min(only_a, only_b) + 1)); return min(1.0, 2 * tail / 2**n).",
     ),
     mistakes=(
         Mistake(
-            _mistaken("one_sided"), "two-sided: either model might have been the better one, so the tail counts twice"
+            _mistaken("one_sided"),
+            "the test is two-sided: either model might have been better, so the tail counts twice",
         ),
-        Mistake(_mistaken("less_than"), "at most k heads, k included"),
+        Mistake(_mistaken("less_than"), "at most k heads includes k heads"),
         Mistake(_mistaken("all_questions"), "n counts only the questions on which the models differ"),
         Mistake(_mistaken("not_the_smaller"), "k is the smaller of the two counts"),
         Mistake(_mistaken("above_one"), "a probability is at most 1"),

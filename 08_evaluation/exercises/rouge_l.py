@@ -9,10 +9,10 @@ def rouge_l(prediction: str, reference: str) -> float:
     """F1 of the longest common subsequence of words (Lin, 2004).
 
     Words are runs of ASCII letters and digits in lower case: `re.findall(r"[a-z0-9]+", text.lower())`. A common subsequence
-    is a list of words that occur in both texts in the same order, with any words between. If the longest has n words,
-    precision is n / words of the prediction, recall n / words of the reference, and
+    is a list of words that occur in both texts in the same order; other words may stand between them. If the longest has n
+    words, precision is n / words of the prediction, recall is n / words of the reference, and
 
-        F1 = 2 n / (both lengths together),  0 where n is 0
+        F1 = 2 n / (both lengths together),  0 if n is 0
 
     >>> rouge_l("the cat is on the mat", "the cat sat on the mat")  # the cat · on the mat: 5 of 6
     0.8333333333333334
@@ -34,8 +34,8 @@ def cases() -> Iterator[Case]:
     yield Case("the same", ["the cat", "The cat."])
     yield Case("one word differs", ["the cat is on the mat", "the cat sat on the mat"])
     yield Case("the same words in another order", ["b a", "a b"])
-    yield Case("with other words between", ["a x b y c", "a b c"])
-    yield Case("a first match that misleads: 'b' early or 'a c d'", ["b a c d", "a c d b"])
+    yield Case("with other words between them", ["a x b y c", "a b c"])
+    yield Case("a wrong first match: 'b' early, or the longer 'a c d'", ["b a c d", "a c d b"])
     yield Case("no word in common", ["red", "blue"])
     yield Case("nothing", ["", "blue"])
     yield Case(
@@ -91,10 +91,10 @@ EXERCISE = Exercise(
     ),
     mistakes=(
         Mistake(_bag, "the words must be in the same order in both"),
-        Mistake(_substring, "other words may stand between: a subsequence, not a stretch"),
+        Mistake(_substring, "other words may stand between: a subsequence may have gaps"),
         Mistake(
-            _greedy, "to take each word at its first place can block better ones: fill the table of all beginnings"
+            _greedy, "taking each word at its first place can prevent a better match: fill the table of all beginnings"
         ),
-        Mistake(_recall, "F1, not the recall alone"),
+        Mistake(_recall, "the result is F1, not the recall alone"),
     ),
 )

@@ -6,13 +6,13 @@ from evaluation.text_overlap import normalise_answer
 
 
 def token_f1(prediction: str, reference: str) -> float:
-    """Harmonic mean of precision and recall over words, order ignored (Rajpurkar et al., 2016: SQuAD).
+    """Harmonic mean of precision and recall over words in any order (Rajpurkar et al., 2016: SQuAD).
 
-    Both texts go through `normalise_answer` and are split at spaces. Shared are the words in both, each counted as often as
-    in the text that has it less often. Precision is shared words over words of the prediction, recall shared words over
-    words of the reference; their harmonic mean is 2 P R / (P + R) = 2 · shared / (both lengths together).
+    Both texts go through `normalise_answer` and are split at spaces. The shared words are those in both texts; each counts
+    as often as in the text that has it less often. Precision is shared words over words of the prediction. Recall is shared
+    words over words of the reference. Their harmonic mean is 2 P R / (P + R) = 2 · shared / (both lengths together).
 
-    Where one of them has no words left, the score is 1 if neither has, otherwise 0.
+    If neither text has words left, the score is 1. If only one of them has none, it is 0.
 
     >>> token_f1("in the year 1991", "1991")
     0.5
@@ -30,13 +30,13 @@ from learn.exercise import Case, Exercise, Mistake
 
 def cases() -> Iterator[Case]:
     """Right; partly; none; repeated in one, in both; empty."""
-    yield Case("the same but for case, articles and punctuation", ["The Answer!", "answer"])
+    yield Case("the same except for case, articles and punctuation", ["The Answer!", "answer"])
     yield Case("one word of three", ["in the year 1991", "1991"])
     yield Case("nothing in common", ["red", "blue"])
-    yield Case("a word that comes three times in one and once in the other", ["no no no yes", "no yes"])
-    yield Case("words that come twice in both", ["new york new york", "new york new york"])
+    yield Case("a word that occurs three times in one and once in the other", ["no no no yes", "no yes"])
+    yield Case("words that occur twice in both", ["new york new york", "new york new york"])
     yield Case("nothing left after normalising", ["the", "a"])
-    yield Case("nothing left of one of them", ["the", "answer"])
+    yield Case("nothing left in one of them", ["the", "answer"])
 
 
 def _words(text: str) -> list[str]:
@@ -79,19 +79,19 @@ EXERCISE = Exercise(
     reference="evaluation.text_overlap:token_f1",
     cases=cases,
     hints=(
-        "Deal with texts that have no words first. Then count the words of each.",
-        "Counter(a) & Counter(b) has each word as often as the one that has it less often; its values sum to the shared words.",
+        "First treat texts that have no words. Then count the words of each.",
+        "Counter(a) & Counter(b) has each word as often as the text that has it less often. Sum its values.",
         "2 * sum((Counter(p) & Counter(r)).values()) / (len(p) + len(r)).",
     ),
     mistakes=(
         Mistake(_raw, "both texts are normalised first: case, punctuation and articles do not count"),
         Mistake(
             _recall,
-            "this is the recall alone; a long answer that happens to hold the right words must pay for the others",
+            "this is the recall alone; other words in a long answer must lower its score",
         ),
         Mistake(_sets, "words count as often as they occur: use Counter, not set"),
         Mistake(_membership, "a word is shared only as often as *both* texts have it"),
         Mistake(_shared_sets, "a word that both have twice is shared twice: count, do not take sets"),
-        Mistake(_undefined, "two texts without words are equal: 1, and no division by 0"),
+        Mistake(_undefined, "two texts without words are equal: return 1, and do not divide by 0"),
     ),
 )

@@ -1,7 +1,7 @@
 """Lab 8.A: The more the windows overlap, the worse the model gets.
 
-A model is measured on a text in windows that overlap. More overlap means more context for each counted token, so that the
-figure should get better. With the function below the bits per byte double and double again, while perplexity and
+A model is measured on a text in windows that overlap. More overlap means more context for each counted token, so the
+result should get better. But with the function below the bits per byte double and double again, while perplexity and
 accuracy look plausible.
 """
 
@@ -23,13 +23,13 @@ def _score(
 
     Args:
         model: in evaluation mode.
-        texts: ids of each; the first of a text is never predicted.
-        num_bytes: of all the texts.
+        texts: the ids of each text; the first id of a text is never predicted.
+        num_bytes: the size of all the texts.
         placement: device and precision.
         stride: how far each window moves on, from 1 to the context length; None for half the context.
 
     Raises:
-        UserError: a text is too short, or the stride impossible.
+        UserError: a text is too short, or the stride is impossible.
     """
     context = model.config.context_length
     stride = stride if stride is not None else max(1, context // 2)
@@ -95,13 +95,13 @@ def cases() -> Iterator[Case]:
 
 @functools.cache
 def _trained() -> GPTModel:
-    """The same for both sides: training has nothing to do with the function."""
+    """The same model for both sides: the function plays no part in training."""
     torch.manual_seed(0)
     learned_in = CONTEXT * 3 // 2
     model = GPTModel(GPTConfig(len(LETTERS), learned_in, num_layers=2, num_heads=2, d_model=48))
     train(model, encode(TEXT), 150, learned_in)
-    # At the end of the longest window that it has learned from, so small a model is a little worse again (the largest
-    # distances are those it has met least often). In a shorter window more context is better throughout.
+    # At the end of the longest window that it has learned from, such a small model is a little worse again: it has seen
+    # the largest distances least often. In a shorter window more context is always better.
     shorter = GPTModel(replace(model.config, context_length=CONTEXT))
     shorter.load_state_dict(model.state_dict())
     return shorter.eval()
@@ -119,7 +119,7 @@ def measure() -> Measurement:
 
 
 def visible(file: Measurement, package: Measurement) -> bool:
-    """Bits per byte rise with overlap, as they do not in the package."""
+    """Bits per byte rise with overlap; with the package's function they do not."""
 
     def rise(measured: Measurement) -> float:
         wide, narrow = (measured[f"stride {stride}: bits per byte"] for stride in (STRIDES[0], STRIDES[-1]))
@@ -148,13 +148,13 @@ LAB = Lab(
         "Perplexity divides by the tokens that were counted, bits per byte by the bytes of the text. One rises and the "
         "other does not: what does that say about the number of counted tokens?",
         "Print len(scores.ids) for each stride beside the length of the text.",
-        "A window counts all it predicts, the overlap included. It should count what no earlier window has counted.",
+        "A window counts all that it predicts, even in the overlap. It should count only what no earlier window has counted.",
     ),
     diagnosis=(
-        "Two measures that must move together part ways, so look at what they divide by: the number of counted tokens, "
-        "which must be the text's length less one at every stride, grows as the stride shrinks. The overlap is there for "
-        "context and must not be counted again. Perplexity hides it, since sum and count are both too large; and it is "
-        "even biased upwards, since the tokens with little context are counted too. Always report how many tokens a "
-        "figure is made of."
+        "Two measures that must move together do not, so look at what they divide by. The number of counted tokens "
+        "must be the text's length minus one at every stride, but it grows as the stride shrinks. The overlap is there "
+        "for context and must not be counted again. Perplexity hides this, since sum and count are both too large. It is "
+        "also too high, since the tokens with little context are counted too. Always report how many tokens a result "
+        "is based on."
     ),
 )

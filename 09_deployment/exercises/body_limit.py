@@ -15,20 +15,21 @@ async def __call__(self: BodyGuard, scope: Scope, receive: Receive, send: Send) 
     """Pass a request on to the app, with a bound on its body's size and on the time it takes.
 
     An ASGI app is called with a scope (a dictionary), `await receive()` for the next message from the client, and `await
-    send(message)`. A middleware calls the app in its turn, and may hand it a `receive` of its own, which looks at each
-    message on its way. Raise an `ApiError(status, message)` where a limit is passed:
+    send(message)`. A middleware calls the app, and may give it another `receive`, which looks at each message before it
+    passes the message on. Raise an `ApiError(status, message)` if a limit is exceeded:
 
-    1. What is not HTTP (scope["type"] != "http") is passed on as it is.
-    2. 413 at once, without calling the app, if the header `content-length` is there and consists of anything but the digits 0
-       to 9, or is above the limit: `Headers(scope=scope).get("content-length", "0")`.
-    3. 413 as soon as more bytes have come than the limit, whatever the header said: a message has some in
+    1. Pass on what is not HTTP (scope["type"] != "http") without a change.
+    2. Status 413 at once, without calling the app, if the header `content-length` is there and is above the limit or has
+       any character other than the digits 0 to 9: `Headers(scope=scope).get("content-length", "0")`.
+    3. Status 413 as soon as more bytes have come than the limit, whatever the header said. The bytes of a message are in
        `message.get("body", b"")`.
-    4. 408 if a message has not come `body_seconds` after the beginning of the call: `asyncio.wait_for(receive(), seconds)`
-       raises asyncio.TimeoutError. Once the body is complete (message.get("more_body", False) is False), no time limit holds.
+    4. Status 408 if a message has not come `body_seconds` after the beginning of the call: `asyncio.wait_for(receive(),
+       seconds)` raises asyncio.TimeoutError. After the body is complete (message.get("more_body", False) is False), there
+       is no time limit.
 
     Args:
-        self: `self._app` is what is inside; `self._limits.max_body_bytes` and `self._limits.body_seconds` are the limits.
-        scope: of the request.
+        self: `self._app` is the app; `self._limits.max_body_bytes` and `self._limits.body_seconds` are the limits.
+        scope: the scope of the request.
         receive: gives the client's messages.
         send: takes the answer.
     """
@@ -45,7 +46,7 @@ from learn.exercise import Case, Exercise, Mistake
 
 
 class _Exchange:
-    """A client that sends pieces, an app that reads them all and answers 200, and what happened."""
+    """A client that sends pieces, an app that reads them all and answers 200, and a record of what happened."""
 
     def __init__(self, pieces: Sequence[bytes], pauses: Sequence[float]):
         self.pieces, self.pauses, self.sent = list(pieces), list(pauses), 0
@@ -54,7 +55,7 @@ class _Exchange:
         self.status = 0
 
     async def receive(self) -> Message:
-        """The next piece; behind the last, the client goes away."""
+        """Return the next piece; after the last, the client goes away."""
         index, self.sent = self.sent, self.sent + 1
         await asyncio.sleep(self.pauses[index] if index < len(self.pauses) else 0)
         if index >= len(self.pieces):
@@ -62,11 +63,11 @@ class _Exchange:
         return {"type": "http.request", "body": self.pieces[index], "more_body": index + 1 < len(self.pieces)}
 
     async def send(self, message: Message) -> None:
-        """Notes the status."""
+        """Note the status."""
         self.status = message.get("status", self.status)
 
     async def app(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Reads the body, then waits for the client to go away, as a stream does."""
+        """Read the body, then wait for the client to go away, as a stream does."""
         self.app_called = True
         more = True
         while more:
@@ -93,7 +94,7 @@ def _happened(result: Any, arguments: Sequence[Any]) -> dict[str, Any]:
 
 
 def cases() -> Iterator[Case]:
-    """Small; declared too large; undeclared; a lie; slow; slow afterwards; slow piece by piece; no HTTP."""
+    """Small; declared too large; undeclared; a false length; slow; slow afterwards; slow piece by piece; not HTTP."""
 
     def question(
         what: str, pieces: Sequence[bytes], declared: str | None = None, pauses: Sequence[float] = (), kind: str = "http",
@@ -105,26 +106,26 @@ def cases() -> Iterator[Case]:
         scope = {"type": kind, "headers": headers, "path": path}
         return Case(what, [guard, scope, exchange.receive, exchange.send], observe=_happened)
 
-    yield question("5 bytes where 10 are allowed", [b"12345"], "5")
+    yield question("5 bytes when 10 are allowed", [b"12345"], "5")
     yield question("exactly 10 bytes in two pieces, length not declared", [b"12345", b"67890"])
     yield question("declared as 11 bytes", [b"12345678901"], "11")
     yield question("a declared length of -1", [b"1"], "-1")
-    yield question("a declared length of ², which isdigit() takes for a digit", [b"1"], "²")
+    yield question("a declared length of ², for which isdigit() is true", [b"1"], "²")
     yield question("12 bytes in one piece, length not declared", [b"123456789012"])
     yield question("12 bytes in three pieces, length not declared", [b"1234", b"5678", b"9012"])
     yield question("12 bytes, declared as 4", [b"123456", b"789012"], "4")
     yield question(
-        "the second piece does not come for 0.4 seconds, where 0.2 are allowed",
+        "the second piece does not come for 0.4 seconds, when 0.2 are allowed",
         [b"1", b"2"],
         None,
         [0.0, 0.4],
         seconds=0.2,
     )
     yield question(
-        "complete; then the client waits for a stream", [b"1"], None, [0.0, 0.4], path="/stream", seconds=0.25
+        "a complete body; then the client waits for a stream", [b"1"], None, [0.0, 0.4], path="/stream", seconds=0.25
     )
     yield question(
-        "three pieces, each 0.2 seconds behind the one before, where 0.35 are allowed for all",
+        "three pieces, each 0.2 seconds after the one before, when 0.35 are allowed for all",
         [b"1", b"2", b"3"],
         None,
         [0.2] * 3,
@@ -186,10 +187,10 @@ EXERCISE = Exercise(
     cases=cases,
     in_place=True,
     hints=(
-        "Steps 1 and 2 need no receive of your own. For 3 and 4 write an inner async function that calls the outer receive, "
+        "Steps 1 and 2 do not need your own receive. For 3 and 4 write an inner async function that calls the outer receive, "
         "looks at the message, and returns it.",
-        "The inner function keeps its count in a variable of the outer one: `nonlocal received`. The time left is a deadline, "
-        "taken at the beginning, less asyncio.get_running_loop().time().",
+        "The inner function keeps its count in a variable of the outer one: `nonlocal received`. Set a deadline at the "
+        "beginning; the time left is the deadline minus asyncio.get_running_loop().time().",
         "async def bounded(): message = await asyncio.wait_for(receive(), deadline - now); received += "
         "len(message.get('body', b'')); raise ApiError(413, …) if received > largest; complete = not "
         "message.get('more_body', False); return message. Then await self._app(scope, bounded, send).",
@@ -200,22 +201,24 @@ EXERCISE = Exercise(
             _mistaken("header_ignored"),
             "a length that is declared above the limit is refused at once, before the app is called",
         ),
-        Mistake(_mistaken("not_validated"), "the header is text from a stranger: only digits are a length"),
-        Mistake(_mistaken("superscripts"), "isdigit() is true for ², where int() fails: isascii() and isdecimal()"),
-        Mistake(_mistaken("header_trusted"), "the header may be missing or a lie: count the bytes that come"),
+        Mistake(_mistaken("not_validated"), "the header is text from an unknown client: only digits are a length"),
+        Mistake(
+            _mistaken("superscripts"), "isdigit() is true for ², but int() fails on it: use isascii() and isdecimal()"
+        ),
+        Mistake(_mistaken("header_trusted"), "the header may be missing or false: count the bytes that come"),
         Mistake(_mistaken("piece_alone"), "the bytes of all pieces together count"),
         Mistake(
             _mistaken("not_timed"), "a client that sends slowly occupies the server: wait no longer than body_seconds"
         ),
         Mistake(
             _mistaken("always_timed"),
-            "after the body no time limit holds: the app waits for the client to go away while it streams",
+            "after the body there is no time limit: the app waits for the client to go away while it streams",
         ),
         Mistake(
             _mistaken("timed_anew"),
-            "one deadline for the whole body, not one for each message: a byte now and then would hold the connection "
+            "use one deadline for the whole body, not one for each message: a byte now and then would hold the connection "
             "for ever",
         ),
-        Mistake(_mistaken("everything_guarded"), "what is not HTTP is passed on as it is"),
+        Mistake(_mistaken("everything_guarded"), "what is not HTTP is passed on without a change"),
     ),
 )

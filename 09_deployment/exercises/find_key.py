@@ -9,15 +9,15 @@ from deployment.gate.api_keys import hash_key
 
 
 def find_key(presented: str, hashes: Mapping[str, str]) -> str | None:
-    """The name of a key; None where it is unknown.
+    """The name of a key; None if it is unknown.
 
-    The server keeps `hash_key(key)`, never the key. An ordinary comparison stops at the first character that differs, and
-    by the time it takes an attacker could find a hash piece by piece. So compare with `hmac.compare_digest(a, b)`, whose time
-    does not depend on the contents, and compare with *every* hash, also behind one that fits.
+    The server keeps `hash_key(key)`, never the key. An ordinary comparison stops at the first character that differs. From
+    the time this takes, an attacker could find a hash piece by piece. So compare with `hmac.compare_digest(a, b)`, whose
+    time does not depend on the contents, and compare with *every* hash, even after one has matched.
 
     Args:
         presented: what the client sent.
-        hashes: name to hash.
+        hashes: the hash of each name.
     """
     raise NotImplementedError("Exercise 9.3: compare all, in constant time")
 
@@ -43,12 +43,12 @@ class _Watched(str):
 
 
 class _Hashes(dict[str, str]):
-    """Names and hashes, which notice how many of them are looked at."""
+    """Names and hashes that count how many of them are looked at."""
 
     looked_at = 0
 
     def items(self) -> Any:
-        """One after the other, and counted."""
+        """Yield them one after the other, and count them."""
         for name, value in super().items():
             self.looked_at += 1
             yield name, value
@@ -58,7 +58,7 @@ class _Hashes(dict[str, str]):
         return super().__getitem__(name)
 
     def values(self) -> Any:
-        """One after the other, and counted."""
+        """Yield them one after the other, and count them."""
         for value in super().values():
             self.looked_at += 1
             yield value
@@ -116,16 +116,21 @@ EXERCISE = Exercise(
     cases=cases,
     in_place=True,
     hints=(
-        "Hash what was presented, once. Then a loop over all of the hashes that never ends early.",
+        "Hash what was presented, once. Then write a loop over all the hashes that never ends early.",
         "Remember the name in a variable where hmac.compare_digest says True, and go on.",
         "digest = hash_key(presented); found = None; for name, expected in hashes.items(): if hmac.compare_digest(digest, "
         "expected): found = name; return found.",
     ),
     mistakes=(
         Mistake(_mistaken("not_hashed"), "the server knows hashes only: compare hash_key(presented)"),
-        Mistake(_mistaken("plain"), "== stops at the first difference, and its time tells where: hmac.compare_digest"),
-        Mistake(_mistaken("early"), "do not stop at the one that fits: the time would tell which it was"),
-        Mistake(_mistaken("last_wins"), "a key that was found stays found"),
-        Mistake(_mistaken("hash_accepted"), "a hash is no key: who steals the file of hashes must not get in with it"),
+        Mistake(
+            _mistaken("plain"), "== stops at the first difference, and its time shows where: use hmac.compare_digest"
+        ),
+        Mistake(_mistaken("early"), "do not stop at the hash that matches: the time would show which one it was"),
+        Mistake(_mistaken("last_wins"), "a later hash must not undo a match"),
+        Mistake(
+            _mistaken("hash_accepted"),
+            "a hash is not a key: somebody who steals the file of hashes must not get in with it",
+        ),
     ),
 )

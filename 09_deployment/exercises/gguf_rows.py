@@ -10,15 +10,15 @@ def _neighbouring_pairs(weight: Tensor, head_size: int) -> Tensor:
 
     Rotary positions turn pairs of dimensions. This project pairs dimension i of a head with i + head_size / 2, as Llama's
     Hugging Face weights do; llama.cpp pairs neighbours, 2i with 2i + 1. The model is the same if the rows of the matrices
-    that make queries and keys are put into the other order: the row of dimension i becomes row 2i of its head, that of
-    dimension i + head_size / 2 becomes row 2i + 1.
+    that make queries and keys are put into the other order: the row of dimension i becomes row 2i of its head, and the row
+    of dimension i + head_size / 2 becomes row 2i + 1.
 
     Args:
         weight: (heads · head_size, in), the heads one after the other.
-        head_size: rows of a head, even.
+        head_size: how many rows a head has, even.
 
     Returns:
-        The shape of `weight`.
+        A matrix with the shape of `weight`.
     """
     raise NotImplementedError("Exercise 9.6: bring pairs together")
 
@@ -33,7 +33,7 @@ from learn.exercise import Case, Exercise, Mistake
 
 
 def cases() -> Iterator[Case]:
-    """One head; two; a wide one."""
+    """One head; two heads; three wide heads."""
     yield Case("one head of 4, rows 0 1 2 3 become 0 2 1 3", [torch.arange(4.0)[:, None], 4])
     yield Case("two heads of 6", [torch.arange(12.0)[:, None], 6])
     yield Case("three heads of 8, five columns", [torch.arange(120.0).view(24, 5), 8])
@@ -61,11 +61,11 @@ EXERCISE = Exercise(
     cases=cases,
     hints=(
         "Cut the rows into heads, and each head into its two halves.",
-        "As (heads, 2, head_size / 2, in) the halves are axis 1. In the result the two of a pair stand next to each other.",
+        "In the shape (heads, 2, head_size / 2, in) the halves are axis 1. In the result the two rows of a pair are neighbours.",
         "weight.view(-1, 2, head_size // 2, weight.shape[-1]).transpose(1, 2).reshape(weight.shape).",
     ),
     mistakes=(
-        Mistake(_unchanged, "the rows are as they were"),
+        Mistake(_unchanged, "the rows have not changed"),
         Mistake(_swapped, "dimension i comes first in its pair, then i + head_size / 2"),
         Mistake(_across_heads, "the halves are those of each head, not of the whole matrix"),
         Mistake(_inverse, "this is the way back, from neighbours to halves"),

@@ -13,19 +13,19 @@ from deployment.gate.middleware import Gate
 def _check_host(self: Gate, headers: Headers) -> None:
     """Refuse a request that names a host which is not this server's.
 
-    A server on 127.0.0.1 is not safe from the web: a page of evil.example can make its own name lead to 127.0.0.1, and then
+    A server on 127.0.0.1 is not safe from the web. A page of evil.example can make its own name lead to 127.0.0.1, and then
     the browser lets it read the answers ("DNS rebinding"). But the browser still sends the name that the page used, in the
     header `host`.
 
-    The name is what stands before the port, without regard to case: "LocalHost:8000" is "localhost", "[::1]:8000" is
-    "[::1]". A missing header is the name "".
+    The name is the part before the port, in lower case: "LocalHost:8000" is "localhost", and "[::1]:8000" is "[::1]". If
+    the header is missing, the name is "".
 
     Args:
         self: `self._hosts` are the names that are allowed, in lower case; None allows every name.
-        headers: `headers.get("host", "")`.
+        headers: the request's headers; use `headers.get("host", "")`.
 
     Raises:
-        ApiError: ApiError(403, message, code="wrong_host"), the message naming the host; where it is not allowed.
+        ApiError: if the host is not allowed: ApiError(403, message, code="wrong_host"), with the host in the message.
     """
     raise NotImplementedError("Exercise 9.4: compare the host's name")
 
@@ -40,10 +40,10 @@ from learn.exercise import Case, Exercise, Mistake
 
 
 def cases() -> Iterator[Case]:
-    """Right; with a port; IPv6; wrong; alike; missing; everything allowed."""
+    """Right; with a port; IPv6; wrong; similar; missing; everything allowed."""
     local = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
-    # `raises` at every question, also where nothing is: so an error is recognised whatever its message is.
+    # `raises` is set at every question, even where nothing is raised, so that an error is recognised with any message.
     def question(what: str, host: str | None, allowed: frozenset[str] | None = local) -> Case:
         gate: Any = SimpleNamespace(_hosts=allowed)
         headers = Headers({} if host is None else {"host": host})
@@ -55,9 +55,9 @@ def cases() -> Iterator[Case]:
     yield question("[::1]:8000, whose name has colons in it", "[::1]:8000")
     yield question("[::1] without a port", "[::1]")
     yield question("evil.example", "evil.example:8000")
-    yield question("localhost.evil.example, which begins alike", "localhost.evil.example")
+    yield question("localhost.evil.example, which begins with localhost", "localhost.evil.example")
     yield question("no header", None)
-    yield question("any name, where every name is allowed", "evil.example", None)
+    yield question("any name, when every name is allowed", "evil.example", None)
 
 
 def _check(self: Any, headers: Headers, **wrong: bool) -> None:
@@ -93,24 +93,24 @@ EXERCISE = Exercise(
     cases=cases,
     in_place=True,
     hints=(
-        "Three steps: the header, the name without its port in lower case, and the comparison.",
+        "There are three steps: get the header, take the name without its port in lower case, and compare.",
         "A port is a colon and digits at the very end: re.sub(r':\\d*$', '', host). IPv6 names have colons, but end with ].",
         "host = re.sub(r':\\d*$', '', headers.get('host', '')).lower(); if self._hosts is not None and host not in "
         "self._hosts: raise ApiError(403, …, code='wrong_host').",
     ),
     mistakes=(
         Mistake(_mistaken("with_port"), "the port is not part of the name"),
-        Mistake(_mistaken("case_matters"), "names of hosts do not distinguish case"),
+        Mistake(_mistaken("case_matters"), "host names are the same in upper and lower case"),
         Mistake(
             _mistaken("first_colon"),
-            "an IPv6 address has colons within its brackets: only digits behind the last colon are a port",
+            "an IPv6 address has colons within its brackets: only digits after the last colon are a port",
         ),
         Mistake(
-            _mistaken("last_colon"), "[::1] without a port ends with ]: only digits behind the last colon are a port"
+            _mistaken("last_colon"), "[::1] without a port ends with ]: only digits after the last colon are a port"
         ),
         Mistake(_mistaken("not_refused"), "a foreign name is refused with an ApiError"),
         Mistake(_mistaken("begins_alike"), "the whole name must be equal: anybody can register localhost.evil.example"),
         Mistake(_mistaken("missing_allowed"), "a request without the header is refused too"),
-        Mistake(_mistaken("none_is_nobody"), "where self._hosts is None, every name is allowed"),
+        Mistake(_mistaken("none_is_nobody"), "if self._hosts is None, every name is allowed"),
     ),
 )

@@ -7,15 +7,15 @@ from typing import Any
 
 
 def sse(data: Any, event: str | None = None) -> bytes:
-    r"""One server-sent event with JSON in it, as an answer is streamed to a browser.
+    r"""One server-sent event with JSON in it, in the form in which an answer is streamed to a browser.
 
-    An event is a few lines of text in UTF-8, each ended by a line feed: `event: NAME` if it has a name, then `data: TEXT`,
-    then an empty line, which ends the event. A line break within the text would end the data, so the JSON is in one line:
-    `json.dumps(data, separators=(",", ":"))`, which writes what is beyond ASCII as `\uXXXX`.
+    An event is a few lines of text in UTF-8, and a line feed ends each line: `event: NAME` if it has a name, then
+    `data: TEXT`, then an empty line, which ends the event. A line break within the text would end the data, so the JSON is
+    in one line: `json.dumps(data, separators=(",", ":"))`, which writes characters beyond ASCII as `\uXXXX`.
 
     Args:
         data: anything that JSON can hold.
-        event: name of the event.
+        event: name of the event, or None.
 
     >>> sse({"a": 1}, "token")
     b'event: token\ndata: {"a":1}\n\n'
@@ -72,10 +72,13 @@ EXERCISE = Exercise(
     mistakes=(
         Mistake(_mistaken("one_line_feed"), "an event ends with an empty line: two line feeds"),
         Mistake(_mistaken("indented"), "the JSON must be in one line: a line break ends the data"),
-        Mistake(_mistaken("str"), "str() of a dictionary is not JSON: json.dumps"),
+        Mistake(_mistaken("str"), "str() of a dictionary is not JSON: use json.dumps"),
         Mistake(_mistaken("always_named"), "without a name there is no `event` line"),
         Mistake(_mistaken("no_name"), "the name of the event is missing"),
-        Mistake(_mistaken("unescaped"), "beyond ASCII the package writes \\uXXXX, as json.dumps does by default"),
+        Mistake(
+            _mistaken("unescaped"),
+            "the package writes characters beyond ASCII as \\uXXXX, as json.dumps does by default",
+        ),
         Mistake(_mistaken("name_last"), "the package writes the name first, before the data"),
     ),
 )

@@ -15,14 +15,14 @@ def usage_of(generations: Sequence[Generation], n: int, prompt_only: bool = Fals
     the tokens of every choice count.
 
     Args:
-        generations: of one answer, n for each prompt, one after the other. `generation.stats` has `prompt_tokens`,
-            `generated_tokens` and `cached_tokens` (of the prompt, found in the cache).
-        n: choices.
-        prompt_only: the generated tokens were not asked for, and count 0.
+        generations: the generations of one answer, n for each prompt, one after the other. `generation.stats` has
+            `prompt_tokens`, `generated_tokens` and `cached_tokens` (tokens of the prompt that were found in the cache).
+        n: how many choices each prompt has.
+        prompt_only: if True, generated tokens were not asked for and count 0.
 
     Returns:
-        {"prompt_tokens", "completion_tokens", "total_tokens": both together, "prompt_tokens_details": {"cached_tokens": of
-        each prompt's first choice}}.
+        {"prompt_tokens", "completion_tokens", "total_tokens": both together, "prompt_tokens_details": {"cached_tokens": the
+        sum over each prompt's first choice}}.
     """
     raise NotImplementedError("Exercise 9.2: prompts once, choices each")
 
@@ -36,7 +36,7 @@ from learn.exercise import Case, Exercise, Mistake
 
 
 def cases() -> Iterator[Case]:
-    """One; two choices of two prompts; two choices; prompts alone."""
+    """One choice; two choices of two prompts; two choices; only prompts."""
 
     def question(what: str, stats: Sequence[tuple[int, int, int]], n: int, *prompt_only: bool) -> Case:
         names = ("prompt_tokens", "generated_tokens", "cached_tokens")
@@ -86,20 +86,20 @@ EXERCISE = Exercise(
     reference="deployment.routes.answering:usage_of",
     cases=cases,
     hints=(
-        "Which of the generations stand for a prompt each?",
-        "Every n-th: generations[::n]. Prompt and cached tokens are summed over these, generated tokens over all.",
+        "Which of the generations is the first of its prompt?",
+        "Every n-th is: generations[::n]. Sum prompt and cached tokens over these, and generated tokens over all.",
         "prompt = sum(g.stats.prompt_tokens for g in generations[::n]); completion = 0 if prompt_only else "
         "sum(g.stats.generated_tokens for g in generations).",
     ),
     mistakes=(
         Mistake(
-            _mistaken("cached_free"), "tokens found in the cache are prompt tokens too; they are only named besides"
+            _mistaken("cached_free"), "tokens found in the cache are prompt tokens too; they are only listed again"
         ),
         Mistake(_mistaken("every_choice"), "a prompt counts once, however many choices it gets"),
         Mistake(_mistaken("first_choice"), "the tokens of every choice count"),
-        Mistake(_mistaken("all_cached"), "cached tokens are counted with the prompt: once, of its first choice"),
+        Mistake(_mistaken("all_cached"), "cached tokens are counted once for each prompt, from its first choice"),
         Mistake(_mistaken("first_prompt"), "there may be several prompts: every n-th generation begins one"),
-        Mistake(_mistaken("first_n"), "the first n are choices of one prompt; take every n-th"),
+        Mistake(_mistaken("first_n"), "the first n are choices of the same prompt; take every n-th"),
         Mistake(_mistaken("always_counted"), "with prompt_only, generated tokens count 0"),
     ),
 )

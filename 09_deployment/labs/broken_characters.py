@@ -1,7 +1,8 @@
 """Lab 9.A: Black diamonds in the stream, and none in the whole answer.
 
 A model that knows a line with accents, Japanese and an emoji is asked for it. The finished answer is right. The same answer
-streamed as it is generated, in server-sent events, has U+FFFD where those characters should be; plain English is fine.
+is also streamed in server-sent events while it is generated. There, U+FFFD stands where those characters should be; plain
+English is right.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ from tokenizer.streaming import StreamingDecoder
 
 
 def decode(self: StreamingDecoder, ids: Iterable[int]) -> str:
-    """The text that these ids complete; may be empty.
+    """The text that these ids complete; it may be empty.
 
     Args:
         self: the decoder of one stream. `self._tokenizer.decode_bytes(ids)` gives the bytes of ids; `self._decoder` is an
-            incremental UTF-8 decoder of Python's `codecs`, made anew for each stream.
+            incremental UTF-8 decoder of Python's `codecs`, a new one for each stream.
         ids: the next tokens.
 
     Raises:
@@ -53,11 +54,11 @@ PROMPT, CONTEXT = "Greetings,", 96
 
 def _with_rest(result: str, arguments: Sequence[Any]) -> dict[str, str]:
     decoder: StreamingDecoder = arguments[0]
-    return {"text": result, "what is held back, as finish() gives it at the end": decoder.finish()}
+    return {"text": result, "the text that is held back and that finish() returns": decoder.finish()}
 
 
 def cases() -> Iterator[Case]:
-    """ASCII; a character as a whole; its halves; bytes that are no character."""
+    """ASCII; a whole character; its halves; bytes that do not form a character."""
 
     def after(first: bytes, then: bytes) -> list[Any]:
         decoder = StreamingDecoder(ByteTokenizer())
@@ -67,7 +68,7 @@ def cases() -> Iterator[Case]:
     yield Case("plain letters", after(b"", b"plain"), observe=_with_rest)
     yield Case("an é in one piece", after(b"", "é".encode()), observe=_with_rest)
     yield Case(
-        "the second byte of an é, behind the first", after("é".encode()[:1], "é".encode()[1:]), observe=_with_rest
+        "the second byte of an é, after the first", after("é".encode()[:1], "é".encode()[1:]), observe=_with_rest
     )
     yield Case("the first byte of an é, and nothing more", after(b"", "é".encode()[:1]), observe=_with_rest)
     yield Case(
@@ -75,12 +76,12 @@ def cases() -> Iterator[Case]:
         after("🙂".encode()[:3], "🙂".encode()[3:] + b"a"),
         observe=_with_rest,
     )
-    yield Case("a byte that begins nothing", after(b"", b"a\xffb"), observe=_with_rest)
+    yield Case("a byte that cannot begin a character", after(b"", b"a\xffb"), observe=_with_rest)
 
 
 @functools.cache
 def _trained() -> GPTModel:
-    """The same for both sides: training has nothing to do with the function."""
+    """The same model for both sides: the function plays no part in training."""
     torch.manual_seed(0)
     tokenizer = ByteTokenizer()
     model = GPTModel(GPTConfig(tokenizer.vocab_size, CONTEXT, num_layers=2, num_heads=2, d_model=48))
@@ -108,7 +109,7 @@ def measure() -> Measurement:
 
 
 def visible(file: Measurement, package: Measurement) -> bool:
-    """The stream is not the answer, and the package's is."""
+    """The stream differs from the answer; the package's stream does not."""
     name = "both are the same text"
     return file[name] == "no" and package[name] == "yes"
 
@@ -127,17 +128,17 @@ LAB = Lab(
         ),
     ],
     hints=(
-        "Count: how many U+FFFD stand in the place of one é, and how many in the place of the emoji? How many bytes have "
-        "these in UTF-8?",
+        "How many U+FFFD stand where one é should be, and how many where the emoji should be? How many bytes do "
+        "these characters have in UTF-8?",
         "A token is bytes, and a character may be spread over several tokens. What can one say about a character when "
         "only its first byte is there?",
         "Nothing, until the rest has come: the bytes have to wait. An incremental decoder keeps them from one call to the "
         "next, and the stream has one: self._decoder.",
     ),
     diagnosis=(
-        "Only characters beyond ASCII, and as many U+FFFD as the character has bytes: each byte was decoded by itself. "
-        "That it happens in the stream alone points at the place where text is made token by token. Tokens of a "
-        "byte-level BPE end in the middle of characters, and errors='replace' hides what would have been an exception. "
-        "Test streams with an emoji: the pieces joined must be the whole answer."
+        "Only characters beyond ASCII are wrong, and there are as many U+FFFD as the character has bytes: each byte was "
+        "decoded by itself. It happens only in the stream, so look at the place where text is made token by token. Tokens "
+        "of a byte-level BPE may end in the middle of a character, and errors='replace' hides what would have been an "
+        "exception. Test streams with an emoji: the pieces joined must be the whole answer."
     ),
 )

@@ -1,4 +1,4 @@
-"""Which exercises and labs there are, found without importing any of them."""
+"""Find which exercises and labs there are, without importing any of them."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from learn.exercise import Exercise
 if TYPE_CHECKING:
     from learn.lab import Lab
 
-ROOT = Path(__file__).resolve().parents[2]  # of the repository
-# The line between what the learner gets and how it is graded begins so.
+ROOT = Path(__file__).resolve().parents[2]  # the repository's folder
+# The line between what the learner gets and how it is graded begins with this.
 MARKER = "# ==="
 _EXERCISE = re.compile(r"Exercise (\d+)\.(\d+): (.+?)\.?")
 _LAB = re.compile(r"Lab (\d+)\.([A-Z]): (.+?)\.?")
@@ -30,12 +30,12 @@ class LearnError(ValueError):
 
 @dataclass(frozen=True)
 class Entry:
-    """One exercise, as its file tells.
+    """One exercise, as its file describes it.
 
     Args:
-        stage: from 1.
-        place: within the stage, from 1.
-        title: in a few words.
+        stage: number of the stage, from 1.
+        place: place within the stage, from 1.
+        title: what the exercise is about, in a few words.
         path: the file.
     """
 
@@ -46,17 +46,17 @@ class Entry:
 
     @property
     def number(self) -> str:
-        """Such as `2.3`. It may change between versions; the name of the file does not."""
+        """The number, such as `2.3`. It may change between versions; the name of the file does not."""
         return f"{self.stage}.{self.place}"
 
     @property
     def name(self) -> str:
-        """The file's, without `.py`: by it the workspace knows the exercise."""
+        """The name of the file without `.py`. The workspace knows the exercise by this name."""
         return self.path.stem
 
     @property
     def folder(self) -> str:
-        """Of the stage, such as `02_attention`."""
+        """The folder of the stage, such as `02_attention`."""
         return self.path.parent.parent.name
 
     @property
@@ -88,7 +88,7 @@ class LabEntry(Entry):
 
     @property
     def number(self) -> str:
-        """Such as `2.B`."""
+        """The number, such as `2.B`."""
         return f"{self.stage}.{chr(ord('A') + self.place - 1)}"
 
     @property
@@ -97,7 +97,7 @@ class LabEntry(Entry):
         return Path(self.folder, "labs", self.path.name)
 
     def load(self) -> Exercise:
-        """What grades the repaired function."""
+        """The exercise that grades the repaired function."""
         return self.load_lab().exercise()
 
     def load_lab(self) -> Lab:
@@ -110,7 +110,7 @@ def all_exercises(root: Path = ROOT) -> list[Entry]:
     """Every exercise, in order.
 
     Raises:
-        LearnError: the repository's folders are not there, or a file does not say its number and title.
+        LearnError: the repository's folders are missing, or a file does not give its number and title.
     """
     entries = [
         Entry(int(match[1]), int(match[2]), match[3], path)
@@ -125,7 +125,7 @@ def all_labs(root: Path = ROOT) -> list[LabEntry]:
     """Every lab, in order.
 
     Raises:
-        LearnError: a file does not say its number and title.
+        LearnError: a file does not give its number and title.
     """
     entries = [
         LabEntry(int(match[1]), ord(match[2]) - ord("A") + 1, match[3], path)
@@ -144,10 +144,10 @@ def _titles(root: Path, folder: str, pattern: re.Pattern[str], example: str) -> 
 
 
 def load_exercise(name: str) -> Exercise:
-    """The exercise whose file has a name; a lab may ask the same questions.
+    """The exercise whose file has this name. A lab can use its questions.
 
     Raises:
-        LearnError: there is none.
+        LearnError: there is no such exercise.
     """
     return choose_one(all_exercises(), name).load()
 
@@ -156,10 +156,10 @@ AnyEntry = TypeVar("AnyEntry", bound=Entry)
 
 
 def choose(entries: Sequence[AnyEntry], wanted: Sequence[str]) -> list[AnyEntry]:
-    """The exercises or labs that a user names: numbers (2.3), stages (2) or names; all of them if none is named.
+    """The exercises or labs that a user names by numbers (2.3), stages (2) or names; all of them if none is named.
 
     Raises:
-        LearnError: nothing is called so.
+        LearnError: nothing has such a number or name.
     """
     if not wanted:
         return list(entries)
@@ -184,7 +184,7 @@ def choose_one(entries: Sequence[AnyEntry], wanted: str) -> AnyEntry:
     """The exercise or lab that a user names.
 
     Raises:
-        LearnError: none or several are called so.
+        LearnError: none or several have this number or name.
     """
     chosen = choose(entries, [wanted])
     if len(chosen) > 1:

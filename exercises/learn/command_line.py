@@ -39,15 +39,17 @@ from learn.workspace import Workspace
 
 
 def main(arguments: Sequence[str] | None = None, workspace: Workspace | None = None) -> int:
-    """Parse, do, and return the exit status: 0, or 1 where a checked exercise failed, 2 for a mistake in usage.
+    """Parse the arguments, do the work, and return the exit status.
+
+    The status is 0, or 1 if a checked exercise failed, or 2 for a mistake in usage.
 
     Args:
-        arguments: of the command line.
-        workspace: the learner's; by default the repository's.
+        arguments: the arguments of the command line.
+        workspace: the learner's workspace; by default the one in the repository.
     """
     options = _parser().parse_args(arguments)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a terminal that lacks a sign must not end the command
+        sys.stdout.reconfigure(errors="replace")  # a character that the terminal lacks must not end the command
     console = Console()
     return report_user_errors(lambda: _do(options, console, workspace or Workspace()), status=2)
 
@@ -78,38 +80,38 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="learn", description="The exercises and labs of the nine stages.")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     start_parser = commands.add_parser("start", help="put the exercises into workspace/; what you wrote stays")
-    start_parser.add_argument("exercises", nargs="*", help="such as 2.3, or 2 for a stage; none for all")
+    start_parser.add_argument("exercises", nargs="*", help="such as 2.3, or 2 for a stage; by default all")
     check_parser = commands.add_parser("check", help="grade your files")
-    check_parser.add_argument("exercises", nargs="*", help="such as 2.3, or 2 for a stage; none for all")
-    hint_parser = commands.add_parser("hint", help="a hint; each call gives one more, of three")
+    check_parser.add_argument("exercises", nargs="*", help="such as 2.3, or 2 for a stage; by default all")
+    hint_parser = commands.add_parser("hint", help="give a hint; each call gives one more, up to three")
     hint_parser.add_argument("exercise", help="such as 2.3")
-    hint_parser.add_argument("level", nargs="?", type=int, choices=(1, 2, 3), help="up to which hint")
+    hint_parser.add_argument("level", nargs="?", type=int, choices=(1, 2, 3), help="show the hints up to this one")
     solution_parser = commands.add_parser("solution", help="show how the package does it")
     solution_parser.add_argument("exercise", help="such as 2.3, or a lab such as 2.A")
-    commands.add_parser("status", help="how far you are, and what to do next (also: just learn)")
+    commands.add_parser("status", help="show how far you are and what to do next (the same as learn alone)")
     lab_parser = commands.add_parser("lab", help="find a planted bug: put a broken file there and show what it does")
-    lab_parser.add_argument("lab", nargs="?", help="such as 5.A; without it, a list")
-    run_parser = commands.add_parser("run", help="run a script of the project with your functions in place of its own")
-    run_parser.add_argument("--only", help="exercises to put in place, such as 3,5.1; by default all that passed")
+    lab_parser.add_argument("lab", nargs="?", help="such as 5.A; without it, list the labs")
+    run_parser = commands.add_parser("run", help="run a script of the project with your functions instead of its own")
+    run_parser.add_argument("--only", help="exercises to use, such as 3,5.1; by default all that passed")
     run_parser.add_argument("script", type=Path, help="such as 05_training/train.py")
-    run_parser.add_argument("arguments", nargs=argparse.REMAINDER, help="of the script")
+    run_parser.add_argument("arguments", nargs=argparse.REMAINDER, help="arguments of the script")
     return parser
 
 
 def check(console: Console, entries: Sequence[Entry], named: bool, workspace: Workspace) -> int:
-    """Grade the learner's files. An exercise whose file is missing or as it was given is to do.
+    """Grade the learner's files. An exercise is to do if its file is missing or has not been changed.
 
     Args:
-        console: to print to.
+        console: where to print.
         entries: exercises to grade.
         named: whether the user named them; otherwise those to do are only counted.
-        workspace: the learner's.
+        workspace: the learner's workspace.
 
     Returns:
-        1 where one failed, otherwise 0.
+        1 if one failed, otherwise 0.
 
     Raises:
-        LearnError: none of the files is there.
+        LearnError: none of the files exists.
     """
     if not any(workspace.file_of(entry).exists() for entry in entries):
         raise LearnError("your workspace has none of these exercises yet; begin with: learn start")
@@ -137,7 +139,7 @@ def hint(console: Console, entry: Entry, level: int | None, workspace: Workspace
 
 
 def _without_unopened_labs(entries: Sequence[Entry], workspace: Workspace) -> list[Entry]:
-    """A lab counts from when it was put into the workspace."""
+    """Leave out labs that are not in the workspace yet."""
     kept = [entry for entry in entries if not isinstance(entry, LabEntry) or workspace.file_of(entry).exists()]
     if not kept:
         raise LearnError(f"the lab is not in your workspace yet; begin with: learn lab {entries[0].number}")
@@ -155,12 +157,12 @@ def solution(console: Console, entry: Entry) -> None:
 
 
 def lab(console: Console, entries: Sequence[LabEntry], workspace: Workspace) -> None:
-    """List labs; or for one, put its file into the workspace unless it is there, and run its experiment.
+    """List labs. If there is only one, put its file into the workspace unless it is there, and run its experiment.
 
     Args:
-        console: to print to.
+        console: where to print.
         entries: one lab, or several to list.
-        workspace: the learner's.
+        workspace: the learner's workspace.
 
     Raises:
         LearnError: the experiment does not end.
@@ -175,20 +177,20 @@ def lab(console: Console, entries: Sequence[LabEntry], workspace: Workspace) -> 
     if done.made:
         console.print(f"Put into {short(done.made[0])}", highlight=False, soft_wrap=True)
     if done.outdated:
-        console.print("[yellow]The lab has changed since; your file stays as it is.[/]", highlight=False)
+        console.print("[yellow]The lab has changed since then; your file stays as it is.[/]", highlight=False)
     path = workspace.file_of(entry)
     print_experiment(console, entry, path, run_apart(entry, path))
 
 
 def run(console: Console, entries: Sequence[Entry], script: Path, arguments: list[str], workspace: Workspace) -> int:
-    """Run a script with the learner's functions that pass in place of the package's.
+    """Run a script with the learner's functions that pass, instead of the package's.
 
     Args:
-        console: to say which.
+        console: where to print which functions are used.
         entries: exercises to consider.
-        script: of the project.
-        arguments: of the script.
-        workspace: the learner's.
+        script: a script of the project.
+        arguments: the arguments of the script.
+        workspace: the learner's workspace.
 
     Returns:
         The script's exit status.
@@ -227,14 +229,14 @@ def run(console: Console, entries: Sequence[Entry], script: Path, arguments: lis
 
 
 def _run_script(script: Path, arguments: list[str]) -> int:
-    """Like `python script arguments`, in this process."""
+    """Do the same as `python script arguments`, but in this process."""
     argv, path = sys.argv, list(sys.path)
     sys.argv = [str(script), *arguments]
     sys.path.insert(0, str(script.resolve().parent))
     try:
         parts = script.resolve().with_suffix("").parts
         package = next((name for name in parts if name in PACKAGES), None)
-        if package is not None:  # run as a script it would be a second copy, with none of the learner's functions
+        if package is not None:  # as a script it would be a second copy, without the learner's functions
             return importlib.import_module(".".join(parts[parts.index(package) :])).main() or 0
         runpy.run_path(str(script), run_name="__main__")
     except SystemExit as end:

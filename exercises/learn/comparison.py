@@ -1,4 +1,4 @@
-"""Where two values first differ, in words that help to find the reason."""
+"""Say where two values first differ, in words that help to find the reason."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 import torch
 
-_SHOWN = 12  # numbers of an array that is written out
+_SHOWN = 12  # an array with at most so many numbers is written out
 
 
 def first_difference(got: Any, expected: Any, tolerance: float = 0.0, where: str = "") -> str | None:
-    """What is different about `got`, or None where nothing is.
+    """What is different in `got`, or None if nothing is.
 
     Args:
-        got: a number, text, array, tensor, dataclass, or lists, tuples, sets and dictionaries of such.
+        got: a number, text, array, tensor or dataclass, or a list, tuple, set or dictionary of these.
         expected: what it should be.
-        tolerance: |got - expected| may be this, and as much again for each 1 in |expected|.
+        tolerance: |got - expected| may be at most tolerance · (1 + |expected|).
         where: the place of both in a larger value, such as `[0]`.
 
     >>> first_difference([1.0, 2.5], [1.0, 2.0])
@@ -98,7 +98,7 @@ def _array_difference(got: Any, expected: torch.Tensor | np.ndarray, tolerance: 
 
 
 def _apart(got: Any, expected: Any) -> str:
-    """Two numbers, with as many digits as it takes to tell them apart."""
+    """Two numbers, with enough digits to show the difference."""
     short = show(got), show(expected)
     mine, theirs = short if short[0] != short[1] else (repr(got), repr(expected))
     return f"{mine}, expected {theirs}"
@@ -125,7 +125,7 @@ def _kind(value: Any) -> str:
 
 
 def show(value: Any) -> str:
-    """A value in at most a line: small ones written out, large arrays by their shape.
+    """A value in at most one line. Small values are written out; large arrays are shown by their shape.
 
     >>> show(torch.zeros(2, 2)), show(torch.zeros(20, 3))
     ('[[0.0, 0.0], [0.0, 0.0]]', 'tensor of shape (20, 3)')

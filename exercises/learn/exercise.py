@@ -1,8 +1,8 @@
 """What an exercise is made of: questions with known answers, hints, and wrong answers that people give.
 
-An exercise is one file in a stage's folder `exercises/`. Above the line that begins with `# ===` stands what
-the learner gets; below it, an `Exercise` that says how the learner's function is graded. The function has the
-name and the signature of one in the stage's package, its reference, and may take its place (`learn run`).
+An exercise is one file in a stage's folder `exercises/`. The part above the line that begins with `# ===` is what
+the learner gets. Below it, an `Exercise` says how the learner's function is graded. The function has the name and
+the signature of one in the stage's package, its reference, and can be used instead of it (`learn run`).
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
-# From (what the function returned, its arguments) to what is compared.
+# Takes what the function returned and its arguments; gives what is compared.
 Observe = Callable[[Any, Sequence[Any]], Any]
 
 
 class FromReference:
-    """Stands for an expected value that is to be had by asking the reference."""
+    """Stands for an expected value that comes from the reference."""
 
 
 FROM_REFERENCE = FromReference()
@@ -30,14 +30,14 @@ class Case:
     """One question to the learner's function.
 
     Args:
-        what: the question in words, shown where the answer is wrong.
-        arguments: of the call, by position; must be made anew for each case, since a function may change them.
-        keywords: of the call, by name.
-        expected: what should be observed; by default what is observed of the reference.
-        tolerance: of numbers: |got - expected| may be this, and as much again for each 1 in |expected|.
-        observe: what is compared; by default what the function returns.
-        raises: the exception that the call must raise. What is observed is then observed afterwards, with None returned.
-        most_bytes: of tensors that the call may hold at a time, arguments aside; None for any number.
+        what: the question in words, shown if the answer is wrong.
+        arguments: arguments of the call by position. Make new ones for each case, since a function may change them.
+        keywords: arguments of the call by name.
+        expected: what should be observed; by default what is observed with the reference.
+        tolerance: for numbers: |got - expected| may be at most tolerance · (1 + |expected|).
+        observe: gives what is compared; by default what the function returns.
+        raises: the exception that the call must raise. `observe` is then called afterwards, with None as the result.
+        most_bytes: how many bytes of tensors the call may hold at a time, besides its arguments; None for any number.
     """
 
     what: str
@@ -71,9 +71,9 @@ class Exercise:
         stub: the function that the learner completes.
         reference: the function of the package that does the same, as `module:name` or `module:Class.name`.
         cases: yields the questions, the same ones at each call, easy ones first.
-        hints: three: what to think of; how to go about it; nearly the code.
+        hints: three hints: what to think about; how to do it; nearly the code.
         mistakes: two or more. Each must fail some case.
-        in_place: whether the function is meant to change its arguments; if not, that is a mistake.
+        in_place: whether the function should change its arguments; if not, a change is a mistake.
     """
 
     stub: Callable[..., Any]
@@ -84,7 +84,7 @@ class Exercise:
     in_place: bool = False
 
     def resolve(self) -> Reference:
-        """The function that the learner's stands beside."""
+        """Find the function of the package that the learner's function is compared with."""
         module_name, _, path = self.reference.partition(":")
         module: Any = importlib.import_module(module_name)
         *holders, name = path.split(".")
@@ -100,9 +100,9 @@ class Reference:
 
     Args:
         module: where it is defined.
-        holder: the module, or the class that it is a method of.
-        name: in the holder.
-        function: itself.
+        holder: the module, or the class if the function is a method.
+        name: its name in the holder.
+        function: the function itself.
     """
 
     module: ModuleType

@@ -1,4 +1,4 @@
-"""Run a lab's experiment in a process of its own, with a learner's file and with the package.
+"""Run a lab's experiment in its own process, with a learner's file and with the package.
 
 python -m learn.experiment LAB_FILE LEARNERS_FILE
 """
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from learn.lab import Measurement
 
 _PRINTED = 2000  # characters
-TIME_LIMIT = 120.0  # seconds of computing; both runs take a few, and importing PyTorch a few more
+TIME_LIMIT = 120.0  # seconds of computing; both runs take a few, and the import of PyTorch takes a few more
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,10 @@ class Findings:
     """What an experiment gave.
 
     Args:
-        package: with the package's own function.
-        file: with the learner's; empty where it raised an exception.
+        package: the measurement with the package's own function.
+        file: the measurement with the learner's function; empty if it raised an exception.
         problem: the exception, and the learner's line.
-        visible: whether the symptom shows.
+        visible: whether the symptom is visible.
         printed: the beginning of what the learner's code printed.
     """
 
@@ -94,7 +94,7 @@ def experiment(entry: LabEntry, path: Path) -> Findings:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Print what an experiment gives as a line of JSON."""
+    """Print the findings of an experiment as a line of JSON."""
     entry = next(entry for entry in all_labs() if str(entry.path) == arguments[0])
     with contextlib.redirect_stdout(sys.stderr):
         findings = experiment(entry, Path(arguments[1]))

@@ -1,4 +1,4 @@
-"""How an exercise stands after grading. Apart from `grading`, so that whoever reads grades need not import PyTorch."""
+"""The result of grading an exercise. It is separate from `grading`, so that reading grades does not import PyTorch."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ State = Literal["passed", "failed", "to do"]
 
 @dataclass(frozen=True)
 class Grade:
-    """How an exercise stands.
+    """The result of grading an exercise.
 
     Args:
         state: passed, failed or to do.
-        passed: questions answered right, up to the first wrong one.
-        total: questions.
-        question: the one that was answered wrong, in words.
+        passed: how many questions were answered right before the first wrong one.
+        total: how many questions there are.
+        question: the question that was answered wrong, in words.
         call: how the function was called.
         problem: what is wrong with the answer.
         line: where in the learner's file an exception was raised, with the line.

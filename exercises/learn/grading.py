@@ -1,7 +1,7 @@
-"""Grade one function: ask it every question, and where it is wrong, find the mistake that it shares.
+"""Grade one function: ask it every question, and if an answer is wrong, find the known mistake behind it.
 
-A planted wrong answer that gives on the failed question just what the learner's function gave tells what was
-misunderstood. No error is raised for anything that the learner's code does.
+Planted wrong answers are compared with the learner's function on the failed question. If one gives the same
+result, it shows what was misunderstood. Nothing that the learner's code does raises an error here.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _PRINTED = 2000  # characters of the learner's own output that are kept
 
 @dataclass
 class Outcome:
-    """What a function does with a question: a value or an error, and what it must not do besides."""
+    """What a function does with a question: a value or an error, and anything that it did but must not do."""
 
     value: Any = None
     error: BaseException | None = None
@@ -45,8 +45,8 @@ def grade_file(exercise: Exercise, path: Path) -> Grade:
     """Grade the function in a learner's file.
 
     Args:
-        exercise: that it is to solve.
-        path: of the file.
+        exercise: the exercise that it should solve.
+        path: the path of the file.
     """
     printed = io.StringIO()
     with redirect_stdout(printed):
@@ -64,9 +64,9 @@ def grade_function(exercise: Exercise, function: Callable[..., Any], path: Path 
     """Grade a function.
 
     Args:
-        exercise: that it is to solve.
+        exercise: the exercise that it should solve.
         function: the answer.
-        path: of the file it is in, to find the line of an exception.
+        path: the path of its file, to find the line of an exception.
     """
     total = sum(1 for _ in exercise.cases())
     failure = first_failure(exercise, function)
@@ -92,10 +92,10 @@ class Failure:
     """The first question that a function answers wrong.
 
     Args:
-        index: of the question.
-        case: as it was asked.
+        index: index of the question.
+        case: the question.
         outcome: what the function did.
-        problem: what is wrong with it, in words.
+        problem: what is wrong with the outcome, in words.
     """
 
     index: int
@@ -105,9 +105,9 @@ class Failure:
 
 
 def first_failure(exercise: Exercise, function: Callable[..., Any]) -> Failure | None:
-    """Ask every question until one is answered wrong; None where all are answered right."""
+    """Ask every question until one is answered wrong; return None if all are answered right."""
     reference = exercise.resolve().function
-    # The arguments of the learner, of the reference, and for comparison: each call makes new ones.
+    # Each call of `cases` makes new arguments: for the learner's function, for the reference, and for comparison.
     for index, (case, again, pristine) in enumerate(
         zip(exercise.cases(), exercise.cases(), exercise.cases(), strict=True)
     ):
@@ -140,9 +140,10 @@ def known_failures(exercise: Exercise) -> list[tuple[Mistake, Failure]]:
 def likely_mistake(
     exercise: Exercise, function: Callable[..., Any], failure: Failure, known: Sequence[tuple[Mistake, Failure]]
 ) -> str:
-    """Explains the planted mistake that fails at the same question in the same way, if there is one.
+    """Explain the planted mistake that fails at the same question in the same way, if there is one.
 
-    Where several do, by chance some of them, the one that goes on most like the function at the questions behind.
+    If several do, some of them do so by chance. Then the one that agrees most with the function on the later questions
+    is chosen.
     """
     alike = [
         mistake
@@ -166,7 +167,7 @@ def _outcomes_after(exercise: Exercise, function: Callable[..., Any], index: int
 
 
 def _run(function: Callable[..., Any], case: Case) -> Any:
-    torch.manual_seed(0)  # so that what draws, draws the same
+    torch.manual_seed(0)  # so that all functions draw the same random numbers
     if case.raises is not None:
         raised = "nothing"
         try:
@@ -190,7 +191,9 @@ def _ask(exercise: Exercise, function: Callable[..., Any], case: Case, pristine:
         return Outcome(error=error)
     misdeed = "" if exercise.in_place else _changed_argument(exercise, case, pristine)
     if meter is not None and meter.peak_bytes > (case.most_bytes or 0):
-        misdeed = f"more than {case.most_bytes:,} bytes of tensors are held at a time, the limit of this question"
+        misdeed = (
+            f"more than {case.most_bytes:,} bytes of tensors are held at the same time, the limit of this question"
+        )
     return Outcome(value, misdeed=misdeed)
 
 

@@ -1,7 +1,7 @@
-"""Grade in a process of its own, so that an endless loop or a crash ends that process and not the command.
+"""Grade in a separate process, so that an endless loop or a crash ends that process and not the command.
 
-The child is told on its command line what to grade, and prints a line of JSON when it begins with an exercise
-and one when it is done. The parent waits for each line, but not for ever.
+The command line of the child says what to grade. The child prints a line of JSON when it begins with an exercise
+and another when it is done. The parent waits for each line, but not for ever.
 
 python -m learn.grading_process EXERCISE_FILE LEARNERS_FILE …
 """
@@ -22,7 +22,7 @@ from learn.grade import Grade
 from learn.patience import LOOK_SECONDS, Patience, start_apart
 
 TIME_LIMIT = 30.0  # seconds of computing for one exercise; the checks of a right answer take one or two
-START_LIMIT = 120.0  # for importing PyTorch and the package the first time
+START_LIMIT = 120.0  # seconds for the first import of PyTorch and the package
 
 
 def grade_apart(tasks: Sequence[tuple[Entry, Path]], time_limit: float = TIME_LIMIT) -> Iterator[tuple[Entry, Grade]]:
@@ -42,7 +42,7 @@ def grade_apart(tasks: Sequence[tuple[Entry, Path]], time_limit: float = TIME_LI
 
 
 def _grade_until_trouble(tasks: Sequence[tuple[Entry, Path]], time_limit: float) -> Iterator[Grade]:
-    """Grades in order; after one that had to be stopped, no more."""
+    """Grade in order; end after an exercise that had to be stopped."""
     words = [str(word) for entry, path in tasks for word in (entry.path, path)]
     process = start_apart("learn.grading_process", *words)
     assert process.stdout is not None and process.stderr is not None
@@ -84,10 +84,10 @@ def _read(stream: IO[str], lines: queue.Queue[str]) -> None:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Grade the files named in pairs: an exercise's, the learner's."""
+    """Grade files that are named in pairs: the exercise's file and the learner's file."""
     from learn.grading import grade_file  # imports PyTorch, which the parent does not need
 
-    # Whatever else prints, prints elsewhere: the lines on this stream are ours.
+    # Everything else that prints goes to the error stream, so this stream has only the lines written here.
     out = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     entries = {str(entry.path): entry for entry in [*all_exercises(), *all_labs()]}

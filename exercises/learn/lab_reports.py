@@ -20,12 +20,12 @@ from learn.reports import short
 from learn.workspace import Workspace
 
 _LEVELS = "▁▂▃▄▅▆▇█"
-_NAMES = 24  # characters of the column of names, of which longer ones take several lines
+_NAMES = 24  # characters of the column of names; longer names take several lines
 _SIDES = ("this file", "the package")
 
 
 def print_labs(console: Console, entries: Sequence[LabEntry], workspace: Workspace) -> None:
-    """Every lab with its symptom, which is its title."""
+    """Print every lab with its symptom, which is its title."""
     for entry in entries:
         solved = "[green]solved[/]" if workspace.standing(entry) == "passed" else ""
         console.print(f"{entry.number:>5}  {escape(entry.title):<64} {solved}".rstrip(), highlight=False)
@@ -33,13 +33,13 @@ def print_labs(console: Console, entries: Sequence[LabEntry], workspace: Workspa
 
 
 def print_experiment(console: Console, entry: LabEntry, path: Path, findings: Findings) -> None:
-    """What the experiment gave with the learner's file and with the package, side by side.
+    """Print what the experiment gave with the learner's file and with the package, side by side.
 
     Args:
-        console: to print to.
+        console: where to print.
         entry: the lab.
-        path: the learner's file; curves are drawn beside it.
-        findings: of the experiment.
+        path: the learner's file; curves are drawn into an image beside it.
+        findings: the findings of the experiment.
     """
     console.print(f"[bold]{entry.number:>5}  {escape(entry.title)}[/]", highlight=False)
     if findings.printed:
@@ -52,7 +52,7 @@ def print_experiment(console: Console, entry: LabEntry, path: Path, findings: Fi
     table.add_column("", max_width=_NAMES)
     for heading in _SIDES:
         table.add_column(heading, overflow="fold")
-    # What is left for a curve between its first and its last value.
+    # The space left for a curve between its first and its last value.
     width = max(8, min(32, (console.width - _NAMES - 6) // 2 - 12))
     for name, value in findings.package.items():
         pair = (findings.file.get(name, ""), value)
@@ -68,7 +68,7 @@ def print_experiment(console: Console, entry: LabEntry, path: Path, findings: Fi
         console.print(f"\nThe symptom is gone: learn check {entry.number}", highlight=False)
         return
     console.print(
-        f"\nOne function is wrong, in {short(path)}: find the line and mend it.\n"
+        f"\nOne function is wrong, in {short(path)}: find the line and fix it.\n"
         f"learn lab {entry.number} measures again · learn check {entry.number} grades it · "
         f"learn hint {entry.number} · learn solution {entry.number}",
         highlight=False,
@@ -77,12 +77,12 @@ def print_experiment(console: Console, entry: LabEntry, path: Path, findings: Fi
 
 
 def draw_curves(entry: LabEntry, path: Path, findings: Findings) -> Path | None:
-    """The curves of an experiment as an image; None where it has none.
+    """Draw the curves of an experiment as an image; return None if it has no curves.
 
     Args:
         entry: the lab.
-        path: of the image.
-        findings: of the experiment.
+        path: the path of the image.
+        findings: the findings of the experiment.
     """
     names = [name for name, value in findings.package.items() if isinstance(value, list)]
     if not names:
@@ -102,9 +102,9 @@ def draw_curves(entry: LabEntry, path: Path, findings: Findings) -> Path | None:
 
 
 def print_lab_solution(console: Console, entry: LabEntry, lab: Lab) -> None:
-    """The bug as a difference, and how one could have found it."""
+    """Print the bug as a difference, and how one could have found it."""
     broken, mended = entry.stub.splitlines(), lab.mended(entry.stub).splitlines()
-    lines = list(difflib.unified_diff(broken, mended, entry.path.name, "mended", lineterm="", n=2))
+    lines = list(difflib.unified_diff(broken, mended, entry.path.name, "fixed", lineterm="", n=2))
     console.print(Syntax("\n".join(lines), "diff", theme="ansi_dark", word_wrap=True))
     console.print(f"\n{escape(lab.diagnosis)}", highlight=False)
     console.print(f"\nIn the package: {lab.reference}", highlight=False, style="dim")
@@ -115,7 +115,7 @@ def _show(value: Value) -> str:
 
 
 def _curve(value: Value, both: Sequence[Value], width: int) -> str:
-    """A curve in one line, on the scale of both sides, between its first and its last value.
+    """A curve in one line between its first and its last value, on a common scale for both sides.
 
     >>> _curve([0.0, 1.0, 2.0], [[0.0, 1.0, 2.0]], width=32)
     '0 ▁▅█ 2'

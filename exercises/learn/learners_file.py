@@ -1,4 +1,4 @@
-"""A learner's file: the function in it, and what to say when it raises an exception."""
+"""Read the function from a learner's file, and describe an exception that it raises."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from typing import Any
 
 
 def load_function(path: Path, name: str) -> Callable[..., Any]:
-    """The function of a name in a file.
+    """Load the function with a name from a file.
 
     Raises:
         AttributeError: the file has no such function.
         Exception: whatever the file raises.
     """
-    # Compiled here and not imported, so that no cached bytecode of an earlier version is ever run.
+    # It is compiled here and not imported, so that cached bytecode of an earlier version never runs.
     module = ModuleType(f"workspace_{path.stem}")
     module.__file__ = str(path)
     sys.modules[module.__name__] = module  # a dataclass in the file looks for its module there
@@ -31,7 +31,7 @@ def load_function(path: Path, name: str) -> Callable[..., Any]:
 
 
 def describe(error: BaseException) -> str:
-    """An exception in a line."""
+    """An exception in one line."""
     if isinstance(error, SyntaxError):
         return f"SyntaxError: {error.msg}"
     message = " ".join(str(error).split())
@@ -39,7 +39,7 @@ def describe(error: BaseException) -> str:
 
 
 def own_line(error: BaseException, path: Path) -> str:
-    """The line of the learner's file where an exception was raised, or from where it was called for."""
+    """The line of the learner's file that raised an exception, or that called the code that raised it."""
     if isinstance(error, SyntaxError) and error.filename == str(path):
         return f"line {error.lineno}: {(error.text or '').strip()}"
     own = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]

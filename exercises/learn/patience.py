@@ -1,5 +1,7 @@
-"""A learner's code runs in a process of its own, and is waited for by what it computes, not by the clock: a busy
-machine is no endless loop."""
+"""Run a learner's code in its own process, and limit the time that it computes, not the time on the clock.
+
+A slow run on a busy machine must not look like an endless loop.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +13,15 @@ import time
 import psutil
 
 LOOK_SECONDS = 0.5  # between two looks at a process
-WAITING = 4  # times the seconds of computing may pass on the clock
+WAITING = 4  # the time on the clock may be so many times the limit on computing
 
 
 def start_apart(module: str, *words: str) -> subprocess.Popen[str]:
-    """Run a module in another Python, its output to be read as text.
+    """Run a module in another Python process; its output is read as text.
 
     Args:
-        module: such as `learn.grading_process`.
-        words: of its command line.
+        module: name of the module, such as `learn.grading_process`.
+        words: arguments of its command line.
     """
     return subprocess.Popen(
         [sys.executable, "-m", module, *words],
@@ -33,11 +35,11 @@ def start_apart(module: str, *words: str) -> subprocess.Popen[str]:
 
 
 class Patience:
-    """Watches a process from a beginning.
+    """Watch how long a process computes.
 
     Args:
-        process_id: of the process.
-        seconds: that it may compute.
+        process_id: id of the process.
+        seconds: how long it may compute.
     """
 
     def __init__(self, process_id: int, seconds: float):
@@ -49,13 +51,14 @@ class Patience:
         self.seconds, self._computed, self._since = seconds, self._processor_time(), time.monotonic()
 
     def complaint(self) -> str:
-        """Why not to wait any longer; nothing while there is no reason."""
+        """Say why not to wait any longer; an empty text means that waiting is fine."""
         if self._processor_time() - self._computed > self.seconds:
             return f"still not done after {self.seconds:g} seconds of computing: is there an endless loop?"
         if time.monotonic() - self._since > WAITING * self.seconds:
             waited = f"{WAITING * self.seconds:g} seconds"
             return (
-                f"still not done after {waited}, most of them idle: does it wait for what never comes? (Or try again.)"
+                f"still not done after {waited}, and idle most of the time: does it wait for something that never comes? "
+                "(Or try again.)"
             )
         return ""
 

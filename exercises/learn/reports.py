@@ -1,4 +1,4 @@
-"""What the command prints."""
+"""Print what the command has to say."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from learn.grade import Grade
 from learn.workspace import Standing, Started, Workspace
 
 _BAR = {"passed": "[green]█[/]", "failed": "[red]×[/]", "changed": "[yellow]▒[/]", "to do": "[dim]░[/]"}
-_TITLE = 52  # characters of a title that fit beside a result
+_TITLE = 52  # so many characters of a title fit beside a result
 _WORD = {"passed": "[green]passed[/]", "failed": "[red]failed[/]", "to do": "[dim]to do[/]"}
 
 
@@ -34,9 +34,9 @@ def print_started(console: Console, done: Started, workspace: Workspace) -> None
     """Say what `learn start` did."""
     console.print(f"{len(done.made)} exercises put into {short(workspace.folder)}", highlight=False)
     if done.kept:
-        console.print(f"{len(done.kept)} were there and stay as they are", highlight=False)
+        console.print(f"{len(done.kept)} were there already and stay as they are", highlight=False)
     for path in done.updated:
-        console.print(f"brought up to date, as you had not begun it: {short(path)}", highlight=False, soft_wrap=True)
+        console.print(f"updated, because you had not begun it: {short(path)}", highlight=False, soft_wrap=True)
     for path in done.outdated:
         new = Path(path.parent.name) / "exercises" / path.name
         line = f"[yellow]the exercise has changed[/], see {new}; your file stays as it is: {short(path)}"
@@ -44,7 +44,7 @@ def print_started(console: Console, done: Started, workspace: Workspace) -> None
 
 
 def print_grade(console: Console, entry: Entry, grade: Grade, path: Path) -> None:
-    """One line for an exercise, and where it failed, why."""
+    """Print one line for an exercise, and the reason if it failed."""
     title = entry.title if len(entry.title) <= _TITLE else entry.title[: _TITLE - 1] + "…"
     title = f"{entry.number:>5}  {escape(f'{title:<{_TITLE}}')}"
     counts = f"[dim]{grade.total} questions[/]" if grade.state == "passed" else ""
@@ -68,7 +68,7 @@ def print_grade(console: Console, entry: Entry, grade: Grade, path: Path) -> Non
 
 
 def numbers(entries: Sequence[Entry]) -> str:
-    """Numbers of exercises in short: those that follow one another as a range.
+    """Numbers of exercises in short form: three or more in sequence become a range.
 
     >>> from learn.catalogue import all_exercises
     >>> numbers([entry for entry in all_exercises() if entry.number in ("1.9", "1.10", "2.1", "2.2", "2.3", "2.5")])
@@ -85,14 +85,14 @@ def numbers(entries: Sequence[Entry]) -> str:
 
 
 def print_totals(console: Console, grades: Sequence[Grade]) -> None:
-    """The last line of `learn check`."""
+    """Print the last line of `learn check`."""
     counts = Counter(grade.state for grade in grades)
     parts = [f"{counts[state]} {state}" for state in ("passed", "failed", "to do") if counts[state]]
     console.print(", ".join(parts), style="bold", highlight=False)
 
 
 def print_status(console: Console, entries: Sequence[Entry], labs: Sequence[LabEntry], workspace: Workspace) -> None:
-    """A bar for each stage, how many labs are solved, and what to do next."""
+    """Print a bar for each stage, how many labs are solved, and what to do next."""
     standings = {entry.name: workspace.standing(entry) for entry in entries}
     table = Table(box=None, show_header=False, pad_edge=False)
     for stage in sorted({entry.stage for entry in entries}):
@@ -109,7 +109,7 @@ def print_status(console: Console, entries: Sequence[Entry], labs: Sequence[LabE
 
 def _advice(entries: Sequence[Entry], standings: dict[str, Standing], workspace: Workspace) -> str:
     begun = {entry.stage for entry in entries if standings[entry.name] != "to do"}
-    entries = sorted(entries, key=lambda entry: entry.stage not in begun)  # go on where something is done
+    entries = sorted(entries, key=lambda entry: entry.stage not in begun)  # continue in stages that are begun
     order: tuple[Standing, ...] = ("changed", "failed", "to do")
     for standing in order:
         entry = next((entry for entry in entries if standings[entry.name] == standing), None)
@@ -121,23 +121,23 @@ def _advice(entries: Sequence[Entry], standings: dict[str, Standing], workspace:
         if standing == "changed":
             return f"learn check {entry.number}   ({escape(entry.title)}, in {where})"
         if standing == "failed":
-            return f"mend {entry.number}, {escape(entry.title)}, in {where}; learn hint {entry.number} helps"
+            return f"fix {entry.number}, {escape(entry.title)}, in {where}; learn hint {entry.number} helps"
         return f"{entry.number}, {escape(entry.title)}: write {where}, then learn check {entry.number}"
     return "all done. Try: learn run 05_training/train.py --config configs/small_gpt.yaml"
 
 
 def print_hints(console: Console, entry: Entry, exercise: Exercise, level: int) -> None:
-    """The hints up to a level."""
+    """Print the hints up to a level."""
     for number, hint in enumerate(exercise.hints[:level], start=1):
         console.print(f"[bold]Hint {number} of 3[/]  {escape(hint)}", highlight=False)
     if level < 3:
-        console.print(f"[dim]One more: learn hint {entry.number}[/]", highlight=False)
+        console.print(f"[dim]One more hint: learn hint {entry.number}[/]", highlight=False)
     else:
         console.print(f"[dim]That is all; learn solution {entry.number} shows the package's code[/]", highlight=False)
 
 
 def print_solution(console: Console, exercise: Exercise) -> None:
-    """Where the package does it, and the code."""
+    """Print where the package has the function, and its code."""
     function = inspect.unwrap(exercise.resolve().function)
     if isinstance(function, (staticmethod, classmethod)):
         function = function.__func__

@@ -1,4 +1,4 @@
-"""A text of 856 characters and a model that learns it in seconds: what the experiments of labs are made with."""
+"""A text of 856 characters and the training of small models on it, for the experiments of labs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-with contextlib.redirect_stdout(io.StringIO()):  # the module prints itself when it is imported
+with contextlib.redirect_stdout(io.StringIO()):  # the module prints its text when it is imported
     import this
 
 TEXT = codecs.decode(this.s, "rot13")
@@ -31,15 +31,15 @@ def decode(ids: Iterable[int]) -> str:
 def train(
     model: nn.Module, ids: Tensor, steps: int, context_length: int, lr: float = 5e-3, batch_size: int = 16
 ) -> list[float]:
-    """Train on windows of a text; the loss of each step, in nats a token.
+    """Train on windows of a text; return the loss of each step in nats per token.
 
     Args:
         model: (batch, time) int64 → (batch, time, vocabulary).
-        ids: (tokens,) of the text.
-        steps: how many.
-        context_length: tokens of a window.
-        lr: of AdamW, constant.
-        batch_size: windows a step.
+        ids: (tokens,) ids of the text.
+        steps: how many steps.
+        context_length: tokens in a window.
+        lr: learning rate of AdamW, constant.
+        batch_size: windows in each step.
     """
     learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(learned, lr=lr, weight_decay=0.0)
@@ -58,13 +58,13 @@ def train(
 
 @torch.no_grad()
 def continue_text(model: nn.Module, prompt: str, length: int, context_length: int) -> str:
-    """What a model writes behind a prompt, the most likely character each time.
+    """What a model writes after a prompt, with the most likely character each time.
 
     Args:
         model: as for `train`.
-        prompt: characters of `LETTERS`.
-        length: characters to write.
-        context_length: the most that the model sees.
+        prompt: characters from `LETTERS`.
+        length: how many characters to write.
+        context_length: how many characters the model sees at most.
     """
     ids = encode(prompt).tolist()
     for _ in range(length):

@@ -1,4 +1,4 @@
-"""Put the learner's functions in the place of the package's, for one process."""
+"""Use the learner's functions instead of the package's, for one process."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class CountedFunction:
     """A function and how often it was called.
 
     Args:
-        function: the learner's.
+        function: the learner's function.
     """
 
     def __init__(self, function: Callable[..., Any]):
@@ -38,10 +38,10 @@ class CountedFunction:
 
 
 def substitute(reference: Reference, replacement: Callable[..., Any]) -> None:
-    """Let every module of the project use another function in place of one of its own.
+    """Let every module of the project use another function instead of one of its own.
 
-    Modules that said `from masks import causal_mask` before now have a name of their own for it, so each name
-    that stands for the old function is pointed to the new one.
+    A module that has run `from masks import causal_mask` already has its own name for the function. So each name
+    for the old function is changed to mean the new one.
 
     Args:
         reference: the function to replace.
@@ -57,7 +57,7 @@ def substitute(reference: Reference, replacement: Callable[..., Any]) -> None:
 
 @contextlib.contextmanager
 def substituted(reference: Reference, replacement: Callable[..., Any]) -> Iterator[None]:
-    """`substitute`, and undo it on leaving."""
+    """Call `substitute`, and undo it at the end of the block."""
     substitute(reference, replacement)
     try:
         yield

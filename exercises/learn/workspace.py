@@ -1,4 +1,4 @@
-"""The learner's folder: their files, and what is known about each since it was last graded."""
+"""The learner's folder: their files, and what is remembered about each since it was last graded."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class _Record:
     """What is remembered of one exercise.
 
     Args:
-        stub: hash of the text that the learner was given.
-        graded: hash of the learner's file and the exercise's at the last grading.
-        state: of the last grade.
-        hints: how many have been shown.
+        stub: hash of the text that the learner got.
+        graded: hash of the learner's file and the exercise's file at the last grading.
+        state: state in the last grade.
+        hints: how many hints have been shown.
     """
 
     stub: str = ""
@@ -36,8 +36,10 @@ class _Record:
 
 @dataclass
 class Started:
-    """What `Workspace.start` did: names of files that were made, brought up to date, kept, and kept though the
-    exercise has changed."""
+    """What `Workspace.start` did with each file.
+
+    The files were made, updated, kept, or kept although the exercise has changed (outdated).
+    """
 
     made: list[Path] = field(default_factory=list)
     updated: list[Path] = field(default_factory=list)
@@ -67,9 +69,9 @@ class Workspace:
         return self.folder / entry.workspace_path
 
     def start(self, entries: Sequence[Entry]) -> Started:
-        """Put the stubs there. What the learner has written is never touched.
+        """Put the stubs into the workspace. What the learner has written is never changed.
 
-        A stub that is still as it was given is replaced where the exercise has a new one.
+        If the learner has not changed a stub and the exercise has a new one, the stub is replaced.
         """
         done = Started()
         for entry in entries:
@@ -91,7 +93,7 @@ class Workspace:
         return done
 
     def standing(self, entry: Entry) -> Standing:
-        """How an exercise stands by what is remembered, without grading."""
+        """The standing of an exercise by what is remembered, without grading."""
         path, record = self.file_of(entry), self._record(entry)
         if not path.exists() or _hash(path.read_text(encoding="utf-8", errors="replace")) == _hash(entry.stub):
             return "to do"
@@ -110,7 +112,7 @@ class Workspace:
         return self._record(entry).hints
 
     def remember_hint(self, entry: Entry, level: int) -> None:
-        """The hints up to this one have been shown."""
+        """Remember that the hints up to this one have been shown."""
         self._record(entry).hints = level
         self._save()
 
@@ -118,7 +120,7 @@ class Workspace:
         return self._records.setdefault(entry.name, _Record())
 
     def _fingerprint(self, entry: Entry) -> str:
-        """Of both files: a changed exercise asks for a new grade too."""
+        """Hash both files, because a changed exercise needs a new grade too."""
         path = self.file_of(entry)
         learners = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
         return _hash(learners + "\0" + entry.path.read_text(encoding="utf-8"))
