@@ -10,7 +10,7 @@ ARGS ?=
 INSTALL = $(or $(PYTHON),python3) install.py $(if $(filter command,$(origin PYTHON)),,--keep-python) \
 	$(if $(strip $(TORCH)),--torch $(strip $(TORCH)))
 
-.PHONY: help setup setup-docs setup-test docs train serve generate speedrun test soak soak-engine soak-checkpoints lint \
+.PHONY: help setup setup-docs setup-test docs train serve generate speedrun test test-quick soak soak-engine soak-checkpoints lint \
 	resolve bench bench-quick clean
 
 help: ## Show the commands
@@ -42,6 +42,11 @@ lint: setup-test ## Check style, import contract and types
 
 speedrun: setup ## From nothing to a chat model with a report, in about 25 minutes (TIER=smoke: one minute)
 	$(BIN)/python 08_evaluation/speedrun.py --config configs/speedrun/$(or $(TIER),full).yaml $(ARGS)
+
+test-quick: setup-test ## Style, import contract, and the tests that take little time, in less than two minutes
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -n auto --quick $(ARGS)
 
 test: lint ## Run all checks and tests that must pass
 	$(BIN)/python -m pytest -n auto $(ARGS)

@@ -16,6 +16,8 @@ ROOT = Path(__file__).parents[1]
 # Files that are not part of the repository; tests that need them say so and are skipped without.
 SHARED_DATA = ROOT.parent / "shared" / "data"
 
+SLOW_FILE = "pytestmark = pytest.mark.slow"
+
 SENTENCES = [
     "Return the number of items in the container.",
     "Raise ValueError if the index is out of range.",
@@ -23,6 +25,24 @@ SENTENCES = [
     "Split the string at the last occurrence of sep, and return a 3-tuple.",
     "If the list is empty, return None; otherwise return its first element.",
 ]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--quick", action="store_true", help="leave out what is marked slow; files marked so are not read")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out a whole file without importing it, because importing what it tests takes time too."""
+    if config.getoption("--quick") and collection_path.name.startswith("test_"):
+        return SLOW_FILE in collection_path.read_text(encoding="utf-8") or None
+    return None
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--quick"):
+        slow = [item for item in items if item.get_closest_marker("slow")]
+        config.hook.pytest_deselected(items=slow)
+        items[:] = [item for item in items if item not in slow]
 
 
 if "PYTEST_XDIST_WORKER" in os.environ:

@@ -146,7 +146,7 @@ def test_missing_files_say_where_to_look(tmp_path: Path):
     with pytest.raises(UserError, match=r"no data file .*data\.jsonl; get it from the moon"):
         load_task(path).items()
     (tmp_path / "data.jsonl").write_text('{"question": 1}\n{"question"\n')
-    with pytest.raises(UserError, match=r"data\.jsonl, line 2: not JSON"):
+    with pytest.raises(UserError, match=r"data\.jsonl, line 2: not valid JSON"):
         load_task(path).items()
     path.write_text("a: [b")
     with pytest.raises(UserError, match="not a readable YAML file"):
