@@ -1,4 +1,4 @@
-"""Stage 7: the engine as its callers see it: events, stop strings, probabilities, cancelling, errors, threads."""
+"""Stage 7: the engine from its callers' view: events, stop strings, probabilities, cancelling, errors, threads."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_the_end_of_text_token_ends_the_text_and_is_not_part_of_it():
     assert list(engine.generate_ids([1], GREEDY, stats)) == list(itertools.takewhile(lambda t: t != first[2], first))
     assert stats.finish_reason == "stop"
     handle = engine.submit([1], GREEDY, end_ids=())
-    assert [event.token for event in handle] == first  # who asks for no end gets none
+    assert [event.token for event in handle] == first  # a request that ignores the end token does not end there
 
 
 def test_streamed_pieces_are_whole_characters_and_join_to_the_text():
@@ -110,9 +110,9 @@ def test_cancelling_frees_the_blocks_at_once_and_disturbs_nobody():
     assert [event.finish_reason for event in gone][-1] == "cancelled"
     for event in engine.submit([5], GREEDY):
         assert event.token is not None
-        break  # leaving the loop is cancelling
+        break  # leaving the loop cancels the request
     assert engine.stats().used_blocks == 0
-    gone.cancel()  # a second time, after the end: nothing
+    gone.cancel()  # cancelling again after the end does nothing
 
 
 def test_a_listener_that_fails_loses_its_own_request_only():
@@ -133,7 +133,7 @@ def test_an_error_in_one_request_is_its_own():
     engine._take_in()
     request = engine._scheduler.waiting[0]
     request.parameters, request.generator = SamplingParameters(max_tokens=12), None  # type: ignore[assignment]
-    request.parameters.logit_bias[999] = 1.0  # as a mistake that no check before has caught
+    request.parameters.logit_bias[999] = 1.0  # like a mistake that no earlier check has found
     with pytest.raises(RuntimeError, match="logit_bias names id 999"):
         list(broken)
     assert len(list(fine)) == 12
@@ -245,10 +245,10 @@ def test_compiled_blocks_give_the_same_tokens_whatever_the_batch():
     wanted = engine.generate_batch(prompts, GREEDY)
     torch.compiler.reset()
     counters.clear()
-    compile_blocks(engine.model, backend="aot_eager")  # traced and taken apart as for a GPU, but not fused
+    compile_blocks(engine.model, backend="aot_eager")  # traced and decomposed as for a GPU, but not fused
     assert engine.generate_batch(prompts, GREEDY) == wanted
     assert engine.generate_batch(prompts[:1], GREEDY) == wanted[:1]
-    # One graph for one token, which PyTorch never takes as a variable, and one for more, of three kinds of part.
+    # Three kinds of part, each with one graph for one token (PyTorch never treats the size 1 as variable) and one for more.
     assert 1 <= counters["stats"]["unique_graphs"] <= 3 * 2 * len(engine.model.blocks)
     with pytest.raises(ValueError, match="compile cannot trace the weights that are packed for a CPU"):
         small_engine(compile=True)

@@ -1,4 +1,4 @@
-"""A small model to serve, and servers to talk to: in a thread, where the test can look inside, or as a command."""
+"""A small model, and servers for it: in a thread, so that the test can look inside, or as a command."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def tiny_tokenizer(special_tokens: tuple[str, ...] = SPECIAL_TOKENS) -> BPEToken
 
 
 def tiny_model(vocab_size: int, seed: int = 0, **parts) -> GPTModel:
-    """Random weights, large enough that the model has opinions."""
+    """A model with random weights, which are large enough that its predictions differ clearly."""
     torch.manual_seed(seed)
     sizes = {"context_length": CONTEXT, "num_layers": 2, "num_heads": 4, "d_model": 64, "tie_embeddings": False}
     model = GPTModel(GPTConfig(**{"vocab_size": vocab_size, **sizes, **parts})).eval()
@@ -78,7 +78,7 @@ class Served:
     state: ServerState
 
     def wait_until_idle(self) -> None:
-        """Wait for the engine to have nothing left, and check that it kept nothing."""
+        """Wait until the engine has no work left, and check that it kept no block."""
         stop = time.monotonic() + 10
         engines = [model.engine for model in self.state.models.values()]
         while time.monotonic() < stop:
@@ -114,7 +114,7 @@ def serve(models: dict[str, ServedModel], **settings) -> Iterator[Served]:
 def serve_command(
     root: Path, *arguments: str, log: Path | None = None, **environment: str
 ) -> Iterator[tuple[str, subprocess.Popen]]:
-    """Start the server as a user does; gives its address and the process. Without `log`, read its errors at the end."""
+    """Start the server as a user does; gives its address and the process. Without `log`, its errors are read at the end."""
     command = [sys.executable, str(root / "09_deployment" / "api" / "main.py"), "--port", "0", *arguments]
     with contextlib.ExitStack() as stack:
         errors = subprocess.PIPE if log is None else stack.enter_context(open(log, "w"))
@@ -139,12 +139,12 @@ def serve_command(
 
 
 def events_of(response: httpx.Response) -> list[tuple[str, str]]:
-    """Name and data of the server-sent events of a response, as they come."""
+    """The name and the data of each server-sent event of a response."""
     return list(iterate_events(response))
 
 
 def iterate_events(response: httpx.Response) -> Iterator[tuple[str, str]]:
-    """Like `events_of`, one at a time."""
+    """Like `events_of`, but one event at a time, as it comes."""
     name = ""
     for line in response.iter_lines():
         if line.startswith("event: "):
