@@ -1,4 +1,4 @@
-"""Check that everybody can get the pinned versions. It asks the package index as any new machine would, and installs nothing.
+"""Check that everybody can get the pinned versions. It asks the package index as a new machine, and installs nothing.
 
     python tests/resolve_requirements.py        # `make resolve`, about a minute
 

@@ -16,7 +16,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, run, and return the exit status."""
     parser = OneLineErrorParser(
         prog="python 08_evaluation/speedrun.py",
-        description="Tokenizer, pretraining, instruction tuning, preferences, int8, report. Steps that are done are skipped.",
+        description="Tokenizer, pretraining, instruction tuning, preferences, int8, report. Finished steps are skipped.",
     )
     parser.add_argument("--config", action="config", help="YAML file with any of the fields below.")
     parser.add_class_arguments(SpeedrunConfig)

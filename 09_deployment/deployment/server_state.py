@@ -71,8 +71,8 @@ class ServerState:
     async def charge(self, request: Request, generations: list[GenerationRequest]) -> None:
         """Count the tokens of a request against its key and address, before anything is computed.
 
-        The count is the prompt plus all the tokens that were asked for. It is known in advance, so that no client can go
-        over its rate. The price is that tokens count even if they are not generated because the answer ends early.
+        The count is the prompt plus all the tokens that were asked for. It is known in advance, so no client can go over
+        its rate. The price: tokens count even if they are not generated because the answer ends early.
 
         Raises:
             ApiError: the client is over the rate.

@@ -222,7 +222,7 @@ def test_a_reward_model_scores_the_better_answer_higher():
     chosen, rejected = torch.randn(8), torch.randn(8)
     expected = -torch.log(
         torch.exp(chosen) / (torch.exp(chosen) + torch.exp(rejected))
-    ).mean()  # the loss of Bradley and Terry
+    ).mean()  # Bradley and Terry's loss
     torch.testing.assert_close(bradley_terry_loss(chosen, rejected), expected)
     pairs, _ = encode_preferences(PREFERENCES, TEMPLATE, TOKENIZER, 192)
     base = GPTModel(

@@ -26,9 +26,7 @@ def test_our_nf4_is_that_of_bitsandbytes(double, shape):
     codes = torch.stack([packed.flatten() >> 4, packed.flatten() & 15], dim=1).flatten()  # two a byte
     assert (ours.codes.flatten() != codes).float().mean() < 1e-4  # a tie between two levels may be rounded up or down
     difference = (ours.dequantize() - theirs).abs()
-    if (
-        double
-    ):  # a scale midway between two of the 256 levels may be rounded up or down, and this changes its whole block
+    if double:  # a scale midway between two of the 256 levels may go up or down, with its whole block
         assert (difference > 1e-6).float().mean() < 2e-3
         assert difference.max() < 0.03 * theirs.abs().max()
     else:

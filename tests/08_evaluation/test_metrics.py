@@ -130,9 +130,7 @@ def test_the_bootstrap_covers_the_truth_as_often_as_it_says():
             bootstrap_interval(rng.uniform(size=150) < 0.7, resamples=400, seed=trial) for trial in range(400)
         )
     )
-    assert (
-        0.91 < hits / 400 < 0.98
-    )  # 95 %, with two standard errors of 1.1 points and a little more because there are only 150 items
+    assert 0.91 < hits / 400 < 0.98  # 95 %, with two standard errors of 1.1 points and some more for only 150 items
 
 
 def test_a_ratio_is_weighted():

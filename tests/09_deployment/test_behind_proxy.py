@@ -93,9 +93,7 @@ def site(folder: Path, listen: str = "", **settings) -> Iterator[Site]:
             text = text.replace(written, url.removeprefix("http://"))
         text = re.sub(r"listen 127\.0\.0\.1:8000;", listen or "listen 127.0.0.1:PORT;", text).replace("PORT", str(port))
         own = "".join(f"{what}_temp_path temporary; " for what in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
-        text = text.replace(
-            "http {", "http { access_log off; " + own, 1
-        )  # folders where a user without rights may write
+        text = text.replace("http {", "http { access_log off; " + own, 1)  # folders that any user may write into
         (folder / "nginx.conf").write_text(text, encoding="utf-8")
         command = [NGINX, "-p", str(folder), "-c", str(folder / "nginx.conf")]
         outside = ["-g", f"daemon off; pid {folder / 'nginx.pid'}; error_log {folder / 'nginx.log'};"]

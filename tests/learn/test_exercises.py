@@ -1,4 +1,4 @@
-"""Every exercise: right answers pass, the stub counts as not done, and each planted wrong answer fails and is recognised."""
+"""Every exercise: right answers pass, the stub is not done, and each planted wrong answer fails and is recognised."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every lab: its file is wrong and shows the symptom; the package and the repaired file are right and do not show it."""
+"""Every lab: its file is wrong and shows the symptom; the package and the repaired file are right and do not."""
 
 from __future__ import annotations
 

@@ -255,7 +255,7 @@ def test_values_are_shown_in_a_line():
 
 # --- run -----------------------------------------------------------------------------------------
 
-# The function of every exercise is replaced by itself and counts its calls. So everything that can be replaced takes part.
+# The function of every exercise is replaced by itself and counts its calls: all that can be replaced takes part.
 REPLACE_ALL = """
 from learn.catalogue import all_exercises
 from learn.substitution import CountedFunction, substitute
@@ -310,7 +310,7 @@ def test_a_run_with_the_learners_code_has_the_same_loss(training, packages_losse
         write(workspace, name, body)
     write(workspace, "swiglu", "return self.down(self.up(x))")  # wrong, and therefore left out
     losses, out = training("mine", "-c", RUN, str(workspace.folder), "05_training/train.py")
-    # The learner's arithmetic has another order, so only rounding differs. Float32 has seven digits; six steps lose one.
+    # The learner's sums have another order, so only rounding differs. Float32 has seven digits; six steps lose one.
     np.testing.assert_allclose(losses, packages_losses, rtol=2e-6)
     assert "runs with your code for 5 exercises: " in out and "3.2  SwiGLU" in out
     used = out.partition("The run called")[2]

@@ -1,4 +1,4 @@
-"""install.py makes and completes an environment. If it cannot use one, it leaves it alone and prints one line with a way out.
+"""install.py makes and completes an environment. One that it cannot use stays, and one line gives the way out.
 
 The environments are real and pip is real. The index is a folder with three wheels made here. So no network is
 needed, and an installation takes a second.
@@ -335,7 +335,7 @@ def test_every_dependency_is_pinned_within_its_range_where_it_is_needed():
 
 
 def test_what_only_docs_and_tests_need_is_imported_by_no_module_but_two():
-    """So training, serving, learning and the container run without them, and the site is built with these two mocked."""
+    """So training, serving, learning and the container run without them, and the site is built with the two mocked."""
     left_out = sorted(name.replace("-", "_") for name in pins("-docs", "-test"))
     packages = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["importlinter"]["root_packages"]
     code = f"""

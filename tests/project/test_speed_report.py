@@ -43,9 +43,7 @@ def test_peak_memory_is_what_a_run_holds_at_most(benchmarks):
     harness, _ = benchmarks
 
     def work() -> None:
-        with mmap.mmap(
-            -1, 64 * 2**20
-        ) as block:  # from the system, so that memory kept by the allocator does not matter
+        with mmap.mmap(-1, 64 * 2**20) as block:  # from the system, not from memory that the allocator kept
             block.write(b"x" * len(block))  # touch every page
             time.sleep(0.1)
 

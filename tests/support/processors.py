@@ -1,7 +1,7 @@
 """What tests of exact bits may expect from this processor.
 
-The processor decides which kernel oneDNN uses, and so in which order it sums. On AVX-512, the sums of a row do not depend
-on the number of rows. AMX multiplies ten times faster in bfloat16, in blocks that depend on the number of rows.
+The processor decides which kernel oneDNN uses, and so in which order it sums. On AVX-512, the sums of a row do not
+depend on the number of rows. AMX multiplies ten times faster in bfloat16, in blocks that depend on the number of rows.
 """
 
 from __future__ import annotations

@@ -114,7 +114,7 @@ def serve(models: dict[str, ServedModel], **settings) -> Iterator[Served]:
 def serve_command(
     root: Path, *arguments: str, log: Path | None = None, **environment: str
 ) -> Iterator[tuple[str, subprocess.Popen]]:
-    """Start the server as a user does; gives its address and the process. Without `log`, its errors are read at the end."""
+    """Start the server as a user does; gives its address and the process. Without `log`, read its errors at the end."""
     command = [sys.executable, str(root / "09_deployment" / "api" / "main.py"), "--port", "0", *arguments]
     with contextlib.ExitStack() as stack:
         errors = subprocess.PIPE if log is None else stack.enter_context(open(log, "w"))

@@ -145,9 +145,7 @@ class Speedrun:
         write_atomically(self.folder / "memorised.jsonl", _conversations(memorised))
         write_atomically(self.folder / "preferences.jsonl", _preferences(questions.preferences))
         write_atomically(self.folder / "documents.jsonl", "".join(json.dumps(d) + "\n" for d in documents))
-        write_atomically(
-            self.folder / "held_out.jsonl", _conversations(held_out)
-        )  # written last: if it is there, all is there
+        write_atomically(self.folder / "held_out.jsonl", _conversations(held_out))  # last: it shows that all is there
         self.console.print(
             f"{len(questions.train):,} questions to learn from, {len(memorised)} of them {self.config.repeats} times; "
             f"{len(held_out)} held out; {len(questions.preferences):,} preferences",
@@ -268,9 +266,7 @@ def _continue(engine: Engine, shots: str, examples: list[Example]) -> list[str]:
     parameters = SamplingParameters(max_tokens=64, temperature=0.0)
     handles = []
     for example in examples:
-        ids = engine.tokenizer.encode(
-            shots + _as_text(example, answered=False)
-        )  # if it is too long, it loses its beginning
+        ids = engine.tokenizer.encode(shots + _as_text(example, answered=False))  # a long one loses its beginning
         handles.append(engine.submit(ids[-engine.context_length + parameters.max_tokens :], parameters))
     texts = ("".join(event.text for event in handle) for handle in handles)
     return [next((line.strip() for line in text.splitlines() if line.strip()), "") for text in texts]
