@@ -71,7 +71,7 @@ class ServerState:
     async def charge(self, request: Request, generations: list[GenerationRequest]) -> None:
         """Count the tokens of a request against its key and address, before anything is computed.
 
-        The count is the prompt plus all the tokens that were asked for. It is known in advance, so no client can go over
+        The count is the prompt plus all tokens that were asked for. It is known in advance, so no client can go over
         its rate. The price: tokens count even if they are not generated because the answer ends early.
 
         Raises:

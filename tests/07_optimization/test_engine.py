@@ -248,7 +248,7 @@ def test_compiled_blocks_give_the_same_tokens_whatever_the_batch():
     compile_blocks(engine.model, backend="aot_eager")  # traced and decomposed as for a GPU, but not fused
     assert engine.generate_batch(prompts, GREEDY) == wanted
     assert engine.generate_batch(prompts[:1], GREEDY) == wanted[:1]
-    # Three kinds of part, each with a graph for one token, because PyTorch never treats 1 as variable, and one for more.
+    # Three kinds of part, each with one graph for one token, as PyTorch never treats 1 as variable, and one for more.
     assert 1 <= counters["stats"]["unique_graphs"] <= 3 * 2 * len(engine.model.blocks)
     with pytest.raises(ValueError, match="compile cannot trace the weights that are packed for a CPU"):
         small_engine(compile=True)

@@ -60,7 +60,7 @@ def test_each_key_has_a_name_and_no_key_is_in_the_log(locked: Served, capsys):
 
 
 def test_comparing_takes_as_long_for_a_nearly_right_key():
-    """Medians over shuffled trials. The bound is loose; with an early stop, the time would depend on the key's length."""
+    """Medians over shuffled trials. The bound is loose; else the time would grow with the key's length."""
     hashes = {name: hash_key(key) for name, key in KEYS.items()}
     right = KEYS["alice"]
     candidates = {"near": right[:-1] + "_", "far": "x" * len(right)}
