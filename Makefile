@@ -1,4 +1,4 @@
-# make train · make test · make serve · make bench. Each sets up .venv first if necessary and installs only what it needs.
+# make train · make test · make serve · make bench. Each sets up .venv first if necessary, with only what it needs.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -64,7 +64,7 @@ docs: setup-docs ## Build the documentation site into docs/_build/html; a warnin
 	$(BIN)/sphinx-build -W --keep-going -b html -q docs docs/_build/html
 	@echo "Open docs/_build/html/index.html"
 
-resolve: setup-test ## Check with the package index that the pinned versions exist for every Python and system (one minute)
+resolve: setup-test ## Ask the package index whether every Python and system can get the pinned versions (a minute)
 	$(BIN)/python tests/resolve_requirements.py
 
 bench: setup-test ## Compare the speed with other programs; JSON and Markdown in benchmarks/results

@@ -440,7 +440,7 @@ def install(part: str, torch: str, is_new: bool) -> None:
         if pin is None:
             raise SetupError(f"{FILES['run']} does not say torch==..., so --torch does not know which version to take")
         index = torch if "://" in torch else PYTORCH_INDEXES + torch
-        # PyTorch's own requirements come from the usual index: they are newer there, and mirrors of PyTorch's lack them.
+        # PyTorch's requirements come from the usual index: they are newer there, and mirrors of PyTorch's lack them.
         pip("install", "--no-deps", "--index-url", index, pin.group().strip())
         if build_of(torch) != "the CPU build of PyTorch":
             also = ["--extra-index-url", index]  # some builds need their own version of Triton, which is only there
@@ -465,13 +465,13 @@ def pip(*arguments: str) -> None:
     print("\n".join(errors), file=sys.stderr)
     if "CERTIFICATE_VERIFY_FAILED" in complaints:
         raise SetupError(
-            "the package index answers with a certificate that this machine does not know. If it is your company's, set PIP_CERT "
-            f"to its file, {AGAIN}"
+            "the package index answers with a certificate that this machine does not know. If it is your company's, set "
+            f"PIP_CERT to its file, {AGAIN}"
         )
     if re.search("after connection broken|Read timed out", complaints):
         raise SetupError(
-            "the package index did not answer, or not every time. Check the network. Behind a proxy, set HTTPS_PROXY; for a "
-            f"mirror, set PIP_INDEX_URL; {AGAIN}"
+            "the package index did not answer, or not every time. Check the network. Behind a proxy, set HTTPS_PROXY; "
+            f"for a mirror, set PIP_INDEX_URL; {AGAIN}"
         )
     if "No space left" in complaints:
         raise SetupError(f"the disk is full. Make room, {AGAIN}")

@@ -1,4 +1,4 @@
-"""Training runs of a recipe for the benchmarks: without checkpoints and log, with the loss over the whole held-out text."""
+"""Training runs of a recipe for the benchmarks: no checkpoints, no log, the loss over the whole held-out text."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ def to_markdown(groups: dict[str, dict[str, Any]]) -> str:
         "# Benchmarks",
         "",
         "Medians of alternating runs. Spread: (slowest - fastest) / median. Ratio: our speed over theirs in each round; above",
-        "1, ours is faster. The table gives its median, with the smallest and the largest in brackets. Memory: added by the run.",
+        "1, ours is faster. It is the median, with the smallest and the largest in brackets. Memory: added by the run.",
     ]
     for name, group in groups.items():
         described = ", ".join(f"{key} {value}" for key, value in group["machine"].items() if value is not None)

@@ -33,9 +33,7 @@ from harness import Comparison, Contender, compare
 from training.data.token_files import Tokens
 
 WARM_UP_STEPS = 4  # until the allocators hold the memory of a step and the libraries have chosen their kernels
-SETTLE_SECONDS = (
-    0.5  # between turns, because the threads of the previous side wait actively for a while before they sleep
-)
+SETTLE_SECONDS = 0.5  # between turns: threads of the previous side stay busy for a while before they sleep
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,7 @@ autodoc_default_options = {
     "members": True,
     "show-inheritance": True,
     "ignore-module-all": True,
-    "exclude-members": "function",  # in stage 1's activations it is an operation, which is documented where it is defined
+    "exclude-members": "function",  # in stage 1's activations: an operation that is documented where it is defined
 }
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False

@@ -164,7 +164,7 @@ def ablations(content: dict[str, Any]) -> str:
 
 
 def time_to_loss(content: dict[str, Any]) -> str:
-    """Each side of `benchmarks/time_to_loss.py`: steps, tokens, and for its seeds seconds, loss and seconds to the target."""
+    """Each side of `benchmarks/time_to_loss.py`: steps, tokens; for each seed seconds, loss, seconds to the target."""
     rows = []
     for side, seeds in content["runs"].items():
         curves = list(seeds.values())

@@ -13,7 +13,7 @@ from neural_networks.corpora import load_corpus
 from neural_networks.corpus import Corpus
 
 ROOT = Path(__file__).parents[1]
-# Files that are not part of the repository; tests that need them say so and are skipped without.
+# Files that are not part of the repository. Tests that need them say so, and are skipped without them.
 SHARED_DATA = ROOT.parent / "shared" / "data"
 
 SLOW_FILE = "pytestmark = pytest.mark.slow"
@@ -46,7 +46,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 if "PYTEST_XDIST_WORKER" in os.environ:
-    torch.set_num_threads(1)  # the workers are the parallelism; more threads would fight over cores
+    torch.set_num_threads(1)  # the test workers already run in parallel; more threads would compete for the cores
 
 
 @pytest.fixture(scope="session")
@@ -63,7 +63,7 @@ def shared_data() -> Path:
 
 @pytest.fixture(scope="session")
 def documentation() -> Corpus:
-    """The default corpus, whole; gathering it takes a quarter of a minute."""
+    """The whole default corpus; it takes a quarter of a minute to collect."""
     return load_corpus("python_docs", 0.05)
 
 

@@ -1,6 +1,6 @@
-"""Exported models beside the originals: what each format keeps, as numbers.
+"""Exported models compared with the originals: what each format keeps, in numbers.
 
-The tests assert on these; as a program it prints the table of stage 9's lesson:
+The tests check these numbers. As a program, it prints the table of stage 9's lesson:
 
     python tests/export_conformance.py
 """
@@ -53,8 +53,8 @@ class Agreement:
     """How an exported model compares.
 
     Args:
-        ids: whether the tokenizer gives the same ids, for plain texts and for a conversation; None where there is none.
-        logits: largest difference of a logit from the original's, in float32.
+        ids: whether the tokenizer gives the same ids, for plain texts and for a conversation; None without a tokenizer.
+        logits: the largest difference between a logit and the original's, in float32.
         tokens: whether 16 greedily chosen tokens are the same.
     """
 
@@ -88,7 +88,7 @@ def greedy(model: GPTModel, prompt: list[int]) -> list[int]:
 
 
 def batches(model: GPTModel) -> list[torch.Tensor]:
-    """Inputs of several shapes, none of which the recorders were shown."""
+    """Inputs of several shapes that the recorders have never seen."""
     torch.manual_seed(1)
     assert model.config.vocab_size is not None
     return [torch.randint(model.config.vocab_size, shape) for shape in ((1, 1), (3, 17), (2, 60))]
@@ -118,7 +118,7 @@ def huggingface(family: str, folder: Path) -> Agreement:
 
 
 def onnx(family: str, folder: Path) -> tuple[Agreement, Agreement]:
-    """onnxruntime on the graph without a cache, and with one, fed in pieces and token by token."""
+    """onnxruntime on the graph without a cache and on the graph with one, fed in pieces and token by token."""
     import onnxruntime
 
     onnxruntime.set_default_logger_severity(3)
@@ -178,12 +178,12 @@ def torchscript(family: str, folder: Path) -> Agreement:
 
 
 def gguf(family: str, folder: Path, kind: str) -> Agreement:
-    """llama.cpp on the exported file, by the package llama-cpp-python."""
+    """llama.cpp on the exported file, through the package llama-cpp-python."""
     import llama_cpp
 
     model, tokenizer = tiny(family)
     path = export_gguf(model, tokenizer, TEMPLATE, folder / f"{kind}.gguf", family, kind)
-    # It writes to the file descriptor itself, whatever `verbose` says.
+    # It writes directly to the file descriptor, even if `verbose` is off.
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
         llama = llama_cpp.Llama(
             str(path), n_ctx=128, n_batch=128, logits_all=True, verbose=False, n_threads=1, flash_attn=False,

@@ -1,11 +1,11 @@
 """Kill a training run at random moments, again and again, and check that nothing is lost.
 
-    python tests/kill_harness.py --kills 100        # `make soak-checkpoints`, twenty minutes or so
+    python tests/kill_harness.py --kills 100        # `make soak-checkpoints`, about twenty minutes
 
 Each round starts the same command, waits for a random time, and kills it with SIGKILL, which no program can
-catch: in the middle of a step, of a file, of a rename. Then every checkpoint must be whole, and the newest
-one must not be older than the newest before. At the end a run that is never disturbed goes as far as the
-other has come, and their weights must be the same bit for bit.
+catch. The kill may come in the middle of a step, of a file, or of a rename. Then every checkpoint must be complete, and
+the newest one must not be older than the newest one before. At the end, a run that is never disturbed goes to the same
+step, and the weights of the two runs must be the same bit for bit.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from safetensors.torch import load_file
 from training.checkpoints.checkpoint import list_checkpoints, verify_checkpoint
 
 ROOT = Path(__file__).parents[1]
-MAX_STEPS = 1_000_000  # so that the run is never over
+MAX_STEPS = 1_000_000  # so that the run never ends by itself
 
 
 @dataclass
@@ -34,9 +34,9 @@ class Outcome:
     """What the kills did.
 
     Args:
-        kills: processes killed while they ran.
-        while_writing: of them, how many left a half-written checkpoint behind (under a temporary name).
-        checkpoints: newest step after each kill.
+        kills: how many processes were killed while they ran.
+        while_writing: how many of them left a half-written checkpoint (under a temporary name).
+        checkpoints: the newest step after each kill.
         identical: whether the newest checkpoint has the weights of an undisturbed run at that step.
     """
 
@@ -51,11 +51,11 @@ def kill_again_and_again(config: str, folder: Path, kills: int, longest_wait: fl
 
     Args:
         config: a YAML file; its run should save often.
-        folder: for the two runs.
+        folder: folder for the two runs.
         kills: how often to kill.
-        longest_wait: seconds after the run's first sign of life within which it is killed; more where no run saves
-            anything in that time.
-        seed: of the moments.
+        longest_wait: a run is killed within this many seconds after its first sign of life; the time grows if no run
+            saves anything in it.
+        seed: seed of the random moments.
 
     Raises:
         AssertionError: a checkpoint is unreadable, or one was lost.
@@ -76,7 +76,7 @@ def kill_again_and_again(config: str, folder: Path, kills: int, longest_wait: fl
         while_writing += bool(halves - before)
         found = list_checkpoints(disturbed)
         for checkpoint in found:
-            verify_checkpoint(checkpoint)  # raises for an unreadable one
+            verify_checkpoint(checkpoint)  # raises if it is unreadable
         step = int(found[-1].name.removeprefix("step_")) if found else 0
         assert step >= newest, f"the checkpoint of step {newest} is gone; the newest is of step {step}"
         newest = step
@@ -100,7 +100,7 @@ def _start(config: str, run: Path, *more: str) -> subprocess.Popen[bytes]:
 
 
 def _wait_for_life(process: subprocess.Popen[bytes], run: Path) -> None:
-    """Until the run records a step."""
+    """Wait until the run records a step."""
     metrics = run / "metrics.jsonl"
     before = metrics.stat().st_mtime_ns if metrics.exists() else 0
     deadline = time.monotonic() + 120

@@ -1,15 +1,15 @@
-"""Are the pinned versions there for everybody? Asks the package index as a stranger's machine would; installs nothing.
+"""Check that everybody can get the pinned versions. It asks the package index as a new machine, and installs nothing.
 
     python tests/resolve_requirements.py        # `make resolve`, about a minute
 
 1. pip resolves all pins for this Python, in a new environment and without any configuration of this machine: no
-   folder of wheels, no second index, no constraints. With those, a pin can pass here because of a file on this disk and
-   fail everywhere else.
-2. uv resolves them for all systems at once, and every Python and system that ``install.py`` accepts must find a wheel of
-   each package: what has to be compiled fails where there is no compiler.
-3. What there is to fetch is compared with what ``install.py`` announces.
+   folder of wheels, no second index, no constraints. With those, a pin could pass here because of a file on this disk
+   and fail everywhere else.
+2. uv resolves them for all systems at once. Every Python and system that ``install.py`` accepts must find a wheel of
+   each package, because a package that must be compiled fails where there is no compiler.
+3. The size of the downloads is compared with the size that ``install.py`` announces.
 
-Where no index answers, it says so and skips all three.
+If no index answers, it says so and skips all three checks.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from packaging.utils import parse_wheel_filename
 ROOT = Path(__file__).parents[1]
 INSTALL = runpy.run_path(str(ROOT / "install.py"))
 PYTHONS = list(range(INSTALL["OLDEST"][1], INSTALL["NEWEST"][1] + 1))  # 3.11, 3.12, …
-# Published as source only, and pure Python, so that they build everywhere. lm_eval asks for all of them.
+# These are published only as source, but they are pure Python, so they build everywhere. lm_eval needs all of them.
 SOURCE_ONLY = ("rouge-score", "sqlitedict", "word2number")
-TOLERANCE = 0.35  # what install.py announces is one figure for all systems
+TOLERANCE = 0.35  # install.py announces one number for all systems
 
 
 def main() -> int:
@@ -69,7 +69,7 @@ def main() -> int:
 
 
 def new_pip(folder: Path) -> list[str]:
-    """The newest pip, as ``install.py`` takes it, in an environment of its own; as the start of a command."""
+    """The start of a command with the newest pip, as ``install.py`` uses it, in a separate environment."""
     venv.create(folder, with_pip=True)
     pip = [str(folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")), "-m", "pip"]
     run([*pip, "install", "--quiet", "--upgrade", "--retries=1", "pip"])
@@ -77,7 +77,7 @@ def new_pip(folder: Path) -> list[str]:
 
 
 def run(command: list[str]) -> subprocess.CompletedProcess[str]:
-    """Run without what this machine tells pip and uv, certificates and proxies excepted."""
+    """Run without this machine's settings for pip and uv, except certificates and proxies."""
     kept = ("PIP_CERT", "PIP_PROXY")
     environment = {key: text for key, text in os.environ.items() if key in kept or not key.startswith(("PIP_", "UV_"))}
     environment |= {"PIP_CONFIG_FILE": os.devnull, "UV_NO_CONFIG": "1", "UV_PYTHON_DOWNLOADS": "never"}
@@ -85,7 +85,7 @@ def run(command: list[str]) -> subprocess.CompletedProcess[str]:
 
 
 def resolve_for_all(requirements: str, folder: Path) -> list[dict[str, Any]] | str:
-    """Every package that some system needs, with all its wheels; or, where there is no solution, uv's reason."""
+    """Every package that some system needs, with all its wheels; or uv's reason if there is no solution."""
     lock = folder / f"pylock.{Path(requirements).stem}.toml"
     command = [sys.executable, "-m", "uv", "pip", "compile", "--quiet", "--universal", "--format", "pylock.toml"]
     command += ["--python-version", f"3.{PYTHONS[0]}", "--output-file", str(lock), requirements]
@@ -94,7 +94,7 @@ def resolve_for_all(requirements: str, folder: Path) -> list[dict[str, Any]] | s
 
 
 def files_to_fetch(packages: list[dict[str, Any]], system: tuple[str, str], minor: int) -> dict[str, int | None]:
-    """Bytes of each package that a Python on a system needs; None where it has no wheel of it."""
+    """The bytes of each package that a Python on a system needs; None if the package has no wheel for it."""
     tags = wheel_tags(system, minor)
     sizes: dict[str, int | None] = {}
     for package in packages:
@@ -110,12 +110,12 @@ def files_to_fetch(packages: list[dict[str, Any]], system: tuple[str, str], mino
 
 
 def wheel_file_tags(url: str) -> frozenset[Tag]:
-    """For which Pythons and systems a wheel is, by its name."""
+    """The Pythons and systems of a wheel, read from its name."""
     return parse_wheel_filename(url.rsplit("/", 1)[-1])[3]
 
 
 def wheel_tags(system: tuple[str, str], minor: int) -> set[Tag]:
-    """The wheels that a Python takes on a system no newer than PyTorch needs: glibc 2.28, macOS 14."""
+    """The wheels that a Python accepts on the oldest system that PyTorch supports: glibc 2.28, macOS 14."""
     platforms = {
         "linux": [f"manylinux_2_{libc}_{system[1]}" for libc in range(28, 4, -1)],
         "darwin": list(mac_platforms((14, 0), "arm64")),
@@ -127,7 +127,7 @@ def wheel_tags(system: tuple[str, str], minor: int) -> set[Tag]:
 
 
 def marker_values(system: tuple[str, str], minor: int) -> dict[str, str]:
-    """What the conditions of requirements are decided by."""
+    """The values that decide the conditions of requirements."""
     name = {"linux": "Linux", "darwin": "Darwin", "win32": "Windows"}[system[0]]
     return {
         "sys_platform": system[0],
@@ -142,7 +142,7 @@ def marker_values(system: tuple[str, str], minor: int) -> dict[str, str]:
 
 
 def wrong_sizes(system: tuple[str, str], run_part: float, everything: float) -> list[str]:
-    """What ``install.py`` announces too far from the truth for a system."""
+    """The sizes that ``install.py`` announces and that are too far from the truth for a system."""
     sizes = {name: size[0] for name, size in INSTALL["SIZES"].items()}
     torch = {"linux": "the CUDA build of PyTorch", "darwin": "PyTorch for macOS", "win32": "PyTorch for Windows"}
     pairs = [

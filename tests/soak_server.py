@@ -1,9 +1,9 @@
 """The server under load and attack, for minutes: `make soak`.
 
-Streaming clients come and go for `--seconds`, a quarter of them hanging up half-way, while slow and malformed connections
-knock at the same time. Then ten times as many requests as the server takes at once, and made-up ones. In the end nothing
-may be left: no running request, no block, no file descriptor; and every stream that was read to its end must be what the
-same request gives alone.
+Streaming clients come and go for `--seconds`, and a quarter of them disconnect half-way. Slow and malformed connections
+arrive at the same time. Then come ten times as many requests as the server takes at once, and random ones. At the end
+nothing may be left over: no running request, no block, no file descriptor. Every stream that was read to its end must
+equal the text that the same request gives alone.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def body(number: int) -> dict:
 async def read_stream(
     client: httpx.AsyncClient, number: int, stop_after: int | None = None
 ) -> tuple[str | None, list[float]]:
-    """The text of a stream, None where it was left half-way; and when its pieces came."""
+    """The text of a stream (None if it was cancelled half-way), and the times when its pieces came."""
     text, times = "", [time.perf_counter()]
     async with client.stream("POST", "/v1/completions", json=body(number)) as response:
         if response.status_code != 200:
@@ -63,7 +63,7 @@ async def read_stream(
 
 
 async def clients(url: str, seconds: float, count: int) -> Counter:
-    """Streaming clients with random cancels; checks each complete stream against the request alone."""
+    """Run streaming clients that cancel at random. Each complete stream is compared with the same request alone."""
     limits = httpx.Limits(max_connections=None)
     outcome: Counter = Counter()
     first, between = list[float](), list[float]()
@@ -93,7 +93,7 @@ async def clients(url: str, seconds: float, count: int) -> Counter:
 
 
 async def nuisances(url: str, seconds: float) -> Counter:
-    """Slow, giant and malformed connections, all along."""
+    """Open slow, very large and malformed connections during the whole time."""
     host, port = url.removeprefix("http://").split(":")
     end, sent = time.monotonic() + seconds, Counter[str]()
     head = b"POST /generate HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
@@ -125,7 +125,7 @@ async def nuisances(url: str, seconds: float) -> Counter:
 
 
 async def overload(url: str, count: int) -> None:
-    """Many more requests than the server takes: most are refused quickly, the others are served."""
+    """Send many more requests than the server takes. Most are refused quickly, and the others are served."""
     refusals, served, statuses = list[float](), 0, Counter[int]()
     limits = httpx.Limits(max_connections=None)
     async with httpx.AsyncClient(base_url=url, timeout=120, trust_env=False, limits=limits) as client:
@@ -155,7 +155,7 @@ def metric(url: str, name: str) -> float:
 
 
 def wait_until_idle(url: str) -> None:
-    """Nothing running, nothing waiting, every block free."""
+    """Check that nothing runs, nothing waits, and every block is free."""
     names = ("vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:kv_cache_usage_perc")
     left: list[float] = []
     for _ in range(200):
@@ -167,13 +167,13 @@ def wait_until_idle(url: str) -> None:
 
 
 async def both(url: str, seconds: float, count: int) -> None:
-    """Clients and nuisances side by side."""
+    """Run clients and bad connections at the same time."""
     outcome, knocks = await asyncio.gather(clients(url, seconds, count), nuisances(url, seconds))
     print(f"  streams {dict(outcome)}\n  nuisances {dict(knocks)}")
 
 
 def main() -> None:
-    """Run it all; raises where something is wrong."""
+    """Run everything; raises if something is wrong."""
     parser = argparse.ArgumentParser(description="The server under load and attack.")
     parser.add_argument("--seconds", type=float, default=120)
     parser.add_argument("--clients", type=int, default=64)

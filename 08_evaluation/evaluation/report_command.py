@@ -19,9 +19,7 @@ from optimization.model_loading import load_for_inference
 from training.checkpoints.checkpoint import find_checkpoint, newest_run
 from training.placement import choose_placement
 
-HELD_OUT = (
-    0.05  # share of a corpus that is named by the user, since the model's own share is not known; as in the presets
-)
+HELD_OUT = 0.05  # share of a corpus that the user names; it is the share of the presets
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

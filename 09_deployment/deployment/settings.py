@@ -98,7 +98,7 @@ class ServerSettings(BaseSettings):
     allow_public_without_keys: bool = Field(default=False, description="Serve a public address to everybody.")
     allowed_hosts: list[str] | None = Field(
         default=None,
-        description="Allowed values of the Host header; null for this machine's names on a loopback address, otherwise any.",
+        description="Allowed Host headers; null for this machine's names on a loopback address, otherwise any.",
     )
     cors_origins: list[str] = Field(default_factory=list, description="Other sites whose pages may call the API.")
     trusted_proxies: list[str] = Field(

@@ -116,7 +116,7 @@ def test_precision_stays_what_it_was():
 
 
 def test_a_graph_100_000_deep_goes_forward_backward_and_away():
-    # In a process of its own: a stack that overflows on the way out would take the tests with it.
+    # In a separate process, because a stack that overflows while it unwinds would end the tests too.
     program = """
 from neural_networks.backpropagation import Tensor
 x = Tensor(1.0, requires_grad=True)

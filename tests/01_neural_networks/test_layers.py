@@ -1,4 +1,4 @@
-"""Stage 1: layers on the autograd engine, beside torch.nn."""
+"""Stage 1: layers on the autograd engine, compared with torch.nn."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_dropout_keeps_the_mean_in_training_and_everything_in_evaluation():
     assert np.mean(y.data == 0) == pytest.approx(0.25, abs=0.01)  # the spread is 0.002
     y.sum().backward()
     assert x.grad is not None
-    np.testing.assert_array_equal(x.grad, y.data)  # what was dropped learns nothing
+    np.testing.assert_array_equal(x.grad, y.data)  # dropped values learn nothing
     model.train(False)
     assert model(x) is x
     with pytest.raises(ValueError, match="below 1, got 1"):

@@ -1,4 +1,4 @@
-"""Stage 1: the network with gradients by hand, beside finite differences, the engine and PyTorch."""
+"""Stage 1: the network with gradients by hand, compared with finite differences, the engine and PyTorch."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TEXT = "the cat sat on the mat; the rat sat on the cat, and the bat ate the rat.
 
 
 def batch(config: MLPConfig, size: int, seed: int = 0) -> np.ndarray:
-    # Few different bytes, so that each is looked up several times.
+    # Only a few different bytes, so that each is looked up several times.
     return np.random.default_rng(seed).integers(97, 103, (size, config.context + 1)).astype(np.uint8)
 
 
@@ -35,7 +35,7 @@ def test_hand_gradients_equal_finite_differences():
     windows = batch(SMALL, 6)
     model.loss_and_gradients(windows)
     computed = {name: view.copy() for name, view in model.gradient_views.items()}
-    # The bytes that occur, and two that do not; their neighbours in the table are no different.
+    # The bytes that occur, and two that do not. The other rows of the table are like these two.
     used = np.array([65, *range(97, 104)])
     parts = {"embedding": model.views["embedding"][used]}
     for name, values in (parts | {name: model.views[name] for name in ("w1", "b1", "b2")}).items():
@@ -93,7 +93,7 @@ OPTIMIZERS = {
     "momentum": (lambda p: Momentum(p, 0.1, 0.9), lambda p: torch.optim.SGD(p, 0.1, momentum=0.9)),
     "adam": (lambda p: Adam(p, 4e-3), lambda p: torch.optim.Adam(p, 4e-3)),
 }
-# Rounding differs and grows over 100 steps: measured, to 2e-15 of the loss in float64 and 1.4e-6 in float32.
+# Rounding differs and grows over 100 steps. Measured: up to 2e-15 of the loss in float64 and 1.4e-6 in float32.
 PRECISIONS = {"float64": (np.float64, 1e-12), "float32": (np.float32, 2e-5)}
 
 
@@ -117,7 +117,7 @@ def test_numpy_and_pytorch_have_the_same_losses_step_by_step(name: str, precisio
         theirs.step()
         expected.append(loss.item())
     np.testing.assert_allclose(losses, expected, rtol=tolerance)
-    assert losses[-1] < losses[0] - 1.5  # and they went down
+    assert losses[-1] < losses[0] - 1.5  # and the losses went down
     np.testing.assert_allclose(
         model.views["w1"], twin.hidden.weight.detach().numpy().T, atol=10 * tolerance, rtol=10 * tolerance
     )
@@ -184,7 +184,7 @@ def test_probabilities_sum_to_one_and_agree_with_the_total():
 
 
 def test_it_learns_more_than_a_bigram_can():
-    # After "a" comes b or c, by turns: one byte of context cannot tell which.
+    # After "a" come b and c in turn. One byte of context does not tell which.
     text = "abac" * 500
     model, rng = MLP(SMALL, np.random.default_rng(0)), np.random.default_rng(0)
     windows = context_windows(byte_stream([text]), SMALL.context)

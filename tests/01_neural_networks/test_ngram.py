@@ -1,4 +1,4 @@
-"""Stage 1: models by counting, beside their definitions, and the bigram that is learned."""
+"""Stage 1: models by counting, compared with their definitions, and the bigram that is learned."""
 
 from __future__ import annotations
 
@@ -199,7 +199,7 @@ def test_learning_from_examples_approaches_the_counts_too():
         learned.loss(stream[places], stream[places + 1]).backward()
         assert learned.scores.grad is not None
         optimizer.step([learned.scores.grad])
-    # The counted table is the best there is for this text; the learned one comes close from above.
+    # No table is better for this text than the counted one. The loss of the learned one comes close from above.
     best = counted.total_nats(stream) / (len(stream) - 1)
     assert best < learned.total_nats(stream) / (len(stream) - 1) < best + 0.02
 

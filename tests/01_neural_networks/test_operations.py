@@ -1,4 +1,4 @@
-"""Stage 1: every operation of the autograd engine, beside finite differences and PyTorch."""
+"""Stage 1: every operation of the autograd engine, compared with finite differences and PyTorch."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from neural_networks import operations as ops
 from neural_networks.backpropagation import Tensor
 from neural_networks.gradient_checking import check_gradients
 
-# float64 throughout: 1e-10 leaves room for another order of summation and for nothing else.
+# Everything is in float64, so 1e-10 allows another order of summation and nothing else.
 EXACT = {"rtol": 1e-10, "atol": 1e-10}
 
 
 def assert_same_as_torch(ours: Callable[..., Tensor], theirs: Callable[..., torch.Tensor], *arrays: np.ndarray) -> None:
-    """Values, and gradients behind random weights, equal those of PyTorch."""
+    """Values, and gradients of a randomly weighted sum, equal those of PyTorch."""
     a = [Tensor(array.copy(), requires_grad=True) for array in arrays]
     b = [torch.tensor(array, requires_grad=True) for array in arrays]
     out, expected = ours(*a), theirs(*b)
@@ -41,7 +41,7 @@ def assert_right(ours: Callable[..., Tensor], theirs: Callable[..., torch.Tensor
 
 
 def away_from_kinks(x: np.ndarray) -> np.ndarray:
-    """Where relu and maximum bend, finite differences measure something else."""
+    """Keep away from the bends of relu and maximum, where finite differences measure something else."""
     return np.where(np.abs(x) < 1e-2, 0.5, x)
 
 
@@ -109,7 +109,7 @@ def test_reductions(shape: tuple[int, ...], keepdims: bool, data: st.DataObject)
     one = data.draw(st.integers(-len(shape), len(shape) - 1))
     several = tuple(data.draw(st.sets(st.integers(0, len(shape) - 1), min_size=1)))
     for axis in (one, several, None):
-        # PyTorch takes no axis=None together with keepdim in `sum` of some versions: name all axes.
+        # Some versions of PyTorch do not accept axis=None together with keepdim in `sum`, so name all axes.
         dim = tuple(range(len(shape))) if axis is None else axis
         assert_right(lambda t: t.sum(axis, keepdims), lambda t: t.sum(dim, keepdim=keepdims), x)  # noqa: B023
         assert_right(lambda t: t.mean(axis, keepdims), lambda t: t.mean(dim, keepdim=keepdims), x)  # noqa: B023
@@ -165,7 +165,7 @@ def test_indexing_adds_up_the_gradients_of_repeats(name: str):
     x, index = np.random.default_rng(0).normal(size=(4, 3)), INDICES[name]
     for check in check_gradients(lambda t: t[index], x):
         assert check.passed, check
-    if name != "negative step":  # which PyTorch has not
+    if name != "negative step":  # PyTorch does not have it
         as_torch = torch.tensor(index) if isinstance(index, np.ndarray) else index
         assert_same_as_torch(lambda t: t[index], lambda t: t[as_torch], x)
 

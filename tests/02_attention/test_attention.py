@@ -1,4 +1,4 @@
-"""Stage 2: attention told four ways against PyTorch's kernel, masks, and what a cache must not change."""
+"""Stage 2: attention in four ways compared with PyTorch's kernel, masks, and what a cache must not change."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def test_more_queries_than_keys_are_refused():
 
 
 def test_the_triton_kernel_agrees_with_pytorch():
-    """On a GPU where there is one, otherwise number by number in Triton's interpreter."""
+    """Runs on a GPU if there is one, otherwise number by number in Triton's interpreter."""
     pytest.importorskip("triton", reason="Triton is not installed")
     code = """
 import torch, torch.nn.functional as F
@@ -267,7 +267,7 @@ def recorded() -> torch.Tensor:
         outputs = [layer(x) for layer in layers]
     assert all(layer.observer is None for layer in layers)
     for layer, output in zip(layers, outputs, strict=True):
-        torch.testing.assert_close(layer(x), output)  # recording changes nothing but the way
+        torch.testing.assert_close(layer(x), output)  # recording changes the computation, but not the result
     return stack_layers(weights)
 
 

@@ -55,7 +55,7 @@ def random_model(name: str):
     config = getattr(transformers, f"{family}Config")(**settings)
     suffix = "LMHeadModel" if family == "GPT2" else "ForCausalLM"
     model = getattr(transformers, family + suffix)(config).eval()
-    with torch.no_grad():  # norms and biases are ones and zeros at first: make every tensor matter
+    with torch.no_grad():  # norms and biases start as ones and zeros: make every tensor matter
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)
     return model
@@ -65,7 +65,7 @@ def random_model(name: str):
 def assert_same_logits(theirs, ours: GPTModel) -> None:
     ids = torch.randint(61, (3, 64))
     torch.testing.assert_close(ours(ids), theirs(ids).logits, atol=1e-4, rtol=0)
-    assert theirs(ids).logits.std() > 0.1  # large enough for the tolerance to mean something
+    assert theirs(ids).logits.std() > 0.1  # large enough that the tolerance means something
 
 
 @ALL
@@ -109,7 +109,7 @@ def test_shards_are_written_and_read(name, tmp_path: Path):
     save_pretrained(ours, tmp_path / "ours", max_shard_bytes=20_000)
     assert len(list((tmp_path / "ours").glob("*.safetensors"))) > 2
     assert_same_logits(transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "ours").eval(), ours)
-    save_pretrained(ours, tmp_path / "ours")  # smaller shards of an earlier save must not be left behind
+    save_pretrained(ours, tmp_path / "ours")  # smaller shards of an earlier save must not stay
     assert [file.name for file in (tmp_path / "ours").glob("*.safetensors")] == ["model.safetensors"]
     assert_same_logits(theirs, load_pretrained(tmp_path / "ours"))
 
@@ -175,7 +175,7 @@ def test_a_shorter_context_can_be_asked_for(tmp_path: Path):
 
 
 class _Hub(SimpleHTTPRequestHandler):
-    """As much of the hub's protocol as downloading a repository takes, over a folder."""
+    """The part of the hub's protocol that downloading a repository needs, for a folder."""
 
     commit = "0123456789abcdef0123456789abcdef01234567"
 
@@ -231,7 +231,7 @@ except ValueError as error:
         **os.environ,
         "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
         "HF_HOME": str(tmp_path / "cache"),
-        "HF_HUB_OFFLINE": "0",  # the hub is this process; another test may have forbidden the network
+        "HF_HUB_OFFLINE": "0",  # the hub is this process; another test may have turned the network off
         "HF_HUB_DISABLE_XET": "1",
         "NO_PROXY": "127.0.0.1",
     }
@@ -280,7 +280,7 @@ def test_an_unsupported_or_inconsistent_configuration_is_refused(change, message
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has other rights")
 def test_files_of_tensors_have_the_rights_of_other_new_files(tmp_path: Path):
     (tmp_path / "other").touch()
-    for _ in range(2):  # new, and in place of the old
+    for _ in range(2):  # a new folder, and then the same folder again
         save_tensors({"a": torch.ones(3)}, tmp_path / "a.safetensors", {"format": "pt"})
         assert (tmp_path / "a.safetensors").stat().st_mode == (tmp_path / "other").stat().st_mode
     torch.testing.assert_close(load_file(tmp_path / "a.safetensors")["a"], torch.ones(3))

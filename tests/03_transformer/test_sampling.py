@@ -123,7 +123,7 @@ def test_top_p_keeps_the_smallest_set_that_reaches_p(p, logits):
     mass = probabilities[kept].sum().item()
     assert mass >= p - 1e-9
     assert probabilities[kept].max() == probabilities.max()
-    if p < 1.0:  # without its least likely member the set would not do
+    if p < 1.0:  # without its least likely member the set would be too small
         assert mass - probabilities[kept].min().item() < p + 1e-9
 
 
@@ -185,7 +185,7 @@ def test_generation_runs_past_the_context_by_dropping_the_older_half():
 
 @pytest.mark.parametrize("changes", [{}, {"positions": "learned"}, {"positions": "alibi"}, {"sliding_window": 4}])
 def test_a_batch_of_unequal_prompts_gives_what_each_gives_alone(changes):
-    """Beyond the context too: 30 new tokens, a context of 16."""
+    """It also works beyond the context: 30 new tokens with a context of 16."""
     model = small_model(**changes)
     prompts = [[1, 2, 3], [4], list(range(5, 20))]
     each = [
@@ -211,7 +211,7 @@ def test_streamed_text_stops_where_the_whole_text_would(text, stops, cuts):
     stop = StopSequences(stops)
     pieces = [stop.push(text[a:b]) for a, b in itertools.pairwise(edges)]
     streamed = "".join(pieces) + stop.flush()
-    # The text as it grows: the first moment at which a stop string is complete decides.
+    # The text grows, and the first moment when a stop string is complete decides.
     expected = text
     for end in range(len(text) + 1):
         found = [position for string in stops if (position := text[:end].find(string)) >= 0]

@@ -74,8 +74,8 @@ def test_forward_flops_are_those_that_pytorch_counts(style):
     model = small_model(style, d_model=64, context_length=32, sliding_window=None, attention_sinks=0)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(torch.zeros(1, 32, dtype=torch.long))
-    # PyTorch counts every pair of positions, masked or not: twice ours. Its fused kernel for CPUs is
-    # not counted at all.
+    # PyTorch counts every pair of positions, masked or not, which is twice ours. It does not count its fused
+    # kernel for CPUs at all.
     total = forward_flops_per_token(model.config) * 32
     width = model.config.num_heads * model.config.head_size
     attention = 3 * 4 * width * 16 * 32  # layers, score and sum, width of the heads, half the context, tokens
@@ -154,7 +154,7 @@ def test_rows_of_a_batch_do_not_see_one_another(style):
 
 @pytest.mark.parametrize("style", [LLAMA_STYLE, ALIBI_STYLE | {"sliding_window": None, "attention_sinks": 0}])
 def test_packed_documents_have_the_logits_they_have_alone(style):
-    """Relative positions do not care where in the window a document begins."""
+    """Relative positions do not depend on where in the window a document begins."""
     model = small_model(style)
     ids = torch.randint(61, (1, 12))
     with torch.no_grad():

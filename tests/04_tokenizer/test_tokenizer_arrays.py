@@ -1,4 +1,4 @@
-"""Stage 4: the array algorithms against the simple ones that they stand for."""
+"""Stage 4: the array algorithms compared with the simple algorithms that they replace."""
 
 from __future__ import annotations
 

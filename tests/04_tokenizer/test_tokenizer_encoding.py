@@ -44,7 +44,7 @@ def test_any_unicode_gives_tiktokens_ids_with_every_pattern(text: str, with_peer
     ours, theirs = with_peer
     expected = theirs.encode_ordinary(text)
     assert ours.encode(text) == expected
-    assert ours.encode_to_array(text).tolist() == expected  # through the arrays, which long texts take
+    assert ours.encode_to_array(text).tolist() == expected  # through the arrays, which long texts use
 
 
 def test_every_character_beside_every_kind_of_character_gives_tiktokens_ids(with_peer):
@@ -78,7 +78,7 @@ def test_a_pattern_that_cannot_be_used_is_refused(pattern: str, message: str):
 
 @settings(max_examples=200, deadline=None)
 @given(
-    # Merges of three letters and what comes of them, in any order that is possible: not only trained ones.
+    # Merges of three letters and of their results, in any possible order, not only in a trained order.
     merges=st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30)), max_size=25, unique=True),
     words=st.lists(st.text("abc", min_size=1, max_size=60), max_size=8),
 )
@@ -91,7 +91,7 @@ def test_all_ways_of_merging_follow_the_definition(merges, words):
     tokenizer = BPETokenizer(usable)
     expected = [slow_encode(usable, word.encode()) for word in words]
     assert [tokenizer.encode(word) for word in words] == expected
-    assert tokenizer.encode_batch(words) == expected  # side by side
+    assert tokenizer.encode_batch(words) == expected  # many at once
     assert [tokenizer._merger._merge_long(word.encode()) for word in words] == expected
 
 
@@ -151,7 +151,7 @@ def test_gpt2s_ids_are_those_of_tiktoken_and_tokenizers_on_all_of_python_docs(gp
     documents = [*documentation.train, *documentation.validation]
     ids = ours.encode_batch(documents)
     assert ids == theirs.encode_ordinary_batch(documents, num_threads=2)
-    sample = range(0, len(documents), 20)  # a tenth of tiktoken's speed
+    sample = range(0, len(documents), 20)  # only a sample, because ours has a tenth of tiktoken's speed
     assert [ids[i] for i in sample] == [e.ids for e in rust.encode_batch([documents[i] for i in sample])]
 
 
@@ -215,7 +215,7 @@ def test_any_ids_decode(ids, bpe: BPETokenizer):
 
 def test_lone_surrogates_are_encoded_as_the_replacement_character(bpe: BPETokenizer):
     assert bpe.decode(bpe.encode("a\ud800b")) == "a\ufffdb"
-    assert bpe.encode("\ud83d\ude42") == bpe.encode("🙂")  # a pair is the character that it means
+    assert bpe.encode("\ud83d\ude42") == bpe.encode("🙂")  # a surrogate pair is the same as its character
 
 
 @pytest.mark.parametrize("wrong", [600, 9999, -1])

@@ -61,7 +61,7 @@ def test_a_saved_tokenizer_is_the_same_when_loaded(kind: str, tmp_path: Path):
 
 
 def test_a_file_of_the_first_version_loads(tmp_path: Path):
-    # As it stands in checkpoints that were written before tokens could have ids of their own.
+    # As in checkpoints that were written before tokens could have their own ids.
     path = tmp_path / "tokenizer.json"
     path.write_text(
         '{"type": "bpe", "pattern": "\\\\w+|\\\\W", "special_tokens": ["<|endoftext|>"], "merges": [[104, 105]]}'

@@ -163,7 +163,7 @@ def test_the_viewer_shows_every_token_in_terminal_and_page():
     tokens = list(show_tokens(tokenizer, text, allowed_special="all"))
     assert [token.id for token in tokens] == tokenizer.encode(text, allowed_special="all")
     styles = [str(span.style) for span in to_terminal(tokens).spans]
-    assert all(left != right for left, right in pairwise(styles))  # where a token ends can be seen
+    assert all(left != right for left, right in pairwise(styles))  # the end of a token is visible
     console = Console(color_system="standard", force_terminal=True, width=200)
     with console.capture() as capture:
         console.print(to_terminal(tokens, with_ids=True), end="")

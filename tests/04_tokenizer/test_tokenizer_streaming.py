@@ -68,7 +68,7 @@ def test_encoding_a_stream_takes_constant_memory():
     tracemalloc.start()
     endless = tokenizer.encode_iterable("some words in a line\n" for _ in iter(int, 1))
     assert sum(1 for _ in islice(endless, 5_000_000)) == 5_000_000
-    assert tracemalloc.get_traced_memory()[1] < 100e6  # 5 million ids in a list would take 40 MB more a million
+    assert tracemalloc.get_traced_memory()[1] < 100e6  # 5 million ids in a list would take 40 MB more for each million
     tracemalloc.stop()
 
 
@@ -77,7 +77,7 @@ def test_encoding_a_stream_takes_constant_memory():
 def test_ids_decoded_in_parts_give_the_text_of_the_whole(parts):
     tokenizer = ByteTokenizer()
     decoder = StreamingDecoder(tokenizer)
-    for _ in range(2):  # after `finish` it starts anew
+    for _ in range(2):  # after `finish` it starts again
         pieces = [decoder.decode(part) for part in parts] + [decoder.finish()]
         assert "".join(pieces) == tokenizer.decode([index for part in parts for index in part])
 

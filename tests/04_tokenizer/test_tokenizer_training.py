@@ -47,7 +47,7 @@ def test_merges_follow_the_definition_where_pairs_overlap_and_tie(counts):
 
 
 def test_merges_are_those_of_hugging_face_where_no_count_is_tied():
-    # Word i occurs 3^i times, so that no two pairs that have different words in them have equal counts.
+    # Word i occurs 3^i times, so two pairs with different words never have equal counts.
     words = ["ab", "cd", "abcd", "efab", "ghij", "cdef", "ghab"]
     documents = [" ".join([word] * 3**index) for index, word in enumerate(words)]
     ours = train_bpe(documents, 256 + 12, special_tokens=())

@@ -1,4 +1,4 @@
-"""Stage 5: checkpoints are whole or absent."""
+"""Stage 5: checkpoints are complete or absent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stage 5: configurations, and what users get wrong."""
+"""Stage 5: configurations, and the mistakes of users."""
 
 from __future__ import annotations
 

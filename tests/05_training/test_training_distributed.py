@@ -1,4 +1,4 @@
-"""Stage 5: several processes give what one gives, and their checkpoints fit any number of them."""
+"""Stage 5: several processes give the same result as one, and their checkpoints fit any number of processes."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def _weights(run: Path, step: int = 6) -> dict[str, torch.Tensor]:
     return load_file(folder / "model.safetensors")
 
 
-# The order of summation differs, by float32's rounding; Muon adds bfloat16's.
+# The order of summation differs, so float32's rounding differs; Muon adds bfloat16's rounding.
 @pytest.mark.parametrize(("parallel", "optimizer", "tolerance"), [("ddp", "adamw", 2e-5), ("fsdp", "muon", 2e-3)])
 def test_two_processes_train_as_one_does(
     parallel, optimizer, tolerance, distributed_settings, write_config, root: Path, tmp_path: Path
@@ -100,7 +100,7 @@ def test_the_state_in_shards_is_read_by_one_process(distributed_settings, write_
 
 
 def _forget_the_second_half(run: Path) -> None:
-    """As if it had died after the first checkpoint."""
+    """Make the folder look as if the run had died after the first checkpoint."""
     shutil.rmtree(run / "step_00000006")
     assert [folder.name for folder in list_checkpoints(run)] == ["step_00000003"]
 

@@ -1,4 +1,4 @@
-"""Stage 5: what is written from scratch gives PyTorch's numbers, step by step."""
+"""Stage 5: the code written from scratch gives PyTorch's numbers, step by step."""
 
 from __future__ import annotations
 
@@ -61,8 +61,8 @@ def test_muon_equals_pytorchs_over_100_steps():
     mine, reference = _twins(bias=False)
     options = {"lr": 0.02, "momentum": 0.95, "weight_decay": 0.1}
     theirs = torch.optim.Muon(reference.parameters(), **options)
-    # Both orthogonalise in bfloat16, one matrix at a time or several together: a step of 0.02 differs in its
-    # third digit, and a hundred of them wander.
+    # Both orthogonalise in bfloat16, one matrix at a time or several together. So a step of 0.02 differs in its
+    # third digit, and over a hundred steps the weights move apart.
     _follow(Muon(mine.parameters(), **options), theirs, mine, reference, atol=0.02, rtol=0.05)
 
 

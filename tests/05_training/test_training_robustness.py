@@ -112,7 +112,7 @@ def test_a_spike_saves_its_batch_and_training_goes_on(tmp_path: Path):
 
 
 def test_micro_batches_count_by_what_they_predict(tmp_path: Path):
-    """Two micro-batches with 3 and 16 targets take the step of one batch with 19."""
+    """Two micro-batches with 3 and 16 targets give the same step as one batch with 19."""
     tokens = torch.randint(50, (4, 9))
     inputs, targets = tokens[:, :-1], tokens[:, 1:].clone()
     targets.view(-1)[3:16] = -100  # the first two rows predict three tokens
@@ -224,7 +224,7 @@ def test_averaged_weights_are_what_is_saved_and_resume_is_bit_identical(tiny_set
 
 
 def test_the_time_of_a_step_is_reckoned_from_a_few_micro_batches_and_leaves_no_trace(tmp_path: Path):
-    """A step of 32 large micro-batches would keep a plan waiting for minutes."""
+    """With 32 large micro-batches, one step would make the user of a plan wait for minutes."""
     drawn = []
     plain = next_token_loss()
 

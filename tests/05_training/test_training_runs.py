@@ -108,7 +108,7 @@ def test_a_signal_saves_and_the_same_command_continues(tiny_settings, write_conf
     (saved,) = list_checkpoints(Path(tiny_settings["output_dir"]))
     step = int(saved.name.removeprefix("step_"))
     assert 1 <= step < 5000
-    # A run to the same step without interruption would have needed the same data.
+    # A run to the same step without interruption would use the same data.
     assert json.loads((saved / "state.json").read_text())["batches"] == {"sequences_drawn": 4 * step}
 
 
@@ -145,7 +145,7 @@ def test_an_edited_corpus_is_prepared_anew_and_does_not_continue_a_run(
     assert main(["--config", config, "--output_dir", str(tmp_path / "second")]) == 0
     folders = list((tmp_path / "datasets").iterdir())
     assert len(folders) == 2
-    assert main(["--config", config]) == 1  # the first run was on the text as it was
+    assert main(["--config", config]) == 1  # the first run used the old text
     assert "prepared.corpus_sha256" in capsys.readouterr().err
     assert all(folder.name.startswith("mine-bpe320-") for folder in folders)
 

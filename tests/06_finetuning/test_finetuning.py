@@ -73,7 +73,7 @@ def model(request) -> GPTModel:
 
 
 def plain_loss(model: GPTModel, encoded) -> tuple[float, int]:
-    """Sum of -ln p of the learned tokens of one conversation, by itself, and their number."""
+    """The sum of -ln p of the learned tokens of a single conversation, and their number."""
     ids = torch.tensor([encoded.ids])
     logits = model(ids[:, :-1])[0]
     learned = torch.tensor(encoded.learned[1:])
@@ -270,8 +270,8 @@ def test_grpo_makes_rewarded_answers_likelier(lora):
     batch = batches.next_batch(2)
     assert batch.tensors["advantages"].shape == (16,)
     first_loss = GRPOLoss(grpo)(model, batch.tensors).item()
-    assert first_loss == pytest.approx(0.0, abs=1e-4)  # nothing has moved: ratios are 1, advantages cancel
-    if lora:  # B is zero: the reference is the policy
+    assert first_loss == pytest.approx(0.0, abs=1e-4)  # no weight has moved yet, so ratios are 1 and advantages cancel
+    if lora:  # B is zero, so the reference equals the policy
         torch.testing.assert_close(batch.tensors["old"], batch.tensors["reference"])
     rewards = []
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=2e-2)

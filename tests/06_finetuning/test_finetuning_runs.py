@@ -85,7 +85,7 @@ def test_lora_leaves_an_adapter_and_a_merged_model_that_agree(finetune, trained_
     ids = torch.randint(300, (2, 16))
     with torch.no_grad():
         torch.testing.assert_close(base(ids), merged(ids), atol=1e-4, rtol=1e-3)
-    # The adapter's own checkpoints hold what is learned, nothing else.
+    # The adapter's own checkpoints hold only the learned weights.
     [*_, last] = list_checkpoints(tmp_path / "out" / "training")
     assert (last / "model.safetensors").stat().st_size < 0.5 * sum(p.nbytes for p in merged.parameters())
 

@@ -1,4 +1,4 @@
-"""Stage 6: published weights become a checkpoint that every command takes."""
+"""Stage 6: published weights become a checkpoint that every command accepts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from transformer.pretrained import save_pretrained
 
 @pytest.fixture
 def published(tmp_path: Path) -> tuple[Path, GPTModel]:
-    """A folder as Hugging Face has them, of a small random Llama."""
+    """A folder in Hugging Face's format, with a small random Llama."""
     config = GPTConfig(vocab_size=260, context_length=64, num_layers=2, num_heads=2, d_model=32, tie_embeddings=False)
     model = GPTModel(config).eval()
     folder = save_pretrained(model, tmp_path / "published")

@@ -1,4 +1,4 @@
-"""Stage 6: LoRA starts as the model, trains only the correction, merges exactly, and is peft's."""
+"""Stage 6: LoRA starts as the model, trains only the correction, merges exactly, and agrees with peft."""
 
 from __future__ import annotations
 

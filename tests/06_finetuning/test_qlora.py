@@ -1,4 +1,4 @@
-"""Stage 6: NF4 is that of bitsandbytes, and a model on 4-bit weights can be fine-tuned."""
+"""Stage 6: NF4 is the same as in bitsandbytes, and a model with 4-bit weights can be fine-tuned."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def test_our_nf4_is_that_of_bitsandbytes(double, shape):
     ours = quantize_nf4(weight, double)
     theirs = functional.dequantize_4bit(packed, state)
     codes = torch.stack([packed.flatten() >> 4, packed.flatten() & 15], dim=1).flatten()  # two a byte
-    assert (ours.codes.flatten() != codes).float().mean() < 1e-4  # ties between levels may fall either way
+    assert (ours.codes.flatten() != codes).float().mean() < 1e-4  # a tie between two levels may be rounded up or down
     difference = (ours.dequantize() - theirs).abs()
-    if double:  # a scale midway between two of the 256 levels may fall either way, for its whole block
+    if double:  # a scale midway between two of the 256 levels may go up or down, with its whole block
         assert (difference > 1e-6).float().mean() < 2e-3
         assert difference.max() < 0.03 * theirs.abs().max()
     else:

@@ -1,9 +1,9 @@
-"""Stage 7: whatever shares the step, the memory or the weights, a request gets the tokens it would get alone.
+"""Stage 7: a request gets the same tokens as alone, even if others share its step, its memory or its weights.
 
-Different ways of computing the same numbers sum them in different orders, so their last bits differ. Greedy
-tokens then agree for a reason only if the best logit leads by more than that. Random models are therefore
-compared in float64, where the differences are near 1e-15 and a lead below 1e-9 is not met; float32 and bfloat16
-are compared on a model that has learned its text, and the lead is asserted.
+Different ways to compute the same numbers sum them in different orders, so their last bits differ. Greedy tokens
+must then agree only if the best logit leads by more than that difference. So random models are compared in float64,
+where the differences are near 1e-15 and leads below 1e-9 do not occur. float32 and bfloat16 are compared on a model
+that has learned its text, and the test checks the lead.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def engine_for(model: GPTModel, precision: torch.dtype = torch.float64, proposer
 
 
 def some_requests(greedy: bool = True) -> tuple[list[list[int]], list[SamplingParameters]]:
-    """Eight requests of mixed length; the first four begin alike."""
+    """Eight requests of mixed length; the first four begin with the same tokens."""
     generator = torch.Generator().manual_seed(1)
     beginning = torch.randint(1, 257, (18,), generator=generator).tolist()
     prompts, parameters = [], []
@@ -86,7 +86,7 @@ def test_every_way_of_scheduling_gives_the_tokens_of_the_plain_forward_pass(styl
     assert engine.generate_batch(prompts, parameters) == reference(model, prompts, parameters)
     stats = engine.stats()
     assert (stats.used_blocks, stats.running, stats.waiting) == (0, 0, 0)
-    if way == "preempted" and "window" not in style:  # a window lets go of blocks in time
+    if way == "preempted" and "window" not in style:  # a window frees blocks early enough
         assert stats.preemptions > 0
     if way == "batched with strangers" and "window" not in style:
         assert stats.cached_tokens >= 3 * 16  # the shared beginning, in full blocks
@@ -106,7 +106,7 @@ def test_speculative_greedy_tokens_are_the_plain_ones(style, draft):
     model = small_model(style)
     prompts, parameters = some_requests()
     prompts = [(prompt * 3)[:30] for prompt in prompts]  # repetitive, so that there is something to look up
-    # Half of the draft model's guesses are right when it is the model with some noise.
+    # Half of the guesses are right when the draft model is the model with some noise.
     noisy = small_model(style)
     with torch.no_grad():
         for parameter in noisy.parameters():

@@ -94,7 +94,7 @@ def test_a_collision_of_hashes_does_not_hand_out_another_texts_keys():
     first = pool.register(None, Colliding((1, 2)), pool.allocate())
     assert pool.find(None, Colliding((3, 4))) is None
     assert pool.find(None, Colliding((1, 2))) is first
-    # The same two tokens behind something else are something else.
+    # The same two tokens after another prefix are another block.
     pool.register(first, Colliding((5, 6)), pool.allocate())
     assert pool.find(None, Colliding((5, 6))) is None
 
@@ -114,7 +114,7 @@ def test_blocks_are_shared_counted_and_kept_until_their_memory_is_wanted():
     two.release()
     assert (pool.num_used, pool.num_free) == (0, 6)
     three = BlockTable(pool)
-    assert len(three.shared_prefix(tokens)) == 2  # nobody's, but known
+    assert len(three.shared_prefix(tokens)) == 2  # no request uses it, but it is still known
     three.reserve(10)  # five of six blocks: the end of the kept prefix goes first
     assert len(BlockTable(pool).shared_prefix(tokens)) == 1
     three.release()
@@ -144,7 +144,7 @@ def test_a_sequence_grows_into_neighbouring_blocks_and_is_read_without_copying()
     storage = build_storage(config, 64, torch.float32, CPU)
     keys, _ = storage.read(0, tables[1].runs(8), torch.float32)
     storage.write(0, torch.tensor(tables[1].slots(0, 8)), torch.ones(8, 1, 4), torch.ones(8, 1, 4))
-    assert keys.sum() == 32  # what was read before shows what was written after: the same memory
+    assert keys.sum() == 32  # the earlier result shows the later write, because both use the same memory
 
 
 def test_a_sliding_window_holds_on_to_its_blocks_and_the_sinks_only():
@@ -156,7 +156,7 @@ def test_a_sliding_window_holds_on_to_its_blocks_and_the_sinks_only():
         table.evict(window=8, sinks=1)
         assert pool.num_used <= 1 + 8 // 2 + 1  # the sink's block, the window's, one that is half outside
     kept = [position for first, _, length in table.runs(60) for position in range(first, first + length)]
-    assert set(range(53, 60)) | {0} <= set(kept)  # what the next token, at 60, sees besides itself
+    assert set(range(53, 60)) | {0} <= set(kept)  # the positions that the next token, at 60, sees besides itself
     table.release()
     assert pool.num_used == 0
 

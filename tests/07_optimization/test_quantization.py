@@ -1,4 +1,4 @@
-"""Stage 7: weights in 8 and 4 bits: how far off, how small, saved, loaded, served; and what is refused."""
+"""Stage 7: weights in 8 and 4 bits: their error and size, saving, loading and serving, and what is refused."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_four_bits_are_off_by_half_a_step_of_their_group():
     q = to_levels(groups, scale, zero)
     assert q.amin() == 0
     assert q.amax() == 15
-    # Half a step, and what rounding the scale to bfloat16 adds at the ends of the range.
+    # Half a step, plus the error at the ends of the range from rounding the scale to bfloat16.
     assert ((from_levels(q, scale, zero) - groups).abs() <= 0.5 * scale + 8 * scale * 2**-7).all()
 
 
@@ -145,18 +145,18 @@ def test_packed_plain_layers_are_the_plain_layers(dtype, rows):
 
 def test_gptq_changes_outputs_less_than_rounding_does():
     torch.manual_seed(1)
-    # Inputs that come together can make up for one another: 32 causes behind 128 numbers.
+    # Inputs that occur together can compensate for each other: 32 causes produce 128 numbers.
     inputs = torch.randn(2000, 32) @ torch.randn(32, 128) + 0.1 * torch.randn(2000, 128)
     linear = nn.Linear(128, 64, bias=False)
     rounded, calibrated = Int4Linear(64, 128, False), Int4Linear(64, 128, False)
     rounded.quantize(linear)
     calibrated.store(*gptq_levels(linear.weight, inputs[:1000].T @ inputs[:1000]), None)
-    fresh = inputs[1000:]  # not what it was calibrated on
+    fresh = inputs[1000:]  # not the inputs of the calibration
     with torch.no_grad():
         errors = [(layer(fresh) - linear(fresh)).norm().item() for layer in (rounded, calibrated)]
         off = [(layer.dequantize() - linear.weight).norm().item() for layer in (rounded, calibrated)]
     assert errors[1] < 0.6 * errors[0]
-    assert off[1] > off[0]  # although the weights themselves are further off
+    assert off[1] > off[0]  # although the weights themselves have a larger error
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -305,5 +305,5 @@ def test_errors_are_those_of_bitsandbytes(bits):
         errors = [
             (layer(x.bfloat16()).float() - expected).norm() / expected.norm() for layer in (ours, theirs.to("cpu"))
         ]
-    # Theirs leaves activations as they are on a CPU, where W8A8 rounds both: up to sqrt(2) of its error.
+    # Theirs does not round activations on a CPU, but W8A8 rounds both: up to sqrt(2) of its error.
     assert errors[0] < (1.5 if bits == 8 else 1.1) * errors[1]

@@ -1,7 +1,7 @@
-"""Stage 7: random schedules leave no block behind and give every request its own tokens.
+"""Stage 7: after random schedules no block is lost, and every request gets its own tokens.
 
-Hypothesis makes up who comes when, with what, and who leaves early, and shrinks what fails. A few hundred
-schedules run here; `make soak` runs 10,000.
+Hypothesis chooses which requests come, when they come and which are cancelled early. It makes a failing schedule
+smaller. A few hundred schedules run here; `make soak-engine` runs 10,000.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def expected(windowed: bool, prompt: tuple[int, ...], max_tokens: int, temperatu
 
 
 class Schedule(RuleBasedStateMachine):
-    """One life of an engine."""
+    """The life of one engine, from start to end."""
 
     @initialize(
         windowed=st.booleans(),
@@ -84,7 +84,7 @@ class Schedule(RuleBasedStateMachine):
     )
     def submit(self, beginning, rest, max_tokens, greedy, priority) -> None:
         prompt = (*beginning, *rest)
-        # Guesses use the random numbers in another way: the same distribution, but not the same draws.
+        # Guesses use the random numbers in another way. The distribution is the same, but the draws are not.
         temperature = 0.0 if greedy or self.lookup else 1.0
         parameters = SamplingParameters(max_tokens=max_tokens, temperature=temperature, top_p=0.95, seed=7)
         handle = self.engine.submit(GenerationRequest(prompt, parameters, priority))
@@ -133,7 +133,7 @@ _lived = itertools.count(1)
 
 
 def _count_for_people() -> None:
-    """A soak takes long: say now and then how far it is. (`make soak-engine` has pytest let this through.)"""
+    """Print the progress from time to time, because a soak takes long. (`make soak-engine` lets pytest show it.)"""
     number = next(_lived)
     if NUM_SCHEDULES > 200 and number % 500 == 0:
         print(f"{number:,} schedules, all blocks accounted for", flush=True)

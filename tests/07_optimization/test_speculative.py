@@ -40,7 +40,7 @@ def test_accepting_and_replacing_gives_the_models_own_distribution(kind):
         assert not was_right or token == guess
     assert chi_square(counts, p) < CHI_SQUARE_15
     assert chi_square(counts, q) > 10 * CHI_SQUARE_15  # the test can tell them apart
-    # The theory: a drawn guess is right with probability sum min(p, q), a certain one with p of it.
+    # The theory: a guess drawn from q is right with probability sum min(p, q), and a certain guess with its p.
     rate = float(torch.minimum(p, q).sum()) if kind == "drawn" else float(p[3])
     assert accepted / n == pytest.approx(rate, abs=4 * (rate * (1 - rate) / n) ** 0.5)
 
@@ -58,7 +58,7 @@ def small_model(seed: int, layers: int = 1) -> GPTModel:
     "proposer", [DraftModel(small_model(1), num_tokens=3), PromptLookup(3, 2, 1)], ids=["draft", "lookup"]
 )
 def test_the_second_and_third_token_have_the_distribution_of_plain_sampling(proposer):
-    """Whole texts, temperature and top-p included, beside the exact probabilities of the model."""
+    """Whole texts, with temperature and top-p, compared with the exact probabilities of the model."""
     model = small_model(0)
     prompt = [1, 2, 3, 1, 2]
     parameters = {"max_tokens": 3, "temperature": 0.9, "top_p": 0.98}
@@ -101,7 +101,7 @@ def test_lookup_finds_what_followed_the_last_time():
     assert lookup.propose(request([2, 3, 5, 2, 3, 6, 0, 2, 3]), 10).tokens == [6, 0, 2]  # the newest occurrence
     assert lookup.propose(request([4, 4, 4, 4]), 10).tokens == [4]
     assert lookup.propose(request([1, 2, 3, 4]), 10).tokens == []
-    # Bytes that match across the borders of ids are no match: 1 · 2^8 holds the bytes of 1, shifted.
+    # Bytes that match across the borders of ids are not a match: 1 · 2^8 holds the bytes of 1, shifted.
     assert lookup.propose(request([0, 256, 0, 0, 1, 0]), 10).tokens == []
 
 

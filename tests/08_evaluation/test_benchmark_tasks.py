@@ -1,4 +1,4 @@
-"""Stage 8: tasks in the published layouts, how they are asked, and what is said about bad files."""
+"""Stage 8: tasks in the published layouts, the way to ask them, and the messages about bad files."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def model() -> GPTModel:
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.4)
     with torch.no_grad():
-        model.head.weight[[i for i in range(260) if i not in range(97, 123)]] = 0  # greedily it writes letters
+        model.head.weight[[i for i in range(260) if i not in range(97, 123)]] = 0  # greedy decoding writes letters
     return model
 
 
@@ -239,7 +239,7 @@ def test_generation_stops_is_extracted_and_compared(model: GPTModel, tmp_path: P
     generate = text_generator(model, TOKENIZER, CPU)
     question = "Question: Two boxes of 3 pens?\nAnswer:"
     whole, cut = generate([question, "x" * 60], 12, ())
-    ids = [260 - 1, *TOKENIZER.encode(question)][-36:]  # what leaves room for 12 in a context of 48
+    ids = [260 - 1, *TOKENIZER.encode(question)][-36:]  # leaves room for 12 tokens in a context of 48
     plain = list(generate_ids(model, ids, SamplingParameters(max_tokens=12, temperature=0.0)))
     assert whole.text == TOKENIZER.decode(plain) and whole.num_tokens == 12 and not whole.ended
     assert cut.was_cut and whole.was_cut == (len(TOKENIZER.encode(question)) + 1 > 36)

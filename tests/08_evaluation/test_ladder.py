@@ -129,7 +129,7 @@ def test_a_stream_pays_for_where_documents_end(trained_run: Path):
     documents = ["Return the number.", "Raise ValueError."]
     alone = score_documents(loaded.model, loaded.tokenizer, documents, CPU)
     stream = score_stream(loaded.model, loaded.tokenizer, documents, CPU)
-    assert len(stream.ids) == len(alone.ids) + 1  # the second end of text is predicted; before the first stands nothing
+    assert len(stream.ids) == len(alone.ids) + 1  # the second end of text is predicted; the first has nothing before it
     assert stream.num_bytes == alone.num_bytes
 
 

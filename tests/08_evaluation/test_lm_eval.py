@@ -1,4 +1,4 @@
-"""Stage 8 inside lm-evaluation-harness: its figures, ours, and those of its own `hf` model on the exported checkpoint."""
+"""Stage 8 inside lm-evaluation-harness: its results, ours, and those of its `hf` model on the exported checkpoint."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def ours(run: Path, folder: Path, name: str, begin: bool) -> TaskResult:
 
 @pytest.fixture(scope="module", params=[True, False], ids=["with end of text", "without"])
 def three(request: pytest.FixtureRequest, trained_run: Path, folder: Path, exported: Path) -> dict:
-    """Figures of the same model and questions: the harness with our model, with its own, and our evaluator."""
+    """Results for the same model and questions: the harness with our model, with its own, and our evaluator."""
     begin = request.param
     hf = HFLM(pretrained=str(exported), device="cpu", dtype="float32", batch_size=4, add_bos_token=begin)
     if begin:  # the exported tokenizer leaves the token to the caller, as GPT-2's does

@@ -35,7 +35,7 @@ WORDS = st.lists(st.sampled_from(["a", "the", "cat", "sat,", "3-4", "1,000", "x.
 
 
 def test_bleu_of_a_corpus_is_sacrebleus():
-    streams = [list(stream) for stream in zip(*REFERENCES, strict=True)]  # sacrebleu wants them the other way round
+    streams = [list(stream) for stream in zip(*REFERENCES, strict=True)]  # sacrebleu needs them transposed
     expected = sacrebleu.corpus_bleu(HYPOTHESES, streams).score
     assert expected > 10
     assert corpus_bleu(HYPOTHESES, REFERENCES) == pytest.approx(expected, rel=1e-12)
@@ -129,7 +129,7 @@ def test_the_bootstrap_covers_the_truth_as_often_as_it_says():
             bootstrap_interval(rng.uniform(size=150) < 0.7, resamples=400, seed=trial) for trial in range(400)
         )
     )
-    assert 0.91 < hits / 400 < 0.98  # 95 %, with two standard errors of 1.1 points and a little for 150 items
+    assert 0.91 < hits / 400 < 0.98  # 95 %, with two standard errors of 1.1 points and some more for only 150 items
 
 
 def test_a_ratio_is_weighted():

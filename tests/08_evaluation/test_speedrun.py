@@ -1,4 +1,4 @@
-"""The whole chain at its smallest: every step, the report, passing over what is done, and the baselines."""
+"""The whole chain at its smallest: every step, the report, skipping finished steps, and the baselines."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_scores_are_means_over_questions():
 
 
 def test_the_smoke_tier_goes_from_nothing_to_a_report(root: Path, tmp_path: Path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)  # data sets and runs go to where the command is called
+    monkeypatch.chdir(tmp_path)  # data sets and runs go to the current folder
     tier = yaml.safe_load((root / "configs" / "speedrun" / "smoke.yaml").read_text())
     for name in ("pretrain", "sft", "dpo"):
         tier[name] = str(root / tier[name])

@@ -42,7 +42,7 @@ def wait_for(port: int) -> None:
 
 @contextlib.contextmanager
 def program(*command: str, port: int) -> Iterator[subprocess.Popen]:
-    """Run a daemon in the foreground, from when it listens."""
+    """Run a daemon in the foreground; gives control back when it listens."""
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
             wait_for(port)
@@ -60,7 +60,7 @@ def redis(tmp_path: Path) -> Iterator[tuple[str, subprocess.Popen]]:
 
 @dataclass
 class Site:
-    """nginx and what is behind it."""
+    """nginx and the servers behind it."""
 
     client: httpx.Client
     servers: list[tuple[str, subprocess.Popen]]
@@ -76,9 +76,9 @@ def site(folder: Path, listen: str = "", **settings) -> Iterator[Site]:
     """Two servers of one model behind the repository's nginx.conf, with its ports replaced by free ones.
 
     Args:
-        folder: for the files.
-        listen: what stands in place of the line that begins with `listen`; PORT is nginx's.
-        settings: of the servers.
+        folder: folder for the files.
+        listen: the text that replaces the line that begins with `listen`; PORT is nginx's port.
+        settings: settings of the servers.
     """
     run = save_run(folder / "tiny", context_length=4096, positions="rope")
     config = {"threads": 1, "trusted_proxies": ["127.0.0.1"], "allowed_hosts": ["127.0.0.1", "llm.example.org"]}
@@ -93,7 +93,7 @@ def site(folder: Path, listen: str = "", **settings) -> Iterator[Site]:
             text = text.replace(written, url.removeprefix("http://"))
         text = re.sub(r"listen 127\.0\.0\.1:8000;", listen or "listen 127.0.0.1:PORT;", text).replace("PORT", str(port))
         own = "".join(f"{what}_temp_path temporary; " for what in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
-        text = text.replace("http {", "http { access_log off; " + own, 1)  # where a user without rights may write
+        text = text.replace("http {", "http { access_log off; " + own, 1)  # folders that any user may write into
         (folder / "nginx.conf").write_text(text, encoding="utf-8")
         command = [NGINX, "-p", str(folder), "-c", str(folder / "nginx.conf")]
         outside = ["-g", f"daemon off; pid {folder / 'nginx.pid'}; error_log {folder / 'nginx.log'};"]
@@ -111,7 +111,7 @@ def test_nginx_passes_tokens_on_as_they_come_and_tells_of_clients_that_go(tmp_pa
     with site(tmp_path) as behind:
         body = {"prompt": "a", "max_tokens": 4000, "stream": True, "logit_bias": ENDLESS}
         with behind.client.stream("POST", "/v1/completions", json=body) as response:
-            events = iterate_events(response)  # kept: as it goes, it closes the stream
+            events = iterate_events(response)  # kept in a variable, because the stream closes when it is deleted
             assert "text" in next(events)[1]
             assert behind.running() == 1  # thousands are still to come
         stop = time.monotonic() + 10

@@ -1,4 +1,4 @@
-"""Stage 9: the chat page in a real browser, driven as a person would: talking, branching, looking inside."""
+"""Stage 9: the chat page in a real browser, used as a person uses it: chatting, branching, looking inside."""
 
 from __future__ import annotations
 
@@ -61,14 +61,14 @@ def test_stop_keeps_what_came_and_frees_the_blocks(page, served: Served):
 
 
 def test_pointing_shows_alternatives_and_choosing_one_branches(page):
-    settings(page, max_tokens=10, temperature=0)  # what it says, and with it the alternatives, is the same every time
+    settings(page, max_tokens=10, temperature=0)  # the answer and the alternatives are then the same every time
     say(page, "hello")
     first = page.locator(".token").all_text_contents()
     page.locator(".token").nth(4).hover()
     page.wait_for_selector("#popover:visible")
     rows = page.locator("#popover-list li")
     assert rows.count() >= 8 and page.locator("#popover-list .it").count() == 1
-    # One that is shown as it is written: the tiny model likes control characters and halves of letters too.
+    # Choose one that is shown without change: the tiny model also writes control characters and halves of letters.
     button = page.locator("#popover-list button:enabled").filter(has_not_text="⟨").first
     chosen = button.locator("b").inner_text()
     button.click()
@@ -131,7 +131,7 @@ def test_everything_can_be_done_with_the_keyboard(page):
     page.keyboard.press("Enter")
     page.wait_for_selector("#send:visible")
     page.keyboard.press("Shift+Tab")
-    for _ in range(12):  # back past the tools to the tokens
+    for _ in range(12):  # back over the tools to the tokens
         if page.evaluate("document.activeElement.classList.contains('token')"):
             break
         page.keyboard.press("Shift+Tab")

@@ -48,7 +48,7 @@ def test_hostile_text_stays_text(page):
 
 
 def test_a_hostile_server_or_model_cannot_inject_either(page, served: Served):
-    """Tokens, alternatives, model names and error messages that are markup."""
+    """Tokens, alternatives, model names and error messages that contain markup."""
 
     def forge(route) -> None:
         token = {
@@ -213,7 +213,7 @@ def test_nothing_stands_in_the_way_of_a_screen_reader(browser, served: Served, s
         say(page, "hello")
         page.locator(".token").nth(3).click()
         page.wait_for_selector("#heads .layer button")
-        # What slides in or fades has other colours on the way.
+        # Elements that slide in or fade have other colours during the change.
         page.wait_for_function("() => document.getAnimations().every(one => one.playState !== 'running')")
         violations["after an answer, looking inside"] = Axe().run(page).response["violations"]
         page.click("#open-settings")

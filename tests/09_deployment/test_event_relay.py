@@ -11,7 +11,7 @@ TOKEN, LAST = TokenEvent(7), TokenEvent(8, finish_reason="length")
 
 
 class Text:
-    """Counts what it receives, in place of a generation."""
+    """Counts what it receives, instead of a generation."""
 
     def __init__(self, streamed: bool = True):
         self.streamed, self.begun, self.received = streamed, False, 0
@@ -21,7 +21,7 @@ class Text:
 
 
 async def received_after_each(interval: float, text: Text, *events: TokenEvent) -> list[int]:
-    """How many events a text has, each time another was posted and the loop has gone round."""
+    """The number of events a text has received, after each post and one turn of the loop."""
     relay, counts = EventRelay(interval), []
     relay.attach(asyncio.get_running_loop())
     for event in events:

@@ -1,4 +1,4 @@
-"""Stage 9: exported models give what the originals give, in the programs that they are exported for."""
+"""Stage 9: exported models give the same results as the originals, in the programs that they are exported for."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_torchscript_gives_equal_logits(family: str, tmp_path: Path):
 @pytest.mark.parametrize("family", PUBLISHED)
 @pytest.mark.parametrize(("kind", "tolerance"), [("f32", 1e-3), ("f16", 1e-2), ("q8_0", 0.3)])
 def test_llama_cpp_gives_equal_ids_and_near_logits(family: str, kind: str, tolerance: float, tmp_path: Path):
-    """float32 up to the order of summation; f16 and q8_0 round the weights, to 11 and 8 bits."""
+    """float32 differs only by the order of summation; f16 and q8_0 round the weights to 11 and 8 bits."""
     pytest.importorskip("llama_cpp", reason="needs llama-cpp-python, which builds from source (the extra llama_cpp)")
     found = conformance.gguf(family, tmp_path, kind)
     assert found.ids and found.logits < tolerance

@@ -1,4 +1,4 @@
-"""Stage 9: OpenAI's routes, spoken to by OpenAI's own client, which does not know that this is not OpenAI."""
+"""Stage 9: OpenAI's routes, called by OpenAI's own client, which does not know that this is not OpenAI."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_a_stream_is_the_whole_answer_in_pieces(client: openai.OpenAI, stop: str
         usage = chunk.usage or usage
     assert texts == [choice.text for choice in whole.choices]
     assert reasons == {choice.index: choice.finish_reason for choice in whole.choices}
-    assert len(set(texts)) == 3  # each choice draws from a seed of its own
+    assert len(set(texts)) == 3  # each choice draws from its own seed
     assert (usage.prompt_tokens, usage.completion_tokens) == (whole.usage.prompt_tokens, whole.usage.completion_tokens)
 
 
@@ -99,7 +99,7 @@ def test_a_stream_ends_as_openai_ends_it(served: Served):
 
 
 def test_echo_and_logprobs_are_the_plain_models(served: Served, client: openai.OpenAI):
-    """What evaluation programs score texts with; the tolerance is float32's over two orders of computation."""
+    """Evaluation programs score texts with this; the tolerance is float32's for two orders of computation."""
     model = served.state.model(None)
     ids = [5, 261, 97, 40, 258]
     answer = client.completions.create(model="tiny", prompt=ids, max_tokens=4, temperature=0, echo=True, logprobs=3)
@@ -127,7 +127,7 @@ def test_the_offsets_of_an_echoed_text_point_into_it(client: openai.OpenAI):
 
 @pytest.mark.parametrize("max_tokens", [0, 1])
 def test_scoring_lists_the_prompt_and_at_most_one_token_more(served: Served, client, max_tokens: int):
-    """Even where that token would end the text: evaluation programs cut the list by position."""
+    """This also holds if that token would end the text, because evaluation programs cut the list by position."""
     end = served.state.model(None).tokenizer.end_of_text_id
     answer = client.completions.create(
         model="tiny", prompt=[7, 8, 9], max_tokens=max_tokens, echo=True, logprobs=1, logit_bias={str(end): 100}
@@ -140,7 +140,7 @@ def test_scoring_lists_the_prompt_and_at_most_one_token_more(served: Served, cli
 
 
 def test_lm_evaluation_harness_scores_and_generates(served: Served):
-    """Its `local-completions` model, with the server's own tokenizer routes."""
+    """lm-evaluation-harness's `local-completions` model, with the server's own tokenizer routes."""
     models = pytest.importorskip("lm_eval.models.openai_completions", reason="needs the extra eval (lm_eval)")
     instance = pytest.importorskip("lm_eval.api.instance")
     harness = models.LocalCompletionsAPI(

@@ -1,4 +1,4 @@
-"""Stage 9: the server as a program: starting, generating, cancelling, stopping, and what it tells about itself."""
+"""Stage 9: the server as a program: starting, generating, cancelling, stopping, and the information about itself."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_the_command_serves_a_checkpoint_logs_json_and_ends_with_status_0(run_fo
         assert answer.headers["x-request-id"] == "mine-1"
         with httpx.stream("POST", url + "/generate", json={**body, "stream": True}, trust_env=False) as response:
             process.send_signal(signal.SIGTERM)
-            assert events_of(response)[-1][0] == "end"  # what runs may finish
+            assert events_of(response)[-1][0] == "end"  # a running request may finish
         out, err = process.communicate(timeout=20)
     assert process.returncode == 0
     engine = Engine.from_checkpoint(run_folder, "cpu")
@@ -129,7 +129,7 @@ def test_the_stream_of_generate_holds_the_same_tokens(served: Served):
     prompt_ids, end = events[0][1]["prompt_ids"], events[-1][1]
     assert end["prompt_tokens"] == len(prompt_ids) == whole["prompt_tokens"]
     assert "".join(e["text"] for _, e in events[1:]) == whole["generated_text"]
-    # Branching: the ids so far are a prompt, and go on as before.
+    # Branching: the ids so far are the prompt, and the text continues as before.
     longer = {"prompt": [*prompt_ids, *(t["id"] for t in whole["tokens"])], "max_tokens": 3, "temperature": 0}
     assert served.client.post("/generate", json=longer).json()["prompt_tokens"] == len(prompt_ids) + 12
 
@@ -142,7 +142,7 @@ def test_the_text_may_outgrow_the_context_and_says_so(served: Served):
 
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_client_that_goes_away_frees_its_blocks_at_once(served: Served, stream: bool):
-    """And the request of another one beside it is as if it were alone."""
+    """Another client's request at the same time runs as if it were alone."""
     alone = served.client.post("/generate", json={"prompt": "and", "max_tokens": 60, "temperature": 0}).json()
     host, port = served.url.removeprefix("http://").split(":")
     body = json.dumps({"prompt": "the", "max_tokens": 4000, "stream": stream, "logit_bias": ENDLESS}).encode()

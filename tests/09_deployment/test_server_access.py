@@ -60,7 +60,7 @@ def test_each_key_has_a_name_and_no_key_is_in_the_log(locked: Served, capsys):
 
 
 def test_comparing_takes_as_long_for_a_nearly_right_key():
-    """Medians over shuffled trials; the bound is loose, a comparison that stops early would differ with the key's length."""
+    """Medians over shuffled trials. The bound is loose; else the time would grow with the key's length."""
     hashes = {name: hash_key(key) for name, key in KEYS.items()}
     right = KEYS["alice"]
     candidates = {"near": right[:-1] + "_", "far": "x" * len(right)}
@@ -112,7 +112,7 @@ def test_other_sites_may_not_call(served: Served):
         "/generate", headers={"Origin": "https://evil.example", "Access-Control-Request-Method": "POST"}
     )
     assert "access-control-allow-origin" not in answer.headers
-    # What a form of another site can send without asking first is not taken for JSON.
+    # A form of another site can send this without asking first, so it is not read as JSON.
     form = served.client.post("/generate", content=b'{"prompt": "a"}', headers={"Content-Type": "text/plain"})
     assert form.status_code == 400
 

@@ -1,4 +1,4 @@
-"""Stage 9: what a server that is open to others must withstand: floods, giants, the slow and the malformed."""
+"""Stage 9: an open server must withstand floods of requests, very large, slow and malformed ones."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ def test_requests_a_minute_are_counted_for_each_address_and_key():
         assert [answer.status_code for answer in answers] == [200, 200, 200, 429]
         assert [a.headers.get("x-ratelimit-remaining-requests") for a in answers[:3]] == ["2", "1", "0"]
         assert 1 <= int(answers[3].headers["retry-after"]) <= 60
-        # The address has used up its own count, whatever the key; liveness is not counted.
+        # The address has used up its own count, with any key; liveness is not counted.
         other = {"Authorization": f"Bearer {KEYS['bob']}"}
         assert server.client.get("/v1/models", headers=other).status_code == 429
         assert server.client.get("/health").status_code == 200

@@ -1,4 +1,4 @@
-"""Every exercise: right answers pass, the stub is to do, and each planted wrong answer fails and is recognised."""
+"""Every exercise: right answers pass, the stub is not done, and each planted wrong answer fails and is recognised."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ each = pytest.mark.parametrize("entry", EXERCISES, ids=[f"{entry.number}-{entry.
 
 @pytest.fixture(scope="module")
 def loaded():
-    """Each exercise is imported once."""
+    """All exercises; each is imported once."""
     cache: dict = {}
 
     def load(entry: Entry):
@@ -63,7 +63,7 @@ def test_the_stub_says_what_is_to_do(entry: Entry, loaded):
     assert f'raise NotImplementedError("Exercise {entry.number}: ' in entry.stub
     assert len(entry.title) <= 52  # the column that `learn check` has for it
     assert len(exercise.hints) == 3 and len(set(exercise.hints)) == 3
-    # It stands alone: nothing of the grader, and nothing missing.
+    # It is complete by itself, without any part of the grader.
     assert "learn." not in entry.stub and "EXERCISE" not in entry.stub
     assert entry.path.read_text(encoding="utf-8").count(f"\n{MARKER}") == 1
     namespace: dict = {"__name__": "stub"}
@@ -112,5 +112,5 @@ def test_names_are_distinct():
 
 def _signature(function) -> list[tuple[str, object, object, str]]:
     parameters = inspect.signature(function).parameters.values()
-    # `self` has a type in a stub, which stands outside its class, and none in the package.
+    # `self` has a type in a stub, because the stub is outside its class, and has none in the package.
     return [(p.name, p.kind, p.default, "" if p.name == "self" else str(p.annotation)) for p in parameters]

@@ -1,4 +1,4 @@
-"""Every lab: its file is wrong and shows the symptom, the package and the mended file are right and do not."""
+"""Every lab: its file is wrong and shows the symptom; the package and the repaired file are right and do not."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ each = pytest.mark.parametrize("entry", LABS, ids=[f"{entry.number}-{entry.name}
 
 @pytest.fixture(scope="module")
 def loaded():
-    """Each lab is imported once."""
+    """All labs; each is imported once."""
     cache: dict = {}
 
     def load(entry: LabEntry):
@@ -155,7 +155,7 @@ def test_a_lab_from_its_symptom_to_solved(workspace: Workspace, capsys: pytest.C
     assert out.count("solved") == 1 and all(lab.number in out for lab in LABS)
     assert main(["status"], workspace) == 0
     out = capsys.readouterr().out
-    assert f"1 of {len(LABS)} solved" in out and "0 of 8" in out  # the stage's exercises are counted apart
+    assert f"1 of {len(LABS)} solved" in out and "0 of 8" in out  # the stage's exercises are counted separately
 
 
 def test_starting_again_keeps_a_lab_that_was_begun(workspace: Workspace, capsys: pytest.CaptureFixture):

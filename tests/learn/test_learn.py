@@ -1,4 +1,4 @@
-"""The command `learn`, as a learner uses it: begin, fail, be helped, pass, and run a model on one's own code."""
+"""The command `learn`, as a learner uses it: begin, fail, get help, pass, and run a model on the learner's own code."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from learn.workspace import Workspace
 
 ENTRIES = all_exercises()
 
-# Written as a learner would, from the stubs.
+# Written from the stubs, as a learner would write them.
 SOLUTIONS = {
     "bits_per_byte": """
         if num_bytes <= 0:
@@ -62,7 +62,7 @@ def entry_of(name: str) -> Entry:
 
 
 def write(workspace: Workspace, name: str, body: str) -> Path:
-    """Put a body in place of the stub's."""
+    """Replace the body of the stub."""
     entry = entry_of(name)
     head, _, rest = entry.stub.partition("    raise NotImplementedError(")
     path = workspace.file_of(entry)
@@ -160,7 +160,7 @@ def test_check_tells_what_is_wrong(
     assert "sgd.py defines no function step" in out
     assert "Python itself ended with status 3" in out
     assert "SystemExit: enough" in out
-    # What was graded is remembered, and what has changed since is not.
+    # A grade is remembered, but not if the answer has changed since.
     assert Workspace(workspace.folder).standing(entry_of("bits_per_byte")) == "passed"
     write(workspace, "bits_per_byte", "return 0.0")
     assert Workspace(workspace.folder).standing(entry_of("bits_per_byte")) == "changed"
@@ -255,7 +255,7 @@ def test_values_are_shown_in_a_line():
 
 # --- run -----------------------------------------------------------------------------------------
 
-# Every exercise's function replaced by itself, counted: whatever can be replaced takes part in one run.
+# The function of every exercise is replaced by itself and counts its calls: all that can be replaced takes part.
 REPLACE_ALL = """
 from learn.catalogue import all_exercises
 from learn.substitution import CountedFunction, substitute
@@ -300,7 +300,7 @@ def training(tmp_path_factory: pytest.TempPathFactory, text_file: Path):
 
 @pytest.fixture(scope="module")
 def packages_losses(training) -> list[float]:
-    """Of the run without `learn`; also makes the data set for the others."""
+    """The losses of the run without `learn`; it also makes the data set for the others."""
     losses, _ = training("package", "05_training/train.py")
     return losses
 
@@ -310,7 +310,7 @@ def test_a_run_with_the_learners_code_has_the_same_loss(training, packages_losse
         write(workspace, name, body)
     write(workspace, "swiglu", "return self.down(self.up(x))")  # wrong, and therefore left out
     losses, out = training("mine", "-c", RUN, str(workspace.folder), "05_training/train.py")
-    # Own arithmetic in another order: rounding only. Float32 has seven digits; six steps lose one.
+    # The learner's sums have another order, so only rounding differs. Float32 has seven digits; six steps lose one.
     np.testing.assert_allclose(losses, packages_losses, rtol=2e-6)
     assert "runs with your code for 5 exercises: " in out and "3.2  SwiGLU" in out
     used = out.partition("The run called")[2]

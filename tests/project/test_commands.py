@@ -17,7 +17,7 @@ from support.lesson_pages import PAGES, ROOT, blocks_of, commands_of
 from support.miniature import build_miniature, run_program, write_workspace
 from support.serving import serve, tiny_models
 
-# What cannot run in a test, and why. All else that stands in a block of commands must.
+# The commands that cannot run in a test, and why. Every other command in a block must run.
 NOT_RUN = {
     r"(NULLM_RUN=\S+ )?docker ": "needs a Docker daemon",
     r"(vllm|trtexec|ollama) ": "needs the program and, for some, a GPU",
@@ -27,7 +27,7 @@ NOT_RUN = {
     r"python -m pytest": "runs these tests",
     r"(export|echo) ": "the shell's own",
 }
-# Folders of the reader's that a page takes for granted.
+# Folders of the reader that a page assumes to exist.
 STAND_INS = {
     "checkpoints/a": "checkpoints/small_gpt",
     "checkpoints/b": "checkpoints/small_gpt",
@@ -38,7 +38,7 @@ STAND_INS = {
     "openai-community/gpt2": "path/to/model",
     "path/to/hf_model": "path/to/model",
 }
-# Flags where no preset says how much work there is.
+# Flags for commands that have no preset for the amount of work.
 SHORTER = {
     "01_neural_networks/train_mlp.py": ["--steps", "60", "--hidden", "32"],
     "01_neural_networks/train_ngram.py": ["--max-order", "3"],
@@ -57,7 +57,7 @@ WITH_COMMANDS = [page for page in PAGES if any(commands_of(page))]
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A miniature with what the lessons build on: a base, a chat model, an adapter of it, published weights."""
+    """A miniature with the models that the lessons need: a base, a chat model, an adapter of it, published weights."""
     folder = build_miniature(tmp_path_factory.mktemp("miniature"))
     write_workspace(folder, ("1.1", "3.1", "4.1", "5.1", "5.6", "6.1"))
     for line in (
@@ -99,14 +99,14 @@ def test_the_commands_of_a_page_run(page: Path, trained: Path, tmp_path: Path):
 
 
 def must_run(words: list[str], folder: Path, refused: bool = False, **variables: str) -> None:
-    """Run a program to its end; where the page shows an error, there must be one."""
+    """Run a program to its end. If the page shows an error, there must be one."""
     status, printed = run_program(words, folder, variables)
     assert (status != 0) == refused and "Traceback" not in printed, f"{shlex.join(words)}: {status}\n{printed}"
     assert not refused or "error: " in printed
 
 
 def prepare(words: list[str], folder: Path) -> None:
-    """Put there what the command reads, and away what it would find done."""
+    """Make the files that the command reads, and remove results that it would find finished."""
     for word in words:
         for name, stand_in in STAND_INS.items():
             if word.split("=")[-1].removesuffix("/adapter") == name and not (folder / name).exists():
@@ -120,7 +120,7 @@ def prepare(words: list[str], folder: Path) -> None:
 
 
 def shortened(words: list[str]) -> list[str]:
-    """The same command with less work; scripts are the repository's."""
+    """The same command with less work; the scripts are the repository's own."""
     script = next((word for word in words if word in SHORTER), "")
     words = [*words, *SHORTER.get(script, [])]
     for flag, value in itertools.pairwise(words):
@@ -136,16 +136,16 @@ launched: set[tuple[str, ...]] = set()
 
 
 def launch(words: list[str], folder: Path, refused: bool, **variables: str) -> None:
-    """torchrun with two processes in all, on one machine or on two that are this one."""
+    """Run torchrun with two processes in total, on one machine or on two that are both this machine."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         endpoint = f"127.0.0.1:{free.getsockname()[1]}"
     nodes = 2 if "--nnodes=2" in words else 1
     words = [re.sub(r"--nproc_per_node=\d+", f"--nproc_per_node={2 // nodes}", word) for word in words]
     words = [word.replace("node0:29500", endpoint) for word in words]
-    # The launched processes know nothing of the small documentation.
+    # The launched processes do not use the small documentation.
     words = ["-m", "torch.distributed.run", *words, "--data.corpus", "README.md"]
-    # What several pages have is launched once: PyTorch is imported anew in each process.
+    # A command on several pages is launched only once, because each process imports PyTorch again.
     if tuple(words) in launched:
         return
     launched.add(tuple(words))
@@ -154,7 +154,7 @@ def launch(words: list[str], folder: Path, refused: bool, **variables: str) -> N
 
 
 def fetch(words: list[str]) -> None:
-    """curl, from a server that runs."""
+    """Run curl against a running server."""
     if shutil.which("curl"):
         with serve(tiny_models()) as server:
             words = [word.replace("http://127.0.0.1:8000", server.url) for word in words]

@@ -1,4 +1,4 @@
-"""The lessons and the site: links lead somewhere, commands name what exists, figures are what the code draws."""
+"""The lessons and the site: links have a target, commands name existing files, and figures are what the code draws."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def test_links_between_files_lead_somewhere(page: Path):
 
 
 def headings_of(page: Path) -> set[str]:
-    """What can be linked to behind a #, named as GitHub and the site name it."""
+    """The names that can follow a # in a link, as GitHub and the site form them."""
     if lesson := re.fullmatch(r"docs/stages/(\d)\.md", page.relative_to(ROOT).as_posix()):
-        [page] = ROOT.glob(f"0{lesson[1]}_*/README.md")  # which is what the site has there
+        [page] = ROOT.glob(f"0{lesson[1]}_*/README.md")  # the site has the same text there
     headings = re.findall(r"^#+ (.*)$", CODE.sub("", page.read_text(encoding="utf-8")), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
@@ -69,7 +69,7 @@ def test_every_stage_has_a_lesson_in_the_same_shape():
         assert "**At the end of this stage**" in text, lesson
         assert number == 9 or "**Next:** [" in text, lesson
         parts = ["## Experiments", "## What goes wrong", "## Test yourself", "<details>", "## Further reading"]
-        places = [text.rfind(part) for part in parts]  # a lesson may fold away other answers earlier
+        places = [text.rfind(part) for part in parts]  # a lesson may hide other answers earlier
         assert -1 not in places and places == sorted(places), (lesson, dict(zip(parts, places, strict=True)))
         assert "eading order" in text, lesson
 
@@ -92,4 +92,4 @@ def test_figures_are_what_the_code_draws(tmp_path: Path):
     subprocess.run(command, check=True, capture_output=True)
     for name in names:
         drawn, kept = (folder / f"{name}.svg" for folder in (tmp_path, ROOT / "docs" / "figures"))
-        assert drawn.read_text() == kept.read_text(), f"make it anew: python docs/make_figures.py {name}"
+        assert drawn.read_text() == kept.read_text(), f"make it again: python docs/make_figures.py {name}"

@@ -1,4 +1,4 @@
-"""What a package exports by itself: every name is there, and `import package` alone stays cheap."""
+"""The names that a package exports itself: every name exists, and `import package` alone stays cheap."""
 
 from __future__ import annotations
 

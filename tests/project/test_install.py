@@ -1,7 +1,7 @@
-"""install.py makes and completes an environment; what it cannot use it leaves alone, with one line and a way out.
+"""install.py makes and completes an environment. One that it cannot use stays, and one line gives the way out.
 
-The environments are real and pip is real. The index is a folder with three wheels made here, so that no network is
-needed and an installation takes a second.
+The environments are real and pip is real. The index is a folder with three wheels made here. So no network is
+needed, and an installation takes a second.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def write_index(folder: Path, **packages: str) -> str:
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A folder that is set up as the repository is, but needs less; there is a space in its path."""
+    """A folder like the repository, but with fewer requirements; there is a space in its path."""
     folder = tmp_path / "my project"
     folder.mkdir()
     shutil.copy(ROOT / "install.py", folder)
@@ -63,7 +63,7 @@ def project(tmp_path: Path) -> Path:
 
 
 def install(project: Path, *arguments: str, python: str = sys.executable, **environment: str):
-    """Run it as a user would; the index is the folder beside the project."""
+    """Run it as a user does; the index is the folder next to the project."""
     settings = {key: text for key, text in os.environ.items() if not key.startswith(("PIP_", "MAKE"))}
     settings |= {"PIP_CONFIG_FILE": os.devnull, "PIP_INDEX_URL": (project.parent / "index").as_uri()} | environment
     return subprocess.run(
@@ -72,7 +72,7 @@ def install(project: Path, *arguments: str, python: str = sys.executable, **envi
 
 
 def refused(project: Path, *arguments: str, **environment: str) -> str:
-    """The line with which a call ends that does nothing."""
+    """The last line of a call that does nothing."""
     done = install(project, *arguments, **environment)
     lines = done.stderr.strip().splitlines()
     assert done.returncode == 1 and lines[-1].startswith("error: ") and "Traceback" not in done.stderr, done.stderr
@@ -80,7 +80,7 @@ def refused(project: Path, *arguments: str, **environment: str) -> str:
 
 
 def installed(project: Path) -> set[str]:
-    """Names and versions of what the environment has, pip and setuptools excepted."""
+    """Names and versions of the installed packages, without pip and setuptools."""
     folder = next((project / ".venv" / "lib").glob("python3*")) / "site-packages"
     return {path.stem for path in folder.glob("*.dist-info") if not path.name.startswith(("pip-", "setuptools-"))}
 
@@ -106,7 +106,7 @@ def test_an_environment_grows_by_parts_and_says_before_what_it_downloads(project
     assert second.stdout.startswith("Continuing with .venv: what is needed to build the site; to test")
     assert [install(project, *part).stdout for part in ((), ("--with", "docs"), ("--with", "test"))] == ["", "", ""]
 
-    # New pins, as after `git pull`; what else the user installed stays.
+    # New pins, as after `git pull`; other packages of the user stay.
     index = write_index(project.parent / "index", checkers="2.0", mine="1.0")
     pip = [project / ".venv/bin/python", "-m", "pip"]
     subprocess.run([*pip, "install", "-q", "mine", "--index-url", index], check=True)
@@ -116,7 +116,7 @@ def test_an_environment_grows_by_parts_and_says_before_what_it_downloads(project
     assert third.returncode == 0 and "have changed" in third.stdout
     assert installed(project) == {"torch-2.0", "checkers-2.0", "mine-1.0"}
 
-    # What is missing although it was installed once; and a stamp that cannot be read.
+    # A package that is missing although it was installed once, and a stamp that cannot be read.
     subprocess.run([*pip, "uninstall", "-q", "-y", "torch"], check=True)
     assert install(project).returncode == 0 and "torch-2.0" in installed(project)
     for stamp in (
@@ -134,7 +134,7 @@ def test_the_build_of_pytorch_is_chosen_and_kept_and_no_other_takes_its_place(pr
     cpu = (project.parent / "cpu").as_uri()
     assert "'cuda' is not a build" in refused(project, "--torch", "cuda") and not (project / ".venv").exists()
     missing = (project.parent / "cu999").as_uri()
-    assert "pip failed, for the reason above" in refused(project, "--torch", missing)  # a name that might have been
+    assert "pip failed, for the reason above" in refused(project, "--torch", missing)  # a name that could exist
     chosen = install(project, "--torch", f" {cpu} ")
     assert chosen.returncode == 0, chosen.stderr
     assert installed(project) == {"torch-2.0+cpu"}
@@ -151,12 +151,12 @@ def test_an_environment_that_cannot_be_used_is_refused_and_left_as_it_is(project
     cfg, python = project / ".venv/pyvenv.cfg", project / ".venv/bin/python"
     text, target = cfg.read_text("utf-8"), python.readlink()
 
-    # Copied, an environment still means the old folder: its programs and the project would be those over there.
+    # A copied environment still points to the old folder, so its programs and the project would be the old ones.
     copy = tmp_path / "copy"
     shutil.copytree(project, copy, symlinks=True)
     assert f"it was made for the folder {project}" in refused(copy)
     alias = tmp_path / "alias"
-    alias.symlink_to(project)  # another way to the same folder is fine
+    alias.symlink_to(project)  # another path to the same folder is allowed
     assert install(alias).stdout == ""
 
     cfg.write_text(re.sub(r"version = 3\.\d+", "version = 3.9", text), encoding="utf-8")
@@ -335,7 +335,7 @@ def test_every_dependency_is_pinned_within_its_range_where_it_is_needed():
 
 
 def test_what_only_docs_and_tests_need_is_imported_by_no_module_but_two():
-    """So training, serving, learning and the container run without; and the site is built with these two mocked."""
+    """So training, serving, learning and the container run without them, and the site is built with the two mocked."""
     left_out = sorted(name.replace("-", "_") for name in pins("-docs", "-test"))
     packages = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["importlinter"]["root_packages"]
     code = f"""

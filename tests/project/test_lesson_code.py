@@ -16,7 +16,7 @@ from finetuning.data.instruction_data import read_instruction_data
 
 
 def python_blocks(page: Path) -> list[str]:
-    """A block whose lines are indented is a part of a function, and shown where it belongs."""
+    """A block with indented lines is a part of a function, and is shown where it belongs."""
     return [block for block in blocks_of(page, "python") if not block.startswith(" ")]
 
 
@@ -31,7 +31,7 @@ def test_the_lessons_have_code_to_run():
 def test_python_blocks_run_and_print_what_they_say(
     page: Path, tmp_path: Path, trained_run: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ):
-    # In a folder of their own, with a small model under the name of the default one. The blocks of a page share names.
+    # In a separate folder, with a small model under the default name. The blocks of a page share names.
     shutil.copytree(trained_run, tmp_path / "checkpoints" / "small_gpt")
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {"__name__": "lesson"}
@@ -68,4 +68,4 @@ def test_the_service_of_the_deployment_guide_starts_what_is_there():
     unit.read_string(block)
     folder, (python, *words) = Path(unit["Service"]["WorkingDirectory"]), unit["Service"]["ExecStart"].split()
     assert Path(python).relative_to(folder) == Path(".venv/bin/python") and (ROOT / words[0]).is_file()
-    assert words[1:] == ["--config", "server.yaml"]  # that of the block before, which is started in test_commands.py
+    assert words[1:] == ["--config", "server.yaml"]  # the command of the previous block, which test_commands.py starts

@@ -1,4 +1,4 @@
-"""The notebook runs from top to bottom at its smallest scale, and is committed with what it printed."""
+"""The notebook runs from top to bottom at its smallest scale, and is committed with its output."""
 
 from __future__ import annotations
 

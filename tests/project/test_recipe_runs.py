@@ -1,4 +1,4 @@
-"""The runs that benchmarks compare: what they read, how often they look, and how the other side is measured."""
+"""The runs that benchmarks compare: what they read, how often they measure, and how the other side is measured."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_a_run_looks_as_often_as_asked_and_at_its_end(benchmarks, tiny_settings,
     assert curve[-1]["loss"] < curve[0]["loss"] and seconds > 0
     assert [p["seconds"] for p in curve] == sorted(p["seconds"] for p in curve)
     again, _ = recipe_runs.train_recipe(config, seed=1, looks=1)
-    assert [(p["step"], p["loss"]) for p in again] == [(12, curve[-1]["loss"])]  # looking changes nothing
+    assert [(p["step"], p["loss"]) for p in again] == [(12, curve[-1]["loss"])]  # measuring changes nothing
     staged, _ = recipe_runs.train_recipe(config, seed=1, stages=[recipe_runs.Stage(5, 8, 16)])
     assert staged[-1]["step"] == 5
     assert time_to_loss.seconds_to(curve, curve[1]["loss"]) == curve[1]["seconds"]

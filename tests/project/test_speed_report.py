@@ -36,20 +36,20 @@ def test_contenders_take_turns_and_ratios_are_theirs_over_ours(benchmarks):
     assert ours.throughput == pytest.approx(1 / sorted(ours.seconds)[1], rel=1e-4)
     of_rounds = [slow / fast for slow, fast in zip(theirs.seconds, ours.seconds, strict=True)]
     assert theirs.ratio == pytest.approx(sorted(of_rounds)[1], rel=1e-3)
-    assert theirs.ratio_low <= theirs.ratio_high and theirs.ratio_low > 1  # a sleep is never shorter than asked for
+    assert theirs.ratio_low <= theirs.ratio_high and theirs.ratio_low > 1  # a sleep is never shorter than requested
 
 
 def test_peak_memory_is_what_a_run_holds_at_most(benchmarks):
     harness, _ = benchmarks
 
     def work() -> None:
-        with mmap.mmap(-1, 64 * 2**20) as block:  # from the system, whatever the allocator has kept from before
+        with mmap.mmap(-1, 64 * 2**20) as block:  # from the system, not from memory that the allocator kept
             block.write(b"x" * len(block))  # touch every page
             time.sleep(0.1)
 
     with harness.PeakMemory() as memory:
         work()
-    assert 60 < memory.mib < 200  # and the bytes that were written to it
+    assert 60 < memory.mib < 200  # and the bytes that were written into the block
 
 
 def test_the_report_is_json_markdown_and_a_plot(benchmarks, tmp_path: Path):

@@ -29,7 +29,7 @@ def start_browser() -> Iterator:
 
 @contextlib.contextmanager
 def serve_talkative() -> Iterator[Served]:
-    """A server whose answers do not end by themselves, as the tiny model's random ones soon do."""
+    """A server whose answers do not end by themselves. The tiny model's random answers would end soon."""
     models = tiny_models()
     submit = models["tiny"].engine.submit
     models["tiny"].engine.submit = lambda ids, p, **rest: submit(ids, _endless(p), **rest)  # type: ignore[method-assign]
@@ -42,7 +42,7 @@ def _endless(parameters):
 
 
 def open_page(browser, url: str, **options) -> Iterator:
-    """A page of its own; whatever goes wrong in its scripts, and every foreign address, fails the test."""
+    """A new page. Any error in its scripts and any request to a foreign address fails the test."""
     context = browser.new_context(**options)
     page = context.new_page()
     problems, foreign = [], []
@@ -59,7 +59,7 @@ def open_page(browser, url: str, **options) -> Iterator:
 
 
 def settings(page, **values) -> None:
-    """Change parameters as a person would, by their fields."""
+    """Change parameters through their fields, as a person does."""
     page.click("#open-settings")
     for name, value in values.items():
         page.locator(f"#{name}").fill(str(value))

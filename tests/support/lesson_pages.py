@@ -21,7 +21,7 @@ _BLOCK = re.compile(r"^( *)```(\w*)\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
 
 
 def all_blocks(page: Path) -> list[tuple[str, str]]:
-    """Language and text of each block, in order."""
+    """The language and the text of each block, in order."""
     return [(language, code) for _, language, code in _BLOCK.findall(page.read_text(encoding="utf-8"))]
 
 
@@ -31,9 +31,9 @@ def blocks_of(page: Path, language: str) -> list[str]:
 
 
 def commands_of(page: Path) -> Iterator[tuple[str, str]]:
-    """Each line that is for a shell, and what the page shows behind it; in the order of the page.
+    """Each line for a shell with the output that the page shows after it, in the order of the page.
 
-    Programs in Python that need a reader's files (marked `py`, not `python`) are among them.
+    It includes Python programs that need a reader's files (marked `py`, not `python`).
     """
     for language, block in all_blocks(page):
         lines = list(_whole_lines(block))
@@ -50,7 +50,7 @@ def commands_of(page: Path) -> Iterator[tuple[str, str]]:
 
 
 def _whole_lines(block: str) -> Iterator[str]:
-    """A command on several lines is one line here; so is a quotation."""
+    """The commands as single lines, even if a command or a quoted text has several lines on the page."""
     whole = ""
     for line in block.replace("\\\n", " ").splitlines():
         whole += ("\n" if whole else "") + line

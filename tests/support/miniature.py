@@ -1,7 +1,7 @@
-"""A miniature of the repository, in which the commands of the lessons run for real and in seconds.
+"""A miniature of the repository, in which the commands of the lessons really run, and only for seconds.
 
-The scripts are the repository's own. What they work on is small: presets of a few steps and a few numbers,
-checkpoints trained by them, the documentation of four modules in place of all.
+The scripts are the repository's own, but their input is small: presets of a few steps and a few numbers,
+checkpoints trained with them, and the documentation of four modules instead of all.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ import yaml
 ROOT = Path(__file__).parents[2]
 MODEL = {"context_length": 256, "num_layers": 2, "num_heads": 2, "d_model": 64}
 SMALL_WHERE_GIVEN = (("model", "num_kv_heads", 1), ("model", "vocab_size", 384), ("tokenizer", "vocab_size", 384))
-# The documentation of which is read; the last two are held out, by their names.
+# The documentation of these modules is read. The last two are held out, because of their names.
 MODULES = ("argparse", "statistics", "random", "heapq", "textwrap", "numpy.lib.recfunctions", "torch.functional")
 STEPS = {"max_steps": 6, "batch_size": 2, "accumulation_steps": 1, "eval_interval": 3, "checkpoint_interval": 3}
-# Imported before the process of a command is forked off: importing PyTorch takes longer than most of them.
+# Imported before the process of a command is forked, because importing PyTorch takes longer than most commands.
 PRELOADED = [
     *("torch", "torch._dynamo", "torch.utils.tensorboard", "matplotlib.figure"),
     *("training.train_command", "finetuning.run", "optimization.generate_command"),
@@ -41,10 +41,10 @@ PRELOADED = [
 
 
 def build_miniature(folder: Path) -> Path:
-    """Presets, texts and data that the commands name; no checkpoint yet.
+    """Write the presets, texts and data that the commands name. There is no checkpoint yet.
 
     Args:
-        folder: an empty one.
+        folder: an empty folder.
     """
     for preset in ROOT.joinpath("configs").rglob("*.yaml"):
         small = folder / preset.relative_to(ROOT)
@@ -76,7 +76,7 @@ def _smaller(preset: dict[str, Any]) -> dict[str, Any]:
 
 
 def _write_records(folder: Path) -> None:
-    """What fine-tuning reads: questions, pairs, questions with one answer; and a column of texts."""
+    """Write the data that fine-tuning reads: questions, pairs, questions with one answer, and a column of texts."""
     import pyarrow
     import pyarrow.parquet
 
@@ -93,11 +93,11 @@ def _write_records(folder: Path) -> None:
 
 
 def write_workspace(folder: Path, numbers: tuple[str, ...]) -> None:
-    """Exercises that pass: in place of the stub's last line, a call of the package's own function.
+    """Write exercises that pass. A call of the package's own function replaces the stub's last line.
 
     Args:
         folder: the miniature.
-        numbers: of the exercises, such as `2.3`.
+        numbers: numbers of the exercises, such as `2.3`.
     """
     from learn.catalogue import all_exercises
     from learn.workspace import Workspace
@@ -110,7 +110,7 @@ def write_workspace(folder: Path, numbers: tuple[str, ...]) -> None:
                 f"{name}={name}" if parameter.kind is parameter.KEYWORD_ONLY else name
                 for name, parameter in inspect.signature(own).parameters.items()
             ]
-            # Bound when the file is loaded, before anything takes the function's place.
+            # Bound when the file is loaded, before anything replaces the function.
             bound = f"from {own.__module__} import {own.__qualname__.split('.')[0]}\n_own = {own.__qualname__}\n"
             stub, _, _ = entry.stub.partition("raise NotImplementedError(")
             path = workspace.file_of(entry)
@@ -119,18 +119,18 @@ def write_workspace(folder: Path, numbers: tuple[str, ...]) -> None:
 
 
 def run_program(words: list[str], folder: Path, variables: dict[str, str], timeout: float = 120) -> tuple[int, str]:
-    """Run `python WORDS…`, or `learn …`, in a process of its own that knows the small data.
+    """Run `python WORDS…`, or `learn …`, in a separate process that uses the small data.
 
-    A server is asked to stop as soon as it says its address.
+    A server gets the signal to stop as soon as it prints its address.
 
     Args:
         words: a script or `-m` and a module, and arguments.
         folder: the miniature.
-        variables: of the environment.
-        timeout: in seconds.
+        variables: environment variables.
+        timeout: the longest time in seconds.
 
     Returns:
-        The exit status, and what was printed.
+        The exit status and the printed text.
 
     Raises:
         TimeoutError: it did not end.
@@ -138,7 +138,7 @@ def run_program(words: list[str], folder: Path, variables: dict[str, str], timeo
     with tempfile.TemporaryDirectory() as place:
         log = Path(place, "printed.txt")
         log.touch()
-        # Variables such as Triton's are read at import, so a command that has some begins from nothing.
+        # Variables such as Triton's are read at import, so a command that has some starts a new interpreter.
         context: Any = multiprocessing.get_context("spawn" if variables or sys.platform == "win32" else "forkserver")
         if context.get_start_method() == "forkserver":
             context.set_forkserver_preload(PRELOADED)
@@ -190,7 +190,7 @@ def _run_as_script(words: list[str], folder: Path, variables: dict[str, str], lo
 
 
 def _know_less() -> None:
-    """Less of the documentation, smaller models of the ladder and the scaling law, a workspace in the miniature."""
+    """Use less documentation, smaller models of the ladder and the scaling law, and a workspace in the miniature."""
     from evaluation import ladder_text, scaling_experiment, task
     from learn.workspace import Workspace
     from neural_networks import python_docs

@@ -1,7 +1,7 @@
-"""What tests of the last bit may expect of this processor.
+"""What tests of exact bits may expect from this processor.
 
-Which kernel oneDNN takes, and so in what order it sums, depends on the processor. On AVX-512 a row's sums do not depend
-on the number of rows. AMX multiplies ten times faster in bfloat16, in blocks that are chosen by the number of rows.
+The processor decides which kernel oneDNN uses, and so in which order it sums. On AVX-512, the sums of a row do not
+depend on the number of rows. AMX multiplies ten times faster in bfloat16, in blocks that depend on the number of rows.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ WITHOUT_AMX = {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_BF16"}
 
 needs_avx512 = pytest.mark.skipif(
     not torch.backends.mkldnn.is_available() or torch.backends.cpu.get_cpu_capability() != "AVX512",
-    reason="which kernels oneDNN takes, and so in what order they sum, was looked at on AVX-512 only",
+    reason="the kernels of oneDNN and their order of summation were checked on AVX-512 only",
 )
 
 
@@ -29,7 +29,7 @@ def sums_by_amx(dtype: torch.dtype) -> bool:
 
 
 def run_without_amx(request: pytest.FixtureRequest) -> None:
-    """Run the test that asks for it in a process of its own, in which oneDNN does not take AMX."""
+    """Run the test that asks for it in a separate process, in which oneDNN does not use AMX."""
     command = [sys.executable, "-m", "pytest", "-n0", request.node.nodeid]
     root = Path(__file__).parents[2]
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""Requests as bytes, for what no client library would send."""
+"""Requests as bytes, for requests that no client library would send."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from support.serving import Served
 
 
 def exchange(served: Served, data: bytes, then: float = 0.0) -> bytes:
-    """Send bytes, and read until the server closes or has answered."""
+    """Send bytes, and read until the server closes the connection or has answered."""
     host, port = served.url.removeprefix("http://").split(":")
     received = b""
     with socket.create_connection((host, int(port)), timeout=10) as connection:

@@ -1,4 +1,4 @@
-"""A small model to serve, and servers to talk to: in a thread, where the test can look inside, or as a command."""
+"""A small model, and servers for it: in a thread, so that the test can look inside, or as a command."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def tiny_tokenizer(special_tokens: tuple[str, ...] = SPECIAL_TOKENS) -> BPEToken
 
 
 def tiny_model(vocab_size: int, seed: int = 0, **parts) -> GPTModel:
-    """Random weights, large enough that the model has opinions."""
+    """A model with random weights, which are large enough that its predictions differ clearly."""
     torch.manual_seed(seed)
     sizes = {"context_length": CONTEXT, "num_layers": 2, "num_heads": 4, "d_model": 64, "tie_embeddings": False}
     model = GPTModel(GPTConfig(**{"vocab_size": vocab_size, **sizes, **parts})).eval()
@@ -84,7 +84,7 @@ class Served:
         return len(self.state.desk._live)
 
     def wait_until_idle(self) -> None:
-        """Wait for the engine to have nothing left, and check that it kept nothing."""
+        """Wait until the engine has no work left, and check that it kept no block."""
         stop = time.monotonic() + 10
         engines = [model.engine for model in self.state.models.values()]
         while time.monotonic() < stop:
@@ -145,12 +145,12 @@ def serve_command(
 
 
 def events_of(response: httpx.Response) -> list[tuple[str, str]]:
-    """Name and data of the server-sent events of a response, as they come."""
+    """The name and the data of each server-sent event of a response."""
     return list(iterate_events(response))
 
 
 def iterate_events(response: httpx.Response) -> Iterator[tuple[str, str]]:
-    """Like `events_of`, one at a time."""
+    """Like `events_of`, but one event at a time, as it comes."""
     name = ""
     for line in response.iter_lines():
         if line.startswith("event: "):

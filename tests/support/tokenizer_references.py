@@ -14,8 +14,8 @@ from tokenizer.bpe_tokenizer import BPETokenizer
 
 TEXT = Path(__file__).read_text(encoding="utf-8") * 2 + "naïve café — 東京 🙂👩‍👩‍👧 don't  stop\n\n\t end   "
 
-# What pre-tokenization decides on: contractions in either case (ſ folds to s), every kind of white
-# space (U+001C is none for Unicode), digits and numbers, letters with and without case, marks, emoji.
+# Pre-tokenization depends on these: contractions in upper and lower case (ſ folds to s), every kind of white
+# space (U+001C is not white space for Unicode), digits and numbers, letters with and without case, marks, emoji.
 _EDGES = [
     *"aZéßſ中ǅªʰ́'sSdTlLvVeErR 0٣Ⅷ½!/._\n\r\t\x0b\x1c\x85\xa0\u2028\u3000\u200d",
     "🙂",
@@ -60,7 +60,7 @@ def slow_merges(counts: Mapping[bytes, int], num_merges: int) -> list[tuple[int,
 
 
 def slow_encode(merges: list[tuple[int, int]], pre_token: bytes) -> list[int]:
-    """The definition of encoding: each merge in the order learned, everywhere, from left to right."""
+    """The definition of encoding: apply each merge everywhere, in the order learned, from left to right."""
     tokens = list(pre_token)
     for index, pair in enumerate(merges):
         tokens = replace_pair(tokens, pair, 256 + index)

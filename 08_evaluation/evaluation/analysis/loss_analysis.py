@@ -96,7 +96,7 @@ def loss_by_frequency(scores: TextScores, counts: NDArray[np.int64]) -> list[Gro
 
 
 def loss_by_context(scores: TextScores) -> list[Group]:
-    """Groups by how many tokens the model saw before the token, in powers of two. They show what more context is worth."""
+    """Groups by the number of tokens before the token, in powers of two. They show what more context is worth."""
     powers = np.log2(scores.context_sizes).astype(np.int64)
     groups = [
         _group(str(2**k) if k == 0 else f"{2**k} to {2 ** (k + 1) - 1}", powers == k, scores)

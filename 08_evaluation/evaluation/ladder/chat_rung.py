@@ -1,4 +1,4 @@
-"""The rung after instruction tuning. It shows how many bits per byte of plain text a model loses when it learns to chat."""
+"""The rung after instruction tuning: what learning to chat costs a model in bits per byte of plain text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rungs of the ladder that are transformers. Each changes one thing in the rung before it."""
+"""The rungs of the ladder that are transformers. Each is one step from the rung before it."""
 
 from __future__ import annotations
 

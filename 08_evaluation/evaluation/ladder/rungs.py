@@ -207,9 +207,7 @@ class Ladder:
         start = time.perf_counter()
         quantized = quantize_model(model.float(), method)
         seconds = time.perf_counter() - start
-        full = Placement(
-            self.placement.device, torch.float32
-        )  # the quantized layers are the reference layers, not the packed ones
+        full = Placement(self.placement.device, torch.float32)  # for the reference layers, not the packed ones
         bits = score_stream(quantized, tokenizer, self.text.validation, full).bits_per_byte
         return Rung(f"{rung.name}, {method}", 7, bits, seconds, count_weights(quantized))
 

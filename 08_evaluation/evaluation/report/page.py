@@ -63,7 +63,7 @@ def _figures(data: ReportData) -> str:
     ]
     return _table(("", ""), rows) + _image(
         report_figures.reliability(data.calibration),
-        "Each bar holds the tokens with about the same confidence. On the line, the model is right as often as it says.",
+        "Each bar holds tokens with about the same confidence. On the line, the model is right as often as it says.",
     )
 
 

@@ -147,9 +147,7 @@ class Speedrun:
         write_atomically(self.folder / "memorised.jsonl", _conversations(memorised))
         write_atomically(self.folder / "preferences.jsonl", _preferences(questions.preferences))
         write_atomically(self.folder / "documents.jsonl", "".join(json.dumps(d) + "\n" for d in documents))
-        write_atomically(
-            self.folder / "held_out.jsonl", _conversations(held_out)
-        )  # written last: if it is there, all is there
+        write_atomically(self.folder / "held_out.jsonl", _conversations(held_out))  # last: it shows that all is there
         self.console.print(
             f"{len(questions.train):,} questions to learn from, {len(memorised)} of them {self.config.repeats} times; "
             f"{len(held_out)} held out; {len(questions.preferences):,} preferences",

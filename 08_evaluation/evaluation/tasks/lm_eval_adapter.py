@@ -125,7 +125,7 @@ def read_settings(settings: dict[str, Any]) -> tuple[SamplingParameters, int, li
     """The settings of the harness for a generation: how to draw, the most tokens, stop texts.
 
     Args:
-        settings: the harness's settings, such as {"until": ["\\n"], "max_gen_toks": 32, "do_sample": False, "temperature": 0.0}.
+        settings: for example {"until": ["\\n"], "max_gen_toks": 32, "do_sample": False, "temperature": 0.0}.
 
     Raises:
         UserError: a setting is unknown.

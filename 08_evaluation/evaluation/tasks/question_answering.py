@@ -3,7 +3,7 @@
 - nearest question: the answer of the training question that shares most words. It shows how much of the
   task can be solved by looking up.
 - retrieval: the first sentence of the documentation that BM25 finds for the question (Robertson & Zaragoza,
-  2009). It is an open-book baseline: it may read all the documentation, also of held-out symbols, and the model may not.
+  2009). This is an open book: it may read all the documentation, also of held-out symbols. The model may not.
 """
 
 from __future__ import annotations

@@ -32,8 +32,8 @@ def exportable_family(model: GPTModel, where: str) -> Family:
         return family_of_model(model.config)
     except PretrainedError as error:
         raise UserError(
-            f"{where} cannot hold this model: {error}. onnx and torchscript can hold it, because they record the computation "
-            "itself; or train with the parts of Llama (configs/llama_30m.yaml)"
+            f"{where} cannot hold this model: {error}. onnx and torchscript can hold it: they record the "
+            "computation itself. Or train with the parts of Llama (configs/llama_30m.yaml)"
         ) from None
 
 

@@ -1,8 +1,8 @@
 """Uvicorn's HTTP protocol with a deadline for headers.
 
 A client can open many connections and send one byte of its headers from time to time ("slow loris"). This costs the
-client nothing and keeps the server's connections busy. Uvicorn limits the size of headers and the pause between requests,
-but not the time that headers take.
+client nothing and keeps the server's connections busy. Uvicorn limits the size of headers and the pause between
+requests, but not the time that headers take.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The layers that every request passes on its way in and out, the outer one first: `RequestContext`, `Gate`, `BodyGuard`.
+"""The layers that every request passes in and out, the outer one first: `RequestContext`, `Gate`, `BodyGuard`.
 
 Each is plain ASGI: a function of scope, receive and send. Starlette's `BaseHTTPMiddleware` would run the route in a
 separate task and pass every piece of a stream through a queue.
@@ -147,7 +147,7 @@ class Gate:
         await self._app(scope, receive, send_with_counts if counted else send)
 
     def _check_host(self, headers: Headers) -> None:
-        """Refuse other host names. A foreign site can make its name lead to 127.0.0.1 (DNS rebinding), but sends that name."""
+        """Refuse a page of another site that makes its name lead to 127.0.0.1 (DNS rebinding): it sends that name."""
         host = re.sub(r":\d*$", "", headers.get("host", "")).lower()
         if self._hosts is not None and host not in self._hosts:
             raise ApiError(
