@@ -105,6 +105,8 @@ EXERCISE = Exercise(
         Mistake(_no_sinks, "the first `sinks` positions stay visible outside the window"),
         Mistake(_sinks_from_the_future, "sinks are exempt from the window, not from causality"),
         Mistake(_without_batch, "there may be batch axes in front: [..., :, None] and [..., None, :]"),
-        Mistake(_by_column, "positions are given and can begin at any number: use them, not the row and column numbers"),
+        Mistake(
+            _by_column, "positions are given and can begin at any number: use them, not the row and column numbers"
+        ),
     ),
 )

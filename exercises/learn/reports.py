@@ -133,9 +133,7 @@ def print_hints(console: Console, entry: Entry, exercise: Exercise, level: int) 
     if level < 3:
         console.print(f"[dim]One more hint: learn hint {entry.number}[/]", highlight=False)
     else:
-        console.print(
-            f"[dim]That is all; learn solution {entry.number} shows the package's code[/]", highlight=False
-        )
+        console.print(f"[dim]That is all; learn solution {entry.number} shows the package's code[/]", highlight=False)
 
 
 def print_solution(console: Console, exercise: Exercise) -> None:
