@@ -93,9 +93,7 @@ def _loss(model: nn.Module, tensors: dict[str, Tensor]) -> Tensor:
 def _trainer() -> Trainer:
     torch.manual_seed(0)
     model = GPTModel(GPTConfig(vocab_size=50, context_length=32, num_layers=1, num_heads=2, d_model=16))
-    nn.init.normal_(
-        model.token_embedding.weight, std=0.3
-    )  # so that the rows' losses differ, as they do after some training
+    nn.init.normal_(model.token_embedding.weight, std=0.3)  # the rows' losses then differ, as after some training
     return Trainer(
         model,
         _loss,

@@ -8,7 +8,7 @@ from finetuning.adapters.lora import LoRAAdapter
 
 
 def merged_weight(self: LoRAAdapter, base: nn.Linear) -> Tensor:
-    """W' = W + s · B A: with this weight, the correction no longer costs anything after training.
+    """W' = W + s · B A, so that the correction costs nothing after training.
 
     `base.weight` itself must not change. With DoRA each row then gets its length: row i of W' is
     mᵢ · (W + s B A)ᵢ / ‖(W + s B A)ᵢ‖.

@@ -106,12 +106,12 @@ LAB = Lab(
     hints=(
         "Take one layer out: the adapter's forward pass on a random x, and x @ merged_weight(base).T. They differ. "
         "By how much, and is it the same everywhere?",
-        "Subtract the base layer's output from both. The two rests are proportional: what is the factor?",
+        "Subtract the base layer's output from both. What is left of the two is proportional: what is the factor?",
         "The forward pass multiplies the correction by self.config.scale, which is alpha / rank.",
     ),
     diagnosis=(
         "Merging is an identity, so test it as one: logits before and after should agree to rounding, but they differ "
-        "much. In a single layer, with the base's part subtracted, the two corrections are proportional, by exactly "
+        "a lot. In a single layer, with the base's part subtracted, the two corrections are proportional, by exactly "
         "alpha / rank: the scale was forgotten. With alpha = rank the bug is invisible, so a test with these values "
         "passes. The loss after merging lies between that of the base model and that of the tuned model. A correction "
         "with the right direction but too small a size would give such a loss."

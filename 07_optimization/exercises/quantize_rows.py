@@ -80,7 +80,7 @@ EXERCISE = Exercise(
         "scale = x.abs().amax(dim=-1, keepdim=True).clamp(min=1e-12) / 127; (x / scale).round().to(torch.int8), scale.",
     ),
     mistakes=(
-        Mistake(_mistaken("signed"), "use the largest *absolute* value: the largest number of a row may be negative"),
+        Mistake(_mistaken("signed"), "use the largest *absolute* value: the number farthest from 0 may be negative"),
         Mistake(_mistaken("truncated"), "converting to int8 cuts the fraction off: round first"),
         Mistake(_mistaken("to_128"), "int8 ends at 127: with 128 the largest number does not fit"),
         Mistake(_mistaken("one_scale"), "each row has its own scale; otherwise small rows become 0 beside large ones"),

@@ -8,7 +8,7 @@ from optimization.engine.block_pool import BlockTable, OutOfBlocksError
 def reserve(self: BlockTable, length: int) -> None:
     """Make room for `length` tokens.
 
-    A sequence of n tokens needs enough blocks to hold them; the last block may not be full. Take the missing blocks from
+    A sequence of n tokens needs enough blocks to hold them; the last may be only partly full. Take the missing blocks from
     the pool, one at a time, and append them. If the pool does not have enough, take none at all: a table that took a part
     and then failed would hold memory that nobody can use.
 

@@ -14,12 +14,12 @@ def accept_or_replace(
     """Accept a guess x with probability min(1, p(x) / q(x)); otherwise draw from max(0, p - q), normalised.
 
     The resulting token then has the distribution p for any q (Leviathan et al., 2023). The reason: x is the result as an
-    accepted guess with probability q(x) · min(1, p(x) / q(x)) = min(p(x), q(x)). The difference to p(x) is
-    max(0, p(x) - q(x)).
+    accepted guess with probability q(x) · min(1, p(x) / q(x)) = min(p(x), q(x)), which is less
+    than p(x) by max(0, p(x) - q(x)).
 
     Draw in the following way, so that a seed gives the same text everywhere. First draw one number u from 0 to 1 by
-    `torch.rand((), generator=generator, dtype=torch.float64)`, and accept if u · q(x) < p(x). Only if the guess is not
-    accepted, draw the replacement by `draw_token(weights, generator)`; its weights may have any sum.
+    `torch.rand((), generator=generator, dtype=torch.float64)`, and accept if u · q(x) < p(x). Draw the replacement by
+    `draw_token(weights, generator)`, only if the guess is not accepted. The weights may have any sum.
 
     Args:
         probabilities: (vocab,) the model's distribution p.

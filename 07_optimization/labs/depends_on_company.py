@@ -49,10 +49,7 @@ from transformer.sampling import SamplingParameters
 
 CONTEXT, BLOCK, WRITTEN = 64, 16, 24
 PROMPT = "n ugly.\nExplicit" + " is better than " + "i"  # two blocks and a letter
-BEFORE = (
-    "n ugly.\nExplicit is",
-    " is better than complex",
-)  # one text begins with the first block, the other with the second
+BEFORE = ("n ugly.\nExplicit is", " is better than complex")  # each begins with another block of the prompt
 
 
 @functools.cache

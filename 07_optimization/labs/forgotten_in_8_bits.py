@@ -94,7 +94,7 @@ def measure() -> Measurement:
 
 
 def visible(file: Measurement, package: Measurement) -> bool:
-    """Quantizing raises the loss much; with the package's function it does not."""
+    """Quantizing raises the loss a lot; with the package's function it does not."""
 
     def cost(measured: Measurement) -> float:
         return float(measured["loss in 8 bits"]) - float(measured["loss in float32"])  # type: ignore[arg-type]

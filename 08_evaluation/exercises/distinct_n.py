@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 def distinct_n(texts: Sequence[str], n: int) -> float:
-    """The number of different n-grams of words over the number of all, in all texts together (Li et al., 2016).
+    """The share of different n-grams of words among all n-grams of all texts together (Li et al., 2016).
 
     The result is 1 if no n-gram repeats. `text.split()` gives the words. An n-gram lies within one text.
 
