@@ -90,8 +90,8 @@ def attention_reference(
         ValueError: `kv_heads` does not divide `heads`, or see `causal_mask`.
     """
     if queries.ndim > 2 and queries.shape[-3] != keys.shape[-3]:
-        group, left = divmod(queries.shape[-3], keys.shape[-3])
-        if left:
+        group = queries.shape[-3] // keys.shape[-3]
+        if group * keys.shape[-3] != queries.shape[-3]:
             raise ValueError(f"kv_heads must divide heads: {queries.shape[-3]} / {keys.shape[-3]} is not whole")
         keys, values = keys.repeat_interleave(group, dim=-3), values.repeat_interleave(group, dim=-3)
     scores = queries @ keys.transpose(-2, -1) / math.sqrt(queries.shape[-1])

@@ -32,13 +32,14 @@ def serve_talkative() -> Iterator[Served]:
     """A server whose answers do not end by themselves. The tiny model's random answers would end soon."""
     models = tiny_models()
     submit = models["tiny"].engine.submit
-    models["tiny"].engine.submit = lambda ids, p, **rest: submit(ids, _endless(p), **rest)  # type: ignore[method-assign]
+    models["tiny"].engine.submit = lambda request, **rest: submit(_endless(request), **rest)  # type: ignore[method-assign]
     with serve(models) as server:
         yield server
 
 
-def _endless(parameters):
-    return dataclasses.replace(parameters, logit_bias={int(token): bias for token, bias in ENDLESS.items()})
+def _endless(request):
+    bias = {int(token): bias for token, bias in ENDLESS.items()}
+    return dataclasses.replace(request, parameters=dataclasses.replace(request.parameters, logit_bias=bias))
 
 
 def open_page(browser, url: str, **options) -> Iterator:
