@@ -16,7 +16,7 @@ class ScheduleConfig:
     Args:
         kind: cosine, linear, wsd (stable, then a linear decay), inverse_sqrt or constant, after the warm-up.
         warmup_steps: steps in which the rate rises from 0 to its peak.
-        final_fraction: the rate at the last step, as a share of the peak.
+        final_fraction: where cosine, linear and wsd end when all steps are taken, as a share of the peak.
         decay_fraction: share of the run in which wsd decays.
     """
 
@@ -78,5 +78,5 @@ def learning_rate_factor(step: int, max_steps: int, config: ScheduleConfig) -> f
     if step < decay_start:
         return 1.0
     progress = (step - decay_start) / max(1, max_steps - decay_start)  # from 0 to 1
-    curve = 0.5 * (1.0 + math.cos(math.pi * progress)) if config.kind == "cosine" else 1.0 - progress
-    return config.final_fraction + (1.0 - config.final_fraction) * curve
+    curves = {"cosine": 0.5 * (1.0 + math.cos(math.pi * progress)), "linear": 1.0 - progress, "wsd": 1.0 - progress}
+    return config.final_fraction + (1.0 - config.final_fraction) * curves[config.kind]
