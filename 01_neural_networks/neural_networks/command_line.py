@@ -18,7 +18,7 @@ from neural_networks.corpus import Corpus
 
 
 def text_arguments(description: str) -> argparse.ArgumentParser:
-    """A parser with the two arguments that choose a text and what is held out of it.
+    """A parser with the two arguments that choose a text and the part of it that is held out.
 
     Args:
         description: what `--help` says first; line breaks are kept.
@@ -59,7 +59,7 @@ def compressor_rows(corpus: Corpus) -> dict[str, float]:
 
 
 def print_ladder(console: Console, rows: Mapping[str, float]) -> None:
-    """A table of bits per byte, the worst first."""
+    """Print a table of bits per byte, with the worst first."""
     table = Table("", "bits per byte", title="Held-out text", title_justify="left")
     table.columns[1].justify = "right"
     for name, bits in sorted(rows.items(), key=lambda row: -row[1]):

@@ -21,9 +21,9 @@ from neural_networks.ngram import BigramModel, UnigramModel
 from neural_networks.optimizers import SGD, Adam, Momentum
 
 OPTIMIZERS = {"adam": Adam, "momentum": Momentum, "sgd": SGD}
-LOOKS = 20  # at the held-out text, on the way
+LOOKS = 20  # how often the held-out text is measured during training
 LOOK_BYTES = 20_000
-DIVERGED = 1000.0  # nats a byte: nothing comes back from there
+DIVERGED = 1000.0  # nats a byte: no training recovers from that
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -107,7 +107,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
 
 
 def _smooth(losses: np.ndarray, width: int) -> tuple[list[float], list[float]]:
-    """Means of `width` losses in a row, in bits, and the steps in the middle of them."""
+    """The steps in the middle of each run of `width` losses, and the means of the runs in bits."""
     width = min(width, len(losses))
     means = losses[: len(losses) // width * width].reshape(-1, width).mean(axis=1) / math.log(2)
     return [(i + 0.5) * width for i in range(len(means))], means.tolist()
