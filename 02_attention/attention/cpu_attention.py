@@ -1,4 +1,4 @@
-"""Causal attention in bfloat16 for training on a CPU, in blocks of queries, so that little is computed that is masked.
+"""Causal attention in bfloat16 for training on a CPU. Blocks of queries skip nearly all masked scores.
 
 On CPUs with bfloat16 matrix instructions, bfloat16 products are more than twice as fast as float32 ones.
 But PyTorch's fused attention for CPUs gains nothing from these instructions, and its backward pass in bfloat16
