@@ -15,7 +15,7 @@ from groundwork.text_sources import TextError, parse_json, read_text
 def replacing(path: Path | str) -> Iterator[Path]:
     """Write a file under a temporary name, and rename it at the end, so that no half file is left.
 
-    The folder is made. If the block raises, the temporary file is removed and a file that was there before stays as it was.
+    The folder is made. If the block raises, the temporary file is removed, and a file that was there before stays.
 
     Args:
         path: the file to write. Write to the path that the block gets; it is in the same folder.

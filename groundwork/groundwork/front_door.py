@@ -1,8 +1,8 @@
-"""A package's front door: the names that people come for, imported from the package itself and loaded when first used.
+"""A package's front door: its most used names can be imported from the package itself, and are loaded at first use.
 
     from tokenizer import BPETokenizer, train_bpe
 
-`import tokenizer` alone loads none of the modules, so that a command that needs one of them does not wait for the others.
+`import tokenizer` alone loads none of the modules, so a command that needs one of them does not wait for the others.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Text from the user's files: find them in folders, read them in blocks, split them into documents and records.
 
-Every stage reads text with this module, so that a file means the same everywhere. A byte order mark is dropped. Line ends
-stay as they are. Only "\\n" ends a line of a JSONL file, because characters such as U+2028 and U+0085 may occur inside a
-JSON string. If something cannot be read, a `TextError` names the file and the line.
+Every stage reads text with this module, so that a file means the same everywhere. A byte order mark is dropped.
+Line ends stay as they are. Only "\\n" ends a line of a JSONL file, because characters such as U+2028 and U+0085
+may occur inside a JSON string. If something cannot be read, a `TextError` names the file and the line.
 """
 
 from __future__ import annotations
@@ -173,7 +173,7 @@ def parse_json(text: str, path: Path | str, line: int = 1) -> Any:
         line: number of the line in the file where the text begins.
 
     Raises:
-        TextError: the text is not JSON, or has half of a surrogate pair such as \ud800, which UTF-8 text cannot contain.
+        TextError: the text is not JSON, or has half of a surrogate pair such as \ud800, which UTF-8 cannot express.
     """
     try:
         content = json.loads(text)
@@ -199,7 +199,7 @@ def read_parquet(path: Path | str, columns: list[str] | None = None) -> Iterator
         columns: which columns to read; None for all.
 
     Raises:
-        TextError: the package pyarrow is missing, the file is not Parquet, a column is not there, or a text is not UTF-8.
+        TextError: the package pyarrow or a column is missing, the file is not Parquet, or a text is not UTF-8.
     """
     _check_file(Path(path))
     try:
@@ -227,8 +227,7 @@ def read_parquet(path: Path | str, columns: list[str] | None = None) -> Iterator
 def read_documents(path: Path | str, on_bytes: Callable[[int], None] | None = None) -> Iterator[Iterator[str]]:
     """The documents of a file, each as its parts in order.
 
-    A JSONL file has one document in each line and a Parquet file one in each row, in the field `text`. Any other file is
-    one document.
+    In a JSONL file each line is a document, and in a Parquet file each row, in the field `text`. Any other file is one.
 
     Args:
         path: the file to read.

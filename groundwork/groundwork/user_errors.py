@@ -16,8 +16,8 @@ class UserError(ValueError):
 def report_user_errors(command: Callable[[], int | None], status: int = 1) -> int:
     """Run a command and return its exit status; a mistake of the user becomes one line.
 
-    Every error that this project raises for a user's mistake is a `ValueError` with one line. Any other error is a fault
-    of ours and keeps its traceback.
+    Every error that this project raises for a user's mistake is a `ValueError` with one line. Any other error is our own
+    fault and keeps its traceback.
 
     Args:
         command: does the work and returns the exit status, or None for 0.
