@@ -106,8 +106,8 @@ class Tensor:
                 operation had to save an array. Here it is always refused.)
 
         Raises:
-            RuntimeError: this tensor requires no gradient, the graph was freed by an earlier call, the
-                gradient has another shape, or several numbers came without one. No `grad` has changed.
+            RuntimeError: this tensor requires no gradient, the graph was freed by an earlier call, or the
+                gradient has another shape or is missing for several numbers. No `grad` has changed.
             TypeError: the backward function of an operation returned an array instead of a tuple.
             ValueError: it returned a gradient that does not have the shape of its input.
         """

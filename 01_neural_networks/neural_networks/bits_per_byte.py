@@ -44,7 +44,7 @@ def bits_per_byte(total_nats: float, num_bytes: int) -> float:
 
 
 def perplexity(mean_nats: float) -> float:
-    """exp(mean negative log-likelihood): a choice among so many equally likely symbols is as hard.
+    """exp(mean negative log-likelihood): the number of equally likely symbols that is as hard to guess from.
 
     Args:
         mean_nats: mean -ln p per symbol, in nats.

@@ -10,7 +10,7 @@ Each of its three ideas answers a failure of plain counts (Kneser and Ney, 1995;
        p(w | a b) = (c(a b w) - D) / c(a b) + γ(a b) · p(w | b)
 
    where γ(a b) is the total of the discounts divided by c(a b), so that the probabilities sum to one.
-   The model below the one without context is 1/256 for every byte.
+   Below the model without context, every byte has the probability 1/256.
 3. **Count contexts, not occurrences**, for the shorter models. "Francisco" is frequent but follows
    only "San". Where the longer context failed, it is not a likely word. So the c of a shorter n-gram
    is the number of *different* bytes that occur before it.

@@ -80,7 +80,7 @@ def attention_rollout(weights: Tensor) -> Tensor:
         (time, time), each row summing to 1.
 
     Raises:
-        ValueError: the axes are others, or there are not as many queries as keys.
+        ValueError: `weights` has other axes, or not as many queries as keys.
     """
     if weights.ndim != 4 or weights.shape[2] != weights.shape[3]:
         raise ValueError(f"weights must be (layers, heads, time, time), got the shape {tuple(weights.shape)}")

@@ -126,7 +126,7 @@ def tiled_forward(q: Tensor, k: Tensor, v: Tensor, causal: bool, tile: int) -> t
 def tiled_backward(
     q: Tensor, k: Tensor, v: Tensor, outputs: Tensor, log_sums: Tensor, grad_outputs: Tensor, causal: bool, tile: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Compute the gradients of queries, keys and values, in the shapes of these."""
+    """Compute the gradients of queries, keys and values, each in the same shape as its tensor."""
     kv_heads, accurate = k.shape[1], log_sums.dtype
     delta = (grad_outputs.to(accurate) * outputs).sum(dim=-1)  # D: (batch, heads, queries)
     q, k, v = _group_heads(q, k, v)

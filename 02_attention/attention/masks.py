@@ -24,7 +24,7 @@ def visible_keys(query_positions: Tensor, key_positions: Tensor, window: int | N
     Args:
         query_positions: (..., queries) integers.
         key_positions: (..., keys) integers.
-        window: how many positions a query sees, with its own position; None for all before it
+        window: how many positions a query sees, including its own; None for all before it
             (Beltagy et al., 2020: "Longformer").
         sinks: how many first positions of the text stay visible with any window. A softmax must put its
             weight somewhere, and trained models put the weight that they do not need on the first tokens.

@@ -72,7 +72,7 @@ class RaggedStore(ABC):
         """
 
     def update(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Refuse: in what this would return, nothing could separate the sequences."""
+        """Refuse, because the result could not show which tokens belong to which sequence."""
         raise TypeError("a ragged store attends by itself; call attend")
 
     @abstractmethod
@@ -94,7 +94,7 @@ class MultiHeadAttention(nn.Module):
             Normalised queries and keys have bounded scores, which allows higher learning rates
             (Henry et al., 2020: "Query-Key Normalization for Transformers").
         key_norm: the same for keys.
-        window: how many positions a query sees, with its own position; None for all before it.
+        window: how many positions a query sees, including its own; None for all before it.
         sinks: how many first positions stay visible with any window.
         layer: index of this layer; the key-value store knows the layer by it.
 
@@ -152,7 +152,7 @@ class MultiHeadAttention(nn.Module):
             x: (batch, time, d_model).
             rotate: encodes positions into queries and keys; None if the embedding has done it.
             store: earlier keys and values to attend to as well; None while training.
-            allowed: the whole mask with causality and window, broadcastable to
+            allowed: the whole mask, including causality and window, broadcastable to
                 (batch, heads, time, keys); None is causal within the layer's window.
             score_bias: encodes positions into the scores.
 

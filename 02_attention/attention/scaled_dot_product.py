@@ -79,7 +79,7 @@ def attention_reference(
         keys: (..., kv_heads, num_keys, head_dim); heads / kv_heads neighbouring query heads share each key-value head.
         values: (..., kv_heads, num_keys, value_dim).
         allowed: boolean, broadcastable to (..., heads, num_queries, num_keys); False hides a key. It is the whole
-            mask with causality. None is causal, and `torch.ones(1, 1, dtype=torch.bool)` shows every key.
+            mask, including causality. None is causal, and `torch.ones(1, 1, dtype=torch.bool)` shows every key.
             A query that sees no key gets weights of nan.
         bias: added to the scores, broadcastable to them.
 

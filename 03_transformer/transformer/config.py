@@ -32,7 +32,7 @@ class GPTConfig:
         positions: `learned` (GPT-2), `rope` (Llama), `sinusoidal`, `alibi` or `none`.
         rope_theta: base of the rotary speeds.
         rope_scaling: stretches rotary positions over a longer context than the trained one.
-        sliding_window: how many tokens a token sees, with itself; null for all before it.
+        sliding_window: how many tokens a token sees, including itself; null for all before it.
         attention_sinks: how many first tokens stay visible with any window.
         qk_norm: normalise queries and keys.
         qk_norm_weight: learn a scale for each dimension of that norm (Qwen3).

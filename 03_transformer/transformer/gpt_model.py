@@ -152,7 +152,7 @@ class GPTModel(nn.Module):
         return sum(parameter.numel() for parameter in self.parameters())
 
     def _initialise(self) -> None:
-        """Draw weights with standard deviation 0.02 as in GPT-2, and less or 0 for projections into the residual stream.
+        """Draw weights with standard deviation 0.02 as in GPT-2; projections into the residual stream get less, or 0.
 
         Each block adds two outputs to the stream. Scaling them by 1 / sqrt(2 · layers) gives the stream
         the same variance at every depth of the model (Radford et al., 2019, section 2.3).

@@ -96,7 +96,7 @@ class RotaryEmbedding(nn.Module):
                 integers. Negative integers (padding) turn by the angle of position 0.
 
         Raises:
-            ValueError: the axes are others, or a slice ends after `context_length`.
+            ValueError: `positions` has other axes, or is a slice that ends after `context_length`.
         """
         if isinstance(positions, slice):
             if positions.stop is not None and positions.stop > len(self.cos):

@@ -1,7 +1,7 @@
 """Rotary speeds, and the ways to stretch them over a longer context than the model was trained on.
 
-From one position to the next, a pair of dimensions turns by its speed. After the end of the trained
-context the slow pairs reach angles that the model has never seen. Each method makes pairs slower, so
+From one position to the next, a pair of dimensions turns by its speed. Beyond the trained context
+the slow pairs reach angles that the model has never seen. Each method makes pairs slower, so
 that the angles stay in the known range. The methods differ in which pairs they slow:
 
 - linear: all pairs, by the factor (Chen et al., 2023: "Extending Context Window … via Positional Interpolation");

@@ -17,7 +17,7 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefau
 
 
 def at_least_one(name: str, value: int) -> int:
-    """Return a number of things, if it is possible.
+    """Return the value if it is at least 1.
 
     Raises:
         ValueError: it is below 1.
@@ -28,7 +28,7 @@ def at_least_one(name: str, value: int) -> int:
 
 
 def learning_rate(value: float) -> float:
-    """Return a learning rate, if it is possible.
+    """Return the value if it can be a learning rate.
 
     Raises:
         ValueError: it is not a positive number.

@@ -16,7 +16,7 @@ class UserError(ValueError):
 def report_user_errors(command: Callable[[], int | None], status: int = 1) -> int:
     """Run a command and return its exit status; a mistake of the user becomes one line.
 
-    Every error that this project raises for a user's mistake is a `ValueError` with one line. Any other error is our own
+    Every error that this project raises for a user's mistake is a `ValueError` with one line. Any other error is our
     fault and keeps its traceback.
 
     Args:
