@@ -36,7 +36,7 @@ def corpus_arguments(description: str) -> argparse.ArgumentParser:
         description: what `--help` says first; line breaks are kept.
     """
     parser = text_arguments(description)
-    parser.add_argument("--seed", type=int, default=0, help="one seed, one result, on one machine")
+    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same result on the same machine")
     parser.add_argument("--prompt", default="", help="how the generated sample begins")
     parser.add_argument("--output-dir", type=Path, default=Path("outputs"), help="folder for the plot")
     return parser

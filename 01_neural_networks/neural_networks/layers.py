@@ -212,7 +212,7 @@ class Sequential(Module):
         for layer in layers:
             if not isinstance(layer, Module):
                 raise TypeError(
-                    f"Sequential takes layers, got a {type(layer).__name__}; of a list: Sequential(*layers)"
+                    f"Sequential takes layers, got a {type(layer).__name__}; for a list: Sequential(*layers)"
                 )
         self.layers = list(layers)
 

@@ -29,8 +29,8 @@ def _flat_views(parameters: Sequence[Array], lr: float) -> list[Array]:
     for parameter in parameters:
         if not isinstance(parameter, np.ndarray) or not parameter.flags.c_contiguous:
             raise ValueError(
-                "parameters are changed in place, so they must be C-contiguous arrays: of a Tensor give its `data`, "
-                "of a transposed array np.ascontiguousarray"
+                "parameters are changed in place, so they must be C-contiguous arrays: for a Tensor give its `data`, "
+                "for a transposed array a copy made by np.ascontiguousarray"
             )
     return [parameter.reshape(-1) for parameter in parameters]
 

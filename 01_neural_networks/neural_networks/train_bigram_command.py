@@ -25,13 +25,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, run, and return the exit status."""
     parser = corpus_arguments(
         "A bigram gives the next byte a probability by looking at the one before it.\n\n"
-        "Counted: how often did each byte follow each other one?\n"
+        "Counted: how often did each byte follow each byte?\n"
         "Learned: a table of scores, softmax, cross-entropy, and gradient descent on random pairs.\n"
         "The descent finds what counting gives at once. For deeper networks it is the only way."
     )
-    parser.add_argument("--steps", type=int, default=3000, help="of gradient descent")
-    parser.add_argument("--batch-size", type=int, default=2048, help="pairs of bytes a step")
-    parser.add_argument("--lr", type=float, default=0.1, help="Adam's learning rate at first; it falls to 0")
+    parser.add_argument("--steps", type=int, default=3000, help="steps of gradient descent")
+    parser.add_argument("--batch-size", type=int, default=2048, help="pairs of bytes in each step")
+    parser.add_argument("--lr", type=float, default=0.1, help="Adam's first learning rate; it falls to 0")
     options = parser.parse_args(arguments)
     return report_user_errors(lambda: run(options, Console()))
 

@@ -29,17 +29,17 @@ DIVERGED = 1000.0  # nats a byte: no training recovers from that
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, run, and return the exit status."""
     parser = corpus_arguments(
-        "A network reads the bytes before and gives all 256 next bytes a probability.\n\n"
-        "Each byte becomes a vector; the vectors side by side go through a tanh layer and a softmax.\n"
+        "A network reads the bytes before and gives each of the 256 possible next bytes a probability.\n\n"
+        "Each byte becomes a vector. The joined vectors go through a tanh layer and a softmax.\n"
         "Every gradient is computed by hand in neural_networks/mlp_numpy.py."
     )
-    parser.add_argument("--context", type=int, default=MLPConfig.context, help="bytes that it sees")
-    parser.add_argument("--embedding-dim", type=int, default=MLPConfig.embedding_dim, help="numbers for each of them")
+    parser.add_argument("--context", type=int, default=MLPConfig.context, help="bytes that the network sees")
+    parser.add_argument("--embedding-dim", type=int, default=MLPConfig.embedding_dim, help="numbers for each byte")
     parser.add_argument("--hidden", type=int, default=MLPConfig.hidden, help="width of the tanh layer")
     parser.add_argument("--steps", type=int, default=16_000, help="batches to learn from")
-    parser.add_argument("--batch-size", type=int, default=256, help="predictions in each")
+    parser.add_argument("--batch-size", type=int, default=256, help="predictions in each batch")
     parser.add_argument("--optimizer", choices=OPTIMIZERS, default="adam", help="what to do with the gradient")
-    parser.add_argument("--lr", type=float, default=4e-3, help="learning rate at first; it falls to 0 in a line")
+    parser.add_argument("--lr", type=float, default=4e-3, help="first learning rate; it falls to 0 linearly")
     options = parser.parse_args(arguments)
     return report_user_errors(lambda: run(options, Console()))
 

@@ -56,7 +56,8 @@ def require_key_for_each_query(num_queries: int, num_keys: int) -> None:
     """
     if not 0 <= num_queries <= num_keys:
         raise ValueError(
-            f"{num_queries} queries at the last of {num_keys} keys: the first would see none; give at least as many keys"
+            f"{num_queries} queries at the last of {num_keys} keys: the first would see no key; "
+            "give at least as many keys as queries"
         )
 
 

@@ -131,7 +131,7 @@ def attention_fused(
     """
     # Trap: PyTorch adds a mask of numbers to the scores, so zeros and ones would hide nothing.
     if allowed is not None and allowed.dtype != torch.bool:
-        raise ValueError(f"allowed must be boolean, got {allowed.dtype}; numbers to add to the scores are the bias")
+        raise ValueError(f"allowed must be boolean, got {allowed.dtype}; pass numbers to add to the scores as bias")
     num_queries, num_keys = queries.shape[-2], keys.shape[-2]
     grouped = queries.shape[1] != keys.shape[1]
     if allowed is None and bias is None and num_queries == num_keys:

@@ -113,7 +113,7 @@ class GPTModel(nn.Module):
         """Compute what the head reads: (batch, time) int64 → (batch, time, d_model). See `forward`."""
         if token_ids.ndim != 2:
             raise ValueError(
-                f"token ids must be (batch, time), got the shape {tuple(token_ids.shape)}; of one text: ids[None]"
+                f"token ids must be (batch, time), got the shape {tuple(token_ids.shape)}; for one text: ids[None]"
             )
         time = token_ids.shape[1]
         where: Tensor | slice

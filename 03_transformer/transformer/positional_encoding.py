@@ -164,7 +164,7 @@ def main() -> None:
     turned = rotary(slice(0, 256))(heads)[0, 0]
     table = sinusoidal_table(256, head_dim)
     slopes = alibi_slopes(8)
-    print("score of a query at position 200 with an equal key so many positions before\n")
+    print("score of a query at position 200 with an equal key, by the distance between their positions\n")
     print("distance     " + "".join(f"{distance:>8}" for distance in distances))
     rows = {
         "sinusoidal": [(table[200] @ table[200 - d]).item() for d in distances],
