@@ -1,4 +1,4 @@
-"""What compressors and counting make of a corpus: the figures that a neural network has to beat.
+"""How well compressors and counting models do on a corpus: the figures that a neural network has to beat.
 
 python 01_neural_networks/baselines.py
 python 01_neural_networks/baselines.py --corpus path/to/text_or_folder

@@ -1,4 +1,4 @@
-"""The bigram twice: counted in a second, and learned by gradient descent until it agrees.
+"""Make the bigram model twice: count it in a second, then learn it by gradient descent until the two agree.
 
 python 01_neural_networks/train_bigram.py
 python 01_neural_networks/train_bigram.py --corpus path/to/text --steps 500

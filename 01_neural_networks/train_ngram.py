@@ -1,4 +1,4 @@
-"""Kneser–Ney n-gram models of growing order: how far does counting go?
+"""Count Kneser–Ney n-gram models of higher and higher order, to see how far counting goes.
 
 python 01_neural_networks/train_ngram.py
 python 01_neural_networks/train_ngram.py --corpus path/to/text --prompt "numpy."

@@ -1,4 +1,4 @@
-"""Stage 1: from counting bytes to a network that learns by its own gradients, in NumPy."""
+"""Stage 1: from counting bytes to a network that computes its gradients and learns from them, in NumPy."""
 
 from typing import TYPE_CHECKING
 

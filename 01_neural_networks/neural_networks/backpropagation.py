@@ -1,13 +1,13 @@
 """Reverse-mode automatic differentiation on NumPy arrays.
 
-A `Tensor` remembers which operation made it from which inputs. That is a graph; walking it backwards
-from a loss L, each operation turns the gradient of its output into gradients of its inputs by the
-chain rule (Linnainmaa, 1970; Rumelhart, Hinton and Williams, 1986):
+A `Tensor` remembers which operation made it from which inputs. Together the tensors form a graph. The
+engine walks it backwards from a loss L. Each operation turns the gradient of its output into gradients
+of its inputs by the chain rule (Linnainmaa, 1970; Rumelhart, Hinton and Williams, 1986):
 
     dL/dx = sum over the uses of x of (dL/dy) · (dy/dx)
 
-The whole engine is `Tensor.backward`. Everything else in this file is one operation each, with the
-formula of its gradient beside it; `operations` has the functions that a network needs on top.
+The whole engine is `Tensor.backward`. The rest of this file is operations, each with the formula of its
+gradient. The module `operations` has the further functions that a network needs.
 
     python -m neural_networks.backpropagation      # a neuron, forwards and backwards, with numbers
 """
@@ -23,7 +23,7 @@ import numpy as np
 from neural_networks.broadcasting import Array, Axes, restore_axes, unbroadcast
 
 ArrayLike = Union["Tensor", Array, float, int, Sequence[Any]]
-# Takes the gradient of an output, gives those of the inputs; None where an input needs none.
+# Takes the gradient of an output and returns the gradients of the inputs; None for an input that needs none.
 Backward = Callable[[Array], Sequence[Array | None]]
 
 _recording = True
@@ -31,7 +31,7 @@ _recording = True
 
 @contextlib.contextmanager
 def no_grad() -> Iterator[None]:
-    """Compute without remembering how, as in evaluation: no graph is built."""
+    """Compute without building a graph, for example to evaluate."""
     global _recording
     before, _recording = _recording, False
     try:
@@ -51,11 +51,11 @@ class Tensor:
 
     Args:
         data: the numbers; floats keep their precision. Integers become float64 where a gradient is
-            wanted, as in NumPy's own arithmetic of integers with floats.
+            wanted, as when NumPy computes with integers and floats together.
         requires_grad: whether `backward` should fill in `grad`.
 
     Raises:
-        TypeError: something that is not a real number.
+        TypeError: the data are not real numbers.
     """
 
     __array_ufunc__ = None  # so that NumPy leaves `array * tensor` to the tensor
@@ -76,14 +76,14 @@ class Tensor:
 
     @staticmethod
     def from_operation(data: ArrayLike, inputs: tuple[Tensor, ...], backward: Backward, operation: str) -> Tensor:
-        """The output of an operation: how every operation, here and elsewhere, adds a node.
+        """Make the output of an operation. Every operation, here and elsewhere, adds a node this way.
 
         Args:
             data: the result.
             inputs: what it was computed from.
             backward: gradient of the result → gradients of the inputs, in order, a tuple even for one
-                input. It must not change the array that it is given: other operations may hold the same one.
-            operation: name, for drawings.
+                input. It must not change the array that it is given, because other operations may use the same one.
+            operation: its name, for drawings.
         """
         out = Tensor(data)
         if _recording and any(tensor.requires_grad for tensor in inputs):
@@ -96,20 +96,20 @@ class Tensor:
     def backward(self, gradient: ArrayLike | None = None, retain_graph: bool = False) -> None:
         """Fill in `grad` of every leaf that this tensor depends on and that requires one.
 
-        Gradients are added to what is there, so that a loss may be built in pieces; set `grad` to
-        None before the next step.
+        Gradients are added to those that are already there, so that a loss may be computed in pieces. Set
+        `grad` to None before the next step.
 
         Args:
-            gradient: dL/d(this), of this tensor's shape; may be left out for a single number.
+            gradient: dL/d(this), in this tensor's shape; not needed for a single number.
             retain_graph: keep the graph for another call. By default it is freed node by node, and
-                a second call is an error, as in PyTorch. (PyTorch lets a second call pass where no
-                operation had to save an array; here it is always refused.)
+                a second call is an error, as in PyTorch. (PyTorch allows a second call where no
+                operation had to save an array. Here it is always refused.)
 
         Raises:
-            RuntimeError: nothing here requires a gradient, the graph was freed by an earlier call,
-                or the tensor has several numbers and no gradient was given. No `grad` has changed.
+            RuntimeError: this tensor requires no gradient, the graph was freed by an earlier call, or the
+                gradient has another shape or is missing for several numbers. No `grad` has changed.
             TypeError: the backward function of an operation returned an array instead of a tuple.
-            ValueError: it returned a gradient of another shape than its input.
+            ValueError: it returned a gradient that does not have the shape of its input.
         """
         if not self.requires_grad:
             raise RuntimeError("backward() on a tensor that does not require a gradient")
@@ -159,7 +159,7 @@ class Tensor:
     def topological_order(self) -> list[Tensor]:
         """Every tensor that this one depends on and that needs a gradient, inputs before outputs.
 
-        With a stack of its own instead of recursion: a graph may be deeper than Python's limit.
+        It uses a stack instead of recursion, because a graph may be deeper than Python's recursion limit.
         """
         order: list[Tensor] = []
         visited: set[int] = set()
@@ -175,12 +175,12 @@ class Tensor:
         return order
 
     def keep_grad(self) -> Tensor:
-        """Have `backward` fill in `grad` here too, though this is not a leaf. Returns the tensor itself."""
+        """Make `backward` fill in `grad` here too, although this is not a leaf. Returns the tensor itself."""
         self._keeps_grad = True
         return self
 
     def detach(self) -> Tensor:
-        """The same numbers, with no memory of how they were made."""
+        """The same numbers without the graph that made them."""
         return Tensor(self.data)
 
     # --- arithmetic --------------------------------------------------------------------------
@@ -245,8 +245,8 @@ class Tensor:
     def __matmul__(self, other: ArrayLike) -> Tensor:
         """Matrix product, over any leading batch dimensions.
 
-        For Y = A B: dL/dA = dL/dY Bᵀ and dL/dB = Aᵀ dL/dY. Each has the one shape that makes the
-        product possible, which is also the way to remember them.
+        For Y = A B: dL/dA = dL/dY Bᵀ and dL/dB = Aᵀ dL/dY. No other order gives a product of the right
+        shape, which is an easy way to remember them.
         """
         a, b = self, as_tensor(other, self)
         if a.data.ndim < 2 or b.data.ndim < 2:
@@ -269,10 +269,10 @@ class Tensor:
     # --- shape -------------------------------------------------------------------------------
 
     def __getitem__(self, index: Any) -> Tensor:
-        """Slices, masks and integer arrays: a gather, whose gradient is a scatter.
+        """Pick elements by slices, masks or integer arrays: a gather, whose gradient is a scatter.
 
-        An element that was picked twice gets both gradients: `np.add.at` adds where plain
-        assignment would keep the last.
+        An element that was picked twice gets both gradients. `np.add.at` adds them, while a plain
+        assignment would keep only the last.
         """
 
         def backward(g: Array) -> tuple[Array]:
@@ -287,8 +287,8 @@ class Tensor:
         return Tensor.from_operation(self.data.reshape(*shape), (self,), lambda g: (g.reshape(self.shape),), "reshape")
 
     def transpose(self, *axes: int) -> Tensor:
-        """Axes in another order, negative ones counted from the end; with none given, in reverse."""
-        out = self.data.transpose(axes or None)  # refuses axes that there are not
+        """Put the axes in another order; without arguments, reverse them. Negative axes count from the end."""
+        out = self.data.transpose(axes or None)  # refuses axes that do not exist
         order = [axis % self.data.ndim for axis in axes] or list(reversed(range(self.data.ndim)))
         back = np.argsort(order)
         return Tensor.from_operation(out, (self,), lambda g: (g.transpose(back),), "transpose")
@@ -315,18 +315,18 @@ class Tensor:
         return self.data.shape
 
     def item(self) -> float:
-        """The number in a tensor of one."""
+        """The number, if the tensor has only one."""
         return float(self.data.item())
 
     def __bool__(self) -> bool:
-        return bool(self.data)  # of the number, as in NumPy: otherwise every tensor would be true
+        return bool(self.data)  # whether the number is not 0, as in NumPy; otherwise every tensor would be true
 
     def __repr__(self) -> str:
         return f"Tensor({np.array2string(self.data, threshold=20)}, operation={self.operation!r})"
 
 
 def as_tensor(value: ArrayLike, like: Tensor) -> Tensor:
-    """A constant in the precision of another tensor, if that is a float; a tensor stays what it is."""
+    """Make a constant in the precision of `like` if that holds floats. A tensor is returned as it is."""
     if isinstance(value, Tensor):
         return value
     return Tensor(np.asarray(value, dtype=like.data.dtype if np.issubdtype(like.data.dtype, np.floating) else None))

@@ -1,4 +1,4 @@
-"""`baselines.py` as a command: what compressors and counting make of a corpus."""
+"""`baselines.py` as a command: how well compressors and counting models do on a corpus."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from neural_networks.ngram import BigramModel, UnigramModel
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, run, and return the exit status."""
     options = text_arguments(
-        "What compressors and counting make of a corpus: the figures that a neural network has to beat."
+        "How well compressors and counting models do on a corpus: the figures that a neural network has to beat."
     ).parse_args(arguments)
     return report_user_errors(lambda: run(options, Console()))
 

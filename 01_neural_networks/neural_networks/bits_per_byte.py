@@ -1,14 +1,14 @@
 """Bits per byte: the one number by which every model in this repository is measured.
 
-A language model that gives the next symbol probability p can be turned into a compressor that
-spends -log2(p) bits on it (Shannon, 1948). Adding up those bits over a text and dividing by the
-text's size in bytes gives a figure that does not depend on how the text was cut into symbols, so a
-character model, a BPE model and a file compressor can stand in one table:
+If a language model gives the next symbol the probability p, a compressor made from it spends
+-log2(p) bits on that symbol (Shannon, 1948). The sum of those bits over a text, divided by the
+text's size in bytes, does not depend on how the text was cut into symbols. So a character model,
+a BPE model and a file compressor can be compared in one table:
 
     bits per byte = sum over symbols of -ln p(symbol | those before it) / ln 2 / bytes of text
 
-Perplexity, exp(mean -ln p), counts per symbol, so it is only comparable between models that share
-a tokenizer.
+Perplexity, exp(mean -ln p), is a figure per symbol. It can only be compared between models that
+use the same tokenizer.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from collections.abc import Callable, Sequence
 
 from groundwork.user_errors import require_texts
 
-# One byte that cannot occur in the documents: it tells a compressor where a document ends, as the
-# end-of-text token tells a model. Both pay for the boundary, and neither counts it as text.
+# A byte that cannot occur in the documents. It tells a compressor where a document ends, as the
+# end-of-text token tells a model. Both pay bits for the boundary, and neither counts it as text.
 DOCUMENT_SEPARATOR = b"\0"
 
 
@@ -44,7 +44,7 @@ def bits_per_byte(total_nats: float, num_bytes: int) -> float:
 
 
 def perplexity(mean_nats: float) -> float:
-    """exp(mean negative log-likelihood): the size of the uniform choice that is as hard.
+    """exp(mean negative log-likelihood): the number of equally likely symbols that is as hard to guess from.
 
     Args:
         mean_nats: mean -ln p per symbol, in nats.
@@ -63,15 +63,15 @@ def xz_bits_per_byte(documents: Sequence[str], context: Sequence[str] = ()) -> f
 
     Args:
         documents: the texts to compress, as one stream.
-        context: texts that the compressor may look back at for free, such as the training
+        context: texts that the compressor has read before and does not pay for, such as the training
             documents. Their cost is subtracted: size(context + documents) - size(context).
 
     Returns:
         Compressed bits divided by the UTF-8 bytes of `documents`.
 
-    With no context the compressor sees nothing but the text itself, while a trained model has
-    read the training documents. With context it has seen the same text as the model. A fair
-    comparison reports both.
+    Without context the compressor sees only the text itself, while a trained model has read the
+    training documents. With them as context it has seen the same text as the model. A fair
+    comparison reports both figures.
     """
     return _compressed_bits_per_byte(documents, context, _xz)
 
@@ -79,7 +79,7 @@ def xz_bits_per_byte(documents: Sequence[str], context: Sequence[str] = ()) -> f
 def gzip_bits_per_byte(documents: Sequence[str]) -> float:
     """Bits per byte that `gzip -9` spends on `documents` as one stream.
 
-    There is no `context` argument: gzip looks back 32 KiB, so training text would not help it.
+    There is no `context` argument: gzip looks back only 32 KiB, so training text would not help it.
     """
     return _compressed_bits_per_byte(documents, (), lambda data: len(gzip.compress(data, 9)))
 

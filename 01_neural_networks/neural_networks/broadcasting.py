@@ -1,8 +1,8 @@
-"""Undoing what NumPy does to shapes: a gradient must come back in the shape of the input.
+"""Undo what NumPy does to shapes: a gradient must have the shape of the input.
 
-Broadcasting repeats an input along an axis, and a number that was used several times gets the sum of
-the gradients of its uses. A reduction does the opposite: it takes an axis away, and the gradient
-must be given that axis back before it can be spread over the summands.
+Broadcasting repeats an input along an axis. A number that was used several times gets the sum of
+the gradients of its uses. A reduction does the opposite and removes an axis. The gradient needs
+that axis again before it can be spread over the summands.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def unbroadcast(gradient: Array, shape: tuple[int, ...]) -> Array:
 
 
 def restore_axes(reduced: Array, shape: tuple[int, ...], axis: Axes) -> Array:
-    """Put back, with length 1, the axes of `shape` that a reduction over `axis` took away.
+    """Put back, with length 1, the axes of `shape` that a reduction over `axis` removed.
 
     >>> restore_axes(np.ones(2), (2, 5), axis=1).shape
     (2, 1)

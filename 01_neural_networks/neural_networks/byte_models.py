@@ -1,13 +1,13 @@
-"""What every model of this stage is: something that gives the next byte a probability.
+"""Every model of this stage gives each possible next byte a probability.
 
-The documents of a corpus become one stream of bytes with the byte 0 in front of each,
+The documents of a corpus become one stream of bytes, with a byte 0 before each document:
 
     0 d o c u m e n t 0 d o c u m e n t 0 …
 
-as the end-of-text token stands in front of each document in stage 5 and as `xz` is given them for
-the baseline. The model must predict every byte after the first, boundaries included; their cost is
-counted, and the bits per byte divide by the bytes of text alone. What stands before the stream is
-taken to be more zeros. A context may reach back over a boundary: the model sees the 0 there.
+In the same way, stage 5 puts an end-of-text token before each document, and `xz` compresses this
+stream for the baseline. The model must predict every byte after the first. The boundaries cost bits
+too, but bits per byte divide by the bytes of text alone. Before the stream, more zeros are assumed.
+A context may reach back over a boundary, and the model sees the 0 there.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class ByteModel(Protocol):
 
 
 def byte_stream(documents: Sequence[str]) -> Array:
-    """Documents as one stream of bytes, with a 0 in front of each.
+    """Join documents into one stream of bytes, with a 0 before each.
 
     >>> byte_stream(["ab", "c"])
     array([ 0, 97, 98,  0, 99], dtype=uint8)
@@ -51,7 +51,7 @@ def as_stream(stream: Array | bytes) -> Array:
     """Bytes in any form as (length,) uint8.
 
     Raises:
-        ValueError: several axes, numbers that are not whole, or outside 0 to 255.
+        ValueError: it has several axes, or numbers that are not whole or not from 0 to 255.
     """
     array = np.frombuffer(stream, np.uint8) if isinstance(stream, bytes) else np.asarray(stream)
     if array.dtype != np.uint8 or array.ndim != 1:
@@ -65,7 +65,7 @@ def as_stream(stream: Array | bytes) -> Array:
 
 
 def context_windows(stream: Array, context: int) -> Array:
-    """What each byte after the first is predicted from, and that byte itself.
+    """For each byte after the first, the bytes that it is predicted from, and the byte itself.
 
     Args:
         stream: (length,) bytes.
@@ -73,10 +73,10 @@ def context_windows(stream: Array, context: int) -> Array:
 
     Returns:
         (length - 1, context + 1): in each row the context, oldest byte first, then the byte to
-        predict. A view of one padded copy of the stream, read-only.
+        predict. It is a read-only view of one padded copy of the stream.
 
     Raises:
-        ValueError: no context, or see `as_stream`.
+        ValueError: the context is below 1, or see `as_stream`.
 
     >>> context_windows(byte_stream(["abc"]), 2)
     array([[ 0,  0, 97],
@@ -93,7 +93,7 @@ def context_windows(stream: Array, context: int) -> Array:
 
 
 def last_bytes(stream: Array, count: int) -> Array:
-    """(count,) the end of a stream, with zeros before it where it is shorter."""
+    """(count,) the last bytes of a stream, with zeros before them if the stream is shorter."""
     stream = as_stream(stream)
     end = stream[max(0, len(stream) - count) :]
     return np.concatenate([np.zeros(count - len(end), dtype=np.uint8), end])
@@ -111,13 +111,13 @@ def measure(model: ByteModel, documents: Sequence[str]) -> float:
 
 
 def sample(model: ByteModel, prompt: str, length: int, rng: np.random.Generator) -> Iterator[int]:
-    """Write on, byte by byte: each is drawn with the probability that the model gives it.
+    """Continue a text byte by byte. Each byte is drawn with the probability that the model gives it.
 
     Args:
-        model: any of this stage.
+        model: any model of this stage.
         prompt: beginning of a document; may be empty.
-        length: bytes to draw at most; a boundary ends the document, and is not among them.
-        rng: draws.
+        length: the most bytes to draw; a boundary ends the document and is not returned.
+        rng: source of randomness.
     """
     stream = byte_stream([prompt])
     for _ in range(length):

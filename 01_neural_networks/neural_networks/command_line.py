@@ -18,7 +18,7 @@ from neural_networks.corpus import Corpus
 
 
 def text_arguments(description: str) -> argparse.ArgumentParser:
-    """A parser with the two arguments that choose a text and what is held out of it.
+    """A parser with the two arguments that choose a text and the part of it that is held out.
 
     Args:
         description: what `--help` says first; line breaks are kept.
@@ -36,7 +36,7 @@ def corpus_arguments(description: str) -> argparse.ArgumentParser:
         description: what `--help` says first; line breaks are kept.
     """
     parser = text_arguments(description)
-    parser.add_argument("--seed", type=int, default=0, help="one seed, one result, on one machine")
+    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same result on the same machine")
     parser.add_argument("--prompt", default="", help="how the generated sample begins")
     parser.add_argument("--output-dir", type=Path, default=Path("outputs"), help="folder for the plot")
     return parser
@@ -59,7 +59,7 @@ def compressor_rows(corpus: Corpus) -> dict[str, float]:
 
 
 def print_ladder(console: Console, rows: Mapping[str, float]) -> None:
-    """A table of bits per byte, the worst first."""
+    """Print a table of bits per byte, with the worst first."""
     table = Table("", "bits per byte", title="Held-out text", title_justify="left")
     table.columns[1].justify = "right"
     for name, bits in sorted(rows.items(), key=lambda row: -row[1]):

@@ -1,7 +1,7 @@
 """Corpora by name: where the text comes from.
 
-A corpus has a name (`python_docs`, `tiny_shakespeare`) or is a path to the user's own files. The same split serves every
-stage, so that a bigram of stage 1 and a chat model of stage 6 are measured on the same held-out text.
+A corpus has a name (`python_docs`, `tiny_shakespeare`) or is a path to the user's own files. Every stage uses the same
+split, so that a bigram of stage 1 and a chat model of stage 6 are measured on the same held-out text.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ def load_corpus(name: str, validation_fraction: float = 0.1, cache_dir: Path | s
 
     Args:
         name: `python_docs`, `tiny_shakespeare`, or the path of a text file, a JSONL file (one
-            `{"text": …}` object a line), a Parquet file with a column `text`, or a folder of such files.
+            `{"text": …}` object on each line), a Parquet file with a column `text`, or a folder of such files.
         validation_fraction: share of the text held out, between 0 and 0.5.
         cache_dir: where a downloaded corpus is kept.
 
     Raises:
-        CorpusError: nothing has that name, or there is too little text to split.
+        CorpusError: there is no corpus of that name, or there is too little text to split.
         TextError: a file is empty, not UTF-8 or not readable.
     """
     if not 0.0 < validation_fraction <= 0.5:
@@ -61,7 +61,7 @@ def _fetch_tiny_shakespeare(cache_dir: Path) -> Path:
                 downloader=with_progress,
             )
         )
-    except Exception as error:  # pooch raises ValueError for a hash, requests its own for the network
+    except Exception as error:  # pooch raises ValueError for a wrong hash; requests has other classes for the network
         raise CorpusError(
             f"Tiny Shakespeare could not be downloaded ({type(error).__name__}); put the file by hand at {file} "
             f"(SHA-256 {TINY_SHAKESPEARE_SHA256[:12]}…), or pass its path as the corpus"

@@ -10,7 +10,7 @@ from groundwork.user_errors import require_texts
 
 
 class CorpusError(ValueError):
-    """A corpus that cannot be used, said in one line that names the file and the way out."""
+    """A corpus cannot be used; the message is one line that names the file and the way out."""
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Corpus:
     """Documents to train on, and documents held out.
 
     Args:
-        name: how the corpus was asked for.
+        name: the name or path that was asked for.
         train: training documents.
         validation: held-out documents; no document is in both.
     """
@@ -51,15 +51,15 @@ class Corpus:
 
 
 def split_documents(name: str, documents: list[str], validation_fraction: float) -> Corpus:
-    """Hold out the tail of the text, cutting one document if need be.
+    """Hold out the end of the text; one document may be cut in two.
 
-    A single document is cut at its tail, as is usual for Tiny Shakespeare. Several are first put
-    in the order of their hashes, so that the tail is a fair sample of a folder rather than
-    whatever sorts last, and so that adding a file moves few of the others across the cut.
+    A single document is cut near its end, as is usual for Tiny Shakespeare. Several documents are
+    first put in the order of their hashes. Then the end is a fair sample of a folder, not only the
+    last files by name, and a new file moves few of the others across the cut.
 
     Raises:
         CorpusError: there is too little text.
-        TextError: the documents are a single text.
+        UserError: `documents` is a single text instead of a list.
     """
     require_texts(documents)
     documents = [document for document in documents if document.strip()]

@@ -1,9 +1,9 @@
-"""Is the derivative right? Ask the definition: (f(x + ε) - f(x - ε)) / 2ε.
+"""Is the derivative right? Compare it with the definition: (f(x + ε) - f(x - ε)) / 2ε.
 
-The difference on both sides has an error of order ε², that on one side of order ε, so central
-differences are worth their second evaluation. Rounding adds an error of about 1e-16 · |f| / ε. In
-float64 both are small at ε near 1e-6, and a right gradient agrees to seven digits or more; in
-float32 rounding drowns the answer, so check in float64.
+This central difference has an error of order ε². A difference to one side has an error of order ε, so
+the second evaluation is worth its price. Rounding adds an error of about 1e-16 · |f| / ε. In float64
+both errors are small at ε near 1e-6, and a right gradient agrees to seven digits or more. In float32
+the rounding error is larger than the answer, so check in float64.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ def numerical_gradient(function: Callable[[], float], x: Array, epsilon: float =
     """Gradient of a function of an array by central differences, one element after the other.
 
     Args:
-        function: the value, read again from `x` at each call.
+        function: computes the value from the present content of `x` at each call.
         x: float64 array, changed in place during the measurement and restored after it.
-        epsilon: how far to go to each side, times the size of the element where that is above 1.
+        epsilon: how far to go to each side; for an element of size above 1, this times its size.
 
     >>> x = np.array([1.0, 2.0, 3.0])
     >>> numerical_gradient(lambda: float((x**2).sum()), x).round(6)
@@ -49,10 +49,10 @@ class GradientCheck:
     """How far a computed gradient is from the measured one, for one input.
 
     Args:
-        name: of the input.
-        shape: of the input.
+        name: name of the input.
+        shape: shape of the input.
         error: largest |computed - measured| / max(1, |measured|).
-        worst: where that is.
+        worst: the place of the largest error.
         computed: the gradient there by backpropagation.
         measured: the gradient there by finite differences.
         tolerance: largest error that passes.
@@ -68,7 +68,7 @@ class GradientCheck:
 
     @property
     def passed(self) -> bool:
-        """Whether the error is within the tolerance; a NaN is not."""
+        """Whether the error is within the tolerance; NaN does not pass."""
         return self.error <= self.tolerance
 
     def __str__(self) -> str:
@@ -80,7 +80,7 @@ class GradientCheck:
 
 
 def compare_gradients(name: str, computed: Array, measured: Array, tolerance: float = 1e-6) -> GradientCheck:
-    """Set a computed gradient beside a measured one."""
+    """Compare a computed gradient with a measured one."""
     errors = np.abs(computed - measured) / np.maximum(1.0, np.abs(measured))
     if errors.size == 0:
         return GradientCheck(name, computed.shape, 0.0, (), 0.0, 0.0, tolerance)
@@ -95,15 +95,15 @@ def check_gradients(
 ) -> list[GradientCheck]:
     """Check the gradients of a function of tensors, for each of its inputs.
 
-    An output of several numbers is multiplied by fixed random weights and summed, so that no two
-    errors can cancel by symmetry: the sum of a softmax, say, is 1 whatever its gradient.
+    An output of several numbers is multiplied by fixed random weights and summed. Without the weights
+    errors could cancel by symmetry: the sum of a softmax, for example, is 1 even if its gradient is wrong.
 
     Args:
-        function: takes as many tensors as there are inputs, returns a tensor of any shape. Its
-            result must not change from call to call, as that of dropout does.
-        inputs: where to check; turned into float64.
+        function: takes as many tensors as there are inputs, returns a tensor of any shape. It must
+            return the same for the same inputs, which dropout does not.
+        inputs: where to check; converted to float64.
         tolerance: largest error that passes.
-        seed: of the random weights.
+        seed: seed of the random weights.
     """
     tensors = [Tensor(np.array(x, dtype=np.float64), requires_grad=True) for x in inputs]
     out = function(*tensors)

@@ -1,8 +1,8 @@
 """A picture of a computation: what was made from what, and which gradients flowed back.
 
-`to_dot` writes the graph in the language of Graphviz (paste it into any viewer, or `dot -Tsvg`);
-`draw_graph` draws it with matplotlib, left to right, with nothing else installed. Draw before
-`backward`, which frees the graph, or pass it `retain_graph=True`.
+`to_dot` writes the graph in the language of Graphviz (paste it into any viewer, or run `dot -Tsvg`).
+`draw_graph` draws it from left to right and needs only matplotlib. Draw before `backward`, which
+frees the graph, or pass `retain_graph=True` to `backward`.
 
     python -m neural_networks.graph_drawing      # a neuron: DOT to the terminal, PNG to outputs/
 """
@@ -19,7 +19,7 @@ Names = Mapping[str, Tensor]
 
 
 def nodes_and_edges(output: Tensor) -> tuple[list[Tensor], list[tuple[int, int]]]:
-    """Every tensor that the output was computed from, constants too, and who feeds whom.
+    """Every tensor that the output was computed from, constants included, and which one is an input of which.
 
     Returns:
         Tensors, inputs before outputs, and pairs of positions in that list (from, to).
@@ -42,7 +42,7 @@ def nodes_and_edges(output: Tensor) -> tuple[list[Tensor], list[tuple[int, int]]
 
 
 def label(tensor: Tensor, name: str | None = None) -> str:
-    """What stands in the box: name, operation, number or shape, and the gradient if there is one."""
+    """The text in the box: name, operation, number or shape, and the gradient if there is one."""
     title = name or ("constant" if not tensor.requires_grad else "leaf")
     if tensor.operation != "leaf":
         title = f"{tensor.operation}  →  {name}" if name else tensor.operation
@@ -62,8 +62,8 @@ def to_dot(output: Tensor, names: Names = {}) -> str:  # noqa: B006  a mapping t
     """The graph as Graphviz DOT.
 
     Args:
-        output: where to look back from.
-        names: of tensors that should be called by one.
+        output: the tensor whose computation is drawn.
+        names: names to show, each with its tensor.
 
     >>> print(to_dot(Tensor(2.0, requires_grad=True) * 3.0))
     digraph computation {
@@ -93,9 +93,9 @@ def to_dot(output: Tensor, names: Names = {}) -> str:  # noqa: B006  a mapping t
 def layout(num_nodes: int, edges: list[tuple[int, int]]) -> list[tuple[float, float]]:
     """A place for each node, in columns (Sugiyama et al., 1981, in its simplest form).
 
-    The column of a node is the longest way to it, then leaves move right beside their first use.
-    Within a column, a few sweeps put each node at the mean height of its neighbours, which takes out
-    most crossings.
+    The column of a node is the length of the longest way to it. Then leaves move right until they are
+    next to their first use. Within a column, a few sweeps order the nodes by the mean height of their
+    neighbours, which removes most crossings.
 
     Returns:
         (column, height) of each node, heights centred on 0 and at least 1 apart.
@@ -129,12 +129,12 @@ def layout(num_nodes: int, edges: list[tuple[int, int]]) -> list[tuple[float, fl
 
 
 def draw_graph(output: Tensor, path: Path | str, names: Names = {}) -> Path:  # noqa: B006
-    """Draw the graph as an image, its kind by the suffix of the path (.png, .svg, .pdf).
+    """Draw the graph as an image; the suffix of the path gives the format (.png, .svg, .pdf).
 
     Args:
-        output: where to look back from.
-        path: of the image; its folder is made.
-        names: of tensors that should be called by one.
+        output: the tensor whose computation is drawn.
+        path: the image file; its folder is made.
+        names: names to show, each with its tensor.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -153,7 +153,7 @@ def draw_graph(output: Tensor, path: Path | str, names: Names = {}) -> Path:  # 
         colour = "#f0f0f0" if not node.requires_grad else "#cfe8ff" if node.operation == "leaf" else "#fff3c4"
         box = {"boxstyle": "round,pad=0.4", "facecolor": colour, "edgecolor": "0.35"}
         boxes.append(axes.text(x, y, text, ha="center", va="center", fontsize=9, linespacing=1.35, bbox=box))
-    figure.draw_without_rendering()  # only now do the boxes know how large they are
+    figure.draw_without_rendering()  # the boxes have no size before this
     for a, b in edges:
         arrow = {"arrowstyle": "-|>", "color": "0.45", "linewidth": 1.1, "shrinkA": 1, "shrinkB": 1}
         ends = {"patchA": boxes[a].get_bbox_patch(), "patchB": boxes[b].get_bbox_patch()}

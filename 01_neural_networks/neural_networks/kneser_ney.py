@@ -1,22 +1,22 @@
 """Interpolated n-gram model with modified Kneser–Ney smoothing: the best that counting can do.
 
-Three ideas, each an answer to a failure of plain counts (Kneser and Ney, 1995; Chen and Goodman,
+Each of its three ideas answers a failure of plain counts (Kneser and Ney, 1995; Chen and Goodman,
 1998, whose "modified" form this is):
 
-1. **Discount.** A count of 1 in the training text is worth less than 1 in new text, where some pairs
-   turn up for the first time. Take D(c) off every count c.
-2. **Interpolate.** What was taken off goes to the same model with a context one byte shorter:
+1. **Discount.** A count of 1 in the training text is worth less than 1 in new text, because there some
+   pairs occur for the first time. Subtract D(c) from every count c.
+2. **Interpolate.** What was subtracted goes to the same model with a context one byte shorter:
 
        p(w | a b) = (c(a b w) - D) / c(a b) + γ(a b) · p(w | b)
 
-   where γ(a b) is the total of the discounts over c(a b), so that the probabilities sum to one.
-   Beneath a context of no bytes stands 1/256.
+   where γ(a b) is the total of the discounts divided by c(a b), so that the probabilities sum to one.
+   Below the model without context, every byte has the probability 1/256.
 3. **Count contexts, not occurrences**, for the shorter models. "Francisco" is frequent but follows
-   only "San"; where the longer context failed, it is not a likely word. So the c of a shorter n-gram
-   is the number of *different* bytes that stand before it.
+   only "San". Where the longer context failed, it is not a likely word. So the c of a shorter n-gram
+   is the number of *different* bytes that occur before it.
 
-D depends on the order and on whether c is 1, 2 or more. It is estimated from n₁ … n₄, the number of
-n-grams that were seen once … four times: with Y = n₁ / (n₁ + 2 n₂),
+D depends on the order and on whether c is 1, 2, or 3 and more. It is estimated from n₁ … n₄, the number
+of n-grams that were seen once … four times. With Y = n₁ / (n₁ + 2 n₂),
 
     D(1) = 1 - 2 Y n₂/n₁    D(2) = 2 - 3 Y n₃/n₂    D(3 and more) = 3 - 4 Y n₄/n₃
 """
@@ -39,23 +39,23 @@ class NGramError(ValueError):
 
 @dataclass(frozen=True)
 class _Level:
-    """What is known about n-grams of one length. An n-gram is an integer, its oldest byte highest."""
+    """What is known about n-grams of one length. An n-gram is an integer with its oldest byte in the highest place."""
 
-    grams: Array  # (num_grams,) uint64, sorted, so that those of one context stand together
+    grams: Array  # (num_grams,) uint64, sorted, so that those of one context are next to each other
     shares: Array  # (num_grams,) (c - D(c)) / c(context)
     contexts: Array  # (num_contexts,) uint64, sorted: gram >> 8
     left_over: Array  # (num_contexts,) γ
 
 
 class KneserNeyModel:
-    """p(byte | the `order` - 1 bytes before it), interpolated down to a context of none.
+    """p(byte | the `order` - 1 bytes before it), interpolated down to the model without context.
 
     Args:
         stream: training text.
         order: length of the longest n-grams, from 1 to 8.
 
     Raises:
-        NGramError: the order is out of range or the stream has nothing to predict.
+        NGramError: the order is out of range, or the stream has no byte to predict.
     """
 
     def __init__(self, stream: Array, order: int = 6):
@@ -68,13 +68,13 @@ class KneserNeyModel:
         grams, counts = np.unique(_pack(context_windows(stream, order)[:, -order:]), return_counts=True)
         for length in range(order, 0, -1):
             levels.append(_make_level(grams, counts))
-            # Each distinct n-gram is one different byte before the n-gram without its oldest byte.
+            # Each different n-gram adds one different byte before the n-gram that is shorter by its oldest byte.
             grams, counts = np.unique(_shorten(grams, length - 1), return_counts=True)
         self._levels = levels[::-1]  # shortest first
 
     @property
     def num_grams(self) -> int:
-        """How many n-grams of all lengths the model holds: its size."""
+        """How many n-grams of all lengths the model contains: its size."""
         return sum(len(level.grams) for level in self._levels)
 
     def total_nats(self, stream: Array) -> float:
@@ -94,7 +94,7 @@ class KneserNeyModel:
         p = np.full(len(grams), 1 / NUM_BYTES)
         for length, level in enumerate(self._levels, start=1):
             shorter = _shorten(grams, length)
-            # In a context that was never seen there is nothing to add: γ = 1 hands p on as it is.
+            # For a context that was never seen there is nothing to add: γ = 1 keeps p as it is.
             p *= _look_up(level.contexts, level.left_over, shorter >> np.uint64(8), otherwise=1.0)
             p += _look_up(level.grams, level.shares, shorter, otherwise=0.0)
         return p
@@ -127,11 +127,11 @@ def _make_level(grams: Array, counts: Array) -> _Level:
 
 
 def discounts(counts: Array) -> Array:
-    """(4,) what to take off a count of 0, 1, 2, and 3 or more.
+    """(4,) what to subtract from a count of 0, 1, 2, and 3 or more.
 
-    Where the formula has nothing to go on (no n-gram was seen three times, say) or leaves the range
-    between 0 and the count, half a count is taken off: any discount in that range gives
-    probabilities that sum to one, and one above 0 gives every byte some.
+    Sometimes the formula cannot be used (for example if no n-gram was seen three times) or its result is
+    not between 0 and the count. Then 0.5 is subtracted. Any discount in that range gives probabilities
+    that sum to one, and a discount above 0 gives every byte a probability above 0.
 
     Args:
         counts: (num_grams,) how often each n-gram was seen, or in how many contexts.

@@ -1,7 +1,7 @@
-"""Layers: parameters together with what is done with them, on the `Tensor` of this stage.
+"""Layers: parameters and the computation that uses them, with the `Tensor` of this stage.
 
-The same names, shapes and starting values as in `torch.nn`, one exception aside: weights of Linear
-are (in, out), so that the code reads as the equation, x W + b.
+Names, shapes and starting values are those of `torch.nn`, with one exception: the weights of Linear
+are (in, out), so that the code reads like the equation x W + b.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from neural_networks.broadcasting import Array
 
 
 class Module(ABC):
-    """Something with parameters: tensors that require a gradient, its own or those of its parts.
+    """Something with parameters. They are tensors that require a gradient, in the module itself or in its parts.
 
-    Attributes that are tensors, modules or lists of modules are found by themselves.
+    Attributes that are tensors, modules or lists of modules are found automatically.
 
     >>> model = Sequential(Linear(3, 4, np.random.default_rng(0)), Tanh())
     >>> {name: parameter.shape for name, parameter in model.named_parameters()}
@@ -36,10 +36,10 @@ class Module(ABC):
 
     @abstractmethod
     def forward(self, x: Any) -> Tensor:
-        """What the layer does; each layer says."""
+        """Compute the output; each layer defines this."""
 
     def parts(self) -> Iterator[tuple[str, Module]]:
-        """The modules right inside this one, with their names."""
+        """The modules directly inside this one, with their names."""
         for name, value in vars(self).items():
             if isinstance(value, Module):
                 yield name, value
@@ -47,7 +47,7 @@ class Module(ABC):
                 yield from ((f"{name}.{i}", part) for i, part in enumerate(value) if isinstance(part, Module))
 
     def named_parameters(self) -> Iterator[tuple[str, Tensor]]:
-        """Every parameter, named by the path to it."""
+        """Every parameter, with the path to it as its name."""
         for name, value in vars(self).items():
             if isinstance(value, Tensor) and value.requires_grad:
                 yield name, value
@@ -59,12 +59,12 @@ class Module(ABC):
         return [parameter for _, parameter in self.named_parameters()]
 
     def zero_grad(self) -> None:
-        """Forget the gradients of the last step; `backward` would add to them."""
+        """Forget the gradients of the last step, because `backward` would add to them."""
         for parameter in self.parameters():
             parameter.grad = None
 
     def train(self, training: bool = True) -> None:
-        """Switch between training and evaluation: dropout is the layer that cares."""
+        """Switch between training and evaluation. Only dropout behaves differently in the two."""
         self.training = training
         for _, part in self.parts():
             part.train(training)
@@ -73,8 +73,8 @@ class Module(ABC):
 class Linear(Module):
     """y = x W + b.
 
-    Starting values are uniform within ±1/√in, for weights and bias, as in `torch.nn.Linear`: the sum
-    of `in` products then has a spread of about 1/√3, whatever the width.
+    Starting values are uniform within ±1/√in, for weights and bias, as in `torch.nn.Linear`. The sum
+    of `in` products then has a standard deviation of about 1/√3 for every width.
 
     Args:
         in_features: width of the input.
@@ -83,7 +83,7 @@ class Linear(Module):
         bias: whether there is a b.
 
     Raises:
-        ValueError: no input.
+        ValueError: `in_features` is below 1.
     """
 
     def __init__(self, in_features: int, out_features: int, rng: np.random.Generator, bias: bool = True):
@@ -100,7 +100,7 @@ class Linear(Module):
 
 
 class Embedding(Module):
-    """A table with one vector for each symbol, from a normal distribution at the start.
+    """A table with one vector for each symbol; the starting values are from a normal distribution.
 
     Args:
         num_embeddings: how many symbols.
@@ -133,7 +133,7 @@ class LayerNorm(Module):
         """(..., dim) → (..., dim). The engine finds the gradient through mean and variance.
 
         Raises:
-            ValueError: vectors of another width, which NumPy would stretch if one of the two were 1.
+            ValueError: the vectors have another width. NumPy would repeat them silently if one width were 1.
         """
         if x.shape[-1:] != self.weight.shape:
             raise ValueError(
@@ -147,10 +147,10 @@ class LayerNorm(Module):
 class Dropout(Module):
     """In training, set each number to 0 with probability p and divide the others by 1 - p.
 
-    Dividing keeps the expected value, so that evaluation needs nothing (Srivastava et al., 2014).
+    The division keeps the expected value, so that evaluation needs no change (Srivastava et al., 2014).
 
     Args:
-        p: share to drop, from 0 up to but not including 1.
+        p: share to drop, at least 0 and below 1.
         rng: chooses what to drop.
 
     Raises:
@@ -167,7 +167,7 @@ class Dropout(Module):
         if not self.training or self.p == 0:
             return x
         kept = self.rng.random(x.shape, dtype=np.float32) >= self.p
-        return x * (kept / np.result_type(x.data, np.float16).type(1 - self.p))  # of integers: float64
+        return x * (kept / np.result_type(x.data, np.float16).type(1 - self.p))  # integers give float64
 
 
 class _Elementwise(Module):
@@ -196,7 +196,7 @@ class ReLU(_Elementwise):
 
 
 class GELU(_Elementwise):
-    """`operations.gelu_tanh` as a layer: NumPy has no fast erf for the exact form."""
+    """`operations.gelu_tanh` as a layer. The exact form would need erf, and NumPy has no fast one."""
 
     function = staticmethod(operations.gelu_tanh)
 
@@ -205,19 +205,19 @@ class Sequential(Module):
     """One layer after the other.
 
     Raises:
-        TypeError: something that is not a layer, such as a list of them.
+        TypeError: an argument is not a layer, for example a list of layers.
     """
 
     def __init__(self, *layers: Module):
         for layer in layers:
             if not isinstance(layer, Module):
                 raise TypeError(
-                    f"Sequential takes layers, got a {type(layer).__name__}; of a list: Sequential(*layers)"
+                    f"Sequential takes layers, got a {type(layer).__name__}; for a list: Sequential(*layers)"
                 )
         self.layers = list(layers)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Through all of them."""
+        """Apply all layers in order."""
         for layer in self.layers:
             x = layer(x)
         return x

@@ -1,18 +1,18 @@
-"""A neural language model with every gradient by hand (Bengio et al., 2003), on bytes.
+"""A neural language model on bytes, with every gradient computed by hand (Bengio et al., 2003).
 
-    the n bytes before  →  n vectors, side by side  →  tanh layer  →  256 scores  →  softmax
+    the n bytes before  →  n vectors, joined into one  →  tanh layer  →  256 scores  →  softmax
 
-Forward, for a batch of B (shapes at the line ends):
+Forward, for a batch of B (the second column has the shapes):
 
-    x = E[bytes]                    (B, n·d)    look up each byte, put the vectors side by side
+    x = E[bytes]                    (B, n·d)    look up each byte, join the vectors
     a = x W₁ + b₁                   (B, H)
     h = tanh a                      (B, H)
     z = h W₂ + b₂                   (B, 256)
     p = softmax z                   (B, 256)
     L = mean of -ln p[target]
 
-Backward, each line from the one below it in the list above (the lesson derives them; y is 1 at the
-target and 0 elsewhere):
+Backward, from the last line of the list above to the first (the lesson derives the formulas; y is 1 at
+the target and 0 elsewhere):
 
     dz = (p - y) / B
     dW₂ = hᵀ dz,    db₂ = Σ dz      dh = dz W₂ᵀ
@@ -20,8 +20,8 @@ target and 0 elsewhere):
     dW₁ = xᵀ da,    db₁ = Σ da      dx = da W₁ᵀ
     dE[byte] = sum of the rows of dx where that byte was looked up
 
-Made to be fast: float32, work arrays that are allocated once, in-place updates, and all parameters
-in one piece of memory, so that the optimizer makes one pass over one array.
+The code is made to be fast. It uses float32, work arrays that are allocated once, and in-place updates.
+All parameters are in one piece of memory, so that the optimizer makes one pass over one array.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ class MLPConfig:
     """Sizes of the network.
 
     Args:
-        context: n, how many bytes it sees.
-        embedding_dim: d, numbers for each of them.
+        context: n, how many bytes the network sees.
+        embedding_dim: d, numbers for each of these bytes.
         hidden: H, width of the tanh layer.
     """
 
@@ -72,17 +72,17 @@ class MLPConfig:
 
 
 class MLP:
-    """The network, its gradients, and the memory that both work in.
+    """The network, its gradients, and the work arrays for both.
 
     Args:
         config: sizes.
-        rng: draws the starting values, those of `torch.nn`: embeddings normal, weights and biases
+        rng: draws the starting values as `torch.nn` does: embeddings normal, weights and biases
             uniform within ±1/√(inputs of the layer).
         dtype: float32 to train; float64 to check gradients.
 
     Attributes:
-        parameters: all of them as one array (num_parameters,).
-        gradients: theirs, after `loss_and_gradients`, in the same order.
+        parameters: all parameters as one array (num_parameters,).
+        gradients: their gradients in the same order, after `loss_and_gradients`.
         views: each parameter by its name, a view into `parameters`.
         gradient_views: each gradient by its name, a view into `gradients`.
     """
@@ -106,7 +106,7 @@ class MLP:
         if len(contexts) != self._work.batch_size:
             self._work = _Work(self.config, len(contexts), self.parameters.dtype)
         work, p = self._work, self.views
-        # Bytes cannot lie outside the table; mode="clip" spares the check that they do not.
+        # A byte is always inside the table; mode="clip" saves the check.
         np.take(p["embedding"], contexts, axis=0, out=work.x, mode="clip")
         x = work.x.reshape(len(contexts), -1)  # (batch, n·d)
         h = np.matmul(x, p["w1"], out=work.h)  # (batch, hidden)
@@ -117,10 +117,10 @@ class MLP:
         return x, h, z
 
     def loss_and_gradients(self, windows: Array) -> float:
-        """The mean loss of a batch in nats a byte; `gradients` then hold its gradient.
+        """Compute the mean loss of a batch in nats a byte, and write its gradient into `gradients`.
 
         Args:
-            windows: (batch, context + 1) bytes, the last of each row being the one to predict.
+            windows: (batch, context + 1) bytes; the last of each row is the one to predict.
         """
         contexts, targets = windows[:, :-1], windows[:, -1]
         x, h, z = self._forward(contexts)
@@ -175,7 +175,7 @@ class MLP:
 
 
 class _Work:
-    """Arrays to compute in, for one batch size. To allocate them at every step would cost more than some layers."""
+    """Arrays to compute in, for one batch size. Allocating them at every step would cost more than some layers."""
 
     def __init__(self, config: MLPConfig, batch_size: int, dtype: np.dtype):
         self.batch_size = batch_size
@@ -190,7 +190,7 @@ class _Work:
 
 
 def _cut(flat: Array, shapes: dict[str, tuple[int, ...]]) -> dict[str, Array]:
-    """One array as several of the given shapes, all views."""
+    """Cut one array into several of the given shapes, all of them views."""
     views, start = {}, 0
     for name, shape in shapes.items():
         stop = start + math.prod(shape)

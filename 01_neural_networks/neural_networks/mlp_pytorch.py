@@ -1,8 +1,7 @@
-"""The network of `mlp_numpy` again, with PyTorch finding the gradients: a fifth of the lines.
+"""The network of `mlp_numpy` again. PyTorch finds the gradients, and the code has a fifth of the lines.
 
-From the same weights and the same batches it gives the same losses, step by step; the tests hold it
-to that, and `benchmarks/mlp_speed.py` measures both. This is the one module of stage 1 that needs
-PyTorch.
+From the same weights and the same batches it gives the same losses, step by step. The tests check
+that, and `benchmarks/mlp_speed.py` measures both. This is the only module of stage 1 that needs PyTorch.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ class TorchMLP(nn.Module):
 
     @classmethod
     def from_numpy(cls, model: MLP) -> TorchMLP:
-        """A twin with a copy of the weights. PyTorch keeps those of Linear as (out, in): transposed."""
+        """The same network with a copy of the weights. PyTorch keeps those of Linear as (out, in), so transposed."""
         twin = cls(model.config)
         state = {
             "embedding.weight": model.views["embedding"],

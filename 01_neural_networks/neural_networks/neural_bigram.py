@@ -1,13 +1,13 @@
-"""The bigram once more, learned by gradient descent instead of counted.
+"""The bigram again, learned by gradient descent instead of counted.
 
-A table of 256 × 256 scores, one row for each byte; the softmax of a row is p(next | byte). The loss
-is the cross-entropy, so the gradient of one row is
+The model is a table of 256 × 256 scores, one row for each byte. The softmax of a row is p(next | byte).
+The loss is the cross-entropy, so the gradient of one row is
 
     dL/dz[a, b] = share of a · (p(b | a) - count(a b) / count(a))
 
-which is zero exactly where the softmax equals the counted share. Counting is the solution of this
-optimization problem in closed form. A larger network has no such closed form, and only the descent
-is left: that is the step from statistics to learning.
+It is zero exactly where the softmax equals the counted share. Counting is the solution of this
+optimization problem in closed form. A larger network has no such closed form and can only use
+gradient descent. That is the step from statistics to learning.
 
     python -m neural_networks.neural_bigram      # watch the probabilities approach the counted ones
 """
@@ -25,21 +25,21 @@ from neural_networks.optimizers import Adam
 
 
 class NeuralBigram:
-    """A table of scores, all 0 at the start: every byte is equally likely.
+    """A table of scores, all 0 at the start, so that every byte is equally likely.
 
     Attributes:
-        scores: (256 before, 256 next) the parameters.
+        scores: the parameters, (256 before, 256 next).
     """
 
     def __init__(self, dtype: type[np.floating] = np.float32) -> None:
         self.scores = Tensor(np.zeros((NUM_BYTES, NUM_BYTES), dtype), requires_grad=True)
 
     def loss(self, previous: Array, following: Array) -> Tensor:
-        """Mean -ln p over pairs of bytes, (batch,) each: to learn from examples."""
+        """Mean -ln p over pairs of bytes, (batch,) each, to learn from examples."""
         return cross_entropy(embedding(self.scores, previous), following)
 
     def loss_on_counts(self, counts: Array) -> Tensor:
-        """The same over all the pairs that were counted, at the price of one table.
+        """The same loss over all the pairs that were counted, at the cost of one pass over the table.
 
         Args:
             counts: (256, 256) how often each byte (row) is followed by each (column).
@@ -68,8 +68,8 @@ def descend(model: NeuralBigram, counts: Array, steps: int, lr: float = 0.5) -> 
 
     Args:
         model: changed in place.
-        counts: (256, 256) what to fit to; where every count is above 0, the optimum is finite.
-        steps: how many.
+        counts: (256, 256) what to fit; if every count is above 0, the optimum is finite.
+        steps: how many steps to take.
         lr: learning rate of the first step.
 
     Returns:
@@ -88,7 +88,7 @@ def descend(model: NeuralBigram, counts: Array, steps: int, lr: float = 0.5) -> 
 
 
 def main() -> None:
-    """Compare the learned with the counted probabilities as the descent goes on."""
+    """Compare the learned with the counted probabilities after more and more steps."""
     text = b"the cat sat on the mat, and the rat sat on the cat. " * 50
     counts = pair_counts(np.frombuffer(text, dtype=np.uint8)) + 1.0
     counted = counts / counts.sum(axis=1, keepdims=True)

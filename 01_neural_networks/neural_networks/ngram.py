@@ -4,10 +4,10 @@ The unigram gives each byte its share of the training text. The bigram looks at 
 
     p(b | a) = (count(a b) + s) / (count(a) + 256 s)
 
-With s = 0 that is the maximum likelihood estimate: no other table gives the training text a higher
-probability. It also gives a pair that the training text lacks the probability 0, and a single such
-pair in the held-out text then costs infinitely many bits. Adding s = 1 to every count is Laplace's
-rule; it is crude, and `kneser_ney` does better.
+With s = 0 this is the maximum likelihood estimate: no other table gives the training text a higher
+probability. But a pair that does not occur in the training text gets the probability 0, and a single
+such pair in the held-out text then costs infinitely many bits. Laplace's rule adds s = 1 to every
+count. It is simple, and `kneser_ney` does better.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from neural_networks.byte_models import NUM_BYTES, as_stream
 
 
 def _nats(counts_in_text: Array, probabilities: Array) -> float:
-    """Sum of -ln p, each as often as it occurs; what does not occur costs nothing, though p be 0."""
+    """Sum of -ln p, each as often as it occurs. What does not occur costs nothing, even if its p is 0."""
     occurs = counts_in_text > 0
-    with np.errstate(divide="ignore"):  # ln 0 is -inf, and an infinite cost is the truth
+    with np.errstate(divide="ignore"):  # ln 0 is -inf, and an infinite cost is the right answer
         return -float(counts_in_text[occurs] @ np.log(probabilities[occurs]))
 
 
@@ -42,7 +42,7 @@ def pair_counts(stream: Array) -> Array:
 
 
 class UnigramModel:
-    """Every byte with its share of the training text, whatever came before.
+    """Every byte gets its share of the training text as its probability, after any other byte.
 
     Args:
         stream: training text.
@@ -59,17 +59,17 @@ class UnigramModel:
         return _nats(np.bincount(as_stream(stream)[1:], minlength=NUM_BYTES), self.probabilities)
 
     def next_byte_probabilities(self, stream: Array) -> Array:
-        """(256,), the same after every stream."""
+        """(256,) the same probabilities after every stream."""
         return self.probabilities
 
 
 class BigramModel:
-    """Every byte with its share of what followed the byte before it.
+    """Every byte gets its share of what followed the byte before it as its probability.
 
     Args:
         stream: training text.
-        smoothing: added to the count of every pair; 0 for the maximum likelihood estimate, under
-            which the rows of bytes that never occurred are not probabilities but NaN.
+        smoothing: added to the count of every pair; 0 for the maximum likelihood estimate. With 0, the
+            rows of bytes that never occurred are NaN, not probabilities.
     """
 
     def __init__(self, stream: Array, smoothing: float = 1.0):

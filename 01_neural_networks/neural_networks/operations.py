@@ -1,8 +1,8 @@
-"""The functions that a neural network is made of, each a few lines with its derivative.
+"""The functions that a neural network is made of, each in a few lines with its derivative.
 
-Each computes with NumPy and hands `Tensor.from_operation` the one fact that the engine needs: how a
+Each computes with NumPy and gives `Tensor.from_operation` the one thing that the engine needs: how a
 gradient of the output becomes a gradient of the input. Where the derivative is simplest in terms of
-the output (exp, tanh, sigmoid, softmax), the output is what the closure keeps.
+the output (exp, tanh, sigmoid, softmax), the closure keeps the output.
 """
 
 from __future__ import annotations
@@ -36,22 +36,22 @@ def tanh(x: Tensor) -> Tensor:
 
 
 def sigmoid(x: Tensor) -> Tensor:
-    """σ(x) = 1 / (1 + e⁻ˣ), with dσ/dx = σ (1 - σ). By tanh, which cannot overflow."""
+    """σ(x) = 1 / (1 + e⁻ˣ), with dσ/dx = σ (1 - σ). It is computed by tanh, which cannot overflow."""
     out = 0.5 * (1 + np.tanh(0.5 * x.data))
     return Tensor.from_operation(out, (x,), lambda g: (g * out * (1 - out),), "sigmoid")
 
 
 def relu(x: Tensor) -> Tensor:
-    """max(x, 0): derivative 1 above zero, and 0 below and (by agreement) at zero."""
+    """max(x, 0). The derivative is 1 above zero, 0 below zero, and by convention 0 at zero."""
     return Tensor.from_operation(np.maximum(x.data, 0), (x,), lambda g: (g * (x.data > 0),), "relu")
 
 
 def gelu(x: Tensor) -> Tensor:
-    """x Φ(x), Φ being the normal distribution function (Hendrycks and Gimpel, 2016).
+    """x Φ(x), where Φ is the normal distribution function (Hendrycks and Gimpel, 2016).
 
-    The derivative is Φ(x) + x φ(x), with the normal density φ.
+    The derivative is Φ(x) + x φ(x), where φ is the normal density.
     """
-    cdf = (0.5 * (1 + _erf(x.data / math.sqrt(2)))).astype(np.result_type(x.data, np.float16))  # of integers: float64
+    cdf = (0.5 * (1 + _erf(x.data / math.sqrt(2)))).astype(np.result_type(x.data, np.float16))  # integers give float64
 
     def backward(g: Array) -> tuple[Array]:
         density = np.exp(-0.5 * x.data**2) / math.sqrt(2 * math.pi)
@@ -60,8 +60,8 @@ def gelu(x: Tensor) -> Tensor:
     return Tensor.from_operation(x.data * cdf, (x,), backward, "gelu")
 
 
-# NumPy has no erf; the one of the standard library takes one number at a time. Slow and exact to the
-# last digit, where the usual polynomial would be off by 1e-7, too much for a float64 gradient check.
+# NumPy has no erf. The one of the standard library takes one number at a time; it is slow, but exact to
+# the last digit. The usual polynomial has an error of 1e-7, too much for a float64 gradient check.
 _erf = np.vectorize(math.erf, otypes=[np.float64])
 
 
@@ -78,12 +78,12 @@ def gelu_tanh(x: Tensor) -> Tensor:
 
 
 def where(condition: Array | Tensor, a: ArrayLike, b: ArrayLike) -> Tensor:
-    """a where the condition holds, b elsewhere. The gradient goes to the one that was taken.
+    """a where the condition is true, b elsewhere. The gradient goes to the one that was taken.
 
     Args:
         condition: booleans; broadcast together with `a` and `b`.
     """
-    condition = condition.data if isinstance(condition, Tensor) else condition  # to NumPy any object is true
+    condition = condition.data if isinstance(condition, Tensor) else condition  # for NumPy every object is true
     like = b if isinstance(b, Tensor) else Tensor(a)
     x, y = as_tensor(a, like), as_tensor(b, like)
     return Tensor.from_operation(
@@ -95,7 +95,7 @@ def where(condition: Array | Tensor, a: ArrayLike, b: ArrayLike) -> Tensor:
 
 
 def maximum(a: Tensor, b: ArrayLike) -> Tensor:
-    """The larger of the two; where they are equal, each takes half of the gradient, as in PyTorch."""
+    """The larger of the two. Where they are equal, each gets half of the gradient, as in PyTorch."""
     other = as_tensor(b, a)
     to_a = 0.5 * ((a.data > other.data).astype(a.data.dtype) + (a.data >= other.data))
     return Tensor.from_operation(
@@ -110,7 +110,7 @@ def maximum(a: Tensor, b: ArrayLike) -> Tensor:
 
 
 def amax(x: Tensor, axis: Axes = None, keepdims: bool = False) -> Tensor:
-    """Largest over axes; where several are equally large, they share the gradient (`torch.amax`)."""
+    """The largest number over axes. If several are equally large, they share the gradient, as in `torch.amax`."""
     largest = x.data.max(axis=axis, keepdims=True)
 
     def backward(g: Array) -> tuple[Array]:
@@ -121,9 +121,9 @@ def amax(x: Tensor, axis: Axes = None, keepdims: bool = False) -> Tensor:
 
 
 def softmax(x: Tensor, axis: int = -1) -> Tensor:
-    """pᵢ = exp xᵢ / Σⱼ exp xⱼ: any numbers into probabilities.
+    """pᵢ = exp xᵢ / Σⱼ exp xⱼ: turns any numbers into probabilities.
 
-    dpᵢ/dxⱼ = pᵢ (δᵢⱼ - pⱼ), so dL/dxⱼ = pⱼ (gⱼ - Σᵢ gᵢ pᵢ). The matrix of all i and j is never built.
+    dpᵢ/dxⱼ = pᵢ (δᵢⱼ - pⱼ), so dL/dxⱼ = pⱼ (gⱼ - Σᵢ gᵢ pᵢ). The matrix over all i and j is never built.
     """
     p = np.exp(x.data - x.data.max(axis=axis, keepdims=True))  # exponents ≤ 0 cannot overflow
     p /= p.sum(axis=axis, keepdims=True)
@@ -131,7 +131,7 @@ def softmax(x: Tensor, axis: int = -1) -> Tensor:
 
 
 def logsumexp(x: Tensor, axis: int = -1, keepdims: bool = False) -> Tensor:
-    """ln Σ exp xᵢ = m + ln Σ exp(xᵢ - m), with m the largest so that exp cannot overflow.
+    """ln Σ exp xᵢ = m + ln Σ exp(xᵢ - m). Here m is the largest xᵢ, so that exp cannot overflow.
 
     The derivative by xᵢ is the softmax.
     """
@@ -165,15 +165,15 @@ def _shifted_and_sum_of_exp(x: Array, axis: int) -> tuple[Array, Array]:
 def cross_entropy(logits: Tensor, targets: Array) -> Tensor:
     """Mean of -ln p(target), with p = softmax(logits), in nats.
 
-    The gradient of softmax and logarithm together is the simplest there is: p - y, where y is 1 at
-    the target and 0 elsewhere. Fused, it also needs no division by a p that may be 0.
+    The gradient of softmax and logarithm together is very simple: p - y, where y is 1 at the target
+    and 0 elsewhere. It also needs no division by a p that may be 0.
 
     Args:
         logits: (..., classes).
         targets: (...) integers below `classes`.
 
     Raises:
-        ValueError: the shapes do not go together, or a target is negative.
+        ValueError: the shapes do not match, or a target is negative.
     """
     targets = np.asarray(targets)
     if logits.shape[:-1] != targets.shape:
@@ -198,8 +198,8 @@ def cross_entropy(logits: Tensor, targets: Array) -> Tensor:
 def embedding(table: Tensor, ids: Array) -> Tensor:
     """Rows of a table: (vocab, dim) and ids (...) → (..., dim).
 
-    The same as a product with one-hot rows, without the multiplications by 0. In the gradient, each
-    row of the table gets the sum over the places where it was used.
+    This is a product with one-hot rows without the multiplications by 0. In the gradient, each row of
+    the table gets the sum over the places where it was used.
 
     Raises:
         IndexError: an id is negative or past the last row.
@@ -218,16 +218,16 @@ def embedding(table: Tensor, ids: Array) -> Tensor:
 def scatter_rows(rows: Array, ids: Array, num_rows: int) -> Array:
     """Sum the rows that have the same id: the transpose of a gather.
 
-    Sorted by id, equal ones stand together and `np.add.reduceat` adds each run in one go, which is
+    After sorting, equal ids are next to each other, and `np.add.reduceat` adds each run at once. That is
     several times faster than `np.add.at`.
 
     Args:
         rows: (count, dim).
         ids: (count,) integers from 0 to num_rows - 1.
-        num_rows: of the result.
+        num_rows: how many rows the result has.
 
     Raises:
-        ValueError: not one id a row.
+        ValueError: there is not exactly one id for each row.
 
     >>> scatter_rows(np.array([[1.0], [2.0], [4.0]]), np.array([2, 0, 2]), 3).ravel()
     array([2., 0., 5.])
@@ -244,7 +244,7 @@ def scatter_rows(rows: Array, ids: Array, num_rows: int) -> Array:
 
 
 def concatenate(tensors: Sequence[Tensor], axis: int = -1) -> Tensor:
-    """Tensors side by side; the gradient is cut where they met."""
+    """Join tensors along an axis; the gradient is cut at the same places."""
     cuts = np.cumsum([tensor.shape[axis] for tensor in tensors])[:-1]
     return Tensor.from_operation(
         np.concatenate([tensor.data for tensor in tensors], axis=axis),

@@ -1,6 +1,6 @@
-"""Optimizers: what to do with a gradient. Each changes the parameters in place.
+"""Optimizers decide what to do with a gradient. Each changes the parameters in place.
 
-All take the same arguments: arrays to learn, and at each step the gradients of the same shapes.
+All take the same arguments: the arrays to learn, and at each step gradients of the same shapes.
 The formulas are those of `torch.optim`, and the numbers agree step by step.
 """
 
@@ -13,30 +13,30 @@ import numpy as np
 
 from neural_networks.broadcasting import Array
 
-# Elements treated at a time: Adam goes over its arrays a dozen times, and pieces of this size stay
-# in the cache of a core meanwhile. Large networks gain about a factor of two.
+# Elements handled at a time. Adam reads its arrays a dozen times, and pieces of this size stay in the
+# cache of a core during that time. Large networks become about two times faster.
 CHUNK = 1 << 14
 
 
 def _flat_views(parameters: Sequence[Array], lr: float) -> list[Array]:
-    """Each parameter as one row of the same memory, so that a change of the row changes the parameter.
+    """A view of each parameter as one row, so that a change of the row changes the parameter.
 
     Raises:
-        ValueError: an array that has no such view, something else than an array, or a negative rate.
+        ValueError: an array has no such view, a parameter is not an array, or the rate is negative.
     """
     if not lr >= 0:
         raise ValueError(f"the learning rate must not be negative, got {lr}")
     for parameter in parameters:
         if not isinstance(parameter, np.ndarray) or not parameter.flags.c_contiguous:
             raise ValueError(
-                "parameters are changed in place, so they must be C-contiguous arrays: of a Tensor give its `data`, "
-                "of a transposed array np.ascontiguousarray"
+                "parameters are changed in place, so they must be C-contiguous arrays: for a Tensor give its `data`, "
+                "for a transposed array a copy made by np.ascontiguousarray"
             )
     return [parameter.reshape(-1) for parameter in parameters]
 
 
 class SGD:
-    """Gradient descent: θ ← θ - η g. Stochastic because g is the gradient on a small batch.
+    """Gradient descent: θ ← θ - η g. It is stochastic because g is the gradient on a small batch.
 
     Args:
         parameters: C-contiguous arrays.
@@ -58,8 +58,8 @@ class SGD:
 class Momentum:
     """Gradient descent with a memory (Polyak, 1964): v ← μ v + g, θ ← θ - η v.
 
-    Where gradients agree from step to step, v grows up to 1/(1 - μ) times as long as one of them;
-    where they flip from side to side, they cancel.
+    If gradients agree from step to step, v becomes up to 1/(1 - μ) times as long as one of them. If
+    their sign changes from step to step, they cancel.
 
     Args:
         parameters: C-contiguous arrays.
@@ -92,9 +92,9 @@ class Adam:
         v ← β₂ v + (1 - β₂) g²       running mean of its square
         θ ← θ - η · (m / (1 - β₁ᵗ)) / (√(v / (1 - β₂ᵗ)) + ε)
 
-    Both means start at 0 and are too small at first; after t steps they hold the share 1 - βᵗ of what
-    they should, and are divided by it. m/√v is a ratio of two sizes of the gradient: a parameter whose
-    gradients are a thousand times smaller moves as fast as the others.
+    Both means start at 0 and are too small at first. After t steps they have only the share 1 - βᵗ of
+    their full value, so they are divided by it. m/√v is a ratio of two sizes of the gradient. So a
+    parameter whose gradients are a thousand times smaller moves as fast as the others.
 
     Args:
         parameters: C-contiguous arrays.
@@ -123,7 +123,7 @@ class Adam:
         """Change the parameters by one step."""
         self.steps += 1
         beta1, beta2 = self.betas
-        # √(v / c₂) + ε = (√v + ε √c₂) / √c₂, so that both corrections go into one factor.
+        # √(v / c₂) + ε = (√v + ε √c₂) / √c₂, so both corrections become one factor.
         root = math.sqrt(1 - beta2**self.steps)
         rate, eps = self.lr * root / (1 - beta1**self.steps), self.eps * root
         for parameter, gradient, mean, square, scratch in zip(

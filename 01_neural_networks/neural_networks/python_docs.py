@@ -1,14 +1,15 @@
 """The default corpus: the Python documentation that is already on this machine.
 
-Three sources, in this order:
+It has three sources, in this order:
 
-- the language reference behind `help("topics")`, which Python ships as `pydoc_data.topics`;
+- the language reference that `help("topics")` shows; Python contains it as `pydoc_data.topics`;
 - docstrings in the source files of the standard library, NumPy and PyTorch, read with `ast`, so
   that nothing is imported for them;
-- docstrings of what is written in C and has no source file, read from the imported modules.
+- docstrings of functions and types that are written in C and have no source file, read from the
+  imported modules.
 
 A document is one symbol: its qualified name and signature, a blank line, its docstring. The corpus
-depends on the installed versions; its SHA-256 is kept with everything that is made from it.
+depends on the installed versions. Its SHA-256 is stored with everything that is made from it.
 """
 
 from __future__ import annotations
@@ -38,10 +39,10 @@ SKIPPED_FOLDERS = {"__pycache__", "_vendor", "ensurepip", "idle_test", "idlelib"
 }
 MEMORY_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 MIN_CHARACTERS = 40  # shorter docstrings ("See the base class.") are mostly repetition
-# A module with more text than this always goes to training: torch's C functions are one module,
-# and by itself it would be most of the validation text.
+# A module with more text than this always goes to training. The C functions of torch are one module,
+# which alone would be most of the validation text.
 MAX_VALIDATION_MODULE_BYTES = 60_000
-# Above this share of longer lines seen before, a document is a near-duplicate.
+# If more than this share of its longer lines was seen before, a document is a near-duplicate.
 MAX_KNOWN_LINES = 0.5
 
 _HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: a type made by a class statement, not in C
@@ -52,7 +53,7 @@ class DocumentedSymbol(NamedTuple):
 
     module: str
     name: str  # qualified, such as "collections.Counter.update"
-    signature: str  # such as "(self, iterable=None, /, **kwds)", or "" where it is not known
+    signature: str  # such as "(self, iterable=None, /, **kwds)", or "" if it is not known
     docstring: str
 
     @property
@@ -64,16 +65,16 @@ class DocumentedSymbol(NamedTuple):
 def gather_python_docs(validation_fraction: float = 0.05) -> Corpus:
     """Build the corpus `python_docs` from this installation.
 
-    Modules go to training or validation whole, by the hash of their name, so that similar
-    docstrings of one module do not straddle the split. A document that mostly repeats lines of an
-    earlier one (numpy.ma.mean and numpy.mean, say) is dropped; training documents come first, so
-    that no held-out document is nearly the same as one the model has read.
+    Each module goes as a whole to training or to validation, by the hash of its name, so that the
+    split does not separate similar docstrings of one module. A document that mostly repeats lines of an
+    earlier one (for example numpy.ma.mean and numpy.mean) is dropped. Training documents come first, so
+    that no held-out document is nearly the same as one that the model has read.
 
     Args:
         validation_fraction: share of modules held out.
 
     Raises:
-        CorpusError: neither topics nor docstrings could be found (Python run with -OO, say).
+        CorpusError: too few documents were found to fill both parts (Python runs with -OO, for example).
     """
     symbols = gather_symbols()
     sizes: dict[str, int] = {}
@@ -93,7 +94,7 @@ def gather_python_docs(validation_fraction: float = 0.05) -> Corpus:
 
 
 def gather_symbols() -> list[DocumentedSymbol]:
-    """Every documented symbol of this installation, each docstring once, in a fixed order."""
+    """Every documented symbol of this installation, with each docstring once, in a fixed order."""
     from pydoc_data.topics import topics
 
     found: list[DocumentedSymbol] = []
@@ -120,12 +121,12 @@ def gather_symbols() -> list[DocumentedSymbol]:
 def _clean(docstring: str) -> str:
     lines = inspect.cleandoc(docstring).splitlines()
     text = "\n".join(line.rstrip() for line in lines)
-    text = MEMORY_ADDRESS.sub("", text)  # a default value printed with one differs in every process
+    text = MEMORY_ADDRESS.sub("", text)  # a default value printed with its address differs in every process
     return "".join(c for c in text if c == "\n" or c.isprintable()).strip()
 
 
 def _unit_hash(name: str) -> float:
-    """A number in [0, 1) that depends on the name alone, the same on every machine."""
+    """A number in [0, 1) that depends only on the name and is the same on every machine."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
 
 
@@ -134,7 +135,7 @@ def _long_lines(text: str) -> Iterator[str]:
 
 
 def _without_near_duplicates(symbols: Iterable[DocumentedSymbol], known_lines: set[str]) -> tuple[str, ...]:
-    """Texts whose longer lines are mostly new; `known_lines` grows by what is kept."""
+    """The texts whose longer lines are mostly new. The lines of these texts are added to `known_lines`."""
     kept = []
     for symbol in symbols:
         lines = list(_long_lines(symbol.docstring))
@@ -198,12 +199,12 @@ def _signature(node: ast.AST) -> str:
     return ""
 
 
-# --- docstrings of what is written in C ------------------------------------------------------
+# --- docstrings of functions and types in C --------------------------------------------------
 
 
 def _symbols_without_source() -> list[DocumentedSymbol]:
-    # In a process of its own: what `torch` and `numpy` hold as submodules depends on what the
-    # running program has imported, and the corpus must not.
+    # This needs a separate process: which submodules `torch` and `numpy` have depends on what the running
+    # program has imported, and the corpus must not depend on that.
     program = "from neural_networks import python_docs; python_docs._print_symbols_without_source()"
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, encoding="utf-8", check=False)
     if result.returncode:
@@ -223,7 +224,7 @@ def _walk_imported_modules() -> Iterator[DocumentedSymbol]:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 yield from _walk_module(importlib.import_module(name), root=name, visited=set())
-        except ImportError:  # an extension this platform was built without
+        except ImportError:  # this build of Python does not have the extension
             continue
 
 
@@ -266,8 +267,8 @@ def _walk_class(cls: type, name: str) -> Iterator[DocumentedSymbol]:
 
 
 def _is_documented_c_object(value: object) -> bool:
-    # Asked of the type first: some modules hold lazy objects that run code on any attribute access.
-    # Python functions were read from source; Python classes come twice, and the first copy stays.
+    # The type is checked first, because some modules contain lazy objects that run code on any attribute
+    # access. Python functions were read from source; Python classes come twice, and the first copy stays.
     kind = type(value)
     if kind is types.FunctionType or kind.__flags__ & _HEAP_TYPE:
         return False

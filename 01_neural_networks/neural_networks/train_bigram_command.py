@@ -1,4 +1,4 @@
-"""`train_bigram.py` as a command: the bigram twice: counted in a second, and learned by gradient descent until it agrees."""
+"""`train_bigram.py` as a command: make the bigram model twice, by counting and by gradient descent."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, run, and return the exit status."""
     parser = corpus_arguments(
         "A bigram gives the next byte a probability by looking at the one before it.\n\n"
-        "Counted: how often did each byte follow each other one?\n"
+        "Counted: how often did each byte follow each byte?\n"
         "Learned: a table of scores, softmax, cross-entropy, and gradient descent on random pairs.\n"
-        "The descent finds what counting gives at once; for deeper networks nothing else is left."
+        "The descent finds what counting gives at once. For deeper networks it is the only way."
     )
-    parser.add_argument("--steps", type=int, default=3000, help="of gradient descent")
-    parser.add_argument("--batch-size", type=int, default=2048, help="pairs of bytes a step")
-    parser.add_argument("--lr", type=float, default=0.1, help="Adam's learning rate at first; it falls to 0")
+    parser.add_argument("--steps", type=int, default=3000, help="steps of gradient descent")
+    parser.add_argument("--batch-size", type=int, default=2048, help="pairs of bytes in each step")
+    parser.add_argument("--lr", type=float, default=0.1, help="Adam's first learning rate; it falls to 0")
     options = parser.parse_args(arguments)
     return report_user_errors(lambda: run(options, Console()))
 
@@ -79,7 +79,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
 
 
 def draw(path: Path, curves: dict[str, Curve], references: dict[str, float], probabilities: Array) -> Path:
-    """The learning curve beside the learned table, for the bytes of printable ASCII."""
+    """Draw the learning curve next to the learned table, which is shown for the bytes of printable ASCII."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(18, 9), dpi=110, layout="constrained")

@@ -21,25 +21,25 @@ from neural_networks.ngram import BigramModel, UnigramModel
 from neural_networks.optimizers import SGD, Adam, Momentum
 
 OPTIMIZERS = {"adam": Adam, "momentum": Momentum, "sgd": SGD}
-LOOKS = 20  # at the held-out text, on the way
+LOOKS = 20  # how often the held-out text is measured during training
 LOOK_BYTES = 20_000
-DIVERGED = 1000.0  # nats a byte: nothing comes back from there
+DIVERGED = 1000.0  # nats a byte: no training recovers from that
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, run, and return the exit status."""
     parser = corpus_arguments(
-        "A network reads the bytes before and gives all 256 next bytes a probability.\n\n"
-        "Each byte becomes a vector; the vectors side by side go through a tanh layer and a softmax.\n"
+        "A network reads the bytes before and gives each of the 256 possible next bytes a probability.\n\n"
+        "Each byte becomes a vector. The joined vectors go through a tanh layer and a softmax.\n"
         "Every gradient is computed by hand in neural_networks/mlp_numpy.py."
     )
-    parser.add_argument("--context", type=int, default=MLPConfig.context, help="bytes that it sees")
-    parser.add_argument("--embedding-dim", type=int, default=MLPConfig.embedding_dim, help="numbers for each of them")
+    parser.add_argument("--context", type=int, default=MLPConfig.context, help="bytes that the network sees")
+    parser.add_argument("--embedding-dim", type=int, default=MLPConfig.embedding_dim, help="numbers for each byte")
     parser.add_argument("--hidden", type=int, default=MLPConfig.hidden, help="width of the tanh layer")
     parser.add_argument("--steps", type=int, default=16_000, help="batches to learn from")
-    parser.add_argument("--batch-size", type=int, default=256, help="predictions in each")
+    parser.add_argument("--batch-size", type=int, default=256, help="predictions in each batch")
     parser.add_argument("--optimizer", choices=OPTIMIZERS, default="adam", help="what to do with the gradient")
-    parser.add_argument("--lr", type=float, default=4e-3, help="learning rate at first; it falls to 0 in a line")
+    parser.add_argument("--lr", type=float, default=4e-3, help="first learning rate; it falls to 0 linearly")
     options = parser.parse_args(arguments)
     return report_user_errors(lambda: run(options, Console()))
 
@@ -107,7 +107,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
 
 
 def _smooth(losses: np.ndarray, width: int) -> tuple[list[float], list[float]]:
-    """Means of `width` losses in a row, in bits, and the steps in the middle of them."""
+    """The steps in the middle of each run of `width` losses, and the means of the runs in bits."""
     width = min(width, len(losses))
     means = losses[: len(losses) // width * width].reshape(-1, width).mean(axis=1) / math.log(2)
     return [(i + 0.5) * width for i in range(len(means))], means.tolist()

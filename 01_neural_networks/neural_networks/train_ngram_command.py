@@ -1,4 +1,4 @@
-"""`train_ngram.py` as a command: kneser–Ney n-gram models of growing order: how far does counting go?"""
+"""`train_ngram.py` as a command: count Kneser–Ney n-gram models of higher and higher order."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, run, and return the exit status."""
     parser = corpus_arguments(
         "An n-gram model predicts a byte from the n - 1 before it by counting what followed them.\n\n"
-        "Long contexts say more but occur rarely; Kneser-Ney smoothing passes on what a context does\n"
-        "not know to a shorter one. Watch the two curves: on the text that was counted the model gets\n"
-        "better and better, on held-out text the gain dries up."
+        "Long contexts say more but occur rarely. Kneser-Ney smoothing asks a shorter context about what\n"
+        "the long one does not know. Watch the two curves. On the text that was counted, the model gets\n"
+        "better and better. On held-out text, the gain becomes smaller and smaller."
     )
     parser.add_argument("--max-order", type=int, default=MAX_ORDER, help=f"longest n-grams, from 1 to {MAX_ORDER}")
     options = parser.parse_args(arguments)

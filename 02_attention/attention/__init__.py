@@ -1,4 +1,4 @@
-"""Stage 2: attention, four ways to compute it, and what it looks at."""
+"""Stage 2: attention, four ways to compute it, and pictures of what it looks at."""
 
 from typing import TYPE_CHECKING
 

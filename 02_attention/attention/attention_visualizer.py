@@ -1,7 +1,7 @@
-"""What a model attends to, drawn: heat maps by layer and head, the rollout, a page to explore, text.
+"""Pictures of what a model attends to: heat maps by layer and head, the rollout, a page to explore, text.
 
 The weights are those of the softmax, recorded while the model runs. Read them with care: a weight says
-where a head looked, not what the model made of it.
+where a head looked, not what the model did with what it found there.
 
 python -m attention.attention_visualizer        # a head made by hand
 python 08_evaluation/visualize_attention.py     # the heads of a trained model
@@ -29,17 +29,17 @@ SHADES = " ·░▒▓█"
 
 @contextmanager
 def record_attention(model: nn.Module) -> Iterator[dict[int, Tensor]]:
-    """Record the attention weights of every layer while inside.
+    """Record the attention weights of every layer inside the `with` block.
 
-    The fused kernel never has the weights, so attention takes the matrix form meanwhile: slower, and
-    with memory quadratic in the length.
+    The fused kernel never has the weights. So inside the block attention is computed in the matrix form,
+    which is slower and needs memory quadratic in the length.
 
     Args:
         model: has `MultiHeadAttention` modules somewhere.
 
     Yields:
-        Layer → weights of its latest forward pass, (batch, heads, num_queries, num_keys), filled in as
-        the model runs.
+        Layer → weights of its latest forward pass, (batch, heads, num_queries, num_keys). The dict is
+        filled while the model runs.
     """
     weights: dict[int, Tensor] = {}
     layers = [module for module in model.modules() if isinstance(module, MultiHeadAttention)]
@@ -70,8 +70,8 @@ def stack_layers(recorded: dict[int, Tensor], batch_index: int = 0) -> Tensor:
 def attention_rollout(weights: Tensor) -> Tensor:
     """How much of each input position reaches each output position through all layers.
 
-    Heads are averaged; half of every layer's output is its input, carried by the residual stream
-    (Abnar & Zuidema, 2020: "Quantifying Attention Flow in Transformers").
+    Heads are averaged. Half of every layer's output is taken to be its input, which the residual stream
+    carries (Abnar & Zuidema, 2020: "Quantifying Attention Flow in Transformers").
 
     Args:
         weights: (layers, heads, time, time), each row summing to 1.
@@ -80,7 +80,7 @@ def attention_rollout(weights: Tensor) -> Tensor:
         (time, time), each row summing to 1.
 
     Raises:
-        ValueError: other axes, or not as many queries as keys.
+        ValueError: `weights` has other axes, or not as many queries as keys.
     """
     if weights.ndim != 4 or weights.shape[2] != weights.shape[3]:
         raise ValueError(f"weights must be (layers, heads, time, time), got the shape {tuple(weights.shape)}")
@@ -97,8 +97,8 @@ def draw_heatmaps(weights: Tensor, tokens: Sequence[str], path: Path | str, titl
     Args:
         weights: (layers, heads, time, time).
         tokens: text of each position.
-        path: of the PNG (or PDF, SVG).
-        title: of the whole picture.
+        path: the PNG, PDF or SVG file.
+        title: title of the whole picture.
 
     Returns:
         The path.
@@ -113,7 +113,7 @@ def draw_heatmaps(weights: Tensor, tokens: Sequence[str], path: Path | str, titl
     import matplotlib.pyplot as plt
 
     layers, heads, time, _ = weights.shape
-    columns = heads + (layers > 1)  # the rollout is a column of its own
+    columns = heads + (layers > 1)  # the rollout has a separate column
     cell = 1.1 + 0.11 * min(time, 32)
     figure, axes = plt.subplots(
         layers, columns, figsize=(cell * columns + 0.8, cell * layers + 0.6), squeeze=False, layout="constrained"
@@ -124,7 +124,7 @@ def draw_heatmaps(weights: Tensor, tokens: Sequence[str], path: Path | str, titl
         for column in range(columns):
             axis = axes[layer][column]
             rollout = column == heads
-            if rollout and layer < layers - 1:  # in the last row, where the labels below need room anyway
+            if rollout and layer < layers - 1:  # the rollout is in the last row, where the labels need room anyway
                 axis.axis("off")
                 continue
             image = flow if rollout else weights[layer, column]
@@ -144,12 +144,12 @@ def draw_heatmaps(weights: Tensor, tokens: Sequence[str], path: Path | str, titl
 
 
 def write_page(weights: Tensor, tokens: Sequence[str], path: Path | str, title: str = "Attention") -> Path:
-    """Write one HTML file that needs nothing else: hover a token to see what it attends to.
+    """Write one HTML file that needs no other. Point at a token in it to see what the token attends to.
 
     Args:
         weights: (layers, heads, time, time).
         tokens: text of each position; any characters.
-        path: of the file.
+        path: the file to write.
         title: shown at the top.
 
     Returns:
@@ -159,7 +159,7 @@ def write_page(weights: Tensor, tokens: Sequence[str], path: Path | str, title: 
         ValueError: weights of another shape, or not one token a position.
     """
     rollout = (_checked_rollout(weights, tokens) * 1000).round().to(torch.int32).tolist()
-    # Thousandths are as fine as a colour shows, and keep the file small. Rows end at the diagonal.
+    # No colour shows more than thousandths, and they keep the file small. Rows end at the diagonal.
     rows = (weights * 1000).round().to(torch.int32).tolist()
     triangles = [[[row[: i + 1] for i, row in enumerate(head)] for head in layer] for layer in rows]
     content = {
@@ -182,7 +182,7 @@ def _checked_rollout(weights: Tensor, tokens: Sequence[str]) -> Tensor:
 
 
 def draw_text(weights: Tensor, tokens: Sequence[str]) -> str:
-    """One head as text, a line a query: the darker, the more weight.
+    """Draw one head as text, one line for each query. A darker character means more weight.
 
     Args:
         weights: (time, time).

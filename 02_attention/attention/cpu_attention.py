@@ -1,9 +1,9 @@
-"""Causal attention in bfloat16 for training on a CPU: blocks of queries, nothing computed that is masked.
+"""Causal attention in bfloat16 for training on a CPU. Blocks of queries skip nearly all masked scores.
 
-On CPUs with bfloat16 matrix instructions, products run in them at more than twice float32's speed, but
-PyTorch's fused attention for CPUs gains nothing from them, and its backward pass in bfloat16 is slower than in
-float32. Here the work is left to plain matrix products. Queries are taken a block at a time; block i needs
-no key after it, so nearly half of the score matrix is never computed:
+On CPUs with bfloat16 matrix instructions, bfloat16 products are more than twice as fast as float32 ones.
+But PyTorch's fused attention for CPUs gains nothing from these instructions, and its backward pass in bfloat16
+is slower than in float32. The code here uses plain matrix products. Queries are handled one block at a time.
+Block i needs no key after it, so nearly half of the score matrix is never computed:
 
     scores  = Q[i] K[:end]ᵀ / sqrt(d)       P = softmax(scores, masked in the last block of keys)
     O[i]    = P V[:end]
@@ -11,8 +11,8 @@ no key after it, so nearly half of the score matrix is never computed:
     dV[:end] += Pᵀ dO[i]                    dP = dO[i] V[:end]ᵀ
     dS       = P ∘ (dP - rowsum(P ∘ dP))    dQ[i] = dS K[:end] / sqrt(d)    dK[:end] += dSᵀ Q[i] / sqrt(d)
 
-P is kept for the backward pass, time² / 2 numbers a head, which is why long contexts are left to the
-fused kernel (`flash_attention` shows how that one avoids it).
+P is kept for the backward pass, time² / 2 numbers a head. So long contexts are left to the fused kernel,
+which does not keep P (`flash_attention` shows how).
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-BLOCK = 128  # queries at a time: a multiple of the width that matrix units like, small beside the context
-MAX_TIME = 1024  # beyond it the kept probabilities outgrow the other activations
+BLOCK = 128  # queries at a time: a multiple of the width of matrix units, and small compared with the context
+MAX_TIME = 1024  # above it the kept probabilities need more memory than the other activations
 
 
 def suits_blocked_attention(queries: Tensor, keys: Tensor) -> bool:
@@ -95,10 +95,10 @@ class _BlockedCausalAttention(torch.autograd.Function):
 
 
 def product_dtype(x: Tensor) -> torch.dtype:
-    """The precision in which a linear layer would compute on x here.
+    """The precision in which a linear layer would compute with x here.
 
-    Autocast decides it for each layer by itself. Code that it does not see into, and code that converts
-    once for several layers, has to ask.
+    Autocast chooses it for each layer automatically. Code that autocast cannot see into has to ask, and so
+    has code that converts once for several layers.
 
     >>> with torch.autocast("cpu", dtype=torch.bfloat16):
     ...     product_dtype(torch.ones(1))

@@ -1,17 +1,17 @@
 """FlashAttention: exact attention in tiles, with memory linear in the length of the text.
 
-The matrix form stores a weight for every pair of positions. It need not: a softmax can be computed
-while its inputs arrive. Keep, for each query, the largest score so far m, the sum of exponentials
-l, and the weighted sum of values so far a. When a tile of scores s with values V arrives:
+The matrix form stores a weight for every pair of positions. This is not necessary, because a softmax
+can be computed while its inputs arrive. For each query, keep the largest score so far m, the sum of
+exponentials so far l, and the weighted sum of values so far a. When a tile of scores s with values V arrives:
 
     m' = max(m, max s)        l' = e^(m - m') l + Σ e^(s - m')        a' = e^(m - m') a + e^(s - m') V
 
 The factor e^(m - m') corrects what was added under the old maximum (Milakov & Gimelshein, 2018:
 "Online normalizer calculation for softmax"). At the end the output is a / l.
 
-The backward pass needs the weights again. Instead of storing them it computes them again from
-L = m + ln l, one number a query: weight = e^(s - L) (Dao et al., 2022: "FlashAttention"; the order of
-loops is that of Dao, 2023: "FlashAttention-2").
+The backward pass needs the weights again. They are not stored but computed again from L = m + ln l,
+which is one number a query: weight = e^(s - L) (Dao et al., 2022: "FlashAttention"; the order of loops
+is that of Dao, 2023: "FlashAttention-2").
 
 With outputs O and their gradients dO:
 
@@ -20,8 +20,8 @@ With outputs O and their gradients dO:
     dS = W ∘ (dW - D)                    the gradient of a softmax
     dQ = dS K / sqrt(d)                  dK = dSᵀ Q / sqrt(d)
 
-This is the algorithm in PyTorch operations, to be read and checked. `F.scaled_dot_product_attention`
-is the same in one kernel; `flash_attention_triton` shows such a kernel for NVIDIA GPUs.
+This file has the algorithm in PyTorch operations, for reading and checking. `F.scaled_dot_product_attention`
+does the same in one kernel. `flash_attention_triton` shows such a kernel for NVIDIA GPUs.
 
 python -m attention.flash_attention
 """
@@ -49,14 +49,14 @@ def flash_attention(queries: Tensor, keys: Tensor, values: Tensor, causal: bool 
         queries: (batch, heads, num_queries, head_dim), at the last positions of the keys.
         keys: (batch, kv_heads, num_keys, head_dim); heads is a multiple of kv_heads.
         values: the shape of `keys`.
-        causal: whether a query is blind to later keys.
+        causal: whether later keys are hidden from a query.
         tile: queries and keys handled at a time.
 
     Returns:
         (batch, heads, num_queries, head_dim).
 
     Raises:
-        ValueError: see `require_tileable`, or a tile below 1.
+        ValueError: see `require_tileable`, or `tile` is below 1.
     """
     require_tileable(queries, keys, causal)
     if tile < 1:
@@ -66,10 +66,11 @@ def flash_attention(queries: Tensor, keys: Tensor, values: Tensor, causal: bool 
 
 
 def require_tileable(queries: Tensor, keys: Tensor, causal: bool) -> None:
-    """Check what both forms in tiles need; without it they would fill an output with nonsense.
+    """Check what both forms in tiles need. Without this check they would return wrong numbers.
 
     Raises:
-        ValueError: not four axes, not floating-point numbers, or causal with more queries than keys.
+        ValueError: there are not four axes, the numbers are not floating-point, or there are more queries than keys
+            and `causal` is set.
     """
     if queries.ndim != 4 or keys.ndim != 4 or not queries.is_floating_point():
         raise ValueError(
@@ -95,7 +96,7 @@ class _FlashAttention(torch.autograd.Function):
 
 
 def tiled_forward(q: Tensor, k: Tensor, v: Tensor, causal: bool, tile: int) -> tuple[Tensor, Tensor]:
-    """The outputs, and for each query the logarithm of its sum of exponentials.
+    """Compute the outputs, and for each query the logarithm of its sum of exponentials.
 
     Returns:
         (batch, heads, num_queries, head_dim) and (batch, heads, num_queries) in float32 or wider.
@@ -125,7 +126,7 @@ def tiled_forward(q: Tensor, k: Tensor, v: Tensor, causal: bool, tile: int) -> t
 def tiled_backward(
     q: Tensor, k: Tensor, v: Tensor, outputs: Tensor, log_sums: Tensor, grad_outputs: Tensor, causal: bool, tile: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of queries, keys and values, in their shapes."""
+    """Compute the gradients of queries, keys and values, each in the same shape as its tensor."""
     kv_heads, accurate = k.shape[1], log_sums.dtype
     delta = (grad_outputs.to(accurate) * outputs).sum(dim=-1)  # D: (batch, heads, queries)
     q, k, v = _group_heads(q, k, v)
@@ -140,7 +141,7 @@ def tiled_backward(
             scores = _scores(q_tile, k_tile, rows, columns, k.shape[-2] - q.shape[-2], causal, accurate)
             weights = (scores - log_sums[..., rows, None]).exp()
             grad_scores = weights * (grad_tile @ v_tile.transpose(-2, -1) - delta[..., rows, None]) * scale
-            # The heads of a group share a key and value, whose gradients are the sum of theirs.
+            # The heads of a group share a key and a value, which get the sum of the gradients of these heads.
             grad_v[..., columns, :] += (weights.transpose(-2, -1) @ grad_tile).sum(dim=2, keepdim=True)
             grad_k[..., columns, :] += (grad_scores.transpose(-2, -1) @ q_tile).sum(dim=2, keepdim=True)
             grad_q[..., rows, :] += grad_scores @ k_tile
@@ -156,7 +157,7 @@ def _tiles(length: int, tile: int) -> list[slice]:
 
 
 def _visible_tiles(rows: slice, num_queries: int, num_keys: int, tile: int, causal: bool) -> list[slice]:
-    """Tiles of keys that some query of the tile sees: skipping the others halves the work."""
+    """The tiles of keys that some query of the tile sees. Skipping the others halves the work."""
     last = rows.stop + num_keys - num_queries if causal else num_keys
     return _tiles(last, tile)
 
@@ -173,7 +174,7 @@ def _scores(
 
 
 def peak_bytes(attention: Callable[[Tensor, Tensor, Tensor], Tensor], length: int) -> int:
-    """Tensor memory at the peak of a forward and backward pass of one head of 64 dimensions, inputs aside."""
+    """Tensor memory at the peak of a forward and backward pass of one head of 64 dimensions, without the inputs."""
     q, k, v = (torch.randn(1, 1, length, 64, requires_grad=True) for _ in range(3))
     with MemoryMeter() as meter:
         attention(q, k, v).sum().backward()

@@ -1,14 +1,14 @@
 """FlashAttention's forward pass as one GPU kernel, written in Triton.
 
-`flash_attention` shows the algorithm; here one program of the GPU does it for one tile of queries of one
-head. The tile of queries, the running maximum, sum and output stay in registers while tiles of
-keys and values pass through the fast memory next to the arithmetic; the only numbers written to
-slow memory are the outputs and one number a query.
+`flash_attention` explains the algorithm. Here one program on the GPU computes it for one tile of queries of
+one head. The tile of queries and the running maximum, sum and output stay in registers, while tiles of
+keys and values pass through the fast memory next to the arithmetic. Only the outputs and one number a
+query are written to slow memory.
 
-The backward pass is `flash_attention.tiled_backward`, which needs those two and nothing more.
+The backward pass is `flash_attention.tiled_backward`, which needs only these outputs and numbers.
 
-Needs Triton, which PyTorch's builds for CUDA bring along, and an NVIDIA GPU; or, to follow it number by
-number on a CPU, `pip install triton` and the environment variable TRITON_INTERPRET=1.
+The module needs an NVIDIA GPU and Triton, which PyTorch's builds for CUDA contain. To follow it number by
+number on a CPU, `pip install triton` and set the environment variable TRITON_INTERPRET=1.
 
 python -m attention.flash_attention_triton
 """
@@ -90,7 +90,7 @@ def flash_attention_triton(queries: Tensor, keys: Tensor, values: Tensor, causal
             positions of the keys.
         keys: (batch, kv_heads, num_keys, head_dim); heads is a multiple of kv_heads.
         values: the shape of `keys`.
-        causal: whether a query is blind to later keys.
+        causal: whether later keys are hidden from a query.
 
     Returns:
         (batch, heads, num_queries, head_dim).

@@ -1,7 +1,7 @@
 """Masks: which keys each query may see.
 
-A mask here is boolean and True where attention is allowed. Masks combine with `&`. With a batch they
-have the shape (batch, 1, queries, keys), the 1 standing for every head.
+A mask here is boolean, and True where attention is allowed. Masks are combined with `&`. With a batch
+they have the shape (batch, 1, queries, keys), where the 1 means every head.
 
     causal              sliding window 2      documents 0 0 1 1
     1 . . .             1 . . .               1 . . .
@@ -24,18 +24,18 @@ def visible_keys(query_positions: Tensor, key_positions: Tensor, window: int | N
     Args:
         query_positions: (..., queries) integers.
         key_positions: (..., keys) integers.
-        window: how many positions a query sees, its own included; None for all before it
+        window: how many positions a query sees, including its own; None for all before it
             (Beltagy et al., 2020: "Longformer").
-        sinks: the first positions of the text that stay visible whatever the window. A softmax must
-            put its weight somewhere, and trained models put what they do not need on the first tokens;
-            without them a window breaks a model that was trained without one (Xiao et al., 2023:
+        sinks: how many first positions of the text stay visible with any window. A softmax must put its
+            weight somewhere, and trained models put the weight that they do not need on the first tokens.
+            Without these, a window breaks a model that was trained without one (Xiao et al., 2023:
             "Efficient Streaming Language Models with Attention Sinks").
 
     Returns:
         Boolean (..., queries, keys).
 
     Raises:
-        ValueError: a window below 1 or fewer than 0 sinks.
+        ValueError: `window` is below 1 or `sinks` below 0.
     """
     if window is not None and window < 1:
         raise ValueError(f"a window must hold at least the token itself: it must be 1 or more, got {window}")
@@ -49,14 +49,15 @@ def visible_keys(query_positions: Tensor, key_positions: Tensor, window: int | N
 
 
 def require_key_for_each_query(num_queries: int, num_keys: int) -> None:
-    """Check that queries at the last positions of the keys all see at least one.
+    """Check that every query sees at least one key, where the queries are at the last positions of the keys.
 
     Raises:
-        ValueError: there are more queries than keys, or fewer than none.
+        ValueError: there are more queries than keys, or fewer than 0 queries.
     """
     if not 0 <= num_queries <= num_keys:
         raise ValueError(
-            f"{num_queries} queries at the last of {num_keys} keys: the first would see none; give at least as many keys"
+            f"{num_queries} queries at the last of {num_keys} keys: the first would see no key; "
+            "give at least as many keys as queries"
         )
 
 
@@ -73,8 +74,8 @@ def causal_mask(
     from a cache, and every query sees all of them (as far as the window reaches).
 
     Args:
-        num_queries: queries, at the last positions.
-        num_keys: keys.
+        num_queries: how many queries, at the last positions.
+        num_keys: how many keys.
         window: see `visible_keys`.
         sinks: see `visible_keys`.
         device: where to build it.
@@ -98,11 +99,11 @@ def causal_mask(
 def left_padded_positions(lengths: Tensor, time: int) -> Tensor:
     """Positions in the text for sequences that are padded on the left to one length.
 
-    Generation pads on the left so that the newest token of every sequence stands in the last column.
+    Generation pads on the left so that the newest token of every sequence is in the last column.
 
     Args:
         lengths: (batch,) tokens of each sequence.
-        time: columns, at least the longest length.
+        time: how many columns, at least the longest length.
 
     Returns:
         (batch, time) integers, negative where there is padding.
@@ -122,14 +123,14 @@ def left_padded_positions(lengths: Tensor, time: int) -> Tensor:
 
 
 def left_padding_mask(positions: Tensor, num_queries: int, window: int | None = None, sinks: int = 0) -> Tensor:
-    """Causal, and blind to padding.
+    """A causal mask that also hides padding.
 
-    Padding sees itself: a row with no visible key has no softmax, and its nan would travel through
-    the next layer's values into every other row (0 · nan = nan).
+    Padding sees itself. A row without a visible key has no softmax, and its nan would spread through the
+    next layer's values into every other row (0 · nan = nan).
 
     Args:
         positions: (batch, keys), negative for padding; see `left_padded_positions`.
-        num_queries: the last columns, which ask.
+        num_queries: how many of the last columns are queries.
         window: see `visible_keys`.
         sinks: see `visible_keys`.
 
@@ -149,7 +150,7 @@ def document_ids(token_ids: Tensor, end_of_text_id: int) -> Tensor:
 
     Args:
         token_ids: (batch, time).
-        end_of_text_id: stands before each document.
+        end_of_text_id: id of the token before each document.
 
     Returns:
         (batch, time) integers.
@@ -161,10 +162,10 @@ def document_ids(token_ids: Tensor, end_of_text_id: int) -> Tensor:
 
 
 def document_mask(documents: Tensor, window: int | None = None, sinks: int = 0) -> Tensor:
-    """Causal, and within one document: what was packed into one window stays apart.
+    """A causal mask in which a token sees only its own document, although a window contains several.
 
     Args:
-        documents: (batch, time) number of each token's document.
+        documents: (batch, time) the number of each token's document.
         window: see `visible_keys`.
         sinks: see `visible_keys`.
 
@@ -176,7 +177,7 @@ def document_mask(documents: Tensor, window: int | None = None, sinks: int = 0) 
 
 
 def draw_mask(allowed: Tensor) -> str:
-    """A mask as text, one line a query: ■ where attention is allowed.
+    """Draw a mask as text, one line for each query, with ■ where attention is allowed.
 
     >>> print(draw_mask(causal_mask(2, 3)))
     ■ ■ ·

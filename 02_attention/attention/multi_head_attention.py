@@ -1,17 +1,16 @@
-"""Multi-head attention: several small attentions side by side, each looking for something of its own.
+"""Multi-head attention: several small attentions at the same time, each of which looks for something different.
 
-One class covers three designs by the number of key-value heads:
+One class covers three designs, which differ in the number of key-value heads:
 
 - MHA, multi-head (Vaswani et al., 2017): kv_heads = heads;
 - GQA, grouped-query (Ainslie et al., 2023): a few query heads share each key-value head;
 - MQA, multi-query (Shazeer, 2019): kv_heads = 1.
 
-Fewer key-value heads leave the computation nearly the same and shrink the cache that decoding
-reads for every token.
+Fewer key-value heads hardly change the computation, but decoding reads a smaller cache for every token.
 
-What this module does not know is passed in from outside: how positions are encoded, how queries and
-keys are normalised, and where earlier keys and values are kept (the `KeyValueStore` protocol, which
-stage 7 implements).
+Three things are passed in from outside: how positions are encoded, how queries and keys are
+normalised, and where earlier keys and values are kept (the `KeyValueStore` protocol, which stage 7
+implements).
 
 python -m attention.multi_head_attention
 """
@@ -33,15 +32,15 @@ RotateHeads = Callable[[Tensor], Tensor]
 # Encodes positions into scores, such as ALiBi: (num_queries, num_keys) → broadcastable to
 # (batch, heads, num_queries, num_keys).
 ScoreBias = Callable[[int, int], Tensor]
-# Is shown what a layer attends to: (layer, weights of shape (batch, heads, num_queries, num_keys)).
+# Is called with what a layer attends to: (layer, weights of shape (batch, heads, num_queries, num_keys)).
 WeightsObserver = Callable[[int, Tensor], None]
 
 
 class KeyValueStore(Protocol):
     """Where attention keeps the keys and values of the tokens it has seen.
 
-    `length` is how many tokens are stored; it stays the same while the layers of one forward pass
-    each call `update`, and grows when the model calls `advance` at the end of the pass.
+    `length` is how many tokens are stored. It stays the same while each layer of a forward pass calls
+    `update`, and it grows when the model calls `advance` at the end of the pass.
     """
 
     length: int
@@ -56,24 +55,24 @@ class KeyValueStore(Protocol):
 
 
 class RaggedStore(ABC):
-    """A store that attends too: several sequences of unequal length side by side in one row, without padding.
+    """A store that also computes attention: one row contains several sequences of different lengths, without padding.
 
-    Where each sequence's tokens begin and which keys it has is known to the store alone, so that it is
-    handed the queries as well. Stage 7's paged cache is one. `length` and `advance` are `KeyValueStore`'s.
+    Only the store knows where each sequence's tokens begin and which keys it has, so it gets the queries
+    too. Stage 7's paged cache is such a store. `length` and `advance` are those of `KeyValueStore`.
     """
 
     length: int = 0
 
     @abstractmethod
     def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor, score_bias: ScoreBias | None) -> Tensor:
-        """Store the new keys and values (1, kv_heads, tokens, head_dim), and let each sequence read its own.
+        """Store the new keys and values (1, kv_heads, tokens, head_dim), and attend within each sequence.
 
         Returns:
             The shape of `queries`, (1, heads, tokens, head_dim).
         """
 
     def update(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Not for this store: its sequences cannot be told apart in what would be returned."""
+        """Refuse, because the result could not show which tokens belong to which sequence."""
         raise TypeError("a ragged store attends by itself; call attend")
 
     @abstractmethod
@@ -87,20 +86,20 @@ class MultiHeadAttention(nn.Module):
     Args:
         d_model: width of the input and output.
         num_heads: query heads.
-        num_kv_heads: key-value heads, which must divide `num_heads`; None for as many.
+        num_kv_heads: key-value heads, which must divide `num_heads`; None for the same number.
         head_dim: size of a head's vectors; None for d_model / num_heads.
         bias: whether the four projections add a bias.
         dropout: probability of dropping an attention weight while training.
-        query_norm: applied to each head's queries before positions are; see `transformer.layers.RMSNorm`.
+        query_norm: applied to each head's queries before positions are encoded; see `transformer.layers.RMSNorm`.
             Normalised queries and keys have bounded scores, which allows higher learning rates
             (Henry et al., 2020: "Query-Key Normalization for Transformers").
         key_norm: the same for keys.
-        window: how many positions a query sees, its own included; None for all before it.
-        sinks: first positions that stay visible whatever the window.
-        layer: index of this layer, its name in the key-value store.
+        window: how many positions a query sees, including its own; None for all before it.
+        sinks: how many first positions stay visible with any window.
+        layer: index of this layer; the key-value store knows the layer by it.
 
     Raises:
-        ValueError: a size below 1, or heads that do not divide.
+        ValueError: a size is below 1, or one of the divisions leaves a remainder.
     """
 
     def __init__(
@@ -137,7 +136,7 @@ class MultiHeadAttention(nn.Module):
         self.output = nn.Linear(num_heads * self.head_dim, d_model, bias=bias)
         self.query_norm, self.key_norm = query_norm, key_norm
         self.observer: WeightsObserver | None = None
-        self.joint: nn.Module | None = None  # the first three projections as one product, where stage 7 has joined them
+        self.joint: nn.Module | None = None  # the first three projections as one product, if stage 7 has joined them
 
     def forward(
         self,
@@ -151,9 +150,9 @@ class MultiHeadAttention(nn.Module):
 
         Args:
             x: (batch, time, d_model).
-            rotate: encodes positions into queries and keys; None where the embedding did.
+            rotate: encodes positions into queries and keys; None if the embedding has done it.
             store: earlier keys and values to attend to as well; None while training.
-            allowed: the whole mask, causality and window included, broadcastable to
+            allowed: the whole mask, including causality and window, broadcastable to
                 (batch, heads, time, keys); None is causal within the layer's window.
             score_bias: encodes positions into the scores.
 
@@ -197,7 +196,7 @@ class MultiHeadAttention(nn.Module):
 
 
 def main() -> None:
-    """Compare MHA, GQA and MQA by parameters and by what decoding has to remember."""
+    """Compare MHA, GQA and MQA by their parameters and by what decoding has to remember."""
     d_model, num_heads, context = 768, 12, 1024
     print(f"{num_heads} query heads, d_model {d_model}, {context:,} tokens remembered in float16\n")
     print("kv_heads        parameters   keys and values of one layer")

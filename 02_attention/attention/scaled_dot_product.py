@@ -1,15 +1,15 @@
-"""Scaled dot-product attention, told three times: loops, matrices, the fused kernel.
+"""Scaled dot-product attention in three ways: loops, matrices, the fused kernel.
 
     Attention(Q, K, V) = softmax(Q Kᵀ / sqrt(d)) V          (Vaswani et al., 2017, equation 1)
 
-A query asks, every key answers with a score, and the output is the average of the values, weighted
+A query asks, and every key answers with a score. The output is the average of the values, weighted
 by the softmax of the scores. Without the division by sqrt(d), scores of random vectors would grow
 with sqrt(d) and the softmax would saturate.
 
-`attention_loops` says it one number at a time. `attention_reference` is the equation in matrices and
-keeps the whole (queries × keys) matrix of weights, so that one can look at it. `attention_fused` gives
-the same numbers and never stores that matrix; models train and decode with it. `flash_attention` shows
-how that is possible.
+`attention_loops` computes it one number at a time. `attention_reference` is the equation in matrices. It
+keeps the whole (queries × keys) matrix of weights, so that you can look at it. `attention_fused` gives
+the same numbers and never stores that matrix. Models train and decode with it, and `flash_attention`
+shows how that is possible.
 
 python -m attention.scaled_dot_product
 """
@@ -34,16 +34,16 @@ def attention_loops(queries: Matrix, keys: Matrix, values: Matrix, causal: bool 
     """Attention of one head in plain Python.
 
     Args:
-        queries: one row of head_dim numbers a query, at the last positions of the keys.
-        keys: one row of head_dim numbers a key.
-        values: one row of numbers a key.
-        causal: whether a query is blind to later keys.
+        queries: one row of head_dim numbers for each query; the queries are at the last positions of the keys.
+        keys: one row of head_dim numbers for each key.
+        values: one row of numbers for each key.
+        causal: whether later keys are hidden from a query.
 
     Returns:
-        One row a query: its weighted average of the values.
+        One row for each query: its weighted average of the values.
 
     Raises:
-        ValueError: causal, with more queries than keys; or not as many values as keys.
+        ValueError: there are more queries than keys and `causal` is set, or there are not as many values as keys.
 
     >>> output = attention_loops([[1.0, 0.0]], [[1.0, 0.0], [0.0, 1.0]], [[10.0], [20.0]], causal=False)
     >>> round(output[0][0], 2)
@@ -58,7 +58,7 @@ def attention_loops(queries: Matrix, keys: Matrix, values: Matrix, causal: bool 
     for i, query in enumerate(queries):
         visible = cached + i + 1 if causal else len(keys)
         scores = [sum(q * k for q, k in zip(query, key, strict=True)) / math.sqrt(len(query)) for key in keys[:visible]]
-        largest = max(scores)  # subtracted below so that exp cannot overflow; the quotient is the same
+        largest = max(scores)  # subtracted below so that exp cannot overflow; the quotient stays the same
         exponentials = [math.exp(score - largest) for score in scores]
         total = sum(exponentials)
         output = [0.0] * len(values[0])
@@ -72,14 +72,14 @@ def attention_loops(queries: Matrix, keys: Matrix, values: Matrix, causal: bool 
 def attention_reference(
     queries: Tensor, keys: Tensor, values: Tensor, allowed: Tensor | None = None, bias: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Attention as the equation says it, with the weights returned.
+    """Compute attention as the equation says, and return the weights too.
 
     Args:
         queries: (..., heads, num_queries, head_dim), at the last positions of the keys.
-        keys: (..., kv_heads, num_keys, head_dim); each serves heads / kv_heads neighbouring query heads.
+        keys: (..., kv_heads, num_keys, head_dim); heads / kv_heads neighbouring query heads share each key-value head.
         values: (..., kv_heads, num_keys, value_dim).
         allowed: boolean, broadcastable to (..., heads, num_queries, num_keys); False hides a key. It is the whole
-            mask, causality included; None is causal, and `torch.ones(1, 1, dtype=torch.bool)` shows every key.
+            mask, including causality. None is causal, and `torch.ones(1, 1, dtype=torch.bool)` shows every key.
             A query that sees no key gets weights of nan.
         bias: added to the scores, broadcastable to them.
 
@@ -112,7 +112,7 @@ def attention_fused(
     bias: Tensor | None = None,
     dropout: float = 0.0,
 ) -> Tensor:
-    """Attention by PyTorch's fused kernel, grouped heads included; by `cpu_attention` where that is faster.
+    """Attention by PyTorch's fused kernel, also for grouped heads; by `cpu_attention` where that is faster.
 
     Args:
         queries: (batch, heads, num_queries, head_dim), at the last positions of the keys.
@@ -127,11 +127,11 @@ def attention_fused(
         (batch, heads, num_queries, head_dim).
 
     Raises:
-        ValueError: a mask that is not boolean, or see `causal_mask`.
+        ValueError: the mask is not boolean, or see `causal_mask`.
     """
-    # Footgun: PyTorch adds a mask of numbers to the scores, so zeros and ones would hide nothing.
+    # Trap: PyTorch adds a mask of numbers to the scores, so zeros and ones would hide nothing.
     if allowed is not None and allowed.dtype != torch.bool:
-        raise ValueError(f"allowed must be boolean, got {allowed.dtype}; numbers to add to the scores are the bias")
+        raise ValueError(f"allowed must be boolean, got {allowed.dtype}; pass numbers to add to the scores as bias")
     num_queries, num_keys = queries.shape[-2], keys.shape[-2]
     grouped = queries.shape[1] != keys.shape[1]
     if allowed is None and bias is None and num_queries == num_keys:
@@ -140,8 +140,8 @@ def attention_fused(
         return F.scaled_dot_product_attention(
             queries, keys, values, dropout_p=dropout, is_causal=True, enable_gqa=grouped
         )
-    # Footgun: is_causal aligns the first query with the first key, which is wrong with a cache.
-    # A single query sees every key and needs no mask; a chunk of them needs the shifted one.
+    # Trap: is_causal aligns the first query with the first key, which is wrong with a cache.
+    # A single query sees every key and needs no mask. Several queries need the shifted mask.
     if allowed is None and num_queries > 1:
         allowed = causal_mask(num_queries, num_keys, device=queries.device)
     mask = allowed
@@ -152,7 +152,7 @@ def attention_fused(
 
 
 def main() -> None:
-    """Run the three on the same numbers and time them."""
+    """Compute with all three on the same numbers and measure the time."""
     torch.manual_seed(0)
     length, head_dim = 256, 64
     q, k, v = (torch.randn(1, 1, length, head_dim) for _ in range(3))

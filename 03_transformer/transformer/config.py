@@ -16,11 +16,11 @@ class GPTConfig:
     """What a `GPTModel` is made of.
 
     Args:
-        vocab_size: number of token ids; null takes the tokenizer's when training.
+        vocab_size: number of token ids; null takes that of the tokenizer in training.
         context_length: the most tokens the model sees at once.
         num_layers: transformer blocks.
         num_heads: query heads of attention; must divide `d_model` unless `head_dim` is given.
-        num_kv_heads: key-value heads; null for as many as `num_heads`.
+        num_kv_heads: key-value heads; null for the same number as `num_heads`.
         head_dim: size of a head's vectors; null for d_model / num_heads.
         d_model: width of the residual stream.
         d_ff: inner width of the feed-forward; null for 4 · d_model (8/3 of it for swiglu).
@@ -32,13 +32,13 @@ class GPTConfig:
         positions: `learned` (GPT-2), `rope` (Llama), `sinusoidal`, `alibi` or `none`.
         rope_theta: base of the rotary speeds.
         rope_scaling: stretches rotary positions over a longer context than the trained one.
-        sliding_window: how many tokens a token sees, itself included; null for all before it.
-        attention_sinks: first tokens that stay visible whatever the window.
+        sliding_window: how many tokens a token sees, including itself; null for all before it.
+        attention_sinks: how many first tokens stay visible with any window.
         qk_norm: normalise queries and keys.
         qk_norm_weight: learn a scale for each dimension of that norm (Qwen3).
-        bias: biases in projections and layer norms (GPT-2 has them, Llama does not).
+        bias: add biases in projections and layer norms (GPT-2 has them, Llama does not).
         tie_embeddings: the output head is the token embedding itself.
-        logit_softcap: bound logits smoothly to ± this by softcap · tanh(logits / softcap); null for none.
+        logit_softcap: keep logits smoothly within ± this by softcap · tanh(logits / softcap); null for no limit.
         zero_init_residual: start each block's output projections at zero, so that the untrained
             model passes its input through; otherwise they start small, as in GPT-2.
         dropout: probability of dropping an activation while training.
@@ -106,7 +106,7 @@ class GPTConfig:
         """The configuration that `to_dict` was called on.
 
         Raises:
-            ValueError: an unknown field, or an impossible value.
+            ValueError: a field is unknown, or a value is impossible.
         """
         known = {field.name for field in dataclasses.fields(cls)}
         if unknown := sorted(values.keys() - known):

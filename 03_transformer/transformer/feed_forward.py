@@ -1,4 +1,4 @@
-"""The feed-forward part of a block: each position on its own, up to a wider space and back.
+"""The feed-forward part of a block maps each position separately to a wider space and back.
 
 python -m transformer.feed_forward
 """
@@ -20,7 +20,7 @@ def relu2(x: Tensor) -> Tensor:
 
 
 def gelu(x: Tensor) -> Tensor:
-    """x · Φ(x), Φ being the normal distribution function (Hendrycks & Gimpel, 2016)."""
+    """x · Φ(x), where Φ is the normal distribution function (Hendrycks & Gimpel, 2016)."""
     return F.gelu(x)
 
 
@@ -43,11 +43,11 @@ class FeedForward(nn.Module):
     Args:
         d_model: width of the input and output.
         d_ff: width in between, usually 4 · d_model.
-        activation: a name of `ACTIVATIONS`.
+        activation: a name from `ACTIVATIONS`.
         bias: whether the projections add a bias.
 
     Raises:
-        ValueError: an unknown activation.
+        ValueError: the activation is unknown.
     """
 
     def __init__(self, d_model: int, d_ff: int, activation: str = "gelu", bias: bool = True):
@@ -66,8 +66,8 @@ class FeedForward(nn.Module):
 class SwiGLU(nn.Module):
     """down(silu(gate(x)) · up(x)), silu(x) = x · sigmoid(x) (Shazeer, 2020: "GLU Variants Improve Transformer").
 
-    It has three matrices where `FeedForward` has two, so d_ff = 8/3 · d_model has the parameters of
-    a plain layer at 4 · d_model.
+    It has three matrices and `FeedForward` has two. So with d_ff = 8/3 · d_model it has as many parameters
+    as a plain layer with 4 · d_model.
     """
 
     def __init__(self, d_model: int, d_ff: int, bias: bool = False):
@@ -82,12 +82,12 @@ class SwiGLU(nn.Module):
 
 
 def default_d_ff(kind: str, d_model: int) -> int:
-    """The customary inner width: 4 · d_model, or 8/3 of it rounded up to 32 for SwiGLU."""
+    """The usual inner width: 4 · d_model, or for SwiGLU 8/3 · d_model rounded up to a multiple of 32."""
     return -(-8 * d_model // 3 // 32) * 32 if kind == "swiglu" else 4 * d_model
 
 
 def build_feed_forward(kind: str, d_model: int, d_ff: int, bias: bool) -> nn.Module:
-    """The feed-forward that a configuration names: `swiglu`, or a `FeedForward` by its activation."""
+    """Build the feed-forward that a configuration names: `swiglu`, or the activation of a `FeedForward`."""
     if kind == "swiglu":
         return SwiGLU(d_model, d_ff, bias)
     return FeedForward(d_model, d_ff, kind, bias)

@@ -1,8 +1,8 @@
-"""`GPTModel`: a decoder-only transformer whose parts are named by its configuration.
+"""`GPTModel`: a decoder-only transformer whose configuration names its parts.
 
 Token ids → embeddings → blocks → norm → one logit for every token of the vocabulary. With the parts
-of GPT-2 (layer norm, GELU, learned positions, biases) it is GPT-2; with those of Llama (RMSNorm,
-SwiGLU, rotary positions, no biases) it is Llama; with QK-norm besides it is Qwen3.
+of GPT-2 (layer norm, GELU, learned positions, biases) it is GPT-2. With those of Llama (RMSNorm,
+SwiGLU, rotary positions, no biases) it is Llama, and with QK-norm added to these it is Qwen3.
 
 python -m transformer.gpt_model
 """
@@ -26,15 +26,15 @@ from transformer.transformer_block import TransformerBlock
 class GPTModel(nn.Module):
     """The language model.
 
-    `checkpoint_blocks` may be set to True before training: each block then keeps its input alone and
-    computes the rest again in the backward pass, for a third more arithmetic and a fraction of the
-    memory (Chen et al., 2016: "Training Deep Nets with Sublinear Memory Cost").
+    `checkpoint_blocks` may be set to True before training. Each block then keeps only its input and
+    computes the rest again in the backward pass. That takes a third more arithmetic and a fraction of
+    the memory (Chen et al., 2016: "Training Deep Nets with Sublinear Memory Cost").
 
     Args:
-        config: its parts and sizes; `vocab_size` must be set.
+        config: parts and sizes of the model; `vocab_size` must be set.
 
     Raises:
-        ValueError: the vocabulary size is not known.
+        ValueError: the vocabulary size is not set.
     """
 
     def __init__(self, config: GPTConfig):
@@ -60,7 +60,7 @@ class GPTModel(nn.Module):
         self.register_buffer("sinusoids", sinusoids, persistent=False)
         self.dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(TransformerBlock(config, layer) for layer in range(config.num_layers))
-        self.final_norm: nn.Module = nn.Identity()  # a post-norm block ends with a norm of its own
+        self.final_norm: nn.Module = nn.Identity()  # a post-norm block already ends with a norm
         if config.norm_position == "pre":
             self.final_norm = build_norm(config.norm, config.d_model, config.norm_eps, config.bias)
         self.head = Linear(config.d_model, config.vocab_size, bias=False)
@@ -76,14 +76,14 @@ class GPTModel(nn.Module):
         positions: Tensor | None = None,
         allowed: Tensor | None = None,
     ) -> Tensor:
-        """Logits of the next token at every position.
+        """Compute the logits of the next token at every position.
 
         Args:
             token_ids: (batch, time) int64, each below `vocab_size`.
-            store: keys and values of earlier tokens; the given ones are taken to follow them.
-            last_only: compute logits for the last position alone, as decoding needs.
+            store: keys and values of earlier tokens, which come directly before `token_ids`.
+            last_only: compute logits only for the last position, as decoding needs.
             positions: (batch, time) or (time,) position of each token in its text, for sequences that do not all
-                begin in the first column; None counts from the stored tokens on.
+                begin in the first column; None counts on from the stored tokens.
             allowed: boolean (batch, 1, time, keys), the whole mask with causality and window; None is
                 causal. See `attention.masks`.
 
@@ -91,13 +91,14 @@ class GPTModel(nn.Module):
             (batch, time, vocab_size), or (batch, 1, vocab_size) with `last_only`.
 
         Raises:
-            ValueError: ids or positions of another shape, or more tokens than `context_length`, stored ones included.
+            ValueError: ids or positions have another shape, or the tokens and the stored ones are more than
+                `context_length`.
         """
         hidden = self.hidden_states(token_ids, store, positions, allowed)
         return self.logits(hidden[:, -1:] if last_only else hidden)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """What `hidden_states` gives → logits, capped if the model does that."""
+        """Compute logits from what `hidden_states` returns, with the softcap if the model has one."""
         logits: Tensor = self.head(hidden)
         cap = self.config.logit_softcap
         return logits if cap is None else cap * (logits / cap).tanh()
@@ -109,10 +110,10 @@ class GPTModel(nn.Module):
         positions: Tensor | None = None,
         allowed: Tensor | None = None,
     ) -> Tensor:
-        """What the head reads: (batch, time) int64 → (batch, time, d_model). See `forward`."""
+        """Compute what the head reads: (batch, time) int64 → (batch, time, d_model). See `forward`."""
         if token_ids.ndim != 2:
             raise ValueError(
-                f"token ids must be (batch, time), got the shape {tuple(token_ids.shape)}; of one text: ids[None]"
+                f"token ids must be (batch, time), got the shape {tuple(token_ids.shape)}; for one text: ids[None]"
             )
         time = token_ids.shape[1]
         where: Tensor | slice
@@ -124,7 +125,7 @@ class GPTModel(nn.Module):
         else:
             if positions.shape[-1:] != (time,):
                 raise ValueError(f"each of the {time} tokens needs a position, got the shape {tuple(positions.shape)}")
-            where = positions.clamp(min=0)  # padding stands before position 0
+            where = positions.clamp(min=0)  # padding is before position 0
         x = self.token_embedding(token_ids)  # (batch, time, d_model)
         if self.position_embedding is not None:
             x = x + self.position_embedding.weight[where]
@@ -147,14 +148,14 @@ class GPTModel(nn.Module):
         return self.token_embedding.weight.device
 
     def num_parameters(self) -> int:
-        """Learned numbers; a tied head counts once."""
+        """How many numbers are learned; a tied head counts once."""
         return sum(parameter.numel() for parameter in self.parameters())
 
     def _initialise(self) -> None:
-        """Standard deviation 0.02 as in GPT-2; projections back into the residual stream smaller, or zero.
+        """Draw weights with standard deviation 0.02 as in GPT-2; projections into the residual stream get less, or 0.
 
-        Each block adds two outputs to the stream. Scaling them by 1 / sqrt(2 · layers) keeps its
-        variance the same whatever the depth (Radford et al., 2019, section 2.3).
+        Each block adds two outputs to the stream. Scaling them by 1 / sqrt(2 · layers) gives the stream
+        the same variance at every depth of the model (Radford et al., 2019, section 2.3).
         """
         std = 0.02
         residual_std = 0.0 if self.config.zero_init_residual else std / (2 * self.config.num_layers) ** 0.5
@@ -172,7 +173,7 @@ def build_rotary(config: GPTConfig) -> RotaryEmbedding:
 
 
 def main() -> None:
-    """Follow the shapes through a small model, and show that it begins by knowing nothing."""
+    """Print the shapes inside a small model, and show that an untrained model knows nothing."""
     torch.manual_seed(0)
     model = GPTModel(GPTConfig(vocab_size=1000, context_length=64, num_layers=2, d_model=128)).eval()
     ids = torch.randint(1000, (4, 64))

@@ -1,7 +1,7 @@
 """The small layers: linear maps, embeddings, normalisation, dropout.
 
-`Linear` and `Embedding` are PyTorch's with the initialisation of modern language models; being
-subclasses, they are found by whatever looks for PyTorch's (LoRA, quantization, optimizers).
+`Linear` and `Embedding` are those of PyTorch with the initialisation of modern language models. They are
+subclasses, so all code that looks for PyTorch's layers finds them (LoRA, quantization, optimizers).
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from torch import Tensor, nn
 def truncated_normal_(weight: Tensor, std: float) -> Tensor:
     """Fill in place from a normal distribution, cut off at 3 standard deviations.
 
-    A plain normal draws beyond that once in 370 numbers. In a matrix of millions those outliers are
-    thousands of weights that training first has to shrink. A standard deviation of 0 gives zeros.
+    A normal distribution gives a number outside this range once in 370 draws. In a matrix of millions that
+    makes thousands of outliers, which training first has to shrink. A standard deviation of 0 gives zeros.
     """
-    # If u is uniform, Φ⁻¹(u) is normal; drawing u between Φ(-3) and Φ(3) cuts the tails off.
-    # Written with erf(z / √2) = 2Φ(z) - 1.
+    # If u is uniform, Φ⁻¹(u) is normal. Drawing u between Φ(-3) and Φ(3) cuts the tails off.
+    # The code uses erf(z / √2) = 2Φ(z) - 1.
     bound = math.erf(3 / math.sqrt(2))
     with torch.no_grad():
         return weight.uniform_(-bound, bound).erfinv_().mul_(std * math.sqrt(2))
@@ -29,8 +29,8 @@ def truncated_normal_(weight: Tensor, std: float) -> Tensor:
 class Linear(nn.Linear):
     """y = x Wᵀ + b, with W of shape (out_features, in_features).
 
-    W starts with variance 2 / (in + out), which keeps the size of activations forward and of gradients
-    backward about the same (Glorot & Bengio, 2010); b starts at zero.
+    W starts with variance 2 / (in + out). This keeps the size of activations in the forward pass and of
+    gradients in the backward pass about the same (Glorot & Bengio, 2010). b starts at zero.
 
     >>> Linear(3, 2, bias=False)(torch.ones(5, 3)).shape
     torch.Size([5, 2])
@@ -44,7 +44,7 @@ class Linear(nn.Linear):
 
 
 class Embedding(nn.Embedding):
-    """Row i of a table for id i. It equals a linear map of a one-hot vector, without the zeros.
+    """Gives row i of a table for id i. This equals a linear map of a one-hot vector, without the zeros.
 
     >>> Embedding(10, 4)(torch.tensor([[1, 2, 1]])).shape
     torch.Size([1, 3, 4])
@@ -91,15 +91,15 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., d_model) → (..., d_model)."""
-        # In the precision of x: under autocast the weight is float32, and PyTorch fuses equal types only.
+        # Use the precision of x: under autocast the weight is float32, and PyTorch fuses only equal types.
         weight = None if self.weight is None else self.weight.to(x.dtype)
         return F.rms_norm(x, self.shape, weight, self.eps)
 
 
 class Dropout(nn.Module):
-    """While training, x · mask / (1 - p), the mask being 0 with probability p and 1 otherwise.
+    """While training, x · mask / (1 - p), where the mask is 0 with probability p and 1 otherwise.
 
-    Dividing by 1 - p keeps the expected value, so that nothing has to change when the model is
+    The division by 1 - p keeps the expected value, so that nothing has to change when the model is
     evaluated (Srivastava et al., 2014).
 
     Args:
@@ -121,7 +121,7 @@ class Dropout(nn.Module):
 
 
 def build_norm(kind: str, d_model: int, eps: float, bias: bool) -> nn.Module:
-    """The norm that a configuration names: `layernorm` or `rmsnorm`."""
+    """Build the norm that a configuration names: `layernorm` or `rmsnorm`."""
     if kind == "layernorm":
         return LayerNorm(d_model, eps, bias)
     if kind == "rmsnorm":

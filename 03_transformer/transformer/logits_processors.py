@@ -12,14 +12,14 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-FEW = 1024  # `keep_top_p` looks among so many of the likeliest tokens before it sorts them all
+FEW = 1024  # `keep_top_p` looks at this many of the most likely tokens before it sorts all
 
 
 def add_logit_bias(logits: Tensor, bias: Mapping[int, float]) -> Tensor:
     """Add a number to the logits of some tokens; -inf forbids a token.
 
     Raises:
-        ValueError: an id outside the vocabulary.
+        ValueError: an id is outside the vocabulary.
     """
     if not bias:
         return logits
@@ -33,7 +33,7 @@ def add_logit_bias(logits: Tensor, bias: Mapping[int, float]) -> Tensor:
 
 
 def penalise_repetition(logits: Tensor, seen: Sequence[int], penalty: float) -> Tensor:
-    """Make tokens that occurred less likely: positive logits are divided, negative ones multiplied.
+    """Make tokens less likely if they have occurred: positive logits are divided, negative ones multiplied.
 
     Args:
         logits: (vocab,).
@@ -41,7 +41,7 @@ def penalise_repetition(logits: Tensor, seen: Sequence[int], penalty: float) -> 
         penalty: above 0; 1 changes nothing (Keskar et al., 2019: "CTRL").
 
     Raises:
-        ValueError: a penalty of 0 or below.
+        ValueError: the penalty is 0 or below.
     """
     if not penalty > 0.0:
         raise ValueError(f"the penalty must be above 0, got {penalty}")
@@ -53,13 +53,13 @@ def penalise_repetition(logits: Tensor, seen: Sequence[int], penalty: float) -> 
 
 
 def penalise_occurrences(logits: Tensor, generated: Sequence[int], presence: float, frequency: float) -> Tensor:
-    """Subtract `presence` from tokens that were generated, and `frequency` once for each occurrence.
+    """Subtract `presence` from the logits of tokens that were generated, and `frequency` once for each occurrence.
 
     Args:
         logits: (vocab,).
         generated: ids generated so far, without the prompt, as OpenAI's API defines it.
-        presence: off at 0.
-        frequency: off at 0.
+        presence: 0 turns it off.
+        frequency: 0 turns it off.
     """
     if len(generated) == 0 or presence == frequency == 0.0:
         return logits
@@ -68,7 +68,7 @@ def penalise_occurrences(logits: Tensor, generated: Sequence[int], presence: flo
 
 
 def keep_top_k(logits: Tensor, k: int) -> Tensor:
-    """Keep the k largest logits (Fan et al., 2018). Ties with the k-th stay.
+    """Keep the k largest logits (Fan et al., 2018), and those that equal the k-th.
 
     Args:
         logits: (..., vocab).
@@ -94,7 +94,7 @@ def keep_top_p(logits: Tensor, p: float) -> Tensor:
         raise ValueError(f"p must be above 0, got {p}: no token would be left")
     if p >= 1.0:
         return logits
-    if logits.shape[-1] > FEW:  # sorting a large vocabulary takes milliseconds, and a few tokens mostly reach p
+    if logits.shape[-1] > FEW:  # sorting a large vocabulary takes milliseconds, and usually a few tokens reach p
         top, indices = logits.topk(FEW, dim=-1)
         probabilities = (top - logits.logsumexp(dim=-1, keepdim=True)).exp()
         before = probabilities.cumsum(dim=-1) - probabilities
@@ -127,9 +127,9 @@ def keep_min_p(logits: Tensor, p: float) -> Tensor:
 
 
 def keep_typical(logits: Tensor, mass: float) -> Tensor:
-    """Keep tokens whose surprise -ln p is nearest to the expected one, up to a probability mass.
+    """Keep tokens whose surprise -ln p is nearest to its expected value, up to a probability mass.
 
-    Text that people write is rarely the likeliest at every word (Meister et al., 2022: "Locally Typical
+    People rarely write the most likely word every time (Meister et al., 2022: "Locally Typical
     Sampling"). So the most likely token may be dropped.
 
     Args:
@@ -137,7 +137,7 @@ def keep_typical(logits: Tensor, mass: float) -> Tensor:
         mass: above 0; 1 keeps all.
 
     Raises:
-        ValueError: a mass of 0 or below.
+        ValueError: the mass is 0 or below.
     """
     if not mass > 0.0:
         raise ValueError(f"the mass must be above 0, got {mass}")

@@ -1,9 +1,8 @@
-"""How much memory a model needs, for training and for inference, found without needing it.
+"""How much memory a model needs for training and for inference, computed without using that memory.
 
 Weights, gradients and optimizer state follow from the number of parameters. What the forward pass keeps
-for the backward pass depends on every layer's inner workings, so it is counted rather than estimated:
-the model runs on fake tensors, which have shapes but no numbers, and each tensor that is saved
-is added up.
+for the backward pass depends on the code of every layer, so it is counted, not estimated. The model runs
+on fake tensors, which have shapes but no numbers, and the sizes of all saved tensors are added up.
 """
 
 from __future__ import annotations
@@ -26,11 +25,11 @@ class TrainingMemory:
     """Bytes needed while training.
 
     Args:
-        weights: float32 parameters.
-        gradients: as many again.
+        weights: parameters in float32.
+        gradients: the same number of bytes.
         optimizer: AdamW's two moments.
         activations: what one micro-batch keeps for the backward pass, up to the input of the head; the
-            loss works in chunks and keeps no logits.
+            loss is computed in chunks and keeps no logits.
     """
 
     weights: int
@@ -40,7 +39,7 @@ class TrainingMemory:
 
     @property
     def total(self) -> int:
-        """All of it; PyTorch itself and work space of the kernels come on top."""
+        """The sum. PyTorch itself and work space of the kernels need more memory in addition."""
         return self.weights + self.gradients + self.optimizer + self.activations
 
 
@@ -49,7 +48,7 @@ class InferenceMemory:
     """Bytes needed while generating.
 
     Args:
-        weights: in the precision they are kept in.
+        weights: parameters in the precision in which they are kept.
         cache: keys and values of every sequence at full length.
     """
 
@@ -58,7 +57,7 @@ class InferenceMemory:
 
     @property
     def total(self) -> int:
-        """Both."""
+        """The sum of both."""
         return self.weights + self.cache
 
 
@@ -73,13 +72,13 @@ def saved_activation_bytes(
 
     Args:
         config: the model.
-        batch_size: sequences.
-        time: tokens of each; the context length where it is None.
-        precision: of the computation; parameters are float32 and cast by autocast.
+        batch_size: how many sequences.
+        time: tokens of each sequence; None for the context length.
+        precision: precision of the computation; parameters are float32 and autocast converts them.
         checkpoint_blocks: whether blocks are computed again in the backward pass.
 
     Raises:
-        ValueError: a precision that nothing is trained in.
+        ValueError: training is not possible in this precision.
     """
     if precision not in ("float32", "bfloat16", "float16"):
         raise ValueError(f"training computes in float32, bfloat16 or float16, got {precision!r}")
@@ -125,8 +124,8 @@ def training_memory(
     Args:
         config: the model.
         num_parameters: see `model_summary.count_parameters`.
-        batch_size: sequences of a micro-batch.
-        precision: of the computation; weights, gradients and moments stay float32.
+        batch_size: how many sequences a micro-batch has.
+        precision: precision of the computation; weights, gradients and moments stay float32.
         checkpoint_blocks: whether blocks are computed again in the backward pass.
     """
     weights = 4 * num_parameters
@@ -137,13 +136,13 @@ def training_memory(
 def inference_memory(
     config: GPTConfig, num_parameters: int, batch_size: int, precision: Precision = "float32"
 ) -> InferenceMemory:
-    """Memory to generate, every sequence at the full context length.
+    """Memory to generate with every sequence at the full context length.
 
     Args:
         config: the model.
         num_parameters: see `model_summary.count_parameters`.
-        batch_size: sequences.
-        precision: of weights, keys and values; with int8 weights, keys and values are bfloat16.
+        batch_size: how many sequences.
+        precision: precision of weights, keys and values; with int8 weights, keys and values are bfloat16.
     """
     number = BYTES["bfloat16" if precision == "int8" else precision]
     tokens = min(config.context_length, (config.sliding_window or config.context_length) + config.attention_sinks)

@@ -22,7 +22,7 @@ from transformer.presets import PRESETS, preset
 
 @dataclass(frozen=True)
 class ParameterCount:
-    """Learned numbers by part of the model."""
+    """How many numbers are learned in each part of the model."""
 
     embeddings: int
     attention: int
@@ -32,7 +32,7 @@ class ParameterCount:
 
     @property
     def total(self) -> int:
-        """All of them; a tied head adds none."""
+        """The sum of all parts; a tied head adds none."""
         return self.embeddings + self.attention + self.feed_forward + self.norms + self.head
 
 
@@ -63,19 +63,19 @@ def count_parameters(config: GPTConfig) -> ParameterCount:
 
 
 def forward_flops_per_token(config: GPTConfig, context: int | None = None) -> int:
-    """Floating-point operations of one token's forward pass, a multiply-add counting two.
+    """Floating-point operations of one token's forward pass; a multiply-add counts as two.
 
-    Every weight of a matrix is used once (2 operations). Attention adds a score and a weighted sum
-    over the visible keys: 4 · heads · head_dim for each, on average half the context because of
-    causality. Norms, activations, biases and the embedding look-up are left out, as is usual (Chowdhery et
-    al., 2022, appendix B).
+    Every weight of a matrix is used once (2 operations). Attention adds a score and a weighted sum over
+    the visible keys: 4 · heads · head_dim for each key. Because of causality, half the context is visible
+    on average. Norms, activations, biases and the embedding look-up are not counted, as is usual
+    (Chowdhery et al., 2022, appendix B).
 
     Args:
         config: the model.
-        context: tokens attended over; the model's context length where it is None.
+        context: how many tokens the text has; None for the model's context length.
 
     Raises:
-        ValueError: fewer than one token.
+        ValueError: the context is below one token.
     """
     counts = count_parameters(dataclasses.replace(config, bias=False))  # a bias is added, not multiplied
     vocab = config.vocab_size or 0
@@ -89,7 +89,7 @@ def forward_flops_per_token(config: GPTConfig, context: int | None = None) -> in
 
 
 def training_flops_per_token(config: GPTConfig) -> int:
-    """Forward once, backward twice that: gradients of the activations and of the weights."""
+    """The forward pass, and twice as much for the backward pass: gradients of the activations and of the weights."""
     return 3 * forward_flops_per_token(config)
 
 
@@ -97,8 +97,8 @@ def print_summary(config: GPTConfig, batch_size: int) -> None:
     """Print the tables of a configuration.
 
     Args:
-        config: with `vocab_size` set.
-        batch_size: sequences, for the memory.
+        config: a configuration in which `vocab_size` is set.
+        batch_size: how many sequences, for the memory.
     """
     from rich.console import Console
     from rich.table import Table
@@ -156,7 +156,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     from jsonargparse import ArgumentParser
 
-    # What a preset or file says becomes the defaults of the options, so that options override it.
+    # The values of a preset or file become the defaults of the options, so that options override them.
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--preset")
     first.add_argument("--config", type=Path)
@@ -191,7 +191,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _model_section(path: Path) -> dict[str, Any]:
-    """The `model` section of a configuration file, its vocabulary taken from the tokenizer where it has none."""
+    """The `model` section of a configuration file. If it has no vocabulary size, that of the tokenizer is used."""
     import yaml
 
     try:

@@ -1,11 +1,11 @@
-"""Positions: attention alone cannot tell "dog bites man" from "man bites dog".
+"""Positions: without them attention cannot tell "dog bites man" from "man bites dog".
 
-- Sinusoidal: fixed waves added to the token embedding (Vaswani et al., 2017).
-- Learned: a table of vectors, one a position, added to the token embedding (GPT-2). It ends at the
-  context length. It is an ordinary embedding and lives in the model.
+- Sinusoidal: fixed waves are added to the token embedding (Vaswani et al., 2017).
+- Learned: a table of vectors, one for each position, is added to the token embedding (GPT-2). It ends
+  at the context length. It is an ordinary embedding, and its code is in the model.
 - Rotary (RoPE; Su et al., 2021): each pair of dimensions of a query or key is turned by an angle
-  proportional to its position. The dot product of two turned vectors depends on the difference of
-  their positions alone.
+  proportional to its position. The dot product of two turned vectors depends only on the difference
+  of their positions.
 - ALiBi (Press et al., 2021): a score is lowered in proportion to the distance, at a different rate
   in each head. It was made to be used beyond the trained length.
 
@@ -26,14 +26,14 @@ def sinusoidal_table(context_length: int, d_model: int) -> Tensor:
     """PE[p, 2i] = sin(p / 10000^(2i / d_model)), PE[p, 2i + 1] = cos of the same.
 
     Args:
-        context_length: positions.
-        d_model: width, even.
+        context_length: how many positions.
+        d_model: width; must be even.
 
     Returns:
         (context_length, d_model) float32.
 
     Raises:
-        ValueError: an odd width.
+        ValueError: the width is odd.
     """
     speeds, _ = rotary_speeds(d_model, 10_000.0)
     angles = torch.arange(context_length, dtype=torch.float32)[:, None] * speeds  # (time, d_model / 2)
@@ -41,10 +41,10 @@ def sinusoidal_table(context_length: int, d_model: int) -> Tensor:
 
 
 class Rotation:
-    """Turns queries or keys by the angles of given positions; made by `RotaryEmbedding`.
+    """Turns queries or keys by the angles of given positions; `RotaryEmbedding` makes it.
 
     Args:
-        cos: (time, head_dim), or (batch, 1, time, head_dim) for positions of each sequence.
+        cos: (time, head_dim), or (batch, 1, time, head_dim) if each sequence has other positions.
         signed_sin: the same shape; see `RotaryEmbedding`.
     """
 
@@ -54,24 +54,24 @@ class Rotation:
     def __call__(self, heads: Tensor) -> Tensor:
         """(batch, heads, time, head_dim) → the same shape."""
         cos, sin = self.cos.to(heads.dtype), self.signed_sin.to(heads.dtype)
-        # Rolling by half swaps the two members of every pair.
+        # A roll by half swaps the two members of every pair.
         return heads * cos + heads.roll(heads.shape[-1] // 2, dims=-1) * sin
 
 
 class RotaryEmbedding(nn.Module):
     """The angles of all positions, from which `Rotation`s are made.
 
-    Dimension i is paired with dimension i + head_dim / 2, as in Llama's Hugging Face weights, and
-    the pair turns by position · theta^(-2i / head_dim): fast for small i, slowly for large i.
+    Dimension i forms a pair with dimension i + head_dim / 2, as in Llama's Hugging Face weights. The
+    pair turns by position · theta^(-2i / head_dim), fast for small i and slowly for large i.
 
     Args:
         head_dim: size of a head's vector; must be even.
-        context_length: positions to prepare.
+        context_length: how many positions to prepare.
         theta: base of the geometric series of speeds.
         scaling: stretches the speeds over a longer context.
 
     Raises:
-        ValueError: an odd head size, or a base that is not above 0.
+        ValueError: the head size is odd, or the base is not above 0.
     """
 
     cos: Tensor
@@ -84,7 +84,7 @@ class RotaryEmbedding(nn.Module):
         angles = torch.cat([angles, angles], dim=-1)  # (time, head_dim)
         # Not persistent: they are computed, not learned, so they do not belong in a checkpoint.
         self.register_buffer("cos", angles.cos() * amplitude, persistent=False)
-        # The sign of rotate_half is folded in: x·cos + rotate_half(x)·sin = x·cos + swap(x)·sin
+        # The sign of rotate_half is included: x·cos + rotate_half(x)·sin = x·cos + swap(x)·signed_sin
         sign = torch.cat([-torch.ones(head_dim // 2), torch.ones(head_dim // 2)])
         self.register_buffer("signed_sin", angles.sin() * sign * amplitude, persistent=False)
 
@@ -92,11 +92,11 @@ class RotaryEmbedding(nn.Module):
         """The rotation for given positions; each position must be below `context_length`.
 
         Args:
-            positions: a slice or (time,) integers where all sequences have the same; otherwise (batch, time)
+            positions: a slice or (time,) integers if all sequences have the same positions; otherwise (batch, time)
                 integers. Negative integers (padding) turn by the angle of position 0.
 
         Raises:
-            ValueError: other axes, or a slice that ends past `context_length`.
+            ValueError: `positions` has other axes, or is a slice that ends after `context_length`.
         """
         if isinstance(positions, slice):
             if positions.stop is not None and positions.stop > len(self.cos):
@@ -105,22 +105,22 @@ class RotaryEmbedding(nn.Module):
         if positions.ndim not in (1, 2):
             raise ValueError(f"positions must be (time,) or (batch, time), got the shape {tuple(positions.shape)}")
         positions = positions.clamp(min=0)
-        # The same angles for every head: (time, head_dim) → (1, time, head_dim), or with a batch before it.
+        # All heads use the same angles: (time, head_dim) → (1, time, head_dim), or with a batch before it.
         return Rotation(self.cos[positions].unsqueeze(-3), self.signed_sin[positions].unsqueeze(-3))
 
 
 def alibi_slopes(num_heads: int) -> Tensor:
     """How much each head's score falls with each position of distance.
 
-    For a power of two they are 2^(-8 / heads), 2^(-16 / heads), …, 2^-8. For other numbers the slopes of
-    the next lower power of two are used, and the gaps filled from the next higher one, as in the
-    authors' code.
+    If the number of heads is a power of two, they are 2^(-8 / heads), 2^(-16 / heads), …, 2^-8. For other
+    numbers the slopes of the next lower power of two are used, and the missing ones are taken from the next
+    higher one, as in the authors' code.
 
     Returns:
         (num_heads,) float32.
 
     Raises:
-        ValueError: no heads.
+        ValueError: there are no heads.
     """
     if num_heads < 1:
         raise ValueError(f"num_heads must be at least 1, got {num_heads}")
@@ -146,8 +146,8 @@ class AlibiBias(nn.Module):
     def forward(self, num_queries: int, num_keys: int) -> Tensor:
         """(heads, 1, num_keys): the same for every query.
 
-        A softmax does not change when a number is added to all scores of a query. So the
-        distance to the last key serves as well as the distance to each query, and it also makes the bias
+        A softmax does not change when a number is added to all scores of a query. So the distance to
+        the last key can be used instead of the distance to each query. It also makes the bias
         independent of how sequences are padded.
         """
         distance = torch.arange(num_keys - 1, -1, -1, device=self.slopes.device)
@@ -164,7 +164,7 @@ def main() -> None:
     turned = rotary(slice(0, 256))(heads)[0, 0]
     table = sinusoidal_table(256, head_dim)
     slopes = alibi_slopes(8)
-    print("score of a query at position 200 with an equal key so many positions before\n")
+    print("score of a query at position 200 with an equal key, by the distance between their positions\n")
     print("distance     " + "".join(f"{distance:>8}" for distance in distances))
     rows = {
         "sinusoidal": [(table[200] @ table[200 - d]).item() for d in distances],

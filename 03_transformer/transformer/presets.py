@@ -48,7 +48,7 @@ def preset(name: str) -> GPTConfig:
 
 
 class TransformerLM(GPTModel):
-    """A Llama-style model by its sizes alone: RMSNorm before each part, SwiGLU, rotary positions, no biases.
+    """A model like Llama that needs only its sizes: RMSNorm before each part, SwiGLU, rotary positions, no biases.
 
     Args:
         vocab_size: number of token ids.

@@ -3,9 +3,9 @@
     model = load_pretrained("path/to/folder")        # or a hub name: "openai-community/gpt2"
     save_pretrained(model, "another/folder")         # transformers, vLLM and llama.cpp's converter read it
 
-A folder holds `config.json` and the weights, in one safetensors file or in shards with an index.
+A folder contains `config.json` and the weights, in one safetensors file or in shards with an index.
 
-python -m transformer.pretrained path/to/folder     # what is in it, in this project's terms
+python -m transformer.pretrained path/to/folder     # says what is in it, in the terms of this project
 """
 
 from __future__ import annotations
@@ -46,15 +46,15 @@ def load_pretrained(
 
     Args:
         source: a folder, or a name on the Hugging Face hub (which needs the package huggingface_hub).
-        dtype: of the weights in memory.
+        dtype: type of the weights in memory.
         device: where to put them.
-        context_length: a shorter context than the model's, to save memory; None for the model's own.
+        context_length: a shorter context than that of the model, to save memory; None for that of the model.
 
     Returns:
         The model, in evaluation mode.
 
     Raises:
-        PretrainedError: not a folder of a supported family, incomplete, or damaged.
+        PretrainedError: the source is not a folder of a supported family, or it is incomplete or damaged.
     """
     folder = find_folder(source)
     family, config = read_config(folder)
@@ -84,16 +84,16 @@ def save_pretrained(
     """Write a model.
 
     Args:
-        model: with parts that a Hugging Face class has.
+        model: a model whose parts a Hugging Face class has.
         folder: where to write; files of the same names are replaced.
-        dtype: of the stored weights; None for the model's.
+        dtype: type of the stored weights; None for that of the model.
         max_shard_bytes: larger models are split into several files.
 
     Returns:
         The folder.
 
     Raises:
-        PretrainedError: no class has the model's parts, or the disk refuses.
+        PretrainedError: no class has the model's parts, or the files cannot be written.
     """
     folder, config = Path(folder), model.config
     family = family_of_model(config)
@@ -146,7 +146,7 @@ def family_of_file(hf: dict[str, Any]) -> Family:
     """The family that a `config.json` belongs to.
 
     Raises:
-        PretrainedError: none of these.
+        PretrainedError: it belongs to none of the supported families.
     """
     architectures = hf.get("architectures") or []
     for family in FAMILIES:
@@ -158,10 +158,10 @@ def family_of_file(hf: dict[str, Any]) -> Family:
 
 
 def family_of_model(config: GPTConfig) -> Family:
-    """The family that can hold a model.
+    """The family that has all parts of a model.
 
     Raises:
-        PretrainedError: none can; says which parts stand in the way of each.
+        PretrainedError: none has; the message says which parts each family lacks.
     """
     problems = []
     for family in FAMILIES:
@@ -173,10 +173,10 @@ def family_of_model(config: GPTConfig) -> Family:
 
 
 def find_folder(source: str | Path) -> Path:
-    """The folder itself, or a download from the hub into its cache.
+    """The folder itself, or a folder in the cache of the hub, to which the files are downloaded.
 
     Raises:
-        PretrainedError: neither a folder nor a name that the hub knows.
+        PretrainedError: the source is neither a folder nor a name that the hub knows.
     """
     path = Path(source)
     if path.is_dir():
@@ -193,7 +193,7 @@ def find_folder(source: str | Path) -> Path:
     patterns = ["*.json", "*.safetensors", "merges.txt", "vocab.txt"]
     try:
         return Path(snapshot_download(name, allow_patterns=patterns))
-    except Exception as error:  # of the network, the hub or the name: their classes differ between versions
+    except Exception as error:  # from the network, the hub or the name; the classes differ between versions
         reason = str(error).strip().splitlines()[0]
         raise PretrainedError(f"there is no folder {source}, and the hub did not give it: {reason}") from None
 
@@ -204,13 +204,13 @@ def find_folder(source: str | Path) -> Path:
 def _read_tensors(
     folder: Path, family: Family, config: GPTConfig, stack: ExitStack, dtype: torch.dtype
 ) -> Iterator[tuple[str, Tensor]]:
-    """Our tensors by our names, one at a time."""
+    """Yield tensors in our shapes under our names, one at a time."""
     read, names = _open_tensors(folder, stack)
     wanted = family.tensors(config)
     used = set()
     for ours, stored in wanted.items():
         name = stored.name
-        if name not in names:  # files of the bare model lack the prefix of the class with a head
+        if name not in names:  # files of a model without head lack the prefix of the class with a head
             name = name.split(".", 1)[1]
         if name not in names:
             raise PretrainedError(f"{folder} lacks the tensor {stored.name}")
@@ -223,13 +223,13 @@ def _read_tensors(
         yield ours, tensor.to(dtype).contiguous()
     left = [name for name in sorted(names - used) if not name.endswith(family.ignored)]
     if config.tie_embeddings:
-        left = [name for name in left if name != "lm_head.weight"]  # the token embedding again
+        left = [name for name in left if name != "lm_head.weight"]  # a second copy of the token embedding
     if left:
         raise PretrainedError(f"{folder} has tensors that {family.architecture} does not: {', '.join(left[:5])}")
 
 
 def _open_tensors(folder: Path, stack: ExitStack) -> tuple[Callable[[str], Tensor], set[str]]:
-    """A function that reads one tensor, and the names there are."""
+    """A function that reads one tensor, and the names of all tensors."""
     try:
         if (folder / INDEX).exists():
             files = set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values())
@@ -265,7 +265,7 @@ def _stored_tensors(model: GPTModel, family: Family, dtype: torch.dtype) -> dict
     ours = model.state_dict()
     parts: dict[str, list[tuple[Stored, Tensor]]] = {}
     for name, stored in family.tensors(model.config).items():
-        # A norm of queries or keys without a scale is one with a scale of 1.
+        # A norm of queries or keys without a scale equals one with a scale of 1.
         tensor = ours[name] if name in ours else torch.ones(model.config.head_size)
         parts.setdefault(stored.name, []).append((stored, tensor.detach().to("cpu", dtype)))
     out = {}

@@ -1,4 +1,4 @@
-"""What has to be known of a Hugging Face class to read and write its models."""
+"""What must be known about a Hugging Face class to read and write its models."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from transformer.config import GPTConfig
 
 
 class PretrainedError(ValueError):
-    """A folder that cannot be read, or a model that no family can hold."""
+    """A folder cannot be read, or no family has all parts of a model."""
 
 
 @dataclass(frozen=True)
 class Stored:
-    """Where a tensor of ours is in the files.
+    """Where one of our tensors is in the files.
 
     Args:
-        name: of the tensor in the file.
-        transposed: the file has (in, out) instead of (out, in).
-        third: which third of the (untransposed) rows, for query, key and value in one tensor.
+        name: name of the tensor in the file.
+        transposed: whether the file has (in, out) instead of (out, in).
+        third: which third of the rows of an (out, in) tensor that contains query, key and value; None for all rows.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Family:
         write_config: our configuration → content of `config.json`.
         obstacles: what in a configuration this family cannot express, in words.
         tensors: our tensor names → where they are stored.
-        ignored: ends of names of stored tensors that hold nothing learned.
+        ignored: ends of the names of stored tensors that contain nothing learned.
     """
 
     architecture: str
@@ -52,10 +52,10 @@ class Family:
 
 
 def require(hf: dict[str, Any], name: str, *allowed: Any) -> None:
-    """Check that a setting of `config.json` has one of the values that `GPTModel` computes; the first is the default.
+    """Check that a setting of `config.json` has a value that `GPTModel` supports; the first one is the default.
 
     Raises:
-        PretrainedError: it has another.
+        PretrainedError: it has another value.
     """
     value = hf.get(name, allowed[0])
     if value not in allowed:
@@ -63,7 +63,7 @@ def require(hf: dict[str, Any], name: str, *allowed: Any) -> None:
 
 
 def unwanted_parts(config: GPTConfig, wanted: dict[str, tuple[Any, ...]]) -> list[str]:
-    """Fields whose value is not one of those wanted."""
+    """The fields whose value is not one of the wanted ones, each as text with its value."""
     return [
         f"{name} {getattr(config, name)!r}" for name, values in wanted.items() if getattr(config, name) not in values
     ]

@@ -1,6 +1,6 @@
 """GPT2LMHeadModel: GPT-2's names for the parts of `GPTModel`.
 
-Its matrices are stored as (in, out), and query, key and value of a layer as one matrix.
+Its files store matrices as (in, out), and query, key and value of a layer as one matrix.
 """
 
 from __future__ import annotations

@@ -66,7 +66,7 @@ def _read_rope(hf: dict[str, Any]) -> tuple[float, RopeScaling | None]:
 def _write_llama(config: GPTConfig) -> dict[str, Any]:
     theta, scaling = config.rope_theta, config.rope_scaling
     written: dict[str, Any] | None = None
-    if scaling is not None and scaling.kind == "ntk":  # a larger base says the same
+    if scaling is not None and scaling.kind == "ntk":  # a larger base has the same effect
         theta *= scaling.factor ** (config.head_size / (config.head_size - 2))
     elif scaling is not None:
         written = {"rope_type": scaling.kind, "factor": scaling.factor}

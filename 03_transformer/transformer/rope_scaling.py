@@ -1,14 +1,15 @@
 """Rotary speeds, and the ways to stretch them over a longer context than the model was trained on.
 
-A pair of dimensions turns by its speed at every position. Beyond the trained context the slow pairs
-reach angles that the model has never seen. Each method slows pairs down so that the angles stay
-familiar; they differ in which:
+From one position to the next, a pair of dimensions turns by its speed. Beyond the trained context
+the slow pairs reach angles that the model has never seen. Each method makes pairs slower, so
+that the angles stay in the known range. The methods differ in which pairs they slow:
 
-- linear: all of them, by the factor (Chen et al., 2023: "Extending Context Window … via Positional Interpolation");
-- ntk: the base is raised, which leaves the fastest pair alone and slows the slowest by the factor
+- linear: all pairs, by the factor (Chen et al., 2023: "Extending Context Window … via Positional Interpolation");
+- ntk: the base is raised, which does not change the fastest pair and slows the slowest by the factor
   ("NTK-aware", bloc97, 2023);
-- yarn: pairs that complete many turns within the trained context stay, those that complete less than
-  one are slowed by the factor, with a ramp between; scores are sharpened a little (Peng et al., 2023);
+- yarn: pairs that complete many turns within the trained context keep their speed. Pairs that complete
+  less than one turn are slowed by the factor, with a ramp between. Scores become a little sharper
+  (Peng et al., 2023);
 - llama3: the same idea with a smooth step between two wavelengths (Llama 3.1's published code).
 
 python -m transformer.rope_scaling
@@ -32,13 +33,13 @@ class RopeScaling:
 
     Args:
         kind: linear, ntk, yarn or llama3.
-        factor: how many times the trained context.
-        original_context_length: the trained context; needed by yarn and llama3.
-        beta_fast: yarn: pairs with at least this many turns within the trained context stay.
-        beta_slow: yarn: pairs with at most this many turns are slowed by the factor.
-        attention_factor: yarn: multiplies queries and keys; null for 0.1 ln(factor) + 1.
-        low_freq_factor: llama3: wavelengths above trained context / this are slowed by the factor.
-        high_freq_factor: llama3: wavelengths below trained context / this stay.
+        factor: how many times longer the new context is than the trained one.
+        original_context_length: the trained context; yarn and llama3 need it.
+        beta_fast: for yarn. Pairs with at least this many turns within the trained context keep their speed.
+        beta_slow: for yarn. Pairs with at most this many turns are slowed by the factor.
+        attention_factor: for yarn. It multiplies queries and keys; null for 0.1 ln(factor) + 1.
+        low_freq_factor: for llama3. Wavelengths above trained context / this are slowed by the factor.
+        high_freq_factor: for llama3. Wavelengths below trained context / this keep their speed.
     """
 
     kind: Literal["linear", "ntk", "yarn", "llama3"] = "linear"
@@ -68,18 +69,18 @@ class RopeScaling:
 
 
 def rotary_speeds(head_dim: int, theta: float, scaling: RopeScaling | None = None) -> tuple[Tensor, float]:
-    """Radians that each pair of dimensions turns from one position to the next.
+    """The angle in radians by which each pair of dimensions turns from one position to the next.
 
     Args:
-        head_dim: size of a head's vector, even.
+        head_dim: size of a head's vector; must be even.
         theta: pair i turns by theta^(-2i / head_dim).
-        scaling: how to stretch, if at all.
+        scaling: how to stretch; None for no stretching.
 
     Returns:
         (head_dim / 2,) float32, fastest first; and the factor by which queries and keys are multiplied.
 
     Raises:
-        ValueError: a size that cannot be paired up, or a base that is not above 0.
+        ValueError: the size is not even, or the base is not above 0.
     """
     if head_dim < 2 or head_dim % 2 or not theta > 0:
         raise ValueError(
@@ -111,7 +112,7 @@ def rotary_speeds(head_dim: int, theta: float, scaling: RopeScaling | None = Non
 
 
 def _pair_with_turns(turns: float, head_dim: int, theta: float, context: float) -> float:
-    """Index (not whole) of the pair that completes so many turns within the context."""
+    """Index of the pair that completes this many turns within the context; it need not be a whole number."""
     return head_dim * math.log(context / (turns * 2 * math.pi)) / (2 * math.log(theta))
 
 

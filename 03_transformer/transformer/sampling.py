@@ -1,4 +1,4 @@
-"""From logits to text: how the next token is chosen, and the plainest loop that does it."""
+"""From logits to text: how the next token is chosen, and the simplest loop that generates text."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from transformer.logits_processors import (
     penalise_repetition,
 )
 
-MAX_TOKENS = 1_000_000  # of one generation: more is a typing error
+MAX_TOKENS = 1_000_000  # in one generation; a larger number is probably a typing error
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class SamplingParameters:
         temperature: divides the logits; below 1 sharpens, above 1 flattens, 0 is greedy.
         top_k: keep only the k most likely tokens; 0 keeps all.
         top_p: keep the most likely tokens that together reach this probability; 1 keeps all.
-        seed: seed of the draw; null draws differently every time.
+        seed: seed of the random numbers; null for a different result every time.
         min_p: keep tokens at least this many times as likely as the most likely one; 0 keeps all.
         typical_p: keep the most typical tokens that together reach this probability; 1 keeps all.
         repetition_penalty: above 1 makes tokens of the prompt and the text less likely.
@@ -82,9 +82,9 @@ class SamplingParameters:
             raise ValueError("stop must not contain an empty string: it would stop before the first character")
 
     def generator(self) -> torch.Generator:
-        """A source of randomness started from the seed.
+        """A source of randomness that starts from the seed.
 
-        It lives on the CPU whatever the model is on, so that a seed means the same everywhere.
+        It is always on the CPU, so that a seed means the same on every device.
         """
         generator = torch.Generator()
         if self.seed is None:
@@ -101,8 +101,8 @@ def process_logits(
 
     Args:
         logits: (vocab,) float.
-        parameters: bias and penalties first, then temperature, then what is kept. Temperature 0 leaves
-            the logits after the penalties as they are.
+        parameters: applied in this order: bias and penalties, temperature, and what is kept. With
+            temperature 0 nothing is done after the penalties.
         prompt: ids of the prompt, for the repetition penalty.
         generated: ids generated so far, for the penalties.
 
@@ -137,7 +137,7 @@ def sample_next_token(
         generated: see `process_logits`.
 
     Raises:
-        ValueError: logits with more axes, or see `draw_token`.
+        ValueError: the logits do not have exactly one axis, or see `draw_token`.
     """
     if logits.ndim != 1:
         raise ValueError(f"one token is chosen from logits (vocab,), got the shape {tuple(logits.shape)}")
@@ -148,17 +148,17 @@ def sample_next_token(
 
 
 def draw_token(probabilities: Tensor, generator: torch.Generator) -> int:
-    """Draw from a distribution with one random number, whatever the size of the vocabulary.
+    """Draw from a distribution with one random number, for a vocabulary of any size.
 
-    The number falls on a place in the cumulative sum. `torch.multinomial` draws one for every token, which for
-    50,000 of them takes a millisecond.
+    The number chooses a place in the cumulative sum. `torch.multinomial` draws one number for every token,
+    which takes a millisecond for 50,000 tokens.
 
     Args:
         probabilities: (vocab,), not negative; their sum need not be 1.
         generator: on the CPU.
 
     Raises:
-        ValueError: the sum is nan, or 0: nothing can be drawn.
+        ValueError: the sum is nan or 0, so that nothing can be drawn.
     """
     cumulative = probabilities.double().cumsum(dim=-1)
     if not cumulative[-1] > 0.0:
@@ -166,16 +166,16 @@ def draw_token(probabilities: Tensor, generator: torch.Generator) -> int:
             f"no token can be drawn: the probabilities sum to {cumulative[-1]}; are the logits nan or all -inf?"
         )
     place = torch.rand((), dtype=torch.float64, generator=generator) * cumulative[-1]
-    # The first token whose sum is above the place: one of probability 0 adds nothing, and is never it.
+    # Take the first token whose sum is above the place. A token of probability 0 adds nothing, so it is never taken.
     return min(int(torch.searchsorted(cumulative, place, right=True)), len(cumulative) - 1)
 
 
 def shift_context(window: list[int], context_length: int) -> list[int]:
     """Make room when the context is full: keep the newer half.
 
-    Dropping one token at a time would keep more, but every key and value depends on where its
-    token stands in the window, so a cache would have to be rebuilt for every token. Halving
-    rebuilds it once in context_length / 2 tokens.
+    Dropping one token at a time would keep more. But every key and value depends on the position of its
+    token in the window, so a cache would have to be rebuilt for every token. With half of the window
+    dropped, it is rebuilt once in context_length / 2 tokens.
     """
     return window if len(window) < context_length else window[-(context_length // 2) or -1 :]
 
@@ -188,22 +188,22 @@ def _require_prompt(ids: Sequence[int], model: GPTModel) -> None:
 def generate(
     model: GPTModel, prompt_ids: list[int], parameters: SamplingParameters, end_ids: Collection[int] = ()
 ) -> Iterator[int]:
-    """Generate token ids with the plain forward pass, computing every position again for each token.
+    """Generate token ids with the plain forward pass, which computes every position again for each token.
 
-    The simplest decoder that is right, and the reference for the cached one of stage 7. Text may
-    outgrow the context; see `shift_context`.
+    This is the simplest correct decoder, and the reference for the cached one of stage 7. The text may
+    become longer than the context; see `shift_context`.
 
     Args:
         model: in evaluation mode.
         prompt_ids: at least one id, at most `context_length`.
-        parameters: how to choose, and how many.
+        parameters: how to choose, and how many tokens.
         end_ids: ids that end the text; they are not yielded.
 
     Yields:
         One id at a time.
 
     Raises:
-        ValueError: no ids, or more than the context.
+        ValueError: the prompt has no ids, or more than the context.
     """
     _require_prompt(prompt_ids, model)
     window, generated = list(prompt_ids), list[int]()
@@ -227,11 +227,11 @@ def generate_batch(
 ) -> list[list[int]]:
     """Generate for several prompts at once, padding the shorter ones on the left.
 
-    Each gets the tokens that `generate` would give it alone.
+    Each prompt gets the tokens that `generate` alone would give it.
 
     Args:
         model: in evaluation mode.
-        prompts: each at least one id, at most `context_length`.
+        prompts: each with at least one id and at most `context_length`.
         parameters: one for all, or one for each.
         end_ids: ids that end a text; they are not returned.
 
@@ -239,7 +239,7 @@ def generate_batch(
         The generated ids of each prompt.
 
     Raises:
-        ValueError: a prompt without ids or with more than the context, or not as many parameters as prompts.
+        ValueError: a prompt has no ids or more than the context, or there are not as many parameters as prompts.
     """
     for prompt in prompts:
         _require_prompt(prompt, model)

@@ -1,7 +1,7 @@
-"""Stopping at a string, wherever the tokens happen to be cut.
+"""Stop at a string, even if it is spread over several tokens.
 
-A stop string may begin in one token and end in another, and a streamed text cannot be taken back. So the
-end of the text that might become a stop string is held back until it is decided.
+A stop string may begin in one token and end in another, and text that was streamed cannot be taken back.
+So when the end of the text could be the beginning of a stop string, it is held back until this is known.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from groundwork.user_errors import require_texts
 
 
 class StopSequences:
-    """Passes text on until one of the strings occurs; the string itself is not passed on.
+    """Passes text on until one of the strings occurs. The string itself is not passed on.
 
     >>> stop = StopSequences(["\\nUser:"])
     >>> stop.push("Hello.\\nUs"), stop.push("age\\nUse"), stop.push("r: hi")
@@ -21,10 +21,10 @@ class StopSequences:
     True
 
     Args:
-        strings: what to stop at; none of them empty.
+        strings: where to stop; none may be empty.
 
     Raises:
-        ValueError: an empty string, or one string instead of a list.
+        ValueError: a string is empty, or `strings` is one string instead of a list.
     """
 
     def __init__(self, strings: Sequence[str]):
@@ -36,7 +36,7 @@ class StopSequences:
         self.stopped = False
 
     def push(self, piece: str) -> str:
-        """Take the next piece of text; return what is certain not to be part of a stop string."""
+        """Take the next piece of text, and return the text that is certainly not part of a stop string."""
         if self.stopped:
             return ""
         text = self._held + piece
@@ -49,13 +49,13 @@ class StopSequences:
         return text[: len(text) - keep]
 
     def flush(self) -> str:
-        """The text has ended: return what was held back."""
+        """Return what was held back; call this when the text has ended."""
         held, self._held = self._held, ""
         return held
 
 
 def _overlap(text: str, string: str) -> int:
-    """Length of the longest end of `text` that `string` begins with."""
+    """Length of the longest end of `text` that is a beginning of `string`, without `string` as a whole."""
     for length in range(min(len(text), len(string) - 1), 0, -1):
         if text.endswith(string[:length]):
             return length

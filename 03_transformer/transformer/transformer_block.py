@@ -1,4 +1,4 @@
-"""One transformer block: read from other positions, then think about what was read."""
+"""One transformer block: read from other positions, then compute with what was read."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from transformer.layers import Dropout, RMSNorm, build_norm
 class TransformerBlock(nn.Module):
     """Attention, then feed-forward, each added to the residual stream.
 
-    Pre-norm: x + attention(norm(x)), then x + feed_forward(norm(x)). The residual stream runs from the
-    embedding to the head untouched, and gradients reach every layer at full size (Xiong et al., 2020).
+    Pre-norm: x + attention(norm(x)), then x + feed_forward(norm(x)). The residual stream goes from the
+    embedding to the head without a norm, and gradients reach every layer at full size (Xiong et al., 2020).
 
     Post-norm: norm(x + attention(x)), then norm(x + feed_forward(x)), as in the first transformer. Each
-    norm rescales the stream, and deep models need a long warm-up to train at all.
+    norm rescales the stream, and deep models can only be trained with a long warm-up.
 
     Args:
         config: the model's configuration.
@@ -60,7 +60,7 @@ class TransformerBlock(nn.Module):
         allowed: Tensor | None = None,
         score_bias: ScoreBias | None = None,
     ) -> Tensor:
-        """(batch, time, d_model) → (batch, time, d_model); the other arguments are attention's."""
+        """(batch, time, d_model) → (batch, time, d_model); the other arguments are those of attention."""
         if self.pre_norm:
             read = _for_products(self.attention_norm(x))
             x = x + self.dropout(self.attention(read, rotate, store, allowed, score_bias))
@@ -70,8 +70,8 @@ class TransformerBlock(nn.Module):
 
 
 def _for_products(x: Tensor) -> Tensor:
-    """What several projections read, in autocast's precision.
+    """Convert to autocast's precision what several projections read.
 
-    Left to autocast, each of them would convert x again, and keep a copy of its own for the backward pass.
+    If autocast did this, each projection would convert x again and keep another copy for the backward pass.
     """
     return x.to(product_dtype(x))

@@ -1,4 +1,4 @@
-"""What commands share: help that keeps its line breaks, checks of numbers, a bar that shows how far the work is."""
+"""What commands share: help that keeps its line breaks, checks of numbers, a progress bar."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
-    """Keeps the line breaks of a description, and names each default that says something."""
+    """Keeps the line breaks of a description, and names each default except None and empty text."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         return action.help if action.default in (None, "") else super()._get_help_string(action)
 
 
 def at_least_one(name: str, value: int) -> int:
-    """The value, if there can be that many.
+    """Return the value if it is at least 1.
 
     Raises:
         ValueError: it is below 1.
@@ -28,7 +28,7 @@ def at_least_one(name: str, value: int) -> int:
 
 
 def learning_rate(value: float) -> float:
-    """The value, if one can learn at that rate.
+    """Return the value if it can be a learning rate.
 
     Raises:
         ValueError: it is not a positive number.
@@ -39,7 +39,7 @@ def learning_rate(value: float) -> float:
 
 
 def progress_bar(console: Console) -> Progress:
-    """A bar with steps, time gone, time left, and what the task's field `note` says."""
+    """A bar with steps, time used, time left, and the text in the task's field `note`."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),

@@ -1,4 +1,4 @@
-"""Configurations: a dataclass whose fields come from YAML files and from the command line, which wins."""
+"""Configurations: a dataclass whose fields come from YAML files and the command line. The command line wins."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Configuration = TypeVar("Configuration")
 
 
 class _OneLineErrorParser(ArgumentParser):
-    """Says what is wrong in one line, where the default prints every option first."""
+    """Says what is wrong in one line, while the default would print every option first."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print the message and exit with status 2."""
@@ -24,10 +24,10 @@ class ConfigurationParser(Generic[Configuration]):
     """Reads a dataclass from `--config FILE.yaml` and from an option for each of its fields.
 
     Args:
-        kind: the dataclass. Its docstring is the help of its fields; its checks raise `ValueError`.
+        kind: the dataclass. Its docstring is the help of its fields, and its checks raise `ValueError`.
         program: how the command is called, such as `python 05_training/train.py`.
         description: the first lines of `--help`.
-        flags: further switches of the command, `--dry-run` say, each with its help.
+        flags: further switches of the command, such as `--dry-run`, each with its help.
     """
 
     def __init__(self, kind: type[Configuration], program: str, description: str, flags: dict[str, str] | None = None):
@@ -56,7 +56,7 @@ class ConfigurationParser(Generic[Configuration]):
             self._parser.error(str(error).strip().splitlines()[-1].strip())
 
     def _as_field(self, argument: str) -> str:
-        """`--output-dir` as `--output_dir`, which is how the field is called in YAML files; both are understood."""
+        """Change `--output-dir` to `--output_dir`, the name of the field in YAML files; both spellings are allowed."""
         name, equals, value = argument.partition("=")
         field = "--" + name.removeprefix("--").replace("-", "_")
         return f"{field}{equals}{value}" if field in self._parser._option_string_actions else argument

@@ -1,4 +1,4 @@
-"""Saving figures, and the curve that every training run draws."""
+"""Save figures, and draw the curves that every training run draws."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING
 
 from groundwork.files import replacing
 
-if TYPE_CHECKING:  # imported where it is needed: it takes longer than all else here together
+if TYPE_CHECKING:  # imported where it is needed, because it takes longer than all other imports here together
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Curve = tuple[Sequence[float], Sequence[float]]  # where, and how high
+Curve = tuple[Sequence[float], Sequence[float]]  # x and y of each point
 
 
 def save_figure(figure: Figure, path: Path | str) -> Path:
-    """Write an image, its kind by the suffix (.png, .svg, .pdf); never half of one.
+    """Write an image; the suffix gives the format (.png, .svg, .pdf). A half-written file never stays.
 
     Args:
-        figure: to write.
-        path: of the image; its folder is made.
+        figure: what to write.
+        path: the image file; its folder is made.
     """
     path = Path(path)
     with replacing(path) as temporary:
@@ -29,10 +29,10 @@ def save_figure(figure: Figure, path: Path | str) -> Path:
 
 
 def draw_curves(axes: Axes, curves: Mapping[str, Curve], references: Mapping[str, float], xlabel: str) -> None:
-    """Bits per byte against anything, with horizontal lines to compare with.
+    """Draw bits per byte against any quantity, with horizontal lines for comparison.
 
     Args:
-        axes: to draw in.
+        axes: where to draw.
         curves: what was measured, by name.
         references: heights of the lines, by name.
         xlabel: what the horizontal axis counts.
@@ -54,7 +54,7 @@ def draw_curves(axes: Axes, curves: Mapping[str, Curve], references: Mapping[str
 def save_curves(
     path: Path | str, curves: Mapping[str, Curve], references: Mapping[str, float], xlabel: str, title: str
 ) -> Path:
-    """`draw_curves` as an image of its own."""
+    """Save an image that shows only `draw_curves`."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")

@@ -1,4 +1,4 @@
-"""Files that are written all or nothing, and JSON files that are read with a clear error."""
+"""Write files completely or not at all, and read JSON files with clear errors."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from groundwork.text_sources import TextError, parse_json, read_text
 def replacing(path: Path | str) -> Iterator[Path]:
     """Write a file under a temporary name, and rename it at the end, so that no half file is left.
 
-    The folder is made. If the block raises, the temporary file is removed and a file that was there before stays as it was.
+    The folder is made. If the block raises, the temporary file is removed, and a file that was there before stays.
 
     Args:
-        path: the file to write. Write to the path that the block gets; it stands in the same folder.
+        path: the file to write. Write to the path that the block gets; it is in the same folder.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -37,10 +37,10 @@ def write_atomically(path: Path | str, text: str) -> None:
 
 
 def read_json(path: Path | str) -> dict[str, Any]:
-    """Read a JSON file that holds an object.
+    """Read a JSON file that contains an object.
 
     Raises:
-        TextError: it cannot be read, is not JSON, or holds something else. The message names the file.
+        TextError: it cannot be read, is not JSON, or contains something else. The message names the file.
     """
     content = parse_json(read_text(path), path)
     if not isinstance(content, dict):

@@ -1,8 +1,8 @@
-"""A package's front door: the names that people come for, imported from the package itself and loaded when first used.
+"""A package's front door: its most used names can be imported from the package itself, and are loaded at first use.
 
     from tokenizer import BPETokenizer, train_bpe
 
-`import tokenizer` alone loads none of the modules, so that a command that needs one of them does not wait for the others.
+`import tokenizer` alone loads none of the modules, so a command that needs one of them does not wait for the others.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from typing import Any
 def open_front_door(
     package: str, names: dict[str, tuple[str, ...]]
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
-    """Make `__getattr__`, `__dir__` and `__all__` of a package (PEP 562).
+    """Make `__getattr__`, `__dir__` and `__all__` for a package (PEP 562).
 
     Args:
         package: its `__name__`.
-        names: by module, relative to the package, what it exports.
+        names: module, relative to the package → the names that it exports.
     """
     home = {name: f"{package}.{module}" for module, exported in names.items() for name in exported}
 

@@ -1,7 +1,7 @@
 """How much tensor memory a piece of code needs at its peak, counted exactly on any device.
 
-An operating system's figure contains everything else as well, and a CUDA allocator's exists on CUDA
-alone. Here every tensor that an operation returns is counted while its storage lives.
+The figure of an operating system contains everything else too, and the figure of a CUDA allocator
+exists only on CUDA. Here every tensor that an operation returns is counted while its storage exists.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from torch.utils._pytree import tree_leaves
 
 
 class MemoryMeter(TorchDispatchMode):
-    """Counts the bytes of tensors made inside the `with` block, views not twice.
+    """Counts the bytes of tensors that are made inside the `with` block. A view is not counted again.
 
-    Memory that a kernel uses inside and frees before it returns is not seen.
+    Memory that a kernel uses and frees before it returns is not counted.
 
     >>> with MemoryMeter() as meter:
     ...     x = torch.ones(1000)  # 4,000 bytes

@@ -1,4 +1,4 @@
-"""Files of named tensors (safetensors), which others may read as far as any new file of yours."""
+"""Files of named tensors (safetensors) with the usual permissions of new files."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from torch import Tensor
 def save_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
     """Write a safetensors file.
 
-    The library makes it readable for its owner alone. A server in a container, or a colleague on the same machine, is
-    somebody else.
+    The library lets only the owner read it. But a server in a container, or a colleague on the same machine, may be
+    another user. So the file gets the permissions of any new file.
 
     Args:
-        tensors: contiguous, on the CPU, none of them sharing memory.
-        path: of the file.
-        metadata: text to keep with it.
+        tensors: contiguous, on the CPU, and without shared memory.
+        path: the file to write.
+        metadata: text to store in the file.
 
     Raises:
         OSError, SafetensorError: it cannot be written.
     """
-    path.touch()  # with the rights that this machine gives to new files
+    path.touch()  # with the permissions that this machine gives to new files
     rights = stat.S_IMODE(path.stat().st_mode)
     save_file(tensors, path, metadata=metadata)
     path.chmod(rights)

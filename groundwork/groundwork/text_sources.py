@@ -1,8 +1,8 @@
-"""Text from the user's files: found in folders, read in blocks, taken apart into documents and records.
+"""Text from the user's files: find them in folders, read them in blocks, split them into documents and records.
 
-Every stage reads text through this file, so that a file means the same everywhere. A byte order mark is dropped. Line ends
-stay as they are. Only "\\n" ends a line of a JSONL file, because characters such as U+2028 and U+0085 may stand inside a JSON
-string. What cannot be read raises a `TextError` that names the file and the line.
+Every stage reads text with this module, so that a file means the same everywhere. A byte order mark is dropped.
+Line ends stay as they are. Only "\\n" ends a line of a JSONL file, because characters such as U+2028 and U+0085
+may occur inside a JSON string. If something cannot be read, a `TextError` names the file and the line.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _ADVICE = "convert the file first, for example with:"
 
 
 class TextError(UserError):
-    """Text that cannot be used, in one line that names the file and the way out."""
+    """A text cannot be used; the message is one line that names the file and the way out."""
 
 
 def find_text_files(path: Path | str, suffixes: Collection[str] = TEXT_SUFFIXES) -> list[Path]:
@@ -35,11 +35,11 @@ def find_text_files(path: Path | str, suffixes: Collection[str] = TEXT_SUFFIXES)
     Hidden files and hidden folders below the folder are left out, such as `.git` and `.ipynb_checkpoints`.
 
     Args:
-        path: of a file, taken whatever its suffix, or of a folder.
-        suffixes: which files of a folder are text, in lower case with the dot.
+        path: a file with any suffix, or a folder.
+        suffixes: suffixes of the text files in a folder, in lower case with the dot.
 
     Raises:
-        TextError: nothing is there, or the folder holds no such file.
+        TextError: there is no such path, or the folder contains no such file.
     """
     try:
         path = Path(path).expanduser()
@@ -63,7 +63,7 @@ def _refuse_folder(error: OSError) -> None:
 
 
 def _check_file(path: Path) -> None:
-    """Raise a `TextError` unless the path is that of a file; opening a pipe could wait for ever."""
+    """Raise a `TextError` unless the path is a file. To open a pipe could take for ever."""
     try:
         mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
@@ -77,11 +77,11 @@ def _check_file(path: Path) -> None:
 
 
 def read_blocks(path: Path | str, on_bytes: Callable[[int], None] | None = None) -> Iterator[str]:
-    """Read a UTF-8 file in blocks of about 4 MB, in memory that does not grow with the file.
+    """Read a UTF-8 file in blocks of about 4 MB. The memory needed does not grow with the file.
 
     Args:
-        path: of the file.
-        on_bytes: called with the bytes of each block as it is read.
+        path: the file to read.
+        on_bytes: called with the number of bytes of each block that is read.
 
     Raises:
         TextError: the file is not UTF-8 or cannot be read.
@@ -123,10 +123,10 @@ def read_text(path: Path | str) -> str:
     """Read a whole UTF-8 file.
 
     Args:
-        path: of the file.
+        path: the file to read.
 
     Raises:
-        TextError: see `read_blocks`; or there is no text in it.
+        TextError: see `read_blocks`; or there is no text in the file.
     """
     text = "".join(read_blocks(path))
     if not text.strip():
@@ -141,7 +141,7 @@ def read_lines(path: Path | str, on_bytes: Callable[[int], None] | None = None) 
         TextError: see `read_blocks`.
     """
     number = 1
-    line: list[str] = []  # its parts, joined once, so that a line as long as the file takes linear time
+    line: list[str] = []  # parts of the line, joined once, so that a line as long as the file takes linear time
     for block in read_blocks(path, on_bytes):
         end_of_line, *following = block.split("\n")  # not splitlines, which splits at U+2028 too
         line.append(end_of_line)
@@ -169,11 +169,11 @@ def parse_json(text: str, path: Path | str, line: int = 1) -> Any:
 
     Args:
         text: a line of a JSONL file, or a whole JSON file.
-        path: of the file, for messages.
-        line: of the file, with which the text begins.
+        path: the file, for messages.
+        line: number of the line in the file where the text begins.
 
     Raises:
-        TextError: the text is not JSON, or has half of a surrogate pair such as \ud800, which no UTF-8 text can hold.
+        TextError: the text is not JSON, or has half of a surrogate pair such as \ud800, which UTF-8 cannot express.
     """
     try:
         content = json.loads(text)
@@ -192,14 +192,14 @@ def parse_json(text: str, path: Path | str, line: int = 1) -> Any:
 
 
 def read_parquet(path: Path | str, columns: list[str] | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The rows of a Parquet file, each with its number from 1 on, read in batches.
+    """The rows of a Parquet file, read in batches, each with its number, which begins at 1.
 
     Args:
-        path: of the file.
-        columns: to read; None for all.
+        path: the file to read.
+        columns: which columns to read; None for all.
 
     Raises:
-        TextError: the package pyarrow is missing, the file is not Parquet, a column is not there, or a text is not UTF-8.
+        TextError: the package pyarrow or a column is missing, the file is not Parquet, or a text is not UTF-8.
     """
     _check_file(Path(path))
     try:
@@ -227,11 +227,11 @@ def read_parquet(path: Path | str, columns: list[str] | None = None) -> Iterator
 def read_documents(path: Path | str, on_bytes: Callable[[int], None] | None = None) -> Iterator[Iterator[str]]:
     """The documents of a file, each as its parts in order.
 
-    A JSONL file has one document a line and a Parquet file one a row, in the field `text`. Any other file is one document.
+    In a JSONL file each line is a document, and in a Parquet file each row, in the field `text`. Any other file is one.
 
     Args:
-        path: of the file.
-        on_bytes: called with the bytes of each block as it is read; for Parquet with those of each text.
+        path: the file to read.
+        on_bytes: called with the number of bytes of each block that is read; for Parquet, of each text.
 
     Raises:
         TextError: see `read_blocks`, `read_jsonl` and `read_parquet`; or a record has no text.

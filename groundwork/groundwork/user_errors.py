@@ -10,14 +10,14 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 
 class UserError(ValueError):
-    """A mistake of the user, said in one line that names the value, the limit and the way out."""
+    """A mistake of the user; the message is one line that names the value, the limit and the way out."""
 
 
 def report_user_errors(command: Callable[[], int | None], status: int = 1) -> int:
     """Run a command and return its exit status; a mistake of the user becomes one line.
 
-    Every error that this project raises for a user's mistake is a `ValueError` with one line. The traceback of any
-    other error stays: it is a fault of ours.
+    Every error that this project raises for a user's mistake is a `ValueError` with one line. Any other error is our
+    fault and keeps its traceback.
 
     Args:
         command: does the work and returns the exit status, or None for 0.
@@ -48,9 +48,9 @@ def require(condition: bool, message: str) -> None:
 
 
 def require_choices(config: object, section: str) -> None:
-    """Check that every field of a dataclass whose type is a `Literal` has one of its values.
+    """Check that every field of a dataclass whose type is a `Literal` has one of the values of that type.
 
-    A name that nothing knows would otherwise pass for the last one that the code asks for.
+    Otherwise an unknown name would be treated like the last one for which the code tests.
 
     Args:
         config: the dataclass.
@@ -69,11 +69,11 @@ def require_texts(texts: Iterable[Any], what: str = "documents") -> None:
     """Refuse a single text where a list of texts is expected, because each character would count as a text.
 
     Args:
-        texts: that a caller gave.
-        what: their name in the message.
+        texts: what a caller gave.
+        what: the name of the texts in the message.
 
     Raises:
-        UserError: it is a single text.
+        UserError: `texts` is a single text.
     """
     if isinstance(texts, str | bytes):
         start = repr(texts[:20])
@@ -84,9 +84,9 @@ def require_package(name: str, extra: str, purpose: str) -> None:
     """Check that an optional package is installed.
 
     Args:
-        name: of the package, as it is imported.
-        extra: of this project, which installs it.
-        purpose: what needs it, as the message begins: "an export to GGUF".
+        name: name of the package, as it is imported.
+        extra: the extra of this project that installs it.
+        purpose: what needs it, for example "an export to GGUF"; the message begins with it.
 
     Raises:
         UserError: it is not installed; the message says how to install it.

@@ -62,7 +62,7 @@ def model() -> GPTModel:
 
 def test_ids_without_a_batch_are_refused_with_the_way_out(model):
     with pytest.raises(
-        ValueError, match=r"token ids must be \(batch, time\), got the shape \(2,\); of one text: ids\[None\]"
+        ValueError, match=r"token ids must be \(batch, time\), got the shape \(2,\); for one text: ids\[None\]"
     ):
         model(torch.tensor([1, 2]))
 
