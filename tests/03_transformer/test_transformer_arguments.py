@@ -116,7 +116,7 @@ def test_a_batch_of_logits_is_not_one_token():
 
 def test_one_stop_string_is_not_taken_for_its_characters():
     for take in (StopSequences, lambda stop: SamplingParameters(stop=stop)):
-        with pytest.raises(ValueError, match="got one text: put it into a list"):
+        with pytest.raises(ValueError, match="got the single text"):
             take("abc")
 
 

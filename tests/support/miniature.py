@@ -191,7 +191,9 @@ def _run_as_script(words: list[str], folder: Path, variables: dict[str, str], lo
 
 def _know_less() -> None:
     """Use less documentation, smaller models of the ladder and the scaling law, and a workspace in the miniature."""
-    from evaluation import ladder_text, scaling_experiment, task
+    from evaluation import scaling_command
+    from evaluation.ladder import text as ladder_text
+    from evaluation.tasks import task
     from learn.workspace import Workspace
     from neural_networks import python_docs
 
@@ -200,6 +202,6 @@ def _know_less() -> None:
     python_docs._symbols_without_source = lambda: []  # type: ignore[assignment]
     small = {"vocab_size": 300, "context_length": 256, "d_model": 64, "num_layers": 1, "steps": 4, "mlp_steps": 10}
     ladder_text.TIERS["quick"] = replace(ladder_text.TIERS["quick"], train_bytes=50_000, validation_bytes=3000, **small)
-    scaling_experiment.WIDTHS, scaling_experiment.STEPS = (16, 32, 64), (2, 4, 8)  # type: ignore[assignment]
+    scaling_command.WIDTHS, scaling_command.STEPS = (16, 32, 64), (2, 4, 8)  # type: ignore[assignment]
     task.TASKS = Path("08_evaluation/tasks").resolve()  # their data is put into datasets/ beside it
     Workspace.__init__.__defaults__ = (Path("workspace").resolve(),)  # type: ignore[attr-defined]
