@@ -1,4 +1,4 @@
-"""What a larger vocabulary buys: bytes per token by vocabulary size, as a table and a plot.
+"""What a larger vocabulary gains: bytes per token by vocabulary size, as a table and a plot.
 
 python 04_tokenizer/compare_vocabularies.py --input python_docs
 """

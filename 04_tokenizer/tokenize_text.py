@@ -1,4 +1,4 @@
-"""See how a text falls into tokens, in colour.
+"""See how a text is cut into tokens, in colour.
 
 python 04_tokenizer/tokenize_text.py                                   # interactive
 python 04_tokenizer/tokenize_text.py --text "Return the index." --ids

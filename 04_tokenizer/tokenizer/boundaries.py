@@ -1,8 +1,8 @@
 """Where the pre-tokens of GPT-2's pattern begin, found for a whole text at once with NumPy.
 
 A regular expression goes from match to match. But whether a pre-token of GPT-2's pattern begins at a
-character depends only on its class (letter, number, white space, other) and on its neighbours', so
-that all beginnings come out of a few comparisons of arrays:
+character depends only on the class of the character (letter, number, white space, other) and on the
+classes of its neighbours. So a few comparisons of arrays find all beginnings:
 
 - a run of letters, numbers or others begins where the class changes, unless one space stands before
   it: then it begins at the space;
@@ -27,10 +27,10 @@ _PART = 0x10000
 
 @lru_cache(maxsize=2)
 def class_table(size: int) -> NDArray[np.uint8]:
-    """The class of each code point below `size`, as `regex` has it."""
+    """The class of each code point below `size`, as `regex` defines it."""
     table = np.full(size, OTHER, dtype=np.uint8)
     for start in range(0, size, _PART):
-        # Not from a list of single characters: a million of them take 100 MB.
+        # Decoded from an array, not joined from single characters: a list of a million of them takes 100 MB.
         codes = np.arange(start, min(start + _PART, size), dtype="<u4")
         characters = codes.tobytes().decode("utf-32-le", errors="surrogatepass")
         for number, name in ((LETTER, r"\p{L}+"), (NUMBER, r"\p{N}+"), (SPACE, r"\s+")):
@@ -44,8 +44,8 @@ def gpt2_boundaries(codes: NDArray[Any], barriers: NDArray[np.intp]) -> NDArray[
 
     Args:
         codes: code points of the text, `(characters,)`, unsigned.
-        barriers: positions, in order, that stand between two texts; what lies on either side of one
-            is cut as if the other side did not exist. The last character must be a barrier.
+        barriers: positions, in order, that stand between two texts. The text on each side of one is cut
+            as if the other side did not exist. The last character must be a barrier.
 
     Returns:
         `(characters,)`, True where a pre-token begins. A barrier is a pre-token of its own.

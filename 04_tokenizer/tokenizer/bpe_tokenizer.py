@@ -4,8 +4,8 @@ Byte pair encoding (Gage, 1994; Sennrich et al., 2016) starts from single symbol
 most frequent pair by a new symbol, again and again. Here the symbols are the 256 bytes, as in
 GPT-2, so that any text can be encoded and nothing is ever unknown.
 
-`tokenizer_trainer` learns the merges; this module applies them. A short text goes pre-token by
-pre-token, a long one through the arrays of `bulk_encoder`; the ids are the same.
+`tokenizer_trainer` learns the merges; this module applies them. A short text is encoded pre-token by
+pre-token, a long one with the arrays of `bulk_encoder`. The ids are the same.
 """
 
 from __future__ import annotations
@@ -24,27 +24,27 @@ from tokenizer.merging import Merger, Pair
 from tokenizer.patterns import GPT2_PATTERN, PreTokenizer, replace_surrogates, to_utf8
 from tokenizer.pre_token_table import PIECE_LENGTH
 
-BULK_LENGTH = 4000  # characters, from which on arrays are faster
+BULK_LENGTH = 4000  # characters; from this length on, arrays are faster
 # Pre-tokens repeat (Zipf's law), so their ids are remembered; the bound keeps memory constant.
 CACHE_SIZE = 1 << 18
-LONGEST_CACHED = 64  # characters; longer pre-tokens rarely come twice
+LONGEST_CACHED = 64  # characters; longer pre-tokens rarely occur twice
 
 
 class BPETokenizer(Tokenizer):
-    """Tokens are the 256 bytes, then one a merge in the order learned, then the special tokens.
+    """Tokens are the 256 bytes, then one for each merge in the order learned, then the special tokens.
 
     >>> tokenizer = BPETokenizer(merges=[(104, 105), (32, 256)])  # "h" + "i", " " + "hi"
     >>> tokenizer.encode("hi hi!")
     [256, 257, 33]
 
     Args:
-        merges: pairs of token numbers, earlier ones having priority; each may use the tokens made before it.
+        merges: pairs of token numbers; earlier ones have priority, and each may use the tokens made before it.
         special_tokens: texts that get an id of their own, in order.
         pattern: cuts text into pre-tokens.
-        ids: the id of each token in that order, where it is not 0, 1, 2, …: GPT-2 for one numbers the
-            bytes in another order. Numbers may be left out.
+        ids: the id of each token in that order; None for 0, 1, 2, …. GPT-2, for example, numbers the bytes
+            in another order. Numbers may be left out.
         nfc: compose characters before anything else, so that é is one character however it was typed
-            (Unicode's normalization form C). Qwen's models do. A text then decodes to its composed form.
+            (Unicode's normalization form C). Qwen's models do this. A text then decodes to its composed form.
 
     Raises:
         TokenizerError: a merge uses a token that does not exist yet or is listed twice, specials or ids
@@ -98,9 +98,9 @@ class BPETokenizer(Tokenizer):
 
         Args:
             vocab: the bytes of each id.
-            merges: pairs of tokens, in the order learned; they make every token but the 256 single bytes.
-            special_tokens: texts of special tokens: each has the id at which `vocab` holds it, or else the next
-                free id. Or text and id of each.
+            merges: pairs of tokens, in the order learned; they make every token except the 256 single bytes.
+            special_tokens: texts of special tokens; each gets the id at which `vocab` holds it, or else the next
+                free id. A mapping gives the text and id of each instead.
             pattern: cuts text into pre-tokens.
             nfc: see the class.
 
@@ -144,7 +144,7 @@ class BPETokenizer(Tokenizer):
 
     @property
     def vocab_size(self) -> int:
-        """One more than the largest id: 256 bytes, the merges and the special tokens, where no id is left out."""
+        """One more than the largest id. If no id is left out, this is 256 bytes + merges + special tokens."""
         return max(self.ids) + 1
 
     @property
@@ -251,7 +251,7 @@ class BPETokenizer(Tokenizer):
         return cls(data["merges"], data["special_tokens"], data["pattern"], data.get("ids"), data.get("nfc", False))
 
     def __reduce__(self) -> tuple[Callable[[dict[str, Any]], BPETokenizer], tuple[dict[str, Any]]]:
-        # For other processes: what defines the tokenizer, without what it remembers.
+        # For other processes: what defines the tokenizer, without its caches.
         return BPETokenizer.from_json, (self.to_json(),)
 
 

@@ -16,9 +16,9 @@ from tokenizer.merging import Merger
 from tokenizer.patterns import PreTokenizer
 from tokenizer.pre_token_table import LONGEST_KEY, PreTokenTable, in_batches
 
-# Distinct pre-tokens that are remembered, about 100 bytes each; then all are forgotten.
+# The most distinct pre-tokens to remember, about 100 bytes each. When there are more, all are forgotten.
 CACHE_SIZE = 1 << 19
-# New pre-tokens are merged side by side, and the more there are the faster that is for each.
+# New pre-tokens are merged side by side. The more there are, the less time each takes.
 _BATCHES_AT_ONCE = 16
 _WIDTH = 47  # bytes of the longest pre-tokens that are merged side by side
 _LARGEST_ARRAY = 1 << 22  # bytes; no array of a batch is larger
@@ -35,20 +35,20 @@ class BulkEncoder:
 
     def __init__(self, pre_tokenizer: PreTokenizer, merger: Merger, ids: NDArray[np.uint32]):
         self._pre_tokenizer, self._merger, self._id_of_token = pre_tokenizer, merger, ids
-        # glibc's malloc returns a freed array to the system, and the next one costs new pages, until it has seen one
-        # freed that is larger. Seeing this one, which is never touched, makes encoding a tenth to a half faster.
+        # glibc's malloc returns a freed array to the system, and the next array costs new pages, until a larger array
+        # has been freed once. Freeing this one, which is never touched, makes encoding a tenth to a half faster.
         np.empty(_LARGEST_ARRAY, dtype=np.uint8)
         self._forget()
 
     def _forget(self) -> None:
         self._table = PreTokenTable(self._pre_tokenizer)
-        # Of pre-token n, the ids stand at [_first[n], _first[n] + _count[n]).
+        # The ids of pre-token n stand at [_first[n], _first[n] + _count[n]).
         self._ids = np.empty(0, dtype=np.uint32)
         self._first = np.empty(0, dtype=np.intp)
         self._count = np.empty(0, dtype=np.intp)
 
     def encode(self, texts: Iterable[str]) -> tuple[NDArray[np.uint32], NDArray[np.intp]]:
-        """Encode texts one after the other, none seeing the others.
+        """Encode texts one after the other, each independently of the others.
 
         Returns:
             ids: `(ids of all texts,)`.
@@ -70,7 +70,7 @@ class BulkEncoder:
                 counts = self._count.take(numbers)
                 after = np.cumsum(counts)
                 total = int(after[-1]) if len(after) else 0
-                # For each id of the text, its place in `_ids`: where its pre-token's ids begin, and then on.
+                # For each id of the text, its place in `_ids`: the first place of its pre-token, then the places after.
                 places = np.repeat(self._first.take(numbers) - (after - counts), counts) + np.arange(total)
                 yield self._ids.take(places), np.append(0, after)[ends]
             if len(self._table) > CACHE_SIZE:
@@ -93,7 +93,7 @@ class BulkEncoder:
         self._first, self._count = np.append(self._first, first), np.append(self._count, counts)
 
     def _merge_long(self, pre_tokens: list[bytes]) -> list[Sequence[int] | NDArray[np.int32]]:
-        """Those of up to `_WIDTH` bytes side by side, the others one by one."""
+        """Merge those of up to `_WIDTH` bytes side by side, the others one by one."""
         merged: list[Sequence[int] | NDArray[np.int32]] = [() for _ in pre_tokens]
         rows = [row for row, pre_token in enumerate(pre_tokens) if len(pre_token) <= _WIDTH]
         padded = b"".join(pre_tokens[row].ljust(_WIDTH, b"\0") + bytes([len(pre_tokens[row])]) for row in rows)

@@ -1,7 +1,7 @@
 """Bytes as they are: 256 ids and nothing to learn.
 
-The shortest tokenizer that can encode everything, and the longest sequences. Models that read bytes,
-such as ByT5 (Xue et al., 2022), use it; here it is the yardstick that BPE is measured against.
+This is the shortest tokenizer that can encode everything, and it makes the longest sequences. Models that
+read bytes, such as ByT5 (Xue et al., 2022), use it. Here BPE is measured against it.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ class ByteTokenizer(Tokenizer):
         return dict(self._special_ids)
 
     def encode(self, text: str, allowed_special: Literal["all"] | Collection[str] = ()) -> list[int]:
-        """One id a UTF-8 byte; a lone surrogate is encoded as U+FFFD. See `Tokenizer.encode`."""
+        """One id for each UTF-8 byte; a lone surrogate is encoded as U+FFFD. See `Tokenizer.encode`."""
         return self.encode_to_array(text, allowed_special).tolist()
 
     def encode_to_array(self, text: str, allowed_special: Literal["all"] | Collection[str] = ()) -> NDArray[np.uint32]:
-        """The same into an array."""
+        """The same ids in an array."""
         parts = [
             np.frombuffer(to_utf8(piece), dtype=np.uint8) if special_id is None else np.array([special_id])
             for piece, special_id in split_special(text, self._special_ids, allowed_special)
@@ -68,7 +68,7 @@ class ByteTokenizer(Tokenizer):
         return bytes(decoded)
 
     def last_safe_cut(self, text: str, start: int, end: int) -> int:
-        """Anywhere but within a pair of surrogates. See `Tokenizer.last_safe_cut`."""
+        """Anywhere except within a pair of surrogates. See `Tokenizer.last_safe_cut`."""
         end = min(end, len(text))
         if 0 < end < len(text) and "\ud800" <= text[end - 1] <= "\udbff":
             end -= 1

@@ -1,4 +1,4 @@
-"""The simplest tokenizer: one id a character, from the characters that the training text has."""
+"""The simplest tokenizer: one id for each character that occurs in the training text."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class CharacterTokenizer(Tokenizer):
         return dict(self._special_ids)
 
     def encode(self, text: str, allowed_special: Literal["all"] | Collection[str] = ()) -> list[int]:
-        """One id a character.
+        """One id for each character.
 
         Raises:
             TokenizerError: a character that the vocabulary lacks, or an unknown special token.

@@ -1,4 +1,4 @@
-"""`compare_vocabularies.py` as a command: what a larger vocabulary buys: bytes per token by vocabulary size, as a table and a plot."""
+"""`compare_vocabularies.py` as a command: bytes per token by vocabulary size, as a table and a plot."""
 
 from __future__ import annotations
 

@@ -22,9 +22,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--tokenizer", required=True, help="our file, a tokenizer.json, GPT-2's folder or .tiktoken")
     parser.add_argument("--input", nargs="+", required=True, help="text or JSONL files, or folders of them")
     parser.add_argument("--output", type=Path, required=True, help="file to write, such as train.bin")
-    parser.add_argument("--shard-tokens", type=int, help="most ids in a file; default: one file")
+    parser.add_argument("--shard-tokens", type=int, help="the most ids in a file; default: one file")
     parser.add_argument("--allowed-special", nargs="*", default=[], help="special tokens that the text holds")
-    parser.add_argument("--workers", type=int, default=usable_cores(), help="processes; default: the cores there are")
+    parser.add_argument("--workers", type=int, default=usable_cores(), help="processes; default: one for each core")
     options = parser.parse_args(arguments)
     return report_user_errors(lambda: encode(options, Console()))
 

@@ -1,4 +1,4 @@
-"""Files of text to files of ids, in parallel, in memory that does not grow with the files.
+"""Encode files of text into files of ids, in parallel and in memory that does not grow with the files.
 
 The result is flat: ids one after the other as little-endian unsigned integers of 2 bytes, or of 4 where
 the vocabulary has more than 65,536 ids.
@@ -56,14 +56,14 @@ def encode_files(
     Where the tokenizer has an `<|endoftext|>`, it stands before every document.
 
     Args:
-        tokenizer: that encodes.
+        tokenizer: what encodes.
         inputs: text files in the order wanted.
         output: the file to write, such as `train.bin`. With shards, `train_00000.bin`, `train_00001.bin`, …
         allowed_special: special tokens that the text holds, such as an `<|endoftext|>` between the
             documents of one file.
-        shard_tokens: most ids in a file; None: one file.
+        shard_tokens: the most ids in a file; None for one file.
         workers: processes; see `parallel.map_in_order` for what more than one needs.
-        on_bytes: called with the bytes of text as they have been encoded.
+        on_bytes: called with the bytes of text in each chunk that has been encoded.
 
     Raises:
         TextError: a file is not UTF-8 or cannot be read.

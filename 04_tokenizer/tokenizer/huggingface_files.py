@@ -26,7 +26,7 @@ def save_huggingface(tokenizer: BPETokenizer, folder: Path | str, context_length
 
     Args:
         tokenizer: to write.
-        folder: where to; made if need be.
+        folder: where to write; made if it does not exist.
         context_length: written as `model_max_length`, after which `transformers` warns.
     """
     names = [to_printable(tokenizer.decode_bytes([index])) for index in ordinary_ids(tokenizer)]
@@ -98,7 +98,7 @@ def load_huggingface(path: Path | str) -> BPETokenizer:
 
     Raises:
         TextError: the file is missing or cannot be read.
-        TokenizerError: it is damaged, is not byte-level BPE, or changes text otherwise than by NFC.
+        TokenizerError: it is damaged, is not byte-level BPE, or changes text in another way than NFC.
     """
     path = Path(path)
     path = path / "tokenizer.json" if path.is_dir() else path

@@ -25,7 +25,7 @@ END_OF_TEXT = "<|endoftext|>"  # stands before every document of a data set, as 
 
 
 class TokenizerError(ValueError):
-    """A text, id or file that a tokenizer cannot take, said in one line."""
+    """A text, id or file that a tokenizer cannot use; the message is one line."""
 
 
 class Tokenizer(ABC):
@@ -67,13 +67,13 @@ class Tokenizer(ABC):
         """
 
     def encode_to_array(self, text: str, allowed_special: Literal["all"] | Collection[str] = ()) -> NDArray[np.uint32]:
-        """Like `encode`, into an array, which takes a tenth of the memory of a list."""
+        """Like `encode`, but into an array, which takes a tenth of the memory of a list."""
         return np.array(self.encode(text, allowed_special), dtype=np.uint32)
 
     def encode_batch_to_array(
         self, texts: Iterable[str], allowed_special: Literal["all"] | Collection[str] = ()
     ) -> tuple[NDArray[np.uint32], NDArray[np.intp]]:
-        """Encode texts one after the other, none seeing the others.
+        """Encode texts one after the other, each independently of the others.
 
         Returns:
             ids: `(ids of all texts,)`.
@@ -87,7 +87,7 @@ class Tokenizer(ABC):
     def encode_batch(
         self, texts: Iterable[str], allowed_special: Literal["all"] | Collection[str] = ()
     ) -> list[list[int]]:
-        """Like `encode_batch_to_array`, a list of ids for each text."""
+        """Like `encode_batch_to_array`, but a list of ids for each text."""
         ids, ends = self.encode_batch_to_array(texts, allowed_special)
         return [ids[start:end].tolist() for start, end in pairwise([0, *ends.tolist()])]
 
@@ -97,12 +97,12 @@ class Tokenizer(ABC):
         allowed_special: Literal["all"] | Collection[str] = (),
         begins: Iterable[bool] | None = None,
     ) -> NDArray[np.uint32]:
-        """Documents as one stream of ids, the end-of-text token before each where the vocabulary has one.
+        """Documents as one stream of ids, with the end-of-text token before each if the vocabulary has one.
 
         Args:
-            documents: texts, none seeing the others.
+            documents: texts, each encoded independently of the others.
             allowed_special: as in `encode`.
-            begins: for each text, whether a document begins with it or goes on; None where each is a whole document.
+            begins: for each text, whether it begins a document or continues one; None where each is a whole document.
 
         Returns:
             `(ids of all documents,)`.
@@ -130,7 +130,7 @@ class Tokenizer(ABC):
     def last_safe_cut(self, text: str, start: int, end: int) -> int:
         """The last position in (start, end] where the two parts of the text give the ids of the whole.
 
-        Special tokens are not considered. -1 where there is no such position.
+        Special tokens are not considered. The result is -1 where there is no such position.
         """
 
     @abstractmethod
@@ -160,11 +160,11 @@ class Tokenizer(ABC):
         """Inverse of `to_json`."""
 
     def save(self, path: Path | str) -> None:
-        """Write the tokenizer as JSON, under a temporary name first so that no half file is left."""
+        """Write the tokenizer as JSON, under a temporary name first so that no half-written file is left."""
         write_atomically(Path(path), self._serialise())
 
     def sha256(self) -> str:
-        """Hash of the saved form: data made with one tokenizer is never read with another."""
+        """Hash of the saved form. With it, data made with one tokenizer is never read with another."""
         return hashlib.sha256(self._serialise().encode("utf-8")).hexdigest()
 
     def _serialise(self) -> str:

@@ -19,7 +19,7 @@ from tokenizer.patterns import GPT2_PATTERN
 
 
 def _printable_bytes() -> dict[int, str]:
-    """GPT-2 writes each byte as a printable character: itself where it has one, else one from U+0100 on."""
+    """Each byte as GPT-2 writes it: its own character where that is printable, else one from U+0100 on."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in printable]
     return {byte: chr(byte) for byte in printable} | {byte: chr(256 + index) for index, byte in enumerate(others)}
@@ -102,8 +102,8 @@ def save_gpt2_files(tokenizer: BPETokenizer, folder: Path | str) -> None:
 def load_tiktoken_ranks(path: Path | str, pattern: str, special_tokens: dict[str, int]) -> BPETokenizer:
     """Load a `.tiktoken` file: a token in base 64 and its rank on each line.
 
-    The file holds no merges, but each can be found: a token's merge is the last that is made when the
-    merges before it are applied to its bytes.
+    The file holds no merges, but each can be found. The merges before a token's own are applied to its bytes until
+    two parts are left. The token's merge joins these two.
 
     Args:
         path: of the file.

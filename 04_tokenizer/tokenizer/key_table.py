@@ -1,8 +1,8 @@
 """A hash table whose look-ups are whole arrays: thousands of keys at once, no loop in Python.
 
-Keys are pairs of 64-bit integers; each distinct key gets the next number, 0, 1, 2, … It is open
-addressing with linear probing (Knuth, The Art of Computer Programming, vol. 3, section 6.4), done for
-all keys side by side: in each round the keys that have not found their place yet look one slot further.
+Keys are pairs of 64-bit integers; each distinct key gets the next number, 0, 1, 2, … The method is open
+addressing with linear probing (Knuth, The Art of Computer Programming, vol. 3, section 6.4), for all keys
+side by side. In each round, the keys that have not found their place yet look one slot further.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class KeyTable:
         last = len(self._slots) - 1
         while len(numbers):
             free = self._slots[slots] == _EMPTY
-            self._slots[slots[free]] = numbers[free]  # of several for one slot, one gets it
+            self._slots[slots[free]] = numbers[free]  # where several keys want one slot, one gets it
             homeless = self._slots[slots] != numbers
             numbers, slots = numbers[homeless], (slots[homeless] + 1) & last
 

@@ -1,4 +1,4 @@
-"""Any tokenizer from its files: ours, and those of others."""
+"""Load any tokenizer from its files: ours, and those of other programs."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def load_tokenizer(path: Path | str) -> Tokenizer:
     """Load a tokenizer, whatever kind of file it is in.
 
     Args:
-        path: the JSON file that `Tokenizer.save` wrote; a `tokenizer.json` of Hugging Face; a folder with either, or with
-            GPT-2's `vocab.json` and `merges.txt`; or a `.tiktoken` file, for which the pattern of cl100k is taken.
+        path: the JSON file that `Tokenizer.save` wrote; a `tokenizer.json` of Hugging Face; a folder with either, or
+            with GPT-2's `vocab.json` and `merges.txt`; or a `.tiktoken` file, which gets the pattern of cl100k.
 
     Raises:
         TokenizerError: the file is missing, damaged, or none of these.

@@ -1,16 +1,16 @@
 """Greedy BPE on distinct words: find the most frequent pair, merge it everywhere, repeat, quickly.
 
-The definition recounts the whole text for every merge. Four facts make it fast, and change nothing:
+By its definition, BPE counts the whole text again for every merge. Four facts make it fast without changing
+the result:
 
-1. Text is made of few different pre-tokens. Each distinct one is looked at once, and weighs as many as
-   there are of it.
+1. A text has few different pre-tokens. Each distinct one is looked at once, and counts as often as it occurs.
 2. A merge changes only the places where the pair stands. An index from pairs to places finds them, and
    the counts are corrected by what each place loses (the pairs with its two neighbours) and gains.
-3. A pair that a merge creates contains the new token, so it arises in this merge only: its list of
-   places is complete, and in order, as soon as the merge is done. Places that a later merge destroys
-   stay in the list; they are recognised when they come up.
-4. The largest count is at the top of a heap. Counts only fall, so that an entry of the heap may be too
-   high, never too low: it is checked when it comes up, and put back with its true count.
+3. A pair that a merge creates contains the new token, so only this merge creates it. Its list of places is
+   complete, and in order, as soon as the merge is done. Places that a later merge destroys stay in the
+   list; they are recognised when they are reached.
+4. The largest count is at the top of a heap. Counts only fall, so an entry of the heap may be too high but
+   never too low. It is checked when it reaches the top, and put back with its true count.
 
 A tie goes to the pair whose bytes are lexicographically greater (first token, then second).
 """
@@ -84,8 +84,8 @@ class MergeLearner:
         self._begin, self._end = array("i", begin.tobytes()), array("i", begin.tobytes())
         self._weight = array("q", weight.tobytes())  # of the word, at each of its places
         self._length = [1] * len(spelling)
-        # heapq pops the smallest: counts are negated, and spellings turned round, with a number at the
-        # end that is larger than any before it, so that of "a" and "ab" the longer counts as the greater.
+        # heapq pops the smallest entry. So counts are negated, and each number of a spelling is subtracted from
+        # the largest. A still larger number at the end makes the longer of "a" and "ab" count as the greater.
         top = max(max(numbers) for numbers in spelling)
         self._descending = [(*(top - number for number in numbers), top + 1) for numbers in spelling]
         self._count_pairs(begin, weight)
@@ -135,7 +135,7 @@ class MergeLearner:
         new, to_right, to_end = len(length), length[left], length[left] + length[right]
         length.append(to_end)
         self._descending.append(self._descending[left][:-1] + self._descending[right])
-        # By the neighbour: how often it stands before (after) the pair, and at which places.
+        # For each neighbour: how often it stands before (after) the pair, and at which places.
         count_before: dict[int, int] = defaultdict(int)
         count_after: dict[int, int] = defaultdict(int)
         places_before: dict[int, list[int]] = defaultdict(list)
@@ -157,8 +157,8 @@ class MergeLearner:
             begin[place] = end[after - 1] = new
             begin[place + to_right] = _INSIDE
 
-        # In this order: where two pairs stood next to each other, the first one's neighbour after it was
-        # the beginning of the second, and is no more.
+        # The order matters. Where two pairs stood next to each other, the neighbour after the first pair was
+        # the beginning of the second pair, and no longer exists.
         for neighbour, count in count_after.items():
             self._replace(right << _SHIFT | neighbour, new << _SHIFT | neighbour, count, places_after[neighbour])
         for neighbour, count in count_before.items():

@@ -1,8 +1,8 @@
 """Applying merges to pre-tokens: to one, to a very long one, and to thousands at once.
 
 All three do the same: while some pair of neighbours has a merge, apply the merge that was learned first,
-leftmost occurrence first. Tokens are numbered as `BPETokenizer` numbers them: 0–255 the bytes, then
-one number a merge, so that the merge that was learned first is the one that makes the smallest number.
+leftmost occurrence first. Tokens are numbered as `BPETokenizer` numbers them: 0–255 are the bytes, then
+each merge has one number. So the merge that was learned first is the one that makes the smallest number.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from tokenizer.key_table import KeyTable
 
 Pair = tuple[int, int]
-_LONG = 200  # bytes, from which on searching the whole pre-token for each merge is the slower way
+_LONG = 200  # bytes; for longer pre-tokens, searching all of it for each merge is the slower way
 _NO_MERGE = 1 << 30  # above every token number
-_ROWS = 1 << 11  # pre-tokens merged side by side; the arrays made from so many fit into a cache
+_ROWS = 1 << 11  # pre-tokens merged side by side; the arrays made from this many fit into a cache
 
 
 class Merger:
@@ -55,7 +55,7 @@ class Merger:
         return tokens
 
     def steps(self, pre_token: bytes) -> list[list[int]]:
-        """The tokens before the first merge, after each, and after the last."""
+        """The tokens before the first merge, and after each merge."""
         steps = [list(pre_token)]
         while True:
             tokens = steps[-1]
@@ -68,9 +68,9 @@ class Merger:
     def _merge_long(self, pre_token: bytes) -> list[int]:
         """The same for a pre-token of any length, such as a megabyte without a space.
 
-        For each merge that is possible somewhere it keeps the list of places, and takes the merges in
-        order. Each merge makes at most two new places, so that the time grows with the length times
-        the logarithm of the number of merges, not with the square of the length.
+        It keeps the list of places for each merge that is possible somewhere, and applies the merges in
+        order. Each merge makes at most two new places. So the time grows with the length times the
+        logarithm of the number of merges, not with the square of the length.
         """
         find, tokens = self._merged.get, list(pre_token)
         count = len(tokens)
@@ -85,7 +85,7 @@ class Merger:
             for place in sorted(places.pop(new)):
                 right = following[place]
                 if right >= count or tokens[place] == -1 or find((tokens[place], tokens[right])) != new:
-                    continue  # one of the two has been merged with another neighbour meanwhile
+                    continue  # one of the two has already been merged with another neighbour
                 tokens[place], tokens[right] = new, -1
                 left, right = preceding[place], following[right]
                 following[place] = right
@@ -107,8 +107,8 @@ class Merger:
         """Merge many short pre-tokens side by side.
 
         Args:
-            packed: `(pre-tokens, width + 1)`, bytes of each and last their number, at most `width`; a row with
-                a larger number is taken for an empty one.
+            packed: `(pre-tokens, width + 1)`, the bytes of each, and in the last column their number, at most
+                `width`. A row with a larger number counts as empty.
 
         Returns:
             tokens: the tokens of all rows, one after the other.
@@ -116,8 +116,8 @@ class Merger:
         """
         sizes = packed[:, -1].astype(np.intp)
         sizes[sizes >= packed.shape[1]] = 0
-        tokens = np.full(packed.shape, -1, dtype=np.int32)  # each row its tokens, then -1
-        by_size = np.argsort(sizes, kind="stable")  # rows of one size together need no wider array than that
+        tokens = np.full(packed.shape, -1, dtype=np.int32)  # in each row its tokens, then -1
+        by_size = np.argsort(sizes, kind="stable")  # rows of one size together need an array of that width only
         for rows in np.split(by_size, range(_ROWS, len(by_size), _ROWS)):
             width = int(sizes[rows[-1:]].max(initial=1))
             spelled = packed[rows, :width].astype(np.int32)
@@ -126,13 +126,13 @@ class Merger:
         return tokens[valid], valid.sum(axis=1)
 
     def _merge_rows(self, tokens: NDArray[np.int32]) -> NDArray[np.int32]:
-        """`(rows, width)`: bytes, then -1, to tokens, then -1."""
+        """Turn rows of bytes, `(rows, width)` filled up with -1, into rows of tokens filled up with -1."""
         result, width = tokens.copy(), tokens.shape[1]
-        rows, column = np.arange(len(tokens)), np.arange(width)  # `rows`: those of the result still at work
+        rows, column = np.arange(len(tokens)), np.arange(width)  # `rows`: rows of the result that are not done
         tokens = np.pad(tokens, ((0, 0), (0, 1)), constant_values=-1)  # so that the last has a neighbour
         made = self._find(tokens[:, :-1], tokens[:, 1:])  # (rows, width), by the pair that begins there
         while True:
-            at = made.argmin(axis=1)  # of several smallest, the leftmost
+            at = made.argmin(axis=1)  # the leftmost of several smallest
             new = made[np.arange(len(rows)), at]
             going = new != _NO_MERGE
             result[rows[~going]] = tokens[~going, :-1]

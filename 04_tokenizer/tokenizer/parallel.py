@@ -28,15 +28,15 @@ def map_in_order(
 ) -> Iterator[Result]:
     """Call a function on each item, in several processes, and yield the results in order.
 
-    With one worker, or a single item, everything happens in this process. The start method is the
-    platform's: where that is `spawn` (macOS, Windows), the calling script needs
-    `if __name__ == "__main__":` around what it runs.
+    With one worker, or a single item, everything happens in this process. The platform decides the start
+    method. Where it is `spawn` (macOS, Windows), the calling script needs `if __name__ == "__main__":`
+    around what it runs.
 
     Args:
-        make_function: makes the function, once in each process, which can thus remember something from
-            one item to the next; of a module, so that other processes can find it.
+        make_function: makes the function once in each process, so that the function can remember something
+            from one item to the next. It must be defined in a module, so that other processes can find it.
         arguments: of `make_function`; picklable.
-        items: picklable; at most three a worker are taken before their results are asked for.
+        items: picklable; at most three for each worker are taken before their results are asked for.
         workers: number of processes.
     """
     items = iter(items)
@@ -55,7 +55,7 @@ def map_in_order(
             while pending:
                 yield pending.popleft().result()
         finally:  # after an error, or when nobody asks for the rest
-            # Python 3.11.2, Debian 12's, waits for ever for futures that were cancelled one by one.
+            # Python 3.11.2, the version of Debian 12, waits for ever for futures that were cancelled one by one.
             pool.shutdown(cancel_futures=True)
 
 

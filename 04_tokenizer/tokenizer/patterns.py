@@ -2,10 +2,10 @@
 
 Without the cut, merges would learn "dog." and "dog!" as words of their own.
 
-The patterns need Unicode classes such as \\p{L}, which the `regex` package has and the standard
-library's `re` has not. But `re` is twice as fast, and below U+10000 a class can be written out as the
-ranges of characters that it holds. So `PreTokenizer` asks `regex` once what the classes hold, and then
-uses `re`, except for texts with characters from U+10000 on, such as emoji.
+The patterns need Unicode classes such as \\p{L}, which the `regex` package has and the standard library's
+`re` does not have. But `re` is twice as fast, and below U+10000 a class can be written out as the ranges of
+characters that it holds. So `PreTokenizer` asks `regex` once what the classes hold. Then it uses `re`,
+except for texts with characters from U+10000 on, such as emoji.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ O200K_PATTERN = (
 
 # Where a text may be cut so that its parts give the pre-tokens of the whole, searched from the end.
 # In each of these patterns white space after such a character begins a pre-token, and nothing
-# before it depends on what follows. Of an unknown pattern nothing can be said.
+# before it depends on what follows. Nothing can be said about an unknown pattern.
 _SAFE_CUTS = {
     GPT2_PATTERN: r"(?r)\S(?=\s)",
     CL100K_PATTERN: r"(?r)[\p{L}\p{N}](?=\s)",
@@ -48,7 +48,7 @@ _ASTRAL = re.compile("[\U00010000-\U0010ffff]")
 
 
 def to_utf8(text: str) -> bytes:
-    """UTF-8 bytes; a lone surrogate becomes U+FFFD, as Rust tokenizers have it."""
+    """UTF-8 bytes; a lone surrogate becomes U+FFFD, as in tokenizers written in Rust."""
     try:
         return text.encode("utf-8")
     except UnicodeEncodeError:
@@ -68,7 +68,7 @@ class PreTokenizer:
 
     Args:
         pattern: a regular expression in the syntax of the `regex` package. It should match every
-            character of every text; what it leaves out could not be encoded.
+            character of every text; what it leaves out cannot be encoded.
 
     Raises:
         TokenizerError: the pattern is not a regular expression.
@@ -130,7 +130,7 @@ class PreTokenizer:
 def spell_out_classes(pattern: str) -> str:
     """The pattern for the standard library's `re`, with \\p{…}, \\s and \\S as ranges of characters.
 
-    Equal to the original on all text below U+10000.
+    It matches the same as the original on all text below U+10000.
 
     >>> spell_out_classes(r"[\\s!]").isascii()  # \\s has characters beyond ASCII, such as U+00A0
     False

@@ -1,7 +1,7 @@
 """Counting the pre-tokens of a text of any size, in as many processes as wanted.
 
-The text comes in documents, each a text or an iterator over its parts, and is cut into chunks where that
-changes no pre-token. A chunk is counted in one process; the counts are added up in this one.
+The text comes in documents. Each is a text or an iterator over its parts, and is cut into chunks where that
+changes no pre-token. A chunk is counted in one process; the counts are added up in the main process.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tokenizer.streaming import join_safely
 CHUNK_LENGTH = 1 << 22  # characters that one process counts at a time
 _TABLE_SIZE = 1 << 20  # pre-tokens that a process remembers between two chunks
 
-Chunk = list[str]  # texts, none of which sees the others
+Chunk = list[str]  # texts that are independent of each other
 
 
 def count_pre_tokens(
@@ -41,10 +41,10 @@ def count_pre_tokens(
     Args:
         documents: texts, or iterators over the parts of a text.
         pattern: cuts text into pre-tokens.
-        special_tokens: left out; the text before and the text after one do not see each other.
+        special_tokens: not counted; no pre-token goes across one.
         workers: processes. See `parallel.map_in_order` for what more than one needs.
-        max_distinct: bound on memory: when more than twice so many different pre-tokens have come up,
-            the rarest are dropped until so many are left. The result is then no longer exact.
+        max_distinct: bounds the memory. When there are more than twice this many different pre-tokens, the
+            rarest are dropped until this many are left. The result is then no longer exact.
         on_characters: called with the number of characters of each chunk that has been counted.
     """
     require_texts(documents)
@@ -83,7 +83,7 @@ def _chunks(
 
 
 class _ChunkCounter:
-    """Counts chunks, and remembers pre-tokens from one to the next."""
+    """Counts chunks, and remembers pre-tokens from one chunk to the next."""
 
     def __init__(self, pattern: str):
         self._pre_tokenizer = PreTokenizer(pattern)

@@ -1,6 +1,6 @@
-"""Texts to pre-tokens as numbers, many thousands at once.
+"""Turn texts into pre-tokens as numbers, many thousands at once.
 
-Text repeats its pre-tokens: a megabyte of English has 250,000, of which 15,000 differ. Training and
+Text repeats its pre-tokens: a megabyte of English has 250,000, of which 15,000 are different. Training and
 encoding need only know *which* pre-token stands where. `PreTokenTable` gives each distinct one a
 number. A pre-token of at most 15 bytes fits, with its length, into two 64-bit integers, so that NumPy can
 compare and look up all pre-tokens of a text in a few calls. The few longer ones go through a dictionary.
@@ -18,10 +18,10 @@ from tokenizer.key_table import KeyTable
 from tokenizer.patterns import GPT2_PATTERN, PreTokenizer, replace_surrogates
 
 LONGEST_KEY = 15  # bytes
-PIECE_LENGTH = 1 << 16  # characters; the arrays made from so many still fit into a processor's cache
+PIECE_LENGTH = 1 << 16  # characters; the arrays made from this many still fit into a processor's cache
 _BARRIER = "\n"  # stands between two texts of a batch; any character of one byte would do
 _LENGTH_SHIFT = np.uint64(56)  # the highest byte of the second word holds the length
-# What of the two words belongs to a pre-token of so many bytes. A longer one has a key of its own.
+# By the number of bytes of a pre-token: the bits of the two words that belong to it. A longer one has its own key.
 _LOW_MASK = np.array([(1 << 8 * min(size, 8)) - 1 for size in range(LONGEST_KEY + 2)], dtype=np.uint64)
 _HIGH_MASK = np.array([(1 << 8 * max(size - 8, 0)) - 1 for size in range(LONGEST_KEY + 1)] + [0], dtype=np.uint64)
 
@@ -55,16 +55,16 @@ class PreTokenTable:
     def __init__(self, pre_tokenizer: PreTokenizer):
         self.pre_tokenizer = pre_tokenizer
         self._keys = KeyTable()
-        self._long: dict[bytes, int] = {}  # to the number that is the first word of its key
+        self._long: dict[bytes, int] = {}  # pre-token → the number that is the first word of its key
 
     def __len__(self) -> int:
         return len(self._keys)
 
     def number(self, texts: list[str]) -> tuple[NDArray[np.int32], NDArray[np.intp]]:
-        """The pre-tokens of some texts, none seeing the others.
+        """The pre-tokens of some texts, each independent of the others.
 
         Args:
-            texts: best as many as `in_batches` puts together.
+            texts: ideally as many as `in_batches` puts together.
 
         Returns:
             numbers: `(pre-tokens,)`, those of all texts one after the other.
@@ -92,7 +92,7 @@ class PreTokenTable:
         return numbers, which - np.arange(len(which))
 
     def packed(self, first: int = 0) -> NDArray[np.uint8]:
-        """The pre-tokens from number `first` on, `(pre-tokens, 16)`: their bytes, and last their length.
+        """The pre-tokens from number `first` on, `(pre-tokens, 16)`: their bytes, and in the last column their length.
 
         A length of 16 says that the pre-token is longer than `LONGEST_KEY`; the other bytes then mean nothing.
         """

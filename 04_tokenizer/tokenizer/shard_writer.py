@@ -1,4 +1,4 @@
-"""Ids to files: flat, little-endian, in one file or in shards of a limited size.
+"""Write ids to files: flat, little-endian, in one file or in shards of a limited size.
 
 Read them by `np.memmap(path, dtype=...)`. The prepared data sets of stage 5 have this format.
 """
@@ -24,12 +24,12 @@ def id_dtype(vocab_size: int) -> np.dtype:
 class ShardWriter:
     """Writes ids under temporary names; the files get their names together, at the end of the `with` block.
 
-    If the block raises, nothing is left.
+    If the block raises an error, no file is left.
 
     Args:
         output: the file to write, such as `train.bin`. With shards, `train_00000.bin`, `train_00001.bin`, …
         dtype: of the ids.
-        shard_tokens: most ids in a file; None: one file.
+        shard_tokens: the most ids in a file; None for one file.
     """
 
     def __init__(self, output: Path, dtype: np.dtype, shard_tokens: int | None = None):

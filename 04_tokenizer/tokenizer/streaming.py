@@ -1,4 +1,4 @@
-"""Text in parts: into the tokenizer without changing an id, out of it without splitting a character."""
+"""Text in parts: encoded without changing an id, decoded without splitting a character."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def join_safely(
     special_tokens: Collection[str] = (),
     length: int = CHUNK_LENGTH,
 ) -> Iterator[str]:
-    """Join the parts of a text to chunks that give the same ids, one after the other, as the whole.
+    """Join the parts of a text into chunks whose ids, one after the other, are the ids of the whole text.
 
     Args:
         parts: the text in order, cut anywhere.
@@ -73,7 +73,7 @@ class _DecodesBytes(Protocol):
 class StreamingDecoder:
     """Turns ids into text as they come; a character spread over several ids appears when it is complete.
 
-    The pieces joined, `finish` included, are `tokenizer.decode` of all ids.
+    All pieces joined, with that of `finish`, are `tokenizer.decode` of all ids.
 
     >>> from tokenizer.byte_tokenizer import ByteTokenizer
     >>> decoder = StreamingDecoder(ByteTokenizer())

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from tokenizer.interface import Tokenizer
 
-# Background colours that take turns; dark text is readable on all of them. In the terminal the named ones,
+# Background colours that alternate; dark text is readable on all of them. The terminal gets named colours,
 # which every terminal has and shows in its own theme.
 _TERMINAL_COLOURS = ("cyan", "yellow", "green", "magenta", "bright_blue", "white")
 _COLOURS = ("#cfe8ff", "#ffe3c2", "#d6f5d0", "#f6d5f0", "#fff3b0", "#d8dcf7")
@@ -23,8 +23,8 @@ class ShownToken:
 
     Args:
         id: its id.
-        text: what to show for it: its text, with ␣ for a space and the like; bytes that are only a part
-            of a character as ⟨e6⟩.
+        text: what to show for it: its text, with visible signs such as ␣ for a space. Bytes that are only a
+            part of a character are shown as ⟨e6⟩.
         ends_line: whether the token holds a line end.
     """
 
@@ -48,7 +48,7 @@ def show_tokens(
 
 
 def to_terminal(tokens: Collection[ShownToken], with_ids: bool = False) -> Text:
-    """The tokens side by side in colours that take turns, for `rich` to print."""
+    """The tokens side by side in alternating colours, for `rich` to print."""
     result = Text()
     for place, token in enumerate(tokens):
         result.append(token.text, style=f"black on {_TERMINAL_COLOURS[place % len(_TERMINAL_COLOURS)]}")

@@ -1,4 +1,4 @@
-"""`tokenize_text.py` as a command: see how a text falls into tokens, in colour."""
+"""`tokenize_text.py` as a command: see how a text is cut into tokens, in colour."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     source.add_argument("--file", type=Path, help="file to show")
     parser.add_argument("--html", type=Path, help="write a page instead")
     parser.add_argument("--statistics", action="store_true", help="show what the vocabulary does to the text instead")
-    parser.add_argument("--ids", action="store_true", help="show the id behind each token")
+    parser.add_argument("--ids", action="store_true", help="show the id after each token")
     parser.add_argument("--specials", action="store_true", help="special tokens in the text become their ids")
     options = parser.parse_args(arguments)
     return report_user_errors(lambda: show(options, Console(highlight=False)))
@@ -46,7 +46,7 @@ def show(options: argparse.Namespace, console: Console) -> None:
         show_text(tokenizer, text, options, console)
         return
     console.print(
-        "Type a text; /merges WORD shows how a word is merged (␣WORD: behind a space); an empty line ends.", style="dim"
+        "Type a text; /merges WORD shows how a word is merged (␣WORD: after a space); an empty line ends.", style="dim"
     )
     while True:
         try:
@@ -64,7 +64,7 @@ def show(options: argparse.Namespace, console: Console) -> None:
 
 
 def show_text(tokenizer: Tokenizer, text: str, options: argparse.Namespace, console: Console) -> None:
-    """Print the tokens and what they amount to, or write the page."""
+    """Print the tokens and a summary, or write the page."""
     if options.statistics:
         show_statistics(tokenizer, text, console)
         return

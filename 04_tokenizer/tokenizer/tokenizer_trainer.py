@@ -32,8 +32,8 @@ def train_bpe(
             does not fit into memory; merges never cross from one document to the next.
         vocab_size: ids wanted: 256 bytes + merges + special tokens. Where the text has fewer pairs
             than asked for, the vocabulary is smaller; look at the result's `vocab_size`.
-        special_tokens: texts that get ids of their own, after the merges. Where the documents hold one,
-            nothing is learned from it and nothing across it.
+        special_tokens: texts that get ids of their own, after the merges. Where the documents hold one, nothing
+            is learned from it, and no merge is learned across it.
         pattern: cuts text into pre-tokens.
         on_merge: called with (merges done, merges wanted), for a progress bar.
         on_characters: called with the number of characters of each part that has been counted.
@@ -41,7 +41,7 @@ def train_bpe(
         max_distinct: see `count_pre_tokens`.
 
     Raises:
-        TokenizerError: `vocab_size` has no room for the bytes and the special tokens, or these repeat.
+        TokenizerError: `vocab_size` has no room for the bytes and the special tokens, or special tokens repeat.
         TextError: the documents are a single text.
     """
     specials = check_special_tokens(special_tokens)

@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, help="file to write; default: in workspace/tokenizers")
     parser.add_argument("--pattern", choices=PATTERNS, default="gpt2", help="how text is cut before merging")
     parser.add_argument("--special-tokens", nargs="*", default=[END_OF_TEXT], help="texts with ids of their own")
-    parser.add_argument("--workers", type=int, help="processes for counting; default: the cores there are")
+    parser.add_argument("--workers", type=int, help="processes for counting; default: one for each core")
     parser.add_argument(
         "--max-distinct", type=int, default=10_000_000, help="different pre-tokens to keep; bounds the memory"
     )

@@ -1,7 +1,7 @@
-"""Looking at a vocabulary before and after it is made: what it holds, and what its size buys.
+"""Look at a vocabulary before and after it is made: what it holds, and what a larger size gains.
 
-A larger vocabulary makes shorter sequences, with less and less to gain, while the embedding and the output
-layer of a model grow with it. `compression_by_size` measures the first; `bytes per token` is its unit.
+A larger vocabulary makes shorter sequences. The gain becomes smaller and smaller, while the embedding and the
+output layer of a model grow with it. `compression_by_size` measures the gain in bytes per token.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class VocabularyStatistics:
         tokens: ids that the text becomes.
         used: ids that occur at least once.
         longest: the ten longest tokens that occur, as text.
-        most_frequent: the ten tokens that occur most, as text, with how often.
+        most_frequent: the ten most frequent tokens, as text, with their counts.
     """
 
     vocab_size: int
@@ -84,8 +84,8 @@ class CompressionPoint:
         vocab_size: ids.
         train: bytes per token of the text it was trained on.
         held_out: bytes per token of held-out text.
-        unigram_bits_per_byte: of the held-out text, for the simplest model of tokens: each as likely as it
-            was frequent in training (one added to each count), whatever stands before it.
+        unigram_bits_per_byte: of the held-out text, for the simplest model of tokens. It takes the frequency of
+            a token in training (one added to each count) as its probability, whatever stands before it.
     """
 
     vocab_size: int
@@ -102,12 +102,12 @@ def compression_by_size(
 ) -> list[CompressionPoint]:
     """Bytes per token, and bits per byte of the simplest model, for several vocabulary sizes.
 
-    The merges of a small vocabulary are the first merges of a large one, so it trains once.
+    The merges of a small vocabulary are the first merges of a large one, so one training is enough.
 
     Args:
         counts: pre-tokens of the training text, from `count_pre_tokens` with GPT-2's pattern.
         held_out: texts that were not trained on.
-        vocab_sizes: to compare, without special tokens; those that the text has no pairs for are left out.
+        vocab_sizes: sizes to compare, without special tokens; those for which the text has too few pairs are left out.
         on_merge: called with (merges done, merges wanted).
 
     Raises:
@@ -129,7 +129,7 @@ def compression_by_size(
             break
         tokenizer = BPETokenizer(merges[: size - 256])
         ids, ends = tokenizer.encode_batch_to_array(words)
-        weights = np.repeat(occurrences, np.diff(ends, prepend=0))  # of each id, those of its word
+        weights = np.repeat(occurrences, np.diff(ends, prepend=0))  # for each id, how often its word occurs
         counted = np.bincount(ids, weights, minlength=size)
         probabilities = (counted + 1) / (counted.sum() + size)
         held_out_ids, _ = tokenizer.encode_batch_to_array(held_out)
@@ -143,7 +143,7 @@ def compression_by_size(
 
 
 def plot_compression(points: Sequence[CompressionPoint], path: Path | str) -> None:
-    """Draw bytes per token over vocabulary size, as a picture whose type is the ending of the path."""
+    """Draw bytes per token over vocabulary size, as a picture in the format that the ending of the path names."""
     from matplotlib.figure import Figure  # takes half a second to import, and is rarely needed
 
     figure = Figure(figsize=(6.4, 4.0), layout="constrained")

@@ -1,10 +1,10 @@
 """WordPiece, the tokenizer of BERT: the longest piece first, within words.
 
 Text is cut at white space, which is lost, and around each punctuation mark (Schuster & Nakajima, 2012;
-Devlin et al., 2019). In each word the longest piece of the vocabulary that begins the word is taken,
-then the longest that goes on, and so on; pieces that go on are written with ## before them. A word that
-cannot be put together so becomes `[UNK]` as a whole. BPE, by contrast, replays its merges, keeps
-white space, and knows every byte.
+Devlin et al., 2019). In each word the longest piece of the vocabulary that begins the word is taken, then
+the longest piece that continues it, and so on. Pieces that continue a word are written with ## before them.
+A word that cannot be built in this way becomes `[UNK]` as a whole. BPE, by contrast, applies its merges in
+order, keeps white space, and knows every byte.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tokenizer.patterns import replace_surrogates
 UNKNOWN = "[UNK]"
 CONTINUATION = "##"
 SPECIAL_TOKENS = ("[PAD]", UNKNOWN, "[CLS]", "[SEP]", "[MASK]")
-# BERT counts these ASCII symbols as punctuation though Unicode has them as symbols.
+# BERT counts these ASCII symbols as punctuation, although Unicode classes them as symbols.
 _WORD = regex.compile(r"[^\s\p{P}$+<=>^`|~]+|[\p{P}$+<=>^`|~]")
 _SPACE_AHEAD = regex.compile(r"(?r)\S(?=\s)")
 _LONGEST_WORD = 100  # characters; a longer one is unknown, as in BERT
@@ -46,7 +46,7 @@ class WordPieceTokenizer(Tokenizer):
     'unaffordable un'
 
     Args:
-        vocabulary: pieces, those that go on within a word beginning with ##.
+        vocabulary: pieces; those that continue a word begin with ##.
         special_tokens: texts that get ids after the pieces; `[UNK]` must be among them.
 
     Raises:

@@ -1,8 +1,8 @@
 """Train a WordPiece vocabulary.
 
 Google never published BERT's trainer. This one does what Hugging Face `tokenizers` does: it learns BPE
-merges on the characters of words, and keeps the pieces that the merges make. (The paper of 2012 joins not
-the most frequent pair but the one with the largest count(ab) / (count(a) · count(b)).)
+merges on the characters of words, and keeps the pieces that the merges make. (The paper of 2012 joins the
+pair with the largest count(ab) / (count(a) · count(b)), not the most frequent one.)
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def train_wordpiece(
 
     Args:
         documents: training texts.
-        vocab_size: ids wanted: characters, within and at the beginning of words, pieces and special
+        vocab_size: ids wanted: characters (at the beginning of words and within words), pieces and special
             tokens; fewer where the text has no more pairs.
         special_tokens: texts that get ids of their own, after the pieces.
         on_merge: called with (merges done, merges wanted).
@@ -45,7 +45,7 @@ def train_wordpiece(
     for document in documents:
         words.update(split_words(document))
     spelled = [[word[0], *(CONTINUATION + character for character in word[1:])] for word in words]
-    # Every character by itself as well, so that a word may begin with one that was seen within words only.
+    # Each character is also a piece by itself, so that a word may begin with one that was seen within words only.
     pieces = sorted({symbol for word in spelled for symbol in word}.union(*words))
     if not pieces:
         raise TokenizerError("there is no word in the documents: a WordPiece vocabulary needs text")

@@ -1,9 +1,9 @@
 """Steps that are not like the others: a loss that is not a number, and a loss that jumps.
 
-A loss or gradient of inf or nan would turn every weight into nan. Such a step is skipped: the weights stay, the
-data moves on. One is bad luck (a rare batch, an overflow); several in a row mean that the weights
-themselves have gone bad, and the run stops. A spike is a loss far above what is usual; it often heals by
-itself, and is reported. Either way the batch is saved, so that it can be looked at.
+A loss or gradient of inf or nan would turn every weight into nan. Such a step is skipped: the weights stay as they
+are, and the next step takes new data. One such step is bad luck (a rare batch, an overflow). Several in a row mean
+that the weights themselves have gone bad, and the run stops. A spike is a loss far above what is usual. It often
+heals by itself, and is reported. In both cases the batch is saved, so that it can be looked at.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ class LossMonitor:
         self.skipped_in_a_row = 0
 
     def note(self, loss: float) -> bool:
-        """Take in the loss of a good step; True when it is a spike.
+        """Record the loss of a step that was taken; True when it is a spike.
 
-        A spike itself counts only as far as the threshold, so that one does not hide the next.
+        A spike is recorded as the threshold, not as its own value, so that one spike does not hide the next.
         """
         self.skipped_in_a_row = 0
         deviation = math.sqrt(self.variance)
         threshold = self.mean + SPIKE_DEVIATIONS * max(deviation, 0.01 * abs(self.mean))
         spike = self.seen >= SETTLING_STEPS and loss > threshold
         value = threshold if spike else loss
-        # The first steps weigh as in a plain average, as with Adam's corrected moments.
+        # The first steps have the weights of a plain average, as with Adam's corrected moments.
         share = max(1 - MEMORY, 1 / (self.seen + 1))
         difference = value - self.mean
         self.mean += share * difference
@@ -74,6 +74,6 @@ class LossMonitor:
         return {name: getattr(self, name) for name in ("mean", "variance", "seen", "skipped", "skipped_in_a_row")}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from there."""
+        """Continue from what `state_dict` gave."""
         for name in self.state_dict():
             setattr(self, name, state[name])

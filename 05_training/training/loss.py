@@ -3,18 +3,18 @@
     cross-entropy       -ln softmax(z)[target] = lse(z) - z[target],   lse(z) = ln Σ exp(z)
     label smoothing     a share ε of the target is spread over the vocabulary (Szegedy et al., 2016):
                         lse(z) - (1 - ε) z[target] - ε mean(z)
-    z-loss              + c · lse(z)², which keeps logits from drifting to sizes that low precision cannot
+    z-loss              + c · lse(z)², which keeps logits from growing to sizes that low precision cannot
                         hold (de Brébisson & Vincent, 2016; Chowdhery et al., 2022, section 5)
 
 The plain way makes a (tokens, vocab) matrix of logits, its log-softmax and its gradient: for 8 × 1024
-tokens and GPT-2's 50,257 ids that is 1.6 GB each in float32. But logits of different tokens have
-nothing to do with each other, so they can be made, used and dropped a chunk of tokens at a time,
+tokens and GPT-2's 50,257 ids that is 1.6 GB each in float32. But the logits of different tokens are
+independent of each other. So they can be computed, used and dropped for one chunk of tokens at a time,
 gradient included:
 
     d loss / d z = (softmax(z) · (1 + 2 c · lse(z)) - (1 - ε) one_hot(target) - ε / vocab) / tokens
 
 The gradients with respect to the hidden states and the head are kept for the backward pass; they are
-small. Besides memory this saves time on a CPU, where a chunk stays in cache.
+small. Chunks save memory, and on a CPU they also save time, because a chunk stays in cache.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class LossConfig:
 
     Args:
         label_smoothing: share of each target that is spread over the vocabulary.
-        z_loss: weight of the squared log of the softmax's denominator; 1e-4 is customary.
+        z_loss: weight of the squared log of the softmax's denominator; 1e-4 is usual.
     """
 
     label_smoothing: float = 0.0
@@ -55,11 +55,11 @@ class LossConfig:
 
 
 def cross_entropy(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0, z_loss: float = 0.0) -> Tensor:
-    """Cross-entropy of each token, the whole of the logits at hand.
+    """Cross-entropy of each token, from all the logits at once.
 
     Args:
-        logits: (..., vocab) of any floating type; computed in float32 at least. The vocabulary is the last axis, where
-            the model has it; PyTorch's function wants it second.
+        logits: (..., vocab) of any floating type; computed in float32 at least. The vocabulary is the last axis, as in
+            the model; PyTorch's function wants it as the second axis.
         targets: (...) int64, `IGNORED` where nothing is to be predicted.
         label_smoothing: ε of the module's text.
         z_loss: c of the module's text.
@@ -79,9 +79,9 @@ def cross_entropy(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0,
         )
     logits = logits if logits.dtype == torch.float64 else logits.float()
     counted = targets != IGNORED
-    # `IGNORED` alone becomes 0: any other negative target is a mistake, which gather reports.
+    # Only `IGNORED` becomes 0: any other negative target is a mistake, and gather reports it.
     at_target = logits.gather(-1, targets.masked_fill(~counted, 0)[..., None])[..., 0]
-    largest = logits.amax(dim=-1, keepdim=True)  # taken out, so that exp cannot overflow
+    largest = logits.amax(dim=-1, keepdim=True)  # subtracted below, so that exp cannot overflow
     lse = (logits - largest).exp().sum(dim=-1).log() + largest[..., 0]
     losses = lse - at_target
     if label_smoothing:
@@ -105,7 +105,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         counted = targets != IGNORED
         targets = targets.masked_fill(~counted, 0)  # any other negative target is reported by gather
         num_tokens = counted.sum().clamp(min=1)  # stays a tensor: reading it would make a GPU wait
-        # autograd.Function sees through autocast, so the cast that F.linear would make is made here.
+        # An autograd.Function makes its own casts: the one that F.linear would make under autocast is made here.
         dtype = product_dtype(hidden)
         hidden_low, weight_low = hidden.to(dtype), weight.to(dtype)
         grad_hidden = torch.empty_like(hidden_low)
@@ -115,7 +115,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         for start in range(0, len(targets), CHUNK_TOKENS):
             chunk = slice(start, start + CHUNK_TOKENS)
             target = targets[chunk, None]  # (chunk, 1)
-            kept = counted[chunk, None].float() / num_tokens  # what each token's loss counts
+            kept = counted[chunk, None].float() / num_tokens  # the weight of each token's loss
             logits = (hidden_low[chunk] @ weight_low.T).float()  # (chunk, vocab)
             slope = None
             if softcap is not None:
@@ -127,7 +127,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             mean = logits.mean(dim=-1, keepdim=True) if label_smoothing else 0.0
             exponentials = logits.exp_()
             sums = exponentials.sum(dim=-1, keepdim=True)
-            lse = sums.log()  # of the logits less their largest; that one cancels in all but the z-loss
+            lse = sums.log()  # of the logits minus the largest, which cancels out except in the z-loss
             losses = lse - (1 - label_smoothing) * at_target - label_smoothing * mean
             factor = kept / sums
             if z_loss:

@@ -35,7 +35,7 @@ class Placement:
         return autocast
 
     def gradient_scaler(self) -> torch.amp.GradScaler:
-        """Scales the loss up so that small gradients survive float16's narrow range; idle in other precisions."""
+        """Scales the loss up so that small gradients survive float16's narrow range; unused otherwise."""
         return torch.amp.GradScaler(self.device.type, enabled=self.precision == torch.float16)
 
     def describe(self) -> str:
@@ -56,7 +56,7 @@ class Placement:
 
 
 def choose_placement(device: str = "auto", precision: str = "auto") -> Placement:
-    """Settle `auto`, and refuse what is not there.
+    """Replace `auto` by a choice, and refuse what is not available.
 
     Raises:
         DeviceError: a device was named that PyTorch cannot use here.
@@ -84,7 +84,7 @@ def _bfloat16_is_fast(device: str) -> bool:
     if device == "mps":
         return False
     # CPUs differ by a factor of ten here, with and without AVX512-BF16 or AMX. Measuring takes
-    # milliseconds and is right where a table of features would be out of date.
+    # milliseconds, and does not go out of date as a table of features would.
     seconds = {}
     for dtype in (torch.float32, torch.bfloat16):
         matrix = torch.ones(512, 512, dtype=dtype)
@@ -123,7 +123,7 @@ def capture_rng(device: torch.device, rank: int) -> dict[str, torch.Tensor]:
 
 
 def restore_rng(states: dict[str, torch.Tensor], device: torch.device, rank: int) -> None:
-    """Inverse of `capture_rng`; a generator without a state among these, as in a new process, goes on as it is."""
+    """Inverse of `capture_rng`; a generator without a saved state, as in a new process, stays as it is."""
     if (state := states.get(f"rng.cpu.{rank}")) is not None:
         torch.set_rng_state(state)
     if device.type == "cuda" and (state := states.get(f"rng.cuda.{rank}")) is not None:

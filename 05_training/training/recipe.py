@@ -11,23 +11,23 @@ from training.optimizers.schedule import ScheduleConfig
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How long to train, and what to do on the way.
+    """How long to train, and what else to do during the run.
 
     Args:
         max_steps: optimizer steps.
         batch_size: sequences in one forward pass of one process.
         accumulation_steps: forward passes whose gradients are averaged into one step.
         gradient_checkpointing: compute each block again in the backward pass instead of keeping what is
-            inside; a third more arithmetic for a fraction of the memory.
-        compile: have torch.compile fuse the model's operations; for GPUs.
-        eval_interval: steps between looks at the validation loss.
-        eval_tokens: validation tokens for such a look; the last one uses all of them.
+            inside. This costs a third more arithmetic and needs a fraction of the memory.
+        compile: let torch.compile fuse the model's operations; for GPUs.
+        eval_interval: steps between measurements of the validation loss.
+        eval_tokens: validation tokens for each such measurement; the last one uses all of them.
         checkpoint_interval: steps between checkpoints; the last step is always saved.
-        keep_checkpoints: how many of the newest checkpoints stay on disk, beside the best.
-        max_skipped_steps: how many steps in a row may be skipped for a loss or gradient that is not finite
+        keep_checkpoints: how many of the newest checkpoints stay on disk, besides the best.
+        max_skipped_steps: how many steps in a row may be skipped, for a loss or gradient that is not finite,
             before the run stops.
-        sample_interval: steps between samples on the way; null for none before the end.
-        sample_prompts: texts continued to see what the model has learned.
+        sample_interval: steps between samples of generated text; null for samples only at the end.
+        sample_prompts: texts that the model continues, to show what it has learned.
     """
 
     max_steps: int = 1000
@@ -70,9 +70,9 @@ class Recipe:
     """How weights are learned: the same three parts for pretraining, fine-tuning and every experiment.
 
     Args:
-        optimizer: how weights follow gradients.
+        optimizer: how gradients change the weights.
         schedule: how the learning rate moves.
-        training: how long, and what to do on the way.
+        training: how long to train, and what else to do during the run.
     """
 
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)

@@ -10,7 +10,7 @@ from typing import Any
 
 @contextmanager
 def stop_on_signal() -> Iterator[Callable[[], bool]]:
-    """While inside, Ctrl-C and SIGTERM are noted; ask the callable whether one came. A second one kills."""
+    """Inside this context, Ctrl-C and SIGTERM are noted; ask the callable whether one came. A second one interrupts."""
     requested = False
 
     def note(number: int, frame: object) -> None:

@@ -2,7 +2,7 @@
 
     for each step:  batches → loss → gradients → clip → optimizer → learning rate of the next step
 
-Around it: evaluation now and then, checkpoints, an orderly stop on Ctrl-C or SIGTERM, and a resume
+Around it: evaluation at intervals, checkpoints, an orderly stop on Ctrl-C or SIGTERM, and a resume
 that continues as if nothing had happened. The caller says what a batch is and what its loss is
 (`training.data.batches`), so fine-tuning is this same loop.
 """
@@ -43,7 +43,7 @@ from training.recipe import Recipe
 from training.stop_signal import stop_on_signal
 from transformer.gpt_model import GPTModel
 
-# Called with the trainer's figures: what is measured on held-out data, `validation_loss` among it.
+# Called with the trainer; returns what is measured on held-out data, with `validation_loss` among it.
 Validate = Callable[["Trainer"], dict[str, float]]
 
 # What a trainer's state is made of: plain numbers, and parts that have a state of their own.
@@ -60,7 +60,7 @@ class Run:
     """The run that a trainer works for: where its files go, what they hold besides weights, who takes part.
 
     Args:
-        folder: for checkpoints, and for batches worth a look.
+        folder: for checkpoints, and for batches that should be looked at.
         tokenizer: saved beside the weights.
         settings: the whole configuration in YAML types, saved beside the weights.
         workers: the processes that train together.
@@ -241,7 +241,7 @@ class Trainer:
 
         Returns:
             Values in JSON types, and tensors: what the optimizers remember, which changes with the next step (clone
-            what is to stay), and the states of the random number generators of all processes.
+            what you want to keep), and the states of the random number generators of all processes.
         """
         values = {name: getattr(self, name) for name in COUNTERS}
         values |= {name: getattr(self, name).state_dict() for name in PARTS}
@@ -251,7 +251,7 @@ class Trainer:
         return values, tensors
 
     def load_state(self, values: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-        """Continue from a `state`; the number of processes may have changed, and how they share the model.
+        """Continue from a `state`. The number of processes may have changed, and how they share the model.
 
         Raises:
             KeyError, ValueError: something is missing, or does not fit the model.
@@ -273,7 +273,7 @@ class Trainer:
         values, tensors = self.state()
         values["validation_loss"] = self.last_validation.get("validation_loss")  # says which checkpoint is the best
         if self.average is not None:
-            # What a user loads is the average; what training continues from are the weights themselves.
+            # A user loads the average; training continues from the weights themselves.
             tensors |= {f"raw.{name}": tensor for name, tensor in weights.items()}
             with self.averaged():
                 weights = {name: tensor.clone() for name, tensor in model_weights(self.model).items()}

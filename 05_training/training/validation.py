@@ -31,12 +31,12 @@ def total_loss(
 ) -> float:
     """Sum of -ln p over tokens[1:], in nats.
 
-    The tokens are cut into windows of the context length, one after the other, so every token but
+    The tokens are cut into windows of the context length, one after the other, so every token except
     the first is predicted exactly once. The first of a window is predicted from one token only;
     stage 8 shows what overlapping windows change.
 
     Args:
-        model: put in evaluation mode for the duration.
+        model: put in evaluation mode during the call.
         tokens: (num_tokens,) ids, at least two.
         placement: where and how precisely.
         mean_loss: how to compute, where the model is wrapped for several processes.
@@ -61,11 +61,11 @@ def sampled_loss(
 ) -> float:
     """Mean of -ln p, in nats a token, over windows spread evenly through the tokens.
 
-    A quick look on the way. The beginning of a validation file would not do: it may be one subject,
-    and harder or easier than the rest.
+    A quick measurement during training. The beginning of a validation file would not do: it may be about one
+    subject, and harder or easier than the rest.
 
     Args:
-        model: put in evaluation mode for the duration.
+        model: put in evaluation mode during the call.
         tokens: (num_tokens,) ids, more than one context.
         max_tokens: about how many to predict; at least one window.
         placement: where and how precisely.
@@ -105,7 +105,7 @@ def _sum_over_windows(
     batch_size = max(1, TOKENS_PER_BATCH // length)
     total = 0.0
     with evaluating(model):
-        # Each process takes a batch in turn. FSDP needs all of them in every forward pass, so one that
+        # Each process takes a batch in turn. FSDP needs all processes in every forward pass, so a process that
         # has no batch left computes on windows that do not count.
         for first in range(0, len(starts), batch_size * workers.world_size):
             mine = first + workers.rank * batch_size

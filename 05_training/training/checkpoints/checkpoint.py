@@ -3,7 +3,7 @@
 A checkpoint is a folder `step_00000400` with weights and training state in safetensors, the
 configuration in YAML, the tokenizer in JSON, and a manifest with the SHA-256 of every file. It is
 written under a temporary name, forced to disk, then renamed: a crash leaves the old checkpoints and
-a temporary folder, never a half-written one that looks complete. Nothing in it is pickled. The newest few
+a temporary folder, never a half-written checkpoint that looks complete. Nothing in it is pickled. The newest few
 are kept, and the one with the lowest validation loss.
 """
 
@@ -44,7 +44,7 @@ class CheckpointError(ValueError):
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """What inference needs of a checkpoint."""
+    """What inference needs from a checkpoint."""
 
     model: GPTModel
     tokenizer: Tokenizer
@@ -75,9 +75,9 @@ def save_checkpoint(
         state: what resuming needs, in JSON types; none for a model that is not trained further. Its
             `validation_loss`, if any, decides which checkpoint is the best.
         state_tensors: what resuming needs as tensors.
-        keep: how many of the newest to leave.
-        write_shards: writes what is spread over the processes into the folder it is given.
-        workers: the processes, each of which must call this; the main one writes the rest.
+        keep: how many of the newest checkpoints to keep.
+        write_shards: writes what is spread over the processes into the folder that it is given.
+        workers: the processes. Each must call this; the main one writes the rest.
 
     Raises:
         CheckpointError: the disk is full or not writable. Older checkpoints are untouched.
@@ -100,7 +100,7 @@ def save_checkpoint(
         tokenizer.save(temporary / "tokenizer.json")
         write_manifest(temporary)
         if not _replaceable(folder):
-            shutil.rmtree(temporary)  # this step is there already and whole: never remove a good one for its equal
+            shutil.rmtree(temporary)  # a whole checkpoint of this step is there already, and is kept
             return
         os.replace(temporary, folder)
         force_to_disk(run_folder)
@@ -134,7 +134,7 @@ def _remove_old(run_folder: Path, keep: int) -> None:
     best = best_checkpoint(run_folder)
     for old in kept[:-keep]:
         if old != best:
-            # Renamed first: killed half-way, it must not look like a checkpoint that lost files.
+            # Renamed first: if the process is killed half-way, this must not look like a checkpoint that lost files.
             doomed = old.with_name(f".{old.name}.removed.tmp")
             os.replace(old, doomed)
             shutil.rmtree(doomed, ignore_errors=True)
@@ -186,7 +186,7 @@ def find_checkpoint(path: Path | str) -> Path:
 
     Raises:
         CheckpointError: there is none, or the named one is damaged. Where only the newest of a run
-            is damaged, the one before it is returned and a warning printed.
+            is damaged, the one before it is returned and a warning is printed.
     """
     path = Path(path)
     if path.name == "best" and not path.exists() and (best := best_checkpoint(path.parent)) is not None:
@@ -249,7 +249,7 @@ def build_model(folder: Path) -> tuple[GPTModel, Tokenizer]:
     """The model of a checkpoint before its weights are loaded, and its tokenizer.
 
     Raises:
-        CheckpointError: configuration or tokenizer are damaged, or not for one another.
+        CheckpointError: the configuration or the tokenizer is damaged, or the two do not fit each other.
     """
     try:
         model = GPTModel(GPTConfig.from_dict(read_settings(folder)["model"]))
@@ -280,7 +280,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
 
 
 def load_weights(model: nn.Module, folder: Path | str) -> None:
-    """Fill a model with the weights of a checkpoint, spread over the processes where the model is.
+    """Fill a model with the weights of a checkpoint; they are spread over the processes if the model is.
 
     Args:
         model: any module; its `model_weights` were saved.

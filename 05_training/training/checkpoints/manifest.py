@@ -1,4 +1,4 @@
-"""What makes a folder of files trustworthy: a list of their hashes, and the certainty that all of it is on disk."""
+"""Make a folder of files trustworthy: with a list of their hashes, and the certainty that all of it is on disk."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a run continues, starts, or is told that its settings are those of another run."""
+"""Decide whether a run continues or starts, or is told that its settings are those of another run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rich.console import Console
 
 from training.checkpoints.checkpoint import CheckpointError, find_checkpoint, list_checkpoints
 
-# A resumed run may differ from the saved one in these without being another run. Batch size and accumulation
+# A resumed run may differ from the saved one in these settings and is still the same run. Batch size and accumulation
 # may change together; their product is compared as `sequences_per_step`.
 FREE_TO_CHANGE = {"output_dir", "device", "precision", "parallel", "resume", "data.dataset_dir"} | {
     f"training.{name}"
@@ -37,9 +37,9 @@ def checkpoint_to_resume(
 
     Args:
         run_folder: where an earlier run may be.
-        resume: never sets an earlier run aside under another name.
+        resume: auto continues; with never, an earlier run is set aside under another name.
         settings: of this run, in YAML types.
-        console: told what is done.
+        console: where to print what is done.
 
     Raises:
         CheckpointError: the earlier run had other settings, or every checkpoint is damaged.
@@ -63,7 +63,7 @@ def checkpoint_to_resume(
 
 
 def changed_fields(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Settings that make it another run, as `name: before → after`."""
+    """Settings that make this another run, as `name: before → after`."""
     before, after = _flatten(old), _flatten(new)
     names = sorted(name for name in (before.keys() | after.keys()) - FREE_TO_CHANGE if not name.startswith("tracking."))
     return [f"{name}: {before.get(name)} → {after.get(name)}" for name in names if before.get(name) != after.get(name)]

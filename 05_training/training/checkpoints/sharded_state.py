@@ -1,4 +1,4 @@
-"""Optimizer state in shards: every process writes its piece and reads what it needs, whatever their number.
+"""Optimizer state in shards: every process writes its piece and reads what it needs, however many processes there are.
 
 `torch.distributed.checkpoint` does the book-keeping; the files are safetensors, not its usual pickles, so that
 nothing in a checkpoint can run code.
@@ -29,11 +29,11 @@ def save_shards(folder: Path, tensors: dict[str, Tensor]) -> None:
 
 
 def load_shards(folder: Path, model: nn.Module) -> dict[str, Tensor]:
-    """Read optimizer state as it is spread over the processes now, or whole for a model that is not.
+    """Read optimizer state, spread over the processes as the model is now, or whole for a model that is not spread.
 
     Args:
         folder: of the checkpoint.
-        model: whose parameters say how: a state of a parameter's shape is spread as the parameter is.
+        model: a state with the shape of a parameter is spread as that parameter is.
     """
     reader = HuggingFaceStorageReader(str(folder / SHARDS))
     parameters = dict(model.named_parameters())

@@ -10,8 +10,8 @@ from training.parallel.workers import spread_like, whole
 def model_weights(model: nn.Module) -> dict[str, Tensor]:
     """The weights of a model, whole and on the CPU; every process must call this.
 
-    Where a part of the model is frozen, as under LoRA, what is learned alone: the base has the rest. A weight that has
-    two names, as an embedding that is the head as well, is there once, under the first.
+    Where a part of the model is frozen, as with LoRA, only what is learned is included: the base has the rest. A weight
+    with two names, such as an embedding that is also the head, is included once, under its first name.
     """
     learned, again = _learned_alone(model), _second_names(model)
     return {
@@ -46,7 +46,7 @@ def _learned_alone(model: nn.Module) -> set[str]:
 
 
 def _second_names(model: nn.Module) -> dict[str, str]:
-    """Further names of parameters that have several, each with the first."""
+    """For parameters with several names: each further name, with the first one."""
     first = {id(parameter): name for name, parameter in model.named_parameters()}
     names = model.named_parameters(remove_duplicate=False)
     return {name: first[id(parameter)] for name, parameter in names if name != first[id(parameter)]}

@@ -27,8 +27,8 @@ class Batch:
 
     Args:
         tensors: what the loss function is given, by name.
-        weight: over how many things its mean loss is taken, such as predicted tokens. Micro-batches of
-            one step are averaged by it, so that accumulating equals one large batch even where some
+        weight: the number of things that its mean loss is taken over, such as predicted tokens. Micro-batches of
+            one step are averaged with these weights, so that accumulating equals one large batch even where some
             hold more padding than others.
     """
 
@@ -36,39 +36,39 @@ class Batch:
     weight: float
 
     def to(self, device: torch.device) -> Batch:
-        """The same on a device; does not wait for a copy from pinned memory to a GPU."""
+        """The same batch on a device; does not wait for a copy from pinned memory to a GPU."""
         return Batch({name: tensor.to(device, non_blocking=True) for name, tensor in self.tensors.items()}, self.weight)
 
     def pinned(self) -> Batch:
-        """The same in memory that a GPU can read by itself."""
+        """The same batch in memory that a GPU can read by itself."""
         return Batch({name: tensor.pin_memory() for name, tensor in self.tensors.items()}, self.weight)
 
 
 class BatchSource(Protocol):
-    """Where batches come from. Its state must say all about what comes next."""
+    """Where batches come from. Its state must determine everything that comes next."""
 
     def next_batch(self, batch_size: int) -> Batch:
         """The next micro-batch of this process."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """Where it stands, in JSON types."""
+        """The present position, in JSON types."""
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from there."""
+        """Continue from what `state_dict` gave."""
         ...
 
 
 class PrefetchingSource:
-    """Draws the next batch in a thread while the model computes on this one, in pinned memory.
+    """Draws the next batch into pinned memory, in a thread, while the model computes on this one.
 
-    For a GPU: its work is queued and the CPU is free meanwhile. On a CPU there is nobody free to do it.
+    This is for a GPU: its work is queued, and the CPU is free in the meantime. Without a GPU, the CPU is busy itself.
     The state is that of the batches handed out; those drawn ahead are drawn again after a resume.
 
     Args:
         source: must not depend on the model's weights.
-        batch_size: the only one that will be asked for.
+        batch_size: the only batch size that will be asked for.
         pin: whether to put batches in pinned memory, which needs CUDA.
     """
 

@@ -19,8 +19,8 @@ class DataConfig:
         stream: read one document after another and write token files in shards, for text larger than memory.
         stream_documents: the most documents to take from a stream; null for all.
         validation_fraction: share of the text that is held out.
-        dataset_dir: folder for prepared token files, reused by later runs.
-        document_masks: keep attention within a document where a window holds several.
+        dataset_dir: folder for prepared token files; later runs use them again.
+        document_masks: keep attention within one document where a window holds several documents.
     """
 
     corpus: str = "python_docs"
@@ -57,7 +57,7 @@ class TokenizerConfig:
 
     Args:
         kind: bpe (byte-level, trained on the corpus) or character.
-        vocab_size: ids of the bpe vocabulary; a character vocabulary has as many as the text needs.
+        vocab_size: number of ids of the bpe vocabulary; a character vocabulary has as many as the text needs.
     """
 
     kind: Literal["bpe", "character"] = "bpe"

@@ -1,8 +1,8 @@
 """Batches of token windows from memory-mapped files.
 
 The files may be far larger than memory: only the pages that a batch touches are read. The order of
-the windows follows from the seed and the number of sequences drawn so far and from nothing else,
-so a resumed run continues at the exact sample with one integer of state, on any number of processes.
+the windows depends only on the seed and the number of sequences drawn so far, so a resumed run continues
+at the exact sample with one integer of state, on any number of processes.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from attention.masks import document_ids, document_mask
 from training.data.batches import IGNORED, Batch
 from training.data.token_files import DataError, Tokens
 
-# Samples in which every corpus gets its share exactly; weights are rounded to one in this many.
+# In each block of this many samples, every corpus gets its exact share; weights are rounded to one in this many.
 MIXTURE_BLOCK = 1024
 
 
 class WindowOrder:
-    """Which window of a token sequence is the n-th: each epoch cuts the tokens anew and shuffles the pieces.
+    """Which window of a token sequence is the n-th: each epoch cuts the tokens again and shuffles the pieces.
 
     Epoch e starts cutting at a random offset, so that a token does not always stand at the same
-    place in its window, and every window of an epoch is seen once before any is seen again.
+    place in its window. Every window of an epoch is seen once before any is seen again.
 
     Args:
         num_tokens: at least one window and the token after it.
@@ -35,7 +35,7 @@ class WindowOrder:
 
     def __init__(self, num_tokens: int, context_length: int, seed: Sequence[int]):
         self.num_tokens, self.context_length, self.seed = num_tokens, context_length, list(seed)
-        # An epoch can start up to context_length - 1 tokens late, and each window needs a token more.
+        # An epoch can start up to context_length - 1 tokens late, and each window needs one more token.
         self.windows_per_epoch = max(1, (num_tokens - context_length) // context_length)
         self._epoch = -1
         self._starts = np.empty(0, dtype=np.int64)
@@ -55,15 +55,15 @@ class WindowOrder:
 class Mixture:
     """Which corpus the n-th sample comes from, by weights.
 
-    Every block of 1,024 samples holds each corpus in proportion, in a shuffled order: the shares are
-    exact, not just expected, and how many samples a corpus gave before the n-th is known without counting.
+    Every block of 1,024 samples holds each corpus in proportion, in a shuffled order. So the shares are
+    exact, not just expected, and the number of samples that a corpus gave before the n-th is known without counting.
 
     Args:
         weights: of each corpus; only their ratios matter.
         seed: of the order.
 
     Raises:
-        DataError: a weight is not above 0, or too small beside the others.
+        DataError: a weight is not above 0, or too small compared with the others.
     """
 
     def __init__(self, weights: Mapping[str, float], seed: int):
@@ -92,19 +92,18 @@ class Mixture:
 class WindowLoader:
     """Draws windows from one corpus or several.
 
-    A batch holds `inputs` and, shifted by one, `targets`, each (batch, context_length) int64. With several
-    processes, those of a batch are its next rows: together they see what one process with the larger
-    batch would.
+    A batch holds `inputs` and, shifted by one, `targets`, each (batch, context_length) int64. Several
+    processes share the next rows: together they see what one process with the larger batch would see.
 
     Args:
         corpora: token ids of each corpus, (num_tokens,), usually memory maps.
         context_length: inputs per window.
         seed: of the offsets and the order.
-        weights: how often each corpus is drawn from; None for in proportion to its tokens.
+        weights: how often each corpus is drawn from; None: in proportion to its number of tokens.
         rank: of this process.
         world_size: how many processes draw.
-        document_separator: id between documents. Given one, attention does not cross it (the batch gets
-            `allowed`, boolean (batch, 1, time, time)), nor is a document's beginning predicted from the
+        document_separator: id between documents. If it is given, attention does not cross it (the batch gets
+            `allowed`, boolean (batch, 1, time, time)), and the beginning of a document is not predicted from the
             document before it.
     """
 
@@ -120,7 +119,7 @@ class WindowLoader:
     ):
         self.corpora, self.context_length = dict(corpora), context_length
         self.rank, self.world_size, self.document_separator = rank, world_size, document_separator
-        # A single corpus keeps the order of its seed alone.
+        # With a single corpus, the order depends on the seed alone.
         seeds = [[seed]] if len(corpora) == 1 else [[seed, index] for index in range(len(corpora))]
         self.orders = [
             WindowOrder(len(tokens), context_length, own)
@@ -146,13 +145,13 @@ class WindowLoader:
         if self.document_separator is None:
             return Batch(tensors, float(batch_size * self.context_length))
         tensors["allowed"] = document_mask(document_ids(tensors["inputs"], self.document_separator))
-        # The separator opens a document and cannot be foreseen from within the one before: left out.
+        # The separator opens a document and cannot be predicted from the document before it, so it is left out.
         tensors["targets"] = tensors["targets"].masked_fill(tensors["targets"] == self.document_separator, IGNORED)
         return Batch(tensors, float((tensors["targets"] != IGNORED).sum()))
 
     @property
     def epochs(self) -> float:
-        """How often the data has been gone through, over all corpora."""
+        """How many times the data has been used, over all corpora."""
         return self.drawn / sum(order.windows_per_epoch for order in self.orders)
 
     def state_dict(self) -> dict[str, Any]:

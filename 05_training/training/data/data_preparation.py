@@ -1,10 +1,10 @@
 """From a corpus to token files: train the tokenizer, encode, write, once.
 
 A prepared data set is a folder: `train.bin` and `val.bin` (flat little-endian ids), `tokenizer.json`
-and `meta.json`. Of a mixture, each corpus has files of its own, `train-0.bin`, `train-1.bin`, …, with one
-tokenizer for all; a streamed corpus is written in shards, `train_00000.bin`, …. The folder's name holds a
-hash of everything it was made from, so that a changed corpus, tokenizer or installation makes a new one
-and nothing stale is ever read. It is written under a temporary name and renamed when complete.
+and `meta.json`. In a mixture, each corpus has its own files, `train-0.bin`, `train-1.bin`, …, and all share one
+tokenizer. A streamed corpus is written in shards, `train_00000.bin`, …. The folder's name holds a hash of everything
+that the data set was made from. So a changed corpus, tokenizer or installation makes a new folder, and nothing
+outdated is ever read. The folder is written under a temporary name and renamed when it is complete.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ def _open(folder: Path) -> PreparedDataset:
 def _write(
     folder: Path, sources: list[DocumentSource], config: TokenizerConfig, request: dict[str, Any], console: Console
 ) -> None:
-    # xz takes as long as everything else here. It runs in C without Python's lock, so it runs beside.
+    # xz takes as long as everything else here. It runs in C without Python's lock, so it runs in parallel.
     with ThreadPoolExecutor(max_workers=1) as pool:
         baselines = pool.submit(sources[0].baselines) if len(sources) == 1 else None
         columns = (TextColumn("{task.description:<20}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -226,8 +226,8 @@ def _batches_by_split(source: DocumentSource) -> Iterator[tuple[str, list[str]]]
 
 def _train_tokenizer(sources: list[DocumentSource], config: TokenizerConfig, progress: Progress) -> Tokenizer:
     if config.kind == "character":
-        # The alphabet is taken from all of the text: a character the model never trained on gets a
-        # low probability, where without an id the text could not be measured at all.
+        # The alphabet is taken from all of the text. A character that the model never trained on gets a low
+        # probability; without an id, the text could not be measured at all.
         documents = [document for source in sources for document, _ in source.documents()]
         several = sum(not held_out for source in sources for _, held_out in source.documents()) > 1
         return CharacterTokenizer.train(documents, special_tokens=(END_OF_TEXT,) if several else ())

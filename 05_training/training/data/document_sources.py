@@ -79,7 +79,7 @@ class StreamedSource:
     Args:
         name: see `stream_documents`.
         validation_fraction: share of documents held out.
-        max_documents: to take; None for all.
+        max_documents: the most documents to take; None for all.
     """
 
     def __init__(self, name: str, validation_fraction: float, max_documents: int | None):

@@ -1,9 +1,9 @@
 """Documents one after the other, from files or data sets that do not fit into memory.
 
 Sources: a text file (one document, in pieces), a JSONL or Parquet file with a column `text`, a folder of
-them, or `hub:NAME` (also `hub:NAME/CONFIG`) for a data set of the Hugging Face hub, read over the network as
-it goes. Which documents are held out is decided by each one's hash, so that it is the same however many
-are taken and in whatever order they come.
+them, or `hub:NAME` (also `hub:NAME/CONFIG`) for a data set of the Hugging Face hub, read over the network
+piece by piece. The hash of each document decides whether it is held out. So this does not depend on how many
+documents are taken, or on their order.
 """
 
 from __future__ import annotations
@@ -79,5 +79,5 @@ def _stream_hub(name: str) -> Iterator[str]:
             yield row["text"]
     except CorpusError:
         raise
-    except Exception as error:  # the network's and the hub's errors have no common ancestor
+    except Exception as error:  # the network's and the hub's errors have no common base class
         raise CorpusError(f"{HUB}{name} could not be read: {str(error).splitlines()[0]}") from None

@@ -1,7 +1,7 @@
-"""Token files: flat little-endian ids on disk, mapped rather than read.
+"""Token files: flat little-endian ids on disk, mapped into memory instead of read.
 
-A corpus that was prepared in one go is one file, `train.bin`. A streamed one is several, `train_00000.bin`,
-`train_00001.bin`, …: shards of a size that copies and uploads well.
+A corpus that was prepared at once is one file, `train.bin`. A streamed one is several, `train_00000.bin`,
+`train_00001.bin`, …: shards of a size that is easy to copy and upload.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def open_tokens(paths: Sequence[Path], dtype: str, vocab_size: int, context_leng
         context_length: the files must hold one window and the token after it.
 
     Raises:
-        DataError: none, too short, cut off, or an id out of range.
+        DataError: there is no file, a file was cut off, the text is too short, or an id is out of range.
     """
     if not paths:
         raise DataError("there are no token files: the prepared folder is incomplete; delete it to prepare it again")

@@ -1,4 +1,4 @@
-"""AdamW: a step size of its own for every number, and weight decay apart from the gradient."""
+"""AdamW: every number has its own step size, and weight decay is separate from the gradient."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ class AdamW(Optimizer):
         v ← β₂ v + (1 - β₂) g²          running mean of its square
         θ ← θ - η λ θ - η · (m / (1 - β₁ᵗ)) / (√(v / (1 - β₂ᵗ)) + ε)
 
-    Both means start at 0 and are too small at first by the factor 1 - βᵗ. The decay is not part of g:
-    otherwise it would be divided by √v like the rest, and decay the busiest weights least.
+    Both means start at 0 and are too small at first by the factor 1 - βᵗ. The decay is not part of g.
+    If it were, it would be divided by √v like the rest, and the busiest weights would decay least.
 
-    This is the readable form, equal to `torch.optim.AdamW` to rounding and used with
+    This is the readable form. It equals `torch.optim.AdamW` up to rounding, and is used with
     `optimizer.fused: false`. PyTorch's fused kernel does all of it in one pass over memory where this
-    takes a dozen, so the trainer takes that one by default.
+    takes a dozen, so the trainer takes the kernel by default.
 
     Args:
         params: tensors, or groups of them.

@@ -22,14 +22,14 @@ def gradient_norm(parameters: Iterable[Tensor]) -> Tensor:
 def clip_gradients(parameters: Iterable[Tensor], max_norm: float) -> float:
     """Scale all gradients by one factor so that their norm is at most `max_norm`.
 
-    The direction stays. Clipping each number for itself would change it.
+    The direction stays the same. Clipping each number separately would change it.
 
     Args:
         parameters: whose gradients to scale in place; one tensor is one parameter.
         max_norm: 0 leaves them as they are and only measures.
 
     Returns:
-        The norm before; inf or nan where a gradient is, and then nothing was scaled.
+        The norm before clipping. If a gradient is inf or nan, so is the norm, and nothing was scaled.
 
     Raises:
         ValueError: a negative norm, which would turn the step around.

@@ -8,9 +8,9 @@ The orthogonal factor comes from matrix products alone. With X₀ = M / ||M||, t
 
     Xₖ₊₁ = a Xₖ + b (Xₖ Xₖᵀ) Xₖ + c (Xₖ Xₖᵀ)² Xₖ          (Newton–Schulz)
 
-acts on each singular value by s → a s + b s³ + c s⁵ and leaves U and V alone. The coefficients are chosen
-for a steep start: five rounds bring singular values from 0.01 to 1 into about 0.7 to 1.2, which is near
-enough to one.
+acts on each singular value by s → a s + b s³ + c s⁵ and does not change U and V. The coefficients are chosen
+for a steep start: after five rounds, singular values between 0.01 and 1 lie between about 0.7 and 1.2, which is
+near enough to one.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ def orthogonalise(matrices: Tensor, rounds: int = ROUNDS) -> Tensor:
 class Muon(Optimizer):
     """B ← B + (1 - μ)(g - B),  θ ← θ - η λ θ - η' · orthogonalise(g + μ (B - g))  (Nesterov's look ahead).
 
-    η' = η · max(1, rows / columns)^½ keeps the size of the output's change alike for wide and tall
-    matrices. Equal to `torch.optim.Muon` to bfloat16's rounding, and faster for small models: matrices of
+    η' = η · max(1, rows / columns)^½ makes the output change by a similar size for wide and tall matrices.
+    The result equals `torch.optim.Muon` up to bfloat16's rounding. It is faster for small models: matrices of
     one shape are stacked and orthogonalised together.
 
     Args:

@@ -1,4 +1,4 @@
-"""What the optimizers of this room share: settings that are checked, and a step that takes a closure as PyTorch's does."""
+"""What the optimizers in this folder share: checked settings, and a step that takes a closure as in PyTorch."""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
-"""Which parameter is followed by which optimizer, at which rate.
+"""Which optimizer changes which parameter, and at which rate.
 
 - AdamW ([`adamw.py`](adamw.py)): each number has its own step size.
 - Muon ([`muon.py`](muon.py)): each matrix has an orthogonal step. It is meant for the matrices inside
   the blocks; embeddings, the head and vectors stay with AdamW.
 - SGD ([`sgd.py`](sgd.py)): one step size for all.
 
-Weight decay acts on the matrices inside the blocks. Norm weights, biases and embeddings are left
-alone: pulling a norm's scale or a rare token's embedding to zero helps nobody.
+Weight decay acts on the matrices inside the blocks. Norm weights, biases and embeddings do not decay:
+it does not help to pull a norm's scale or a rare token's embedding to zero.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from training.parallel.workers import is_spread, spread_like
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """How weights follow gradients.
+    """How gradients change the weights.
 
     Args:
-        name: adamw for everything, muon for the matrices inside the blocks with adamw for the rest, or sgd.
+        name: adamw for all weights; muon for the matrices inside the blocks, with adamw for the rest; or sgd.
         lr: peak learning rate of adamw or sgd.
         muon_lr: peak learning rate of muon.
         beta1: decay of adamw's mean of gradients; sgd's momentum.
         beta2: decay of adamw's mean of squared gradients.
         weight_decay: decoupled weight decay, on matrices inside the blocks only.
-        grad_clip: largest norm of the gradient, longer ones are scaled down; 0 turns it off.
-        fused: take PyTorch's single-kernel adamw where there is one; otherwise the readable one, with the
-            same numbers to rounding.
-        ema_decay: keep a moving average of the weights with this decay, validate with it and save it as
+        grad_clip: largest norm of the gradient; a longer gradient is scaled down. 0 turns this off.
+        fused: use PyTorch's single-kernel adamw where there is one. Otherwise the readable one is used, with the
+            same numbers up to rounding.
+        ema_decay: keep a moving average of the weights with this decay, validate with it, and save it as
             the model; null for none.
     """
 
@@ -69,7 +69,7 @@ class OptimizerConfig:
 
 
 def build_optimizers(model: nn.Module, config: OptimizerConfig) -> list[torch.optim.Optimizer]:
-    """One optimizer, or two for Muon, over the parameters that are to be learned.
+    """One optimizer, or two for Muon, for the parameters that are to be learned.
 
     Every group remembers its peak rate as `peak_lr`.
 
@@ -119,7 +119,7 @@ def set_learning_rate(optimizers: Sequence[torch.optim.Optimizer], factor: float
 def optimizer_state(model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, Tensor]:
     """What the optimizers remember, as `optimizer.PARAMETER.NAME`.
 
-    Names, not positions: the same on one process and on many, and readable in a checkpoint.
+    Names are used, not positions: they are the same on one process and on many, and readable in a checkpoint.
     """
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     return {
@@ -156,6 +156,6 @@ def load_optimizer_state(
 
 
 def _beside(parameter: Tensor, tensor: Tensor) -> Tensor:
-    """Where the parameter is: on its device, and in pieces if it is in pieces; a count of steps is not."""
+    """Move a state to its parameter: to its device, and into pieces if it is in pieces. A step count stays whole."""
     tensor = tensor.to(parameter.device)
     return spread_like(parameter, tensor) if tensor.ndim and not is_spread(tensor) else tensor

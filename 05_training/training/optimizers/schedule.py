@@ -14,7 +14,7 @@ class ScheduleConfig:
     """How the learning rate moves over the run.
 
     Args:
-        kind: cosine, linear, wsd (stable, then a linear decay), inverse_sqrt or constant, after the warm-up.
+        kind: the curve after the warm-up: cosine, linear, wsd (stable, then a linear decay), inverse_sqrt or constant.
         warmup_steps: steps in which the rate rises from 0 to its peak.
         final_fraction: where cosine, linear and wsd end when all steps are taken, as a share of the peak.
         decay_fraction: share of the run in which wsd decays.

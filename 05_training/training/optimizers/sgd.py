@@ -16,7 +16,7 @@ class SGD(Optimizer):
 
     For convex problems the rate must fall like 1 / sqrt(t) for the average of the iterates to converge
     (Zinkevich, 2003); `schedule.kind: inverse_sqrt` does that. On language models SGD learns far more
-    slowly than AdamW: gradients of rare tokens are rare and small, and SGD's step is as small.
+    slowly than AdamW: gradients of rare tokens are rare and small, and so are SGD's steps for them.
 
     Args:
         params: tensors, or groups of them.

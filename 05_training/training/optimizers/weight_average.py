@@ -12,12 +12,12 @@ from torch import Tensor, nn
 class WeightAverage:
     """a ← d a + (1 - d) θ after every step (Polyak & Juditsky, 1992, with forgetting).
 
-    With the learning rate still high, weights jump about a good point, and their average is nearer to it
-    than any of them. A schedule that decays to zero settles there by itself, and then the average gains
-    little; it pays where the rate stays up.
+    While the learning rate is high, the weights jump around a good point, and their average is nearer to it
+    than any of them. With a schedule that decays to zero, they settle there by themselves, and the average
+    gains little. It helps where the rate stays high.
 
     Args:
-        model: whose parameters to follow, those that are learned.
+        model: its learned parameters are averaged.
         decay: d, from 0 to below 1. The average reaches back about 1 / (1 - d) steps.
 
     Raises:

@@ -1,12 +1,12 @@
 """Several processes as one trainer: how they share a model.
 
-The model's file knows nothing of it; everything is applied from here:
+The model's file does not know about it; everything is applied from here:
 
 - DDP (Li et al., 2020): every process has the whole model and a part of the batch; gradients are averaged
   while the backward pass still runs.
 - FSDP2, `fully_shard` (Zhao et al., 2023): every process keeps a piece of each weight, gradient and optimizer
-  state, and a block's weights are brought together for the moment of its computation. The memory of a
-  process shrinks with their number.
+  state. The weights of a block are brought together only while it computes. The memory of a process
+  becomes smaller with more processes.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def parallelise(module: LossModule, placement: Placement, workers: Workers) -> n
     Args:
         module: on its device, with the same weights in every process. Its model has `blocks`.
         placement: with a low precision, FSDP sends weights in it and sums gradients in float32.
-        workers: the processes and how they share the model; one alone leaves the module as it is.
+        workers: the processes and how they share the model; one process alone leaves the module as it is.
     """
     if workers.world_size == 1:
         return module
@@ -62,7 +62,7 @@ def parallelise(module: LossModule, placement: Placement, workers: Workers) -> n
 
 
 def synchronise(module: nn.Module, now: bool) -> AbstractContextManager[None]:
-    """While inside, backward passes exchange gradients, or only add them up when it is not yet time.
+    """Inside this context, backward passes exchange gradients, or only add them up when it is not yet time.
 
     Accumulation needs one exchange a step, after the last micro-batch.
     """

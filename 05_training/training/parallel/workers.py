@@ -55,7 +55,7 @@ class Workers:
         return total.tolist()
 
     def any(self, value: bool) -> bool:
-        """Whether it holds in some process: what one was told, such as to stop, all must know."""
+        """Whether the value is true in some process: what one was told, such as to stop, all must know."""
         return self.sum(float(value))[0] > 0
 
     def gather(self, value: T) -> list[T]:
@@ -84,10 +84,10 @@ class Workers:
 
 @contextmanager
 def join_workers(device: str, strategy: Strategy) -> Iterator[Workers]:
-    """Meet the other processes that torchrun started, if it did, and leave them at the end.
+    """Join the other processes that torchrun started, if there are any, and leave them at the end.
 
     Args:
-        device: auto, cpu, cuda or mps, of the configuration: decides how processes talk.
+        device: auto, cpu, cuda or mps, from the configuration; decides how the processes communicate.
         strategy: how they share the model.
     """
     if "WORLD_SIZE" not in os.environ:
@@ -98,8 +98,8 @@ def join_workers(device: str, strategy: Strategy) -> Iterator[Workers]:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     backend = "nccl" if on_gpu else "gloo"
     if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0" and os.environ.get("GROUP_WORLD_SIZE") == "1":
-        # torchrun keeps its store over a restart, and with it the addresses of the processes that died; under a prefix
-        # of its own, each attempt sees its own. Several machines may count restarts differently, so not there.
+        # torchrun keeps its store over a restart, and with it the addresses of the processes that died. With its own
+        # prefix, each attempt sees only its own. Several machines may count restarts differently, so they get none.
         store, rank, world_size = next(rendezvous("env://"))
         attempt = os.environ["TORCHELASTIC_RESTART_COUNT"]
         store = dist.PrefixStore(f"restart_{attempt}", store)  # type: ignore[attr-defined]
@@ -123,12 +123,12 @@ def is_spread(tensor: Tensor) -> bool:
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """A tensor brought together; where it is spread, every process must call this."""
+    """A tensor brought together; if it is spread, every process must call this."""
     return tensor.full_tensor() if is_spread(tensor) else tensor  # type: ignore[attr-defined]
 
 
 def spread_like(parameter: Tensor, tensor: Tensor) -> Tensor:
-    """A whole tensor in the pieces that a parameter is in, or as it is if that is whole.
+    """A whole tensor in the pieces that a parameter is in, or as it is if the parameter is whole.
 
     Args:
         parameter: spread or not.

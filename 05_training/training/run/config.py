@@ -1,6 +1,6 @@
 """The configuration of a pretraining run: typed, documented field by field, checked before any work.
 
-A YAML file gives the values, the command line overrides them (`--optimizer.lr 1e-3`), and what
+A YAML file gives the values, the command line overrides them (`--optimizer.lr 1e-3`), and a field that
 neither names keeps the default below.
 """
 
@@ -25,20 +25,20 @@ class RunConfig:
 
     Args:
         output_dir: folder for checkpoints, metrics and the loss curve.
-        seed: of the weights, the order of the data and dropout.
+        seed: decides the initial weights, the order of the data and dropout.
         device: auto takes CUDA, then MPS, then the CPU.
-        precision: of matrix products; weights stay float32. auto takes bfloat16 where it is fast.
+        precision: number type of matrix products; weights stay float32. auto takes bfloat16 where it is fast.
         parallel: how torchrun's processes share the work. ddp gives each a copy of the model; fsdp gives
             each a piece of every weight, gradient and optimizer state.
-        resume: auto continues from the newest checkpoint in output_dir, or starts; never starts
-            from step 0 and sets an earlier run aside under another name.
+        resume: auto continues from the newest checkpoint in output_dir, or starts if there is none. With never,
+            the run starts from step 0, and an earlier run is set aside under another name.
         data: what to train on.
         tokenizer: how text becomes ids.
         model: the parts and sizes of the model.
         loss: what is minimised.
-        optimizer: how weights follow gradients.
+        optimizer: how gradients change the weights.
         schedule: how the learning rate moves.
-        training: how long, and what to do on the way.
+        training: how long to train, and what else to do during the run.
         tracking: what is recorded.
     """
 

@@ -1,8 +1,8 @@
-"""A range test for the learning rate (Smith, 2015): raise it from tiny to absurd and watch the loss.
+"""A range test for the learning rate (Smith, 2015): raise it from very small to far too large, and watch the loss.
 
 While the rate is too small, nothing happens; then the loss falls; then it explodes. A good peak rate is where
-it falls fastest, well below where it turns: the schedule's warm-up and decay allow no more than the model
-bears in its first steps.
+it falls fastest, well below where it turns. Even with warm-up and decay, the rate must not be higher than the
+model bears in its first steps.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class RangeTest:
 
 
 def range_test(trainer: Trainer, steps: int = STEPS) -> RangeTest:
-    """Train with growing rates, without a trace; ends early when the loss blows up."""
+    """Train with growing rates, then undo it; ends early when the loss blows up."""
     factors: list[float] = []
     losses: list[float] = []
     smoothed = None

@@ -1,7 +1,7 @@
-"""How fast a device could be: the other side of model FLOPs utilisation (MFU).
+"""How fast a device could be: what model FLOPs utilisation (MFU) divides by.
 
-MFU (Chowdhery et al., 2022, appendix B) is the arithmetic that the model needs, done in a second, over what
-the device can do at most. Recomputed activations do not count as needed.
+MFU (Chowdhery et al., 2022, appendix B) is the arithmetic that the model needs and does in a second, divided by
+what the device can do at most. Recomputed activations do not count as needed.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ SIZE = 1024  # of the matrices that are multiplied where there is no data sheet
 def peak_flops(placement: Placement) -> tuple[float, str]:
     """FLOP/s that a device can reach in a precision, and where the figure is from.
 
-    GPUs have a data sheet. CPUs differ by their matrix units, clock and threads, so the best of a few large
-    matrix products stands in for one.
+    GPUs have a data sheet. CPUs differ by their matrix units, clock and threads, so the fastest of a few large
+    matrix products is used instead.
     """
     if placement.device.type == "cuda" and placement.precision != torch.float32:
         name = torch.cuda.get_device_name(placement.device)

@@ -1,7 +1,7 @@
 """What a run will cost, before it starts: parameters, arithmetic, memory, disk, time.
 
 `--dry-run` prints it and stops. A run that cannot fit into memory or onto the disk is refused here, with the
-figures, rather than killed by the system an hour later.
+figures, instead of being killed by the system an hour later.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ class Plan:
     """The cost of a run.
 
     Args:
-        parameters: learned numbers.
-        tokens: to be trained on, by all processes together.
-        epochs: times the training text is gone through.
+        parameters: how many numbers are learned.
+        tokens: how many to train on, by all processes together.
+        epochs: how many times the training text is used.
         flops: arithmetic of the whole run.
-        memory_bytes: of one process at its largest.
+        memory_bytes: the most that one process needs.
         disk_bytes: of the checkpoints that are kept, and the one being written.
         free_memory_bytes: what the machine, or the GPU, has for this process.
         free_disk_bytes: what the disk has.
@@ -59,7 +59,7 @@ class Plan:
 
 
 def make_plan(config: RunConfig, meta: DatasetMeta, placement: Placement, workers: Workers) -> Plan:
-    """Work out the cost of a run whose model has its vocabulary size."""
+    """Compute the cost of a run; the model must have its vocabulary size already."""
     training = config.training
     parameters = count_parameters(config.model).total
     tokens = training.max_steps * config.tokens_per_step * workers.world_size
@@ -77,7 +77,7 @@ def make_plan(config: RunConfig, meta: DatasetMeta, placement: Placement, worker
     if placement.device.type == "cuda":
         free_memory = torch.cuda.mem_get_info(placement.device)[0]
     else:
-        # Processes of one machine share its memory; torchrun starts them all on this one, or says so itself.
+        # Processes of one machine share its memory. torchrun starts all of them here, unless it is told otherwise.
         free_memory = psutil.virtual_memory().available // workers.world_size
     existing = next(
         path

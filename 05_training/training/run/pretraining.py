@@ -61,11 +61,11 @@ def run_training(config: RunConfig, console: Console, task: Task | None = None) 
 
 def _run(config: RunConfig, console: Console, task: Task, workers: Workers) -> int:
     placement = choose_placement(config.device, config.precision)
-    # The main process measures `auto` for all: two precisions in one run would not add up.
+    # The main process chooses `auto` for all: two precisions in one run would not fit together.
     precision = workers.gather(placement.precision)[0]
     placement = dataclasses.replace(placement, precision=precision)
     workers.on_main(lambda: prepare_dataset(config.data, config.tokenizer, console).folder)
-    dataset = prepare_dataset(config.data, config.tokenizer, Console(quiet=True))  # finds it
+    dataset = prepare_dataset(config.data, config.tokenizer, Console(quiet=True))  # finds what was made
     config = with_vocabulary(config, dataset.tokenizer.vocab_size)
     plan = make_plan(config, dataset.meta, placement, workers)
     if task.dry_run:
@@ -75,7 +75,7 @@ def _run(config: RunConfig, console: Console, task: Task, workers: Workers) -> i
     run = Run(Path(config.output_dir), dataset.tokenizer, to_settings(config, dataset, workers), workers)
     trainer = build_trainer(config, run, loader, validation_tokens, placement)
     session = PretrainingSession(trainer, console, config.tracking, validation_tokens, dataset.meta)
-    if task == Task():  # nothing but to train
+    if task == Task():  # training only
         session.resume(config.resume)
     if not trainer.finished:
         if not task.dry_run:
@@ -106,10 +106,10 @@ def _run(config: RunConfig, console: Console, task: Task, workers: Workers) -> i
 
 
 class PretrainingSession(Session):
-    """A session with samples on the way, and a report on all held-out text at the end.
+    """A session with samples during the run, and a report on all held-out text at the end.
 
     Args:
-        trainer: that has taken no step yet.
+        trainer: one that has taken no step yet.
         console: where to print; quiet in every process but the main one.
         tracking: what is recorded.
         validation_tokens: all held-out ids.
@@ -129,7 +129,7 @@ class PretrainingSession(Session):
         self.whole = not trainer.workers.weights_are_split  # samples and histograms need the weights in one place
 
     def peak_flops(self) -> float:
-        """That of one device, times their number."""
+        """The figure of one device, times the number of devices."""
         return peak_flops(self.trainer.placement)[0] * self.trainer.workers.world_size
 
     def step_figures(self) -> dict[str, float]:
@@ -138,14 +138,14 @@ class PretrainingSession(Session):
         return {"gradient_norm": self.trainer.gradient_norm, **rates}
 
     def on_step(self, tracker: Tracker, progress: TrainingProgress, loss: float) -> None:
-        """Samples too, every `training.sample_interval` steps."""
+        """Print samples too, every `training.sample_interval` steps."""
         super().on_step(tracker, progress, loss)
         interval, trainer = self.trainer.recipe.training.sample_interval, self.trainer
         if interval and trainer.step % interval == 0 and not trainer.finished and self.whole:
             print_samples(trainer, tracker, self.console)
 
     def on_validation(self, tracker: Tracker, progress: TrainingProgress, figures: dict[str, float]) -> None:
-        """Speed, utilisation and the distribution of the weights are recorded as well."""
+        """Record speed, utilisation and the distribution of the weights as well."""
         trainer = self.trainer
         speed, utilisation = progress.speed(trainer), progress.utilisation(trainer)
         tracker.log(trainer.step, **figures, tokens_per_second=speed, mfu=utilisation)
@@ -154,7 +154,7 @@ class PretrainingSession(Session):
         progress.print(f"step {trainer.step:>6}  training loss {progress.smoothed:.3f}  {in_words(figures)}")
 
     def conclude(self, tracker: Tracker | None) -> None:
-        """Report, samples and summary."""
+        """Print the report and samples, and write the summary."""
         figures = report(self.trainer, self.validation_tokens, self.meta, tracker, self.console)
         if tracker is not None:
             samples = print_samples(self.trainer, tracker, self.console) if self.whole else {}

@@ -1,4 +1,4 @@
-"""Where the time of a step goes: a PyTorch profiler trace of a few."""
+"""Where the time of a step goes: a PyTorch profiler trace of a few steps."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TRACE_FILE = "profile.json"
 
 
 def profile_steps(trainer: Trainer, console: Console) -> None:
-    """Take some steps without a trace in the run, and write what happened in them.
+    """Take some steps that do not change the run, and write what happened in them.
 
     Prints the costliest operations and writes `profile.json` for https://ui.perfetto.dev.
     """
@@ -22,7 +22,7 @@ def profile_steps(trainer: Trainer, console: Console) -> None:
         activities.append(torch.profiler.ProfilerActivity.CUDA)
     trainer.model.train()
     with rehearsal(trainer):
-        trainer.take_step()  # the first allocates
+        trainer.take_step()  # the first step allocates memory
         with torch.profiler.profile(activities=activities) as profiler:
             for _ in range(STEPS):
                 trainer.take_step()

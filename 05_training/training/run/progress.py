@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from training.trainer import Trainer
 
-RECENT = 10  # steps whose mean loss is shown; a longer memory would lag behind where the loss falls fast
+RECENT = 10  # steps whose mean loss is shown; a mean over more would be too high while the loss falls fast
 
 
 class TrainingProgress:

@@ -1,4 +1,4 @@
-"""Steps that leave no trace: to time them, to try learning rates, to look where their time goes."""
+"""Steps that are undone: to time them, to try learning rates, to see where their time goes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SLOW_SECONDS = 5.0  # a plan need not be more exact than that
 
 @contextlib.contextmanager
 def rehearsal(trainer: Trainer) -> Iterator[None]:
-    """While inside, steps may be taken that leave no trace: weights, data and randomness are put back after."""
+    """Steps taken inside this context leave no trace: weights, data and randomness are put back at its end."""
     weights = [(p, p.detach().clone()) for p in trainer.model.parameters() if p.requires_grad]
     values, tensors = trainer.state()
     tensors = {name: tensor.clone() for name, tensor in tensors.items()}
@@ -32,11 +32,11 @@ def rehearsal(trainer: Trainer) -> Iterator[None]:
 
 
 def seconds_per_step(trainer: Trainer, trials: int = 2) -> float:
-    """Time steps of one micro-batch, without a trace, and multiply by the number of them in a step.
+    """Time steps of one micro-batch, undo them, and multiply by the number of micro-batches in a step.
 
     Args:
         trainer: about to start.
-        trials: to time, after one to warm up; the fastest counts. A slow one counts at once.
+        trials: how many to time, after one to warm up; the fastest counts. Slow steps end the timing early.
     """
     recipe, times = trainer.recipe, list[float]()
     with rehearsal(trainer):
@@ -45,7 +45,7 @@ def seconds_per_step(trainer: Trainer, trials: int = 2) -> float:
         )
         trainer.model.train()
         try:
-            while len(times) <= trials and not trainer.workers.any(sum(times) > SLOW_SECONDS):  # all alike
+            while len(times) <= trials and not trainer.workers.any(sum(times) > SLOW_SECONDS):  # all agree
                 start = time.perf_counter()
                 trainer.take_step()
                 times.append(time.perf_counter() - start)

@@ -1,4 +1,4 @@
-"""What is shown at the end of a run, and on the way: the table of results, the curve, samples."""
+"""What is shown at the end of a run, and during it: the table of results, the curve, samples."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ SUMMARY_FILE = "summary.json"
 def report(
     trainer: Trainer, validation_tokens: Tokens, meta: DatasetMeta, tracker: Tracker | None, console: Console
 ) -> dict[str, Any]:
-    """Measure on the whole validation text and print what came of the run; every process must call this.
+    """Measure on the whole validation text and print the results of the run; every process must call this.
 
     Args:
-        trainer: done.
+        trainer: after its last step.
         validation_tokens: all held-out ids.
         meta: of the data.
         tracker: of the main process; None in the others, which only help to measure.
@@ -48,7 +48,7 @@ def report(
     bits = bits_per_byte(nats, meta.validation_bytes)
     if not any(
         "validation_bits_per_byte" in record for record in tracker.records
-    ):  # not when it is only measured again
+    ):  # not when the run is only measured again
         tracker.log(trainer.step, validation_loss=loss, validation_bits_per_byte=bits)
     references = {
         name: value
@@ -89,7 +89,7 @@ def report(
 
 
 def write_summary(trainer: Trainer, figures: dict[str, Any], samples: dict[str, str]) -> None:
-    """Leave what `report` measured, with the samples, in the run's folder as `summary.json`."""
+    """Write what `report` measured, and the samples, to `summary.json` in the run's folder."""
     content = {**figures, "samples": samples}
     write_atomically(trainer.run.folder / SUMMARY_FILE, json.dumps(content, indent=2) + "\n")
 
@@ -101,7 +101,7 @@ def print_samples(trainer: Trainer, tracker: Tracker, console: Console) -> dict[
     for prompt in trainer.recipe.training.sample_prompts:
         try:
             ids = trainer.run.tokenizer.encode(prompt)[: trainer.model.config.context_length]
-        except TokenizerError as error:  # a character tokenizer knows those of its text; the run itself is good
+        except TokenizerError as error:  # a character tokenizer knows only those of its text; the run is good
             console.print(f"warning: no sample for {prompt!r}: {error}", markup=False, highlight=False)
             continue
         with trainer.averaged(), evaluating(trainer.model), trainer.placement.autocast():

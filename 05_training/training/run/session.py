@@ -1,7 +1,7 @@
-"""One sitting at a run: begin or continue, take the steps that are left, record them, stop in good order.
+"""One session of a run: begin or continue, take the steps that are left, record them, stop in good order.
 
-Pretraining and fine-tuning do this alike. What one of them adds, such as samples on the way or a report at the end, is in
-a subclass that overrides the methods below `run`.
+Pretraining and fine-tuning do this in the same way. What one of them adds, such as samples during the run or a report
+at the end, is in a subclass that overrides the methods below `run`.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ class Session:
     """Trains, and prints and records what happens.
 
     Args:
-        trainer: that has taken no step yet.
+        trainer: one that has taken no step yet.
         console: where to print; quiet in every process but the main one.
         tracking: what is recorded.
     """
 
     def __init__(self, trainer: Trainer, console: Console, tracking: TrackingConfig):
         self.trainer, self.console, self.tracking = trainer, console, tracking
-        self.checkpoint: Path | None = None  # that the run continues from
+        self.checkpoint: Path | None = None  # the one that the run continues from
 
     def resume(self, resume: Literal["auto", "never"]) -> None:
         """Continue an earlier run in the same folder, if there is one.
 
         Args:
-            resume: auto continues; never sets an earlier run aside under another name.
+            resume: auto continues; with never, an earlier run is set aside under another name.
 
         Raises:
             CheckpointError: the earlier run had other settings, or all its checkpoints are damaged.
@@ -52,7 +52,7 @@ class Session:
             self.trainer.resume(self.checkpoint)
 
     def time_step(self, trials: int = 2) -> float:
-        """Seconds of a step, measured without a trace; see `seconds_per_step`."""
+        """Seconds of a step, measured with steps that are undone; see `seconds_per_step`."""
         with self.console.status("Timing a step …"):
             return seconds_per_step(self.trainer, trials)
 
@@ -85,7 +85,7 @@ class Session:
             on_step = partial(self.on_step, tracker, progress)
             return trainer.train(on_step, partial(self.on_validation, tracker, progress), progress.print)
 
-    # --- what a kind of training may add; in the main process, but for `conclude` -----------------
+    # --- what a kind of training may add; only in the main process, except `conclude` -------------
 
     def peak_flops(self) -> float:
         """What all devices can do together, in FLOP/s; infinite where a utilisation would mean nothing."""

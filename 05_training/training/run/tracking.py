@@ -1,4 +1,4 @@
-"""What a run leaves to look at: metrics as JSON lines and CSV, TensorBoard events, a loss curve; W&B if asked."""
+"""Records of a run: metrics as JSON lines and CSV, TensorBoard events, a loss curve, and W&B if asked."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class TrackingConfig:
 
 
 class TrackingError(ValueError):
-    """A tracker that was asked for and cannot be had."""
+    """A tracker that was asked for and is not available."""
 
 
 class Tracker:
@@ -90,7 +90,7 @@ class Tracker:
             self._events.add_text(name, f"```\n{text}\n```", step)
 
     def log_histograms(self, model: nn.Module, step: int) -> None:
-        """Put the distribution of every parameter into TensorBoard: dead or exploding layers show at a glance."""
+        """Put the distribution of every parameter into TensorBoard: dead or exploding layers are easy to see."""
         if self._events is not None:
             for name, parameter in model.named_parameters():
                 self._events.add_histogram(name, parameter.detach().float().cpu(), step)
@@ -171,7 +171,7 @@ def _smooth(values: list[float]) -> list[float]:
 
 
 def read_metrics(run_folder: Path) -> list[dict[str, Any]]:
-    """Records of an earlier run; a last line cut short by a crash is passed over."""
+    """Records of an earlier run; a last line cut short by a crash is ignored."""
     path = run_folder / METRICS_FILE
     records = []
     if path.exists():
