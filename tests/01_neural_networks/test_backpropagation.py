@@ -115,6 +115,7 @@ def test_precision_stays_what_it_was():
     np.testing.assert_array_equal((Tensor([1, 2]) * 0.5).data, [0.5, 1.0])
 
 
+@pytest.mark.slow
 def test_a_graph_100_000_deep_goes_forward_backward_and_away():
     # In a separate process, because a stack that overflows while it unwinds would end the tests too.
     program = """

@@ -97,6 +97,7 @@ OPTIMIZERS = {
 PRECISIONS = {"float64": (np.float64, 1e-12), "float32": (np.float32, 2e-5)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_numpy_and_pytorch_have_the_same_losses_step_by_step(name: str, precision: str):
@@ -208,6 +209,7 @@ def run_script(root: Path, cwd: Path, *arguments: str) -> subprocess.CompletedPr
     return subprocess.run(program, cwd=cwd, capture_output=True, encoding="utf-8", check=False, timeout=120)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("script", "arguments", "expected", "image"),
     [

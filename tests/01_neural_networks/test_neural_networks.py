@@ -56,6 +56,7 @@ def test_python_docs_are_documentation_and_do_not_leak_into_validation(documenta
         assert sum(line in train_lines for line in lines) <= 0.5 * len(lines)
 
 
+@pytest.mark.slow
 def test_python_docs_are_the_same_whatever_the_program_has_imported():
     def imported() -> list[python_docs.DocumentedSymbol]:  # the rest is read from files
         found = python_docs._symbols_without_source()

@@ -178,6 +178,7 @@ def test_samples_follow_the_model_and_end_at_a_boundary():
 # --- the bigram that is learned ------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_learned_bigram_converges_to_the_counted_one():
     stream = byte_stream(DOCUMENTS)
     counted = BigramModel(stream, smoothing=1.0)

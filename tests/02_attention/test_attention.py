@@ -35,6 +35,7 @@ from attention.multi_head_attention import MultiHeadAttention
 from attention.scaled_dot_product import attention_fused, attention_loops, attention_reference
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(
     batch=st.integers(1, 3),
@@ -106,6 +107,7 @@ def test_flash_gradients_are_those_of_the_matrix_form(kv_heads, group, queries, 
         torch.testing.assert_close(ours, theirs, atol=1e-11, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_flash_gradients_are_those_of_finite_differences():
     inputs = [torch.randn(1, h, t, 3, dtype=torch.float64, requires_grad=True) for h, t in ((2, 5), (1, 7), (1, 7))]
     assert torch.autograd.gradcheck(lambda q, k, v: flash_attention(q, k, v, tile=2), inputs)
@@ -118,6 +120,7 @@ def test_flash_attention_stays_exact_where_scores_are_huge():
     torch.testing.assert_close(output, attention_fused(q * 100, k * 100, v), atol=1e-3, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_memory_of_tiles_is_linear_and_that_of_matrices_quadratic():
     def matrices(q, k, v):
         return attention_reference(q, k, v, causal_mask(q.shape[-2], k.shape[-2]))[0]
@@ -135,6 +138,7 @@ def test_more_queries_than_keys_are_refused():
         flash_attention(q, k, k)
 
 
+@pytest.mark.slow
 def test_the_triton_kernel_agrees_with_pytorch():
     """Runs on a GPU if there is one, otherwise number by number in Triton's interpreter."""
     pytest.importorskip("triton", reason="Triton is not installed")
@@ -295,6 +299,7 @@ def test_the_page_needs_nothing_else_and_tokens_cannot_break_out_of_it(recorded,
     assert data["layers"][1][0][5][5] == round(recorded[1, 0, 5, 5].item() * 1000)
 
 
+@pytest.mark.slow
 def test_heat_maps_are_drawn_for_any_tokens(recorded, tmp_path: Path):
     path = draw_heatmaps(recorded, ["$x$", "\n", " ", "^", "\\", "Ω"], tmp_path / "new" / "map.png")
     assert path.read_bytes().startswith(b"\x89PNG")

@@ -68,6 +68,7 @@ def assert_same_logits(theirs, ours: GPTModel) -> None:
     assert theirs(ids).logits.std() > 0.1  # large enough that the tolerance means something
 
 
+@pytest.mark.slow
 @ALL
 def test_a_loaded_model_has_the_logits_of_transformers(name, tmp_path: Path):
     theirs = random_model(name)
@@ -88,6 +89,7 @@ def test_transformers_loads_what_is_saved_and_has_the_same_logits(name, tmp_path
     assert_same_logits(theirs.eval(), ours)
 
 
+@pytest.mark.slow
 @ALL
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_round_trip_leaves_every_bit(name, dtype, tmp_path: Path):
@@ -213,6 +215,7 @@ class _Hub(SimpleHTTPRequestHandler):
         pass
 
 
+@pytest.mark.slow
 def test_a_hub_name_is_downloaded(tmp_path: Path):
     pytest.importorskip("huggingface_hub")
     (tmp_path / "repository").mkdir()

@@ -244,6 +244,7 @@ def test_top_p_of_a_large_vocabulary_keeps_what_sorting_all_of_it_keeps(monkeypa
             monkeypatch.undo()
 
 
+@pytest.mark.slow
 def test_drawing_follows_the_probabilities_and_never_takes_an_impossible_token():
     from transformer.sampling import draw_token
 

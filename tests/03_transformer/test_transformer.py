@@ -326,6 +326,7 @@ def test_training_and_inference_memory_are_those_of_tensors():
     assert held.cache == 2 * 3 * 3 * 2 * 8 * 16 * 2  # k and v, layers, batch, kv_heads, head_dim, time, bytes
 
 
+@pytest.mark.slow
 def test_the_summary_command_explains_a_model_and_its_mistakes(capsys, tmp_path):
     assert main(["--preset", "tiny", "--num_layers", "2", "--batch-size", "2"]) == 0
     count = count_parameters(dataclasses.replace(PRESETS["tiny"], num_layers=2)).total

@@ -19,6 +19,7 @@ from tokenizer.pre_token_table import PreTokenTable
 PATTERNS = [GPT2_PATTERN, CL100K_PATTERN, O200K_PATTERN]
 
 
+@pytest.mark.slow
 @settings(max_examples=500, deadline=None)
 @given(texts=st.lists(any_texts, min_size=1, max_size=5))
 def test_boundaries_are_where_the_regular_expression_cuts_and_no_text_sees_the_next(texts):

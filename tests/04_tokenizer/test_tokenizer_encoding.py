@@ -38,6 +38,7 @@ def with_peer(request) -> tuple[BPETokenizer, tiktoken.Encoding]:
     return tokenizer, tiktoken_with(tokenizer, pattern)
 
 
+@pytest.mark.slow
 @settings(max_examples=400, deadline=None)
 @given(text=any_texts)
 def test_any_unicode_gives_tiktokens_ids_with_every_pattern(text: str, with_peer):
@@ -95,6 +96,7 @@ def test_all_ways_of_merging_follow_the_definition(merges, words):
     assert [tokenizer._merger._merge_long(word.encode()) for word in words] == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("letters", ["a", "ab", "etaoin", "é", "🙂", " ", "\n", "'"])
 def test_a_megabyte_without_a_space_takes_linear_time(letters: str, bpe: BPETokenizer):
     # A quadratic encoder would take hours; the time itself is measured in benchmarks/.
@@ -127,6 +129,7 @@ def gpt2(shared_data) -> tuple[BPETokenizer, tiktoken.Encoding, tokenizers.Token
     return ours, tiktoken_with(ours), tokenizers.ByteLevelBPETokenizer(*map(str, files))
 
 
+@pytest.mark.slow
 def test_gpt2s_ids_are_those_of_tiktoken_and_tokenizers(gpt2, shared_data):
     ours, theirs, rust = gpt2
     text = (shared_data / "tinyshakespeare.txt").read_text(encoding="utf-8") + TEXT
@@ -207,6 +210,7 @@ def test_any_text_survives_the_round_trip(text: str, bpe: BPETokenizer):
     assert bpe.decode_bytes(bpe.encode(text)) == clean.encode()
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(ids=st.lists(st.integers(0, 599), max_size=50))
 def test_any_ids_decode(ids, bpe: BPETokenizer):

@@ -104,6 +104,7 @@ def test_a_missing_file_is_named(tmp_path: Path):
 # Hugging Face
 
 
+@pytest.mark.slow
 def test_tokenizers_and_autotokenizer_load_what_is_written_and_agree(bpe: BPETokenizer, tmp_path: Path):
     from transformers import AutoTokenizer
 
@@ -250,6 +251,7 @@ def test_tiktoken_loads_the_ranks_and_agrees_and_they_load_back(bpe: BPETokenize
     assert load_tiktoken_ranks(path, bpe.pattern, bpe.special_tokens).sha256() == bpe.sha256()
 
 
+@pytest.mark.slow
 def test_merges_are_found_in_gpt2s_ranks(shared_data: Path, tmp_path: Path):
     gpt2 = load_gpt2_files(shared_data / "gpt2_vocab.json", shared_data / "gpt2_merges.txt")
     save_tiktoken_ranks(gpt2, tmp_path / "gpt2.tiktoken")

@@ -201,6 +201,7 @@ def run(root: Path, script: str, *arguments: object, stdin: str = "") -> subproc
     )
 
 
+@pytest.mark.slow
 def test_the_scripts_train_encode_and_show(root: Path, text_file: Path, tmp_path: Path):
     saved, ids = tmp_path / "t.json", tmp_path / "ids.bin"
     result = run(

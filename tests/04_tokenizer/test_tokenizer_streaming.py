@@ -63,6 +63,7 @@ def test_chunks_of_any_text_give_the_ids_of_the_whole(text: str, size: int, leng
         assert [i for chunk in chunks for i in tokenizer.encode(chunk)] == tokenizer.encode(text)
 
 
+@pytest.mark.slow
 def test_encoding_a_stream_takes_constant_memory():
     tokenizer = BPETokenizer([(32, 97)])
     tracemalloc.start()

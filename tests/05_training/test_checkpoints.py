@@ -105,6 +105,7 @@ def test_a_write_to_a_really_full_device_is_an_error_too():
         file.write(b"x")
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_nothing_is_lost(tiny_settings, write_config, tmp_path: Path):
     from kill_harness import kill_again_and_again
 

@@ -159,6 +159,7 @@ def test_schedules_rise_to_the_peak_and_end_at_the_final_fraction(kind):
     assert all(a >= b for a, b in pairwise(factors[10:]))
 
 
+@pytest.mark.slow
 def test_accumulated_micro_batches_take_the_same_step_as_one_large_batch(tiny_settings, write_config):
     tiny_settings["model"]["dropout"] = 0.0
     tiny_settings["training"]["max_steps"] = 4

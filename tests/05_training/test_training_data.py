@@ -112,6 +112,7 @@ def _write_documents(folder: Path, kind: str) -> tuple[Path, list[str]]:
     return path, documents
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["jsonl", "parquet"])
 def test_a_stream_is_prepared_in_shards_and_trained_on(kind, tmp_path: Path, tiny_settings, write_config, monkeypatch):
     path, documents = _write_documents(tmp_path, kind)

@@ -18,7 +18,7 @@ from training.checkpoints.checkpoint import list_checkpoints, verify_checkpoint
 from training.run.tracking import read_metrics
 from training.train_command import main
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="torchrun needs libuv on Windows")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform == "win32", reason="torchrun needs libuv on Windows")]
 
 
 def torchrun(root: Path, processes: int, *arguments: str) -> str:
@@ -57,6 +57,7 @@ def _weights(run: Path, step: int = 6) -> dict[str, torch.Tensor]:
 
 
 # The order of summation differs, so float32's rounding differs; Muon adds bfloat16's rounding.
+@pytest.mark.slow
 @pytest.mark.parametrize(("parallel", "optimizer", "tolerance"), [("ddp", "adamw", 2e-5), ("fsdp", "muon", 2e-3)])
 def test_two_processes_train_as_one_does(
     parallel, optimizer, tolerance, distributed_settings, write_config, root: Path, tmp_path: Path
@@ -75,6 +76,7 @@ def test_two_processes_train_as_one_does(
         torch.testing.assert_close(ours[name], theirs[name], atol=tolerance, rtol=0.02)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_another_number_of_processes(distributed_settings, write_config, root: Path, tmp_path: Path):
     config = write_config(distributed_settings)
     run = tmp_path / "moved"
@@ -88,6 +90,7 @@ def test_a_run_goes_on_with_another_number_of_processes(distributed_settings, wr
     assert (run / "step_00000006" / "shards").is_dir()
 
 
+@pytest.mark.slow
 def test_the_state_in_shards_is_read_by_one_process(distributed_settings, write_config, root: Path, tmp_path: Path):
     config = write_config(distributed_settings)
     run = tmp_path / "moved"
@@ -105,6 +108,7 @@ def _forget_the_second_half(run: Path) -> None:
     assert [folder.name for folder in list_checkpoints(run)] == ["step_00000003"]
 
 
+@pytest.mark.slow
 def test_resume_of_two_processes_is_bit_identical(distributed_settings, write_config, root: Path, tmp_path: Path):
     distributed_settings["model"]["dropout"] = 0.1
     config = write_config(distributed_settings)
@@ -119,6 +123,7 @@ def test_resume_of_two_processes_is_bit_identical(distributed_settings, write_co
         assert all(torch.equal(first[key], second[key]) for key in first)
 
 
+@pytest.mark.slow
 def test_torchrun_restarts_a_run_whose_worker_was_killed(
     distributed_settings, write_config, root: Path, tmp_path: Path
 ):

@@ -190,6 +190,7 @@ def test_the_best_checkpoint_stays_beside_the_newest(trained_run: Path, tmp_path
     assert best_checkpoint(run).name == "step_00000080"
 
 
+@pytest.mark.slow
 def test_best_is_kept_by_a_run_and_loaded_by_name(tiny_settings, write_config):
     tiny_settings["training"] |= {"max_steps": 12, "eval_interval": 2, "checkpoint_interval": 2, "keep_checkpoints": 1}
     tiny_settings["optimizer"]["lr"] = 0.9  # so high that an early step is the best
@@ -203,6 +204,7 @@ def test_best_is_kept_by_a_run_and_loaded_by_name(tiny_settings, write_config):
     assert load_model(run / "best").folder.name == f"step_{best:08d}"
 
 
+@pytest.mark.slow
 def test_averaged_weights_are_what_is_saved_and_resume_is_bit_identical(tiny_settings, write_config):
     tiny_settings["optimizer"]["ema_decay"] = 0.8
     config = write_config(tiny_settings)

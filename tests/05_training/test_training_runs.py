@@ -67,6 +67,7 @@ def test_reported_bits_per_byte_are_those_of_the_saved_model(trained_run: Path):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_a_killed_and_resumed_run_is_bit_identical(optimizer, precision, tiny_settings, write_config):
@@ -91,6 +92,7 @@ def test_a_killed_and_resumed_run_is_bit_identical(optimizer, precision, tiny_se
     assert len(losses[0]) == 12
 
 
+@pytest.mark.slow
 def test_a_signal_saves_and_the_same_command_continues(tiny_settings, write_config, root: Path):
     tiny_settings["training"] |= {"max_steps": 5000, "checkpoint_interval": 5000, "eval_interval": 5000}
     config = write_config(tiny_settings)
@@ -112,6 +114,7 @@ def test_a_signal_saves_and_the_same_command_continues(tiny_settings, write_conf
     assert json.loads((saved / "state.json").read_text())["batches"] == {"sequences_drawn": 4 * step}
 
 
+@pytest.mark.slow
 def test_a_second_run_reuses_the_data_and_the_finished_model(tiny_settings, write_config, capsys):
     config = write_config(tiny_settings)
     assert main(["--config", config]) == 0
@@ -122,6 +125,7 @@ def test_a_second_run_reuses_the_data_and_the_finished_model(tiny_settings, writ
     assert "has all 12 steps" in printed
 
 
+@pytest.mark.slow
 def test_changed_settings_do_not_continue_a_run_but_name_the_field(tiny_settings, write_config, capsys):
     config = write_config(tiny_settings)
     assert main(["--config", config]) == 0
@@ -133,6 +137,7 @@ def test_changed_settings_do_not_continue_a_run_but_name_the_field(tiny_settings
     assert {path.name for path in list_checkpoints(aside)} == before
 
 
+@pytest.mark.slow
 def test_an_edited_corpus_is_prepared_anew_and_does_not_continue_a_run(
     tiny_settings, write_config, tmp_path: Path, capsys
 ):

@@ -61,6 +61,7 @@ def test_text_cannot_forge_a_mark(template: ChatTemplate, text: str, mark: str):
     assert sum(i in specials for i in attacked.ids) == sum(i in specials for i in plain.ids)
 
 
+@pytest.mark.slow
 @EACH
 @pytest.mark.parametrize("generation_prompt", [False, True])
 def test_the_jinja_template_renders_the_same_in_transformers(template: ChatTemplate, generation_prompt):
@@ -154,6 +155,7 @@ def test_new_tokens_start_at_the_mean_and_leave_the_others_alone(tied):
 ASK, ANSWER = Message("user", "2+2?"), Message("assistant", "4")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "record",
     [

@@ -192,6 +192,7 @@ def test_dpo_and_ipo_are_their_formulas():
             PreferenceConfig(**wrong)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["dpo", "ipo"])
 def test_preferences_are_learned_from_where_the_reference_stands(model: GPTModel, loss):
     pairs, problems = encode_preferences(PREFERENCES, TEMPLATE, TOKENIZER, 192)
@@ -249,6 +250,7 @@ def test_the_grpo_loss_is_its_formula():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lora", [True, False])
 def test_grpo_makes_rewarded_answers_likelier(lora):
     torch.manual_seed(1)

@@ -51,6 +51,7 @@ def finetune(trained_run: Path, data: Path, tmp_path: Path):
     return run
 
 
+@pytest.mark.slow
 def test_a_model_learns_to_answer(finetune, tmp_path: Path, capsys):
     assert finetune(steps=60) == 0
     out = capsys.readouterr().out
@@ -62,6 +63,7 @@ def test_a_model_learns_to_answer(finetune, tmp_path: Path, capsys):
         assert answer(loaded.model, loaded.tokenizer, template, [Message("user", question)], 10) == reply
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["dpo", "ipo", "grpo"])
 def test_every_method_trains_from_an_instructed_model(method, finetune, tmp_path: Path):
     assert finetune("--lora.rank=4", f"--method={method}", "--grpo.group_size=3", "--grpo.max_tokens=6") == 0
@@ -73,6 +75,7 @@ def test_every_method_trains_from_an_instructed_model(method, finetune, tmp_path
         assert metrics[-1]["preference_accuracy"] == 1.0
 
 
+@pytest.mark.slow
 def test_lora_leaves_an_adapter_and_a_merged_model_that_agree(finetune, trained_run: Path, tmp_path: Path):
     assert finetune("--lora.rank=4", "--lora.alpha=8") == 0
     merged = load_model(tmp_path / "out").model
@@ -90,6 +93,7 @@ def test_lora_leaves_an_adapter_and_a_merged_model_that_agree(finetune, trained_
     assert (last / "model.safetensors").stat().st_size < 0.5 * sum(p.nbytes for p in merged.parameters())
 
 
+@pytest.mark.slow
 def test_four_bit_weights_can_be_the_base(finetune, tmp_path: Path):
     pytest.importorskip("bitsandbytes")
     assert finetune("--lora.rank=2", "--quantize_base=true") == 0
@@ -97,6 +101,7 @@ def test_four_bit_weights_can_be_the_base(finetune, tmp_path: Path):
     assert not list_checkpoints(tmp_path / "out")  # weights in four bits are not written as a model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [(), ("--lora.rank=4",)])
 def test_a_stopped_run_continues_as_if_it_had_not_stopped(options, finetune, tmp_path: Path):
     assert finetune("--training.checkpoint_interval=4", *options, steps=8) == 0
@@ -109,6 +114,7 @@ def test_a_stopped_run_continues_as_if_it_had_not_stopped(options, finetune, tmp
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["GPT2", "Llama", "Qwen3"])
 def test_hugging_face_weights_are_a_base(family, finetune, tmp_path: Path):
     transformers = pytest.importorskip("transformers")
@@ -131,6 +137,7 @@ def test_hugging_face_weights_are_a_base(family, finetune, tmp_path: Path):
     assert "<|im_end|>" in loaded.tokenizer.special_tokens
 
 
+@pytest.mark.slow
 def test_mistakes_are_told_in_one_line(finetune, trained_run: Path, tmp_path: Path, capsys):
     for arguments, message in (
         (("--chat_template=vicuna",), "there is no chat template 'vicuna'"),
@@ -157,6 +164,7 @@ def test_rewards_of_exact_answers():
     assert [reward(text) for text in ("a b c d ", "a b x d", "", "z")] == [1.0, 0.375, 0.0, 0.0]
 
 
+@pytest.mark.slow
 def test_the_classifier_learns_on_the_trainer(trained_run: Path, monkeypatch, capsys):
     from finetuning import classify_command
     from neural_networks.python_docs import DocumentedSymbol

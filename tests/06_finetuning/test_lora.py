@@ -158,6 +158,7 @@ def exported(model: GPTModel, folder: Path):
     return transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
 
 
+@pytest.mark.slow
 @STYLES
 @KINDS
 @torch.no_grad()
@@ -211,6 +212,7 @@ def build_like(model: GPTModel) -> GPTModel:
     return base
 
 
+@pytest.mark.slow
 @KINDS
 def test_fifty_steps_have_the_losses_of_peft(kind, tmp_path: Path):
     peft = pytest.importorskip("peft")

@@ -54,6 +54,7 @@ def test_levels_are_those_of_bitsandbytes():
     assert len(dynamic_levels()) == 256 and 0.0 in nf4_levels()
 
 
+@pytest.mark.slow
 def test_a_model_in_four_bits_is_small_and_learns():
     model = GPTModel(GPTConfig(vocab_size=50, context_length=16, num_layers=2, num_heads=2, d_model=128)).eval()
     ids = torch.randint(50, (4, 16))

@@ -77,6 +77,7 @@ WAYS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("style", STYLES)
 @pytest.mark.parametrize("way", WAYS)
 def test_every_way_of_scheduling_gives_the_tokens_of_the_plain_forward_pass(style, way):
@@ -100,6 +101,7 @@ def test_sampled_tokens_are_those_of_the_seed_whatever_the_company(style):
     assert together == reference(model, prompts, parameters)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("style", STYLES)
 @pytest.mark.parametrize("draft", [False, True])
 def test_speculative_greedy_tokens_are_the_plain_ones(style, draft):
@@ -140,6 +142,7 @@ def learned() -> GPTModel:
     return model.eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("way", [*WAYS, "speculative", "int8 cache"])
 def test_float32_and_bfloat16_agree_where_the_best_logit_leads_clearly(learned, precision, way):
@@ -163,6 +166,7 @@ def test_float32_and_bfloat16_agree_where_the_best_logit_leads_clearly(learned, 
     assert engine.generate_batch(prompts, parameters) == expected
 
 
+@pytest.mark.slow
 @needs_avx512
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 def test_company_does_not_change_a_single_bit(precision, request):

@@ -294,6 +294,7 @@ def test_the_given_model_is_left_as_it_was():
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
+@pytest.mark.slow
 def test_compiled_blocks_give_the_same_tokens_whatever_the_batch():
     engine = small_engine(pack_weights=False)
     prompts = [[5, 6, 7], list(range(20)), [9]]

@@ -20,6 +20,7 @@ def test_the_command_streams_the_continuation(trained_run: Path, capsys):
     assert "20 tokens" in captured.err
 
 
+@pytest.mark.slow
 def test_the_bandwidth_counts_a_pass_that_makes_several_tokens_once(trained_run: Path, capsys, monkeypatch):
     # A model of a terabyte, so that the rounded numbers still have enough digits.
     monkeypatch.setattr(command_line, "bytes_read_per_token", lambda *_: 10**12)

@@ -111,6 +111,7 @@ def test_the_packed_kernel_gives_what_the_plain_layer_gives(kind, rows, dtype):
     assert error < (0.15 if kind is Int4Linear else 0.02)
 
 
+@pytest.mark.slow
 @needs_avx512
 @pytest.mark.parametrize("kind", [None, Int8Linear, W8A8Linear, Int4Linear])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -285,6 +286,7 @@ def test_a_mistake_is_one_line(arguments, message, trained_run: Path, text_file:
     assert len(error.splitlines()) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bits", [8, 4])
 def test_errors_are_those_of_bitsandbytes(bits):
     bitsandbytes = pytest.importorskip("bitsandbytes")

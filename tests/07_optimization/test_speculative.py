@@ -25,6 +25,7 @@ def chi_square(counts: torch.Tensor, probabilities: torch.Tensor) -> float:
     return float(((counts - expected) ** 2 / expected).sum())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["drawn", "certain"])
 def test_accepting_and_replacing_gives_the_models_own_distribution(kind):
     generator = torch.Generator().manual_seed(0)
@@ -54,6 +55,7 @@ def small_model(seed: int, layers: int = 1) -> GPTModel:
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "proposer", [DraftModel(small_model(1), num_tokens=3), PromptLookup(3, 2, 1)], ids=["draft", "lookup"]
 )

@@ -183,6 +183,7 @@ def documents(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_report_is_one_file_that_needs_nothing_else(trained_run: Path, documents: Path, tmp_path: Path, capsys):
     page = tmp_path / "report.html"
     arguments = ["--checkpoint", str(trained_run), "--corpus", str(documents), "--device", "cpu"]
@@ -201,6 +202,7 @@ def test_the_report_is_one_file_that_needs_nothing_else(trained_run: Path, docum
     assert "at least 2 documents" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_fine_tuned_model_is_measured_on_the_text_of_its_base(
     documents: Path, trained_run: Path, tmp_path: Path, capsys
 ):

@@ -57,6 +57,7 @@ def test_results_stay_valid_as_long_as_the_text_is_the_same():
     assert text_sha256(text) == hashlib.sha256(b"one\0two\0\0\0three\0").hexdigest()
 
 
+@pytest.mark.slow
 def test_every_rung_is_measured_once_and_remembered(text: Corpus, tmp_path: Path):
     file = tmp_path / "ladder.json"
     ladder = Ladder(text, TINY, CPU, file)
@@ -158,6 +159,7 @@ def law_points(noise: float = 0.0) -> list[TrainedPoint]:
     ]
 
 
+@pytest.mark.slow
 def test_the_constants_of_a_law_are_found_again():
     law = fit_scaling_law(law_points())
     assert (law.floor, law.alpha, law.beta) == pytest.approx((1.7, 0.34, 0.28), rel=0.02)
@@ -166,6 +168,7 @@ def test_the_constants_of_a_law_are_found_again():
     assert law.size_exponent == pytest.approx(0.28 / 0.62, rel=0.03)
 
 
+@pytest.mark.slow
 def test_a_little_noise_moves_the_constants_a_little():
     law = fit_scaling_law(law_points(noise=0.003))
     assert (law.floor, law.alpha, law.beta) == pytest.approx((1.7, 0.34, 0.28), rel=0.15)

@@ -29,6 +29,8 @@ from training.checkpoints.checkpoint import load_model
 from training.placement import Placement
 from transformer.pretrained import save_pretrained
 
+pytestmark = pytest.mark.slow
+
 CPU = Placement(torch.device("cpu"), torch.float32)
 QUESTIONS = {
     "docs_description": [

@@ -41,6 +41,7 @@ def test_bleu_of_a_corpus_is_sacrebleus():
     assert corpus_bleu(HYPOTHESES, REFERENCES) == pytest.approx(expected, rel=1e-12)
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.tuples(WORDS, WORDS, WORDS), min_size=1, max_size=4))
 def test_bleu_is_sacrebleus_on_any_text(triples):
@@ -138,6 +139,7 @@ def test_a_ratio_is_weighted():
     assert (interval.low, interval.high) == pytest.approx((0.5, 1.0))
 
 
+@pytest.mark.slow
 def test_the_paired_test_is_scipys_permutation_test():
     rng = np.random.default_rng(3)
     a = rng.normal(size=30)

@@ -13,6 +13,8 @@ from evaluation.tasks.question_answering import nearest_question_answers, retrie
 from finetuning.data.chat_format import Message
 from finetuning.data.instruction_data import Example
 
+pytestmark = pytest.mark.slow
+
 
 def ask(question: str, answer: str) -> Example:
     return Example((Message("user", question), Message("assistant", answer)))

@@ -20,6 +20,8 @@ import yaml
 from support.lesson_pages import ROOT, blocks_of
 from support.serving import ENDLESS, iterate_events, save_run, serve_command
 
+pytestmark = pytest.mark.slow
+
 NGINX, REDIS = shutil.which("nginx"), shutil.which("redis-server")
 needs_nginx = pytest.mark.skipif(NGINX is None, reason="needs nginx: apt-get install nginx-light")
 needs_redis = pytest.mark.skipif(REDIS is None, reason="needs Redis: apt-get install redis-server")

@@ -8,7 +8,7 @@ import pytest
 from support.browsing import answer, needs_browser, open_page, say, serve_talkative, settings, start_browser
 from support.serving import Served
 
-pytestmark = needs_browser
+pytestmark = [pytest.mark.slow, needs_browser]
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from support.serving import Served, serve, tiny_models
 
 from deployment.gate.api_keys import hash_key, new_key
 
-pytestmark = needs_browser
+pytestmark = [pytest.mark.slow, needs_browser]
 HOSTILE = "<img src=x onerror='window.hacked=1'><script>window.hacked=1</script>\"><svg onload=window.hacked=1> &lt;b&gt; <|end|>"
 
 

@@ -11,6 +11,8 @@ from support.serving import Served, serve, tiny_models
 
 from deployment.settings import Limits
 
+pytestmark = pytest.mark.slow
+
 schemathesis = pytest.importorskip("schemathesis", reason="needs schemathesis (the extra dev)")
 
 

@@ -29,6 +29,7 @@ def loaded():
     return load
 
 
+@pytest.mark.slow
 @each
 def test_the_package_passes_and_the_stub_is_to_do(entry: Entry, loaded):
     exercise = loaded(entry)
@@ -37,6 +38,7 @@ def test_the_package_passes_and_the_stub_is_to_do(entry: Entry, loaded):
     assert grade_function(exercise, exercise.stub).state == "to do"
 
 
+@pytest.mark.slow
 @each
 def test_each_planted_mistake_fails_and_is_told_apart(entry: Entry, loaded):
     exercise = loaded(entry)

@@ -14,6 +14,8 @@ from learn.experiment import run_apart
 from learn.grading import grade_file, grade_function
 from learn.workspace import Workspace
 
+pytestmark = pytest.mark.slow
+
 LABS = all_labs()
 PACKAGES = [path.name for path in sorted(ROOT.glob("0?_*/*")) if (path / "__init__.py").is_file()]
 each = pytest.mark.parametrize("entry", LABS, ids=[f"{entry.number}-{entry.name}" for entry in LABS])

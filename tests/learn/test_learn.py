@@ -129,6 +129,7 @@ def test_a_damaged_progress_file_loses_nothing_but_the_memory_of_grades(workspac
 # --- check ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_check_tells_what_is_wrong(
     workspace: Workspace, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ):
@@ -157,7 +158,7 @@ def test_check_tells_what_is_wrong(
     assert "return query_positions >= key_positons" in out and "Traceback" not in out and "grading.py" not in out
     assert "here" in out  # what their code printed
     assert "SyntaxError" in out and "line 1: def discounts(counts:" in out
-    assert "sgd.py defines no function step" in out
+    assert "sgd.py defines no function update" in out
     assert "Python itself ended with status 3" in out
     assert "SystemExit: enough" in out
     # A grade is remembered, but not if the answer has changed since.
@@ -170,6 +171,7 @@ def test_check_tells_what_is_wrong(
     assert "Next: learn check 1.2" in status
 
 
+@pytest.mark.slow
 def test_an_endless_loop_ends_that_exercise_and_not_the_next(workspace: Workspace):
     write(workspace, "bits_per_byte", "while True:\n    pass")
     write(workspace, "pair_counts", "return np.zeros((256, 256))")
@@ -179,6 +181,7 @@ def test_an_endless_loop_ends_that_exercise_and_not_the_next(workspace: Workspac
     assert grades[1].question == "the text 'abab'" and "dtype float64, expected int64" in grades[1].problem
 
 
+@pytest.mark.slow
 def test_an_argument_that_is_changed_is_a_mistake(workspace: Workspace):
     write(workspace, "repetition_penalty", "logits[sorted(set(seen))] /= penalty\nreturn logits")
     entry = entry_of("repetition_penalty")
@@ -195,6 +198,7 @@ def test_check_before_start_says_how_to_begin(tmp_path: Path, capsys: pytest.Cap
 # --- hint, solution, choice ----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_each_hint_gives_one_more(workspace: Workspace, capsys: pytest.CaptureFixture):
     for level, last in ((1, "One more"), (2, "One more"), (3, "That is all"), (3, "That is all")):
         assert main(["hint", "1.2"], workspace) == 0
@@ -305,6 +309,7 @@ def packages_losses(training) -> list[float]:
     return losses
 
 
+@pytest.mark.slow
 def test_a_run_with_the_learners_code_has_the_same_loss(training, packages_losses, workspace: Workspace):
     for name, body in SOLUTIONS.items():
         write(workspace, name, body)
@@ -319,11 +324,13 @@ def test_a_run_with_the_learners_code_has_the_same_loss(training, packages_losse
     assert " 3.2  " not in used
 
 
+@pytest.mark.slow
 def test_every_exercise_can_take_the_place_of_the_packages_function(training, packages_losses):
     losses, _ = training("replaced", "-c", REPLACE_ALL)
     assert losses == packages_losses
 
 
+@pytest.mark.slow
 def test_a_file_of_a_package_runs_with_the_learners_functions_of_that_very_file(workspace: Workspace):
     write(
         workspace,

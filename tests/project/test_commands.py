@@ -17,6 +17,8 @@ from support.lesson_pages import PAGES, ROOT, blocks_of, commands_of
 from support.miniature import build_miniature, run_program, write_workspace
 from support.serving import serve, tiny_models
 
+pytestmark = pytest.mark.slow
+
 # The commands that cannot run in a test, and why. Every other command in a block must run.
 NOT_RUN = {
     r"(NULLM_RUN=\S+ )?docker ": "needs a Docker daemon",

@@ -85,6 +85,7 @@ def test_the_learning_path_has_every_exercise_in_one_week():
     assert sorted(planned) == sorted(str(entry.number) for entry in all_exercises())
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not matplotlib.__version__.startswith("3.11"), reason="another matplotlib draws other files")
 def test_figures_are_what_the_code_draws(tmp_path: Path):
     names = ["descent", "masks", "activations", "rope_scaling", "sampling", "schedules"]

@@ -24,7 +24,7 @@ import pytest
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[2]
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the tests call .venv/bin/python")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform == "win32", reason="the tests call .venv/bin/python")]
 
 
 def write_wheel(folder: Path, name: str, version: str, code: str = "") -> None:
@@ -85,6 +85,7 @@ def installed(project: Path) -> set[str]:
     return {path.stem for path in folder.glob("*.dist-info") if not path.name.startswith(("pip-", "setuptools-"))}
 
 
+@pytest.mark.slow
 def test_an_environment_grows_by_parts_and_says_before_what_it_downloads(project: Path):
     misleading = {
         "PIP_TARGET": str(project.parent / "x"),
@@ -130,6 +131,7 @@ def test_an_environment_grows_by_parts_and_says_before_what_it_downloads(project
         assert "Traceback" not in install(project).stderr and install(project).stdout == ""
 
 
+@pytest.mark.slow
 def test_the_build_of_pytorch_is_chosen_and_kept_and_no_other_takes_its_place(project: Path):
     cpu = (project.parent / "cpu").as_uri()
     assert "'cuda' is not a build" in refused(project, "--torch", "cuda") and not (project / ".venv").exists()
@@ -146,6 +148,7 @@ def test_the_build_of_pytorch_is_chosen_and_kept_and_no_other_takes_its_place(pr
     assert installed(project) == {"torch-2.0+cpu", "checkers-1.0"}
 
 
+@pytest.mark.slow
 def test_an_environment_that_cannot_be_used_is_refused_and_left_as_it_is(project: Path, tmp_path: Path):
     assert install(project).returncode == 0
     cfg, python = project / ".venv/pyvenv.cfg", project / ".venv/bin/python"
@@ -172,6 +175,7 @@ def test_an_environment_that_cannot_be_used_is_refused_and_left_as_it_is(project
     assert install(project).stdout == "" and installed(project) == {"torch-2.0"}
 
 
+@pytest.mark.slow
 def test_what_has_the_name_of_the_environment_and_is_none_is_left_alone(project: Path, tmp_path: Path):
     venv = project / ".venv"
     venv.mkdir()
@@ -185,6 +189,7 @@ def test_what_has_the_name_of_the_environment_and_is_none_is_left_alone(project:
     assert install(project).returncode == 0 and venv.is_symlink() and installed(project) == {"torch-2.0"}
 
 
+@pytest.mark.slow
 def test_a_stopped_call_continues(project: Path):
     """Ctrl-C while pip waits for an index that does not answer; the next call completes the environment."""
     silent = socket.create_server(("127.0.0.1", 0))
@@ -208,6 +213,7 @@ def test_a_stopped_call_continues(project: Path):
     assert installed(project) == {"torch-2.0+cpu"}
 
 
+@pytest.mark.slow
 def test_no_network_and_a_missing_package_are_told_apart(project: Path):
     line = refused(project, PIP_INDEX_URL="http://127.0.0.1:9/simple", PIP_RETRIES="1")
     assert "the package index did not answer" in line and "PIP_INDEX_URL" in line
@@ -223,6 +229,7 @@ def test_no_network_and_a_missing_package_are_told_apart(project: Path):
     assert "requirements.txt" in refused(project)
 
 
+@pytest.mark.slow
 def test_two_calls_at_once_take_turns(project: Path):
     settings = {**os.environ, "PIP_CONFIG_FILE": os.devnull, "PIP_INDEX_URL": (project.parent / "index").as_uri()}
     calls = [
@@ -334,6 +341,7 @@ def test_every_dependency_is_pinned_within_its_range_where_it_is_needed():
     assert not pins("").keys() & pins("-test").keys()
 
 
+@pytest.mark.slow
 def test_what_only_docs_and_tests_need_is_imported_by_no_module_but_two():
     """So training, serving, learning and the container run without them, and the site is built with the two mocked."""
     left_out = sorted(name.replace("-", "_") for name in pins("-docs", "-test"))

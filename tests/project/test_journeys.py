@@ -7,7 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 
+
+@pytest.mark.slow
 def test_the_architecture_page_counts_the_files_of_each_journey(root: Path):
     page = (root / "docs" / "architecture.md").read_text(encoding="utf-8")
     said = {name.replace("`", "").lower(): int(count) for name, count in re.findall(r"\*\*(One .*): (\d+) files", page)}

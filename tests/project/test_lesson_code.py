@@ -14,6 +14,8 @@ from support.serving import serve, tiny_models
 
 from finetuning.data.instruction_data import read_instruction_data
 
+pytestmark = pytest.mark.slow
+
 
 def python_blocks(page: Path) -> list[str]:
     """A block with indented lines is a part of a function, and is shown where it belongs."""

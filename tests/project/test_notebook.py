@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "zero_to_hero.ipynb"
 nbformat = pytest.importorskip("nbformat")
 
@@ -20,7 +22,6 @@ def test_it_is_committed_with_outputs_and_without_errors():
     assert not re.search(r"/(home|Users|tmp|work)/", nbformat.writes(notebook))
 
 
-@pytest.mark.slow
 def test_it_runs_at_the_tiny_scale(tmp_path: Path):
     client = pytest.importorskip("nbclient")
     pytest.importorskip("ipykernel")

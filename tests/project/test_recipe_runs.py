@@ -72,6 +72,7 @@ def test_both_sides_are_measured_over_the_whole_held_out_text(benchmarks):
     assert time_to_loss.plain_loss(plain, tokens) == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_a_run_looks_as_often_as_asked_and_at_its_end(benchmarks, tiny_settings, write_config):
     recipe_runs, time_to_loss = benchmarks
     config = parse_config(["--config", write_config(tiny_settings)])
