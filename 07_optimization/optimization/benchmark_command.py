@@ -36,8 +36,8 @@ class LoadResult:
         first_token_ms: median time to a request's first token, with prompts that nobody has seen.
         slowest_first_token_ms: the largest.
         token_ms: median time between two tokens of a request.
-        bandwidth_share: the weights' bytes read a second, with one pass a step, divided by the memory's bandwidth. It
-            cannot exceed 1.
+        bandwidth_share: the weights' bytes read a second, with one pass a step, divided by the memory's bandwidth; the
+            limit is 1.
     """
 
     concurrency: int
