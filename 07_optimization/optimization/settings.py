@@ -19,8 +19,8 @@ class EngineSettings:
         max_running: the most requests that are computed in one step.
         max_waiting: the most requests that may wait for a place; more are refused.
         block_size: tokens in a block of the cache.
-        cache_tokens: tokens that the cache holds. With null, it holds a full context for each of `max_running` requests,
-            or less if `cache_mib` allows less.
+        cache_tokens: tokens that the cache holds. With null, it holds a full context for each of `max_running`
+            requests, or less if `cache_mib` allows less.
         cache_mib: the most memory that the cache takes if `cache_tokens` is null. There is always room for one full
             context.
         cache_dtype: `auto` is float32 on a CPU, where attention over bfloat16 is slower, and the model's

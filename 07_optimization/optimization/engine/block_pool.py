@@ -74,8 +74,8 @@ class BlockPool:
         """Take one block.
 
         Neighbouring blocks can be read as one tensor without copying. So a sequence takes the block after its last one
-        if that is empty. A new sequence starts in the middle of the largest gap, so that both it and the sequence before
-        the gap have room to grow.
+        if that is empty. A new sequence starts in the middle of the largest gap, so that both it and the sequence
+        before the gap have room to grow.
 
         Args:
             after: the last block of the sequence; None for a new sequence.

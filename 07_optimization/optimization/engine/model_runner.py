@@ -32,9 +32,9 @@ class ModelRunner:
             scheduled: the requests; each one's table has room for the tokens that are computed.
 
         Returns:
-            For each request (rows, vocab) float32 on the CPU. If the request reports on its prompt, these are the logits
-            after every token. Otherwise, if the step completes its tokens, they are the logits after its last token and
-            after each proposed one. Otherwise there are no rows.
+            For each request (rows, vocab) float32 on the CPU. If the request reports on its prompt, these are the
+            logits after every token. Otherwise, if the step completes its tokens, they are the logits after its last
+            token and after each proposed one. Otherwise there are no rows.
         """
         rows, ids, wanted = list[RaggedRow](), list[int](), list[int]()
         counts = []
