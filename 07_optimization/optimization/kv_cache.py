@@ -1,6 +1,6 @@
 """A contiguous key-value cache: it keeps what was computed for earlier tokens, so that it is not computed again.
 
-Without it, token n costs a forward pass over n tokens, so that about n² / 2 tokens are computed for a text of n.
+Without it, token n costs a forward pass over n tokens, about n² / 2 tokens in total for a text of n tokens.
 With it, every token passes through the model once. The price is memory: for each token, two vectors (key and value)
 of kv_heads · head_dim numbers in every layer.
 """

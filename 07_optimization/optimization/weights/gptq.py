@@ -2,7 +2,7 @@
 
 Rounding to nearest changes each weight as little as possible. But what counts is the output x Wᵀ for the inputs x that
 occur. GPTQ (Frantar et al., 2022) rounds one column of W at a time. Then it changes the columns that are not rounded
-yet, so that they compensate the error, as far as their inputs are correlated:
+yet, so that they compensate for the error, as far as their inputs are correlated:
 
     H = Xᵀ X over calibration inputs,   w_j ← w_j - (w_i - round(w_i)) · U_ij / U_ii   for j > i,
 
@@ -67,7 +67,7 @@ def gptq_levels(weight: Tensor, hessian: Tensor) -> tuple[Tensor, Tensor, Tensor
 def quantize_blocks_gptq(model: GPTModel, calibration: Tensor) -> None:
     """Replace the linear layers of every block by 4-bit ones, in place, from the first block to the last.
 
-    Each block is calibrated on the output of the quantized blocks before it, so that it can compensate their errors.
+    Each block is calibrated on the output of the quantized blocks before it, so that it can compensate for their errors.
 
     Args:
         model: in float32.
