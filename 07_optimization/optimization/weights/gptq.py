@@ -67,7 +67,7 @@ def gptq_levels(weight: Tensor, hessian: Tensor) -> tuple[Tensor, Tensor, Tensor
 def quantize_blocks_gptq(model: GPTModel, calibration: Tensor) -> None:
     """Replace the linear layers of every block by 4-bit ones, in place, from the first block to the last.
 
-    Each block is calibrated on the output of the quantized blocks before it, so that it can compensate for their errors.
+    Each block is calibrated on the output of the quantized blocks before it, so that it compensates for their errors.
 
     Args:
         model: in float32.
