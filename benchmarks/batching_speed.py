@@ -1,7 +1,7 @@
-"""Many requests at once: ways of batching, shared prefixes, guessing ahead.
+"""Many requests at once: ways of batching, shared prefixes, speculative decoding.
 
-Sixteen requests of mixed length, as a server gets them: prompts of 8 to 128 tokens, texts of 16 to 128.
-`transformers` pads all prompts to the longest one and goes on until the longest text is done. Tokens that nobody
+There are sixteen requests of mixed length, as at a server: prompts of 8 to 128 tokens, texts of 16 to 128.
+`transformers` pads all prompts to the longest one and continues until the longest text is done. Tokens that nobody
 asked for are not counted.
 """
 

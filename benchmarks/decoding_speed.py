@@ -1,9 +1,9 @@
 """Decoding speed compared with `transformers` and llama.cpp, and the share of the memory's bandwidth that is reached.
 
 The weights, the prompt and the number of threads are the same, and decoding is greedy. Work is counted in new tokens;
-the pass over the prompt is part of the time. The last contender of each comparison with one stream is the bound: it
-reads the weights once for each token and does nothing else. llama.cpp takes part if llama-cpp-python is installed,
-with f16 against our bfloat16.
+the pass over the prompt is part of the time. The last contender of each comparison with one stream is the limit: it
+reads the weights once for each token and does nothing else. llama.cpp takes part if llama-cpp-python is installed. Its
+f16 is compared with our bfloat16.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def _compare(
     kind: str,
     read: int | None,
 ) -> Comparison:
-    """Add llama.cpp, if it is there, and the bound, if there is one."""
+    """Add llama.cpp if it is installed, and the limit if there is one."""
     llama = LlamaCppModel(model, kind, len(prompts), PROMPT + new_tokens) if llama_cpp_is_installed() else None
     if llama is not None:
         contenders.append(Contender(f"llama.cpp {kind}", lambda: llama.generate(prompts, new_tokens)))

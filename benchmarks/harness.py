@@ -43,7 +43,7 @@ class Measurement:
     name: str
     seconds: list[float]
     throughput: float  # work done in the median run, in units a second
-    ratio: float  # our speed over this contender's, the median of the rounds; above 1, ours is faster
+    ratio: float  # our speed divided by this contender's, median of the rounds; above 1, ours is faster
     ratio_low: float  # the smallest such ratio of a single round
     ratio_high: float  # the largest
     peak_mib: float  # memory that a run took in addition to the memory in use before it, with child processes

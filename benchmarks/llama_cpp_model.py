@@ -17,7 +17,7 @@ from deployment.export.gguf_file import export_gguf
 from tokenizer.bpe_tokenizer import BPETokenizer
 from transformer.gpt_model import GPTModel
 
-BATCH = 512  # tokens that one call takes at most
+BATCH = 512  # the most tokens of one call
 
 
 def llama_cpp_is_installed() -> bool:
@@ -40,7 +40,7 @@ class LlamaCppModel:
 
         assert model.config.vocab_size is not None
         self._lib, self._vocab_size = llama_cpp, model.config.vocab_size
-        # The weights mean nothing, so the tokens need no meaning either: they are pairs of bytes, one for each id.
+        # The weights mean nothing, so the tokens need not mean anything either: each id is a pair of bytes.
         merges = [divmod(number, 256) for number in range(model.config.vocab_size - 256)]
         llama_cpp.llama_backend_init()
         with tempfile.TemporaryDirectory() as folder:

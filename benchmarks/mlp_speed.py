@@ -1,7 +1,7 @@
 """Training steps per second of the MLP of stage 1: NumPy with gradients by hand, compared with PyTorch.
 
 Both sides have the same sizes, the same starting weights, the same batches in the same order, Adam and float32. Both
-use every core; with `OMP_NUM_THREADS=1` in front of the command, both use one. PyTorch runs with its
+use every core; with `OMP_NUM_THREADS=1` before the command, both use one. PyTorch runs with its
 fused Adam, which is its fastest on a CPU, and with its default Adam.
 """
 
@@ -26,7 +26,7 @@ SHAPES = [
 
 
 def run(quick: bool) -> list[Comparison]:
-    """Measure each shape. A run has as many steps as take about half a second."""
+    """Measure each shape. A run has enough steps for about half a second."""
     return [
         _compare(config, batch_size, max(10, int(5e10 / _flops(config, batch_size))), rounds=2 if quick else 5)
         for config, batch_size in (SHAPES[:1] if quick else SHAPES)

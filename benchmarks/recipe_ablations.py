@@ -3,8 +3,8 @@
 python benchmarks/recipe_ablations.py                     # configs/tiny_shakespeare_fast.yaml, 3 seeds
 python benchmarks/recipe_ablations.py --only recipe --only adamw --seeds 1 2
 
-Each run has one thread, and as many run at a time as there are cores. So the processor times of two runs can be
-compared. Finished runs are kept in the results file, and the command continues where it was stopped.
+Each run has one thread, and the number of runs at a time is the number of cores. So the processor times of two runs
+can be compared. Finished runs are kept in the results file, and the command continues where it was stopped.
 """
 
 from __future__ import annotations

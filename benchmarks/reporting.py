@@ -86,7 +86,7 @@ def _row(index: int, m: dict[str, Any]) -> str:
 
 
 def draw_ratios(comparisons: Sequence[dict[str, Any]]) -> Figure:
-    """Our speed over each peer's, with the range of the rounds. To the right of the line, ours is faster."""
+    """Plot our speed divided by each peer's, with the range of the rounds. To the right of the line, ours is faster."""
     rows = [(c["title"], m) for c in comparisons for m in c["measurements"][1:]]
     figure = Figure(figsize=(10, 0.34 * len(rows) + 1.4), layout="constrained")
     axes = figure.add_subplot()

@@ -1,4 +1,4 @@
-"""Stage 7: the engine that decodes many requests at once, and weights of fewer bits."""
+"""Stage 7: the engine that decodes many requests at once, and weights with fewer bits."""
 
 from typing import TYPE_CHECKING
 

@@ -28,7 +28,7 @@ from transformer.sampling import SamplingParameters
 
 @dataclass(frozen=True)
 class LoadResult:
-    """What a number of requests at once gave.
+    """What was measured with one number of requests at once.
 
     Args:
         concurrency: requests at once.
@@ -36,7 +36,8 @@ class LoadResult:
         first_token_ms: median time to a request's first token, with prompts that nobody has seen.
         slowest_first_token_ms: the largest.
         token_ms: median time between two tokens of a request.
-        bandwidth_share: weights read, one pass a step, over what the memory gives; 1 is the bound.
+        bandwidth_share: the weights' bytes read a second, with one pass a step, divided by the memory's bandwidth; the
+            limit is 1.
     """
 
     concurrency: int
@@ -62,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--max-tokens", type=int, default=64, help="tokens that each request makes")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto")
     parser.add_argument("--precision", choices=["auto", "float32", "bfloat16"], default="float32")
-    parser.add_argument("--output", type=Path, help="write this name with .json and .png behind")
+    parser.add_argument("--output", type=Path, help="name of the files to write, without .json and .png")
     options = parser.parse_args(arguments)
     return report_user_errors(lambda: _run(options))
 
@@ -110,14 +111,14 @@ def _parse_levels(text: str) -> list[int]:
 def measure(
     engine: Engine, concurrency: int, prompt_tokens: int, max_tokens: int, seconds_per_pass: float
 ) -> LoadResult:
-    """Submit requests at once and wait for all.
+    """Submit several requests at once, and wait until all are done.
 
     Args:
-        engine: idle.
-        concurrency: how many.
+        engine: must be idle.
+        concurrency: how many requests.
         prompt_tokens: random ids in each prompt.
-        max_tokens: ids that each makes; none ends early.
-        seconds_per_pass: the time that reading the weights once takes at best.
+        max_tokens: ids that each request generates; none ends early.
+        seconds_per_pass: the shortest time in which the weights can be read once.
     """
     prompts = torch.randint(engine.tokenizer.vocab_size, (concurrency, prompt_tokens)).tolist()
     parameters = SamplingParameters(max_tokens=max_tokens, temperature=0.0)
@@ -156,10 +157,10 @@ def _table(results: list[LoadResult]) -> Table:
 
 
 def plot(results: list[LoadResult], path: Path) -> None:
-    """Draw what throughput costs in latency.
+    """Draw how much latency more throughput costs.
 
     Args:
-        results: by growing concurrency.
+        results: ordered by concurrency, smallest first.
         path: PNG to write.
     """
     from matplotlib.figure import Figure

@@ -107,7 +107,7 @@ def _proposer(draft: str | None, tokenizer: Tokenizer) -> Proposer | None:
 
 
 class _Session:
-    """Prompts one after the other; in a chat, with what was said before."""
+    """Answers prompts one after the other. In a chat, the model also sees what was said before."""
 
     def __init__(
         self,
@@ -123,7 +123,7 @@ class _Session:
         self._bandwidth = measure_read_bandwidth(device=engine.placement.device) if bytes_per_pass else 0.0
 
     def answer(self, prompt: str) -> None:
-        """Print the continuation or the answer as it comes, then what it took."""
+        """Print the continuation or the answer as it comes, then how long it took."""
         engine, template, messages = self._engine, self._template, [*self._messages, Message("user", prompt)]
         if template is None:
             ids, end_ids = engine.encode_prompt(prompt), None

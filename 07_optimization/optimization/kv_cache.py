@@ -1,8 +1,8 @@
-"""A contiguous key-value cache: what has been computed for earlier tokens is kept, not recomputed.
+"""A contiguous key-value cache: it keeps what was computed for earlier tokens, so that it is not computed again.
 
-Without it, token n costs a forward pass over n tokens, and a text of n tokens costs about n² / 2 of
-them. With it every token passes through the model once. The price is memory: for each token, two
-vectors (key and value) of kv_heads · head_dim numbers in every layer.
+Without it, token n costs a forward pass over n tokens, about n² / 2 tokens in total for a text of n tokens.
+With it, every token passes through the model once. The price is memory: for each token, two vectors (key and value)
+of kv_heads · head_dim numbers in every layer.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ class CacheFullError(ValueError):
 
 
 def bytes_per_token(config: GPTConfig, dtype: torch.dtype) -> int:
-    """What the keys and values of one token take, all layers together; int8 includes the scales."""
+    """Bytes for the keys and values of one token in all layers. For int8, the scales are included."""
     vector = config.head_size * dtype.itemsize + (4 if dtype == torch.int8 else 0)
     return 2 * config.num_layers * config.kv_heads * vector
 
 
 class ContiguousKVCache:
-    """One preallocated block a layer, filled from the front. Implements `attention`'s `KeyValueStore`.
+    """One preallocated block for each layer, filled from the front. Implements `attention`'s `KeyValueStore`.
 
     Args:
-        config: of the model; its `context_length` is the capacity of the cache.
+        config: the model's configuration; its `context_length` is the capacity of the cache.
         batch_size: sequences, all of the same length.
-        dtype: of keys and values.
+        dtype: the type of keys and values.
         device: where the model is.
     """
 
@@ -56,7 +56,7 @@ class ContiguousKVCache:
 
         Raises:
             CacheFullError: they do not fit.
-            ValueError: another batch or number of heads than the cache is for.
+            ValueError: the batch size or the number of heads differs from the cache's.
         """
         if keys.shape != values.shape or keys.shape[:2] != self._keys.shape[1:3]:
             raise ValueError(

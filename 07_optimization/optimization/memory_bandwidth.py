@@ -1,7 +1,7 @@
-"""How fast this machine reads memory: the bound of decoding.
+"""How fast this machine reads memory. This limits the speed of decoding.
 
-To make one token, every weight is read once. So no implementation makes more tokens a second, one text at a
-time, than the memory's bandwidth divided by the bytes of the weights.
+To generate one token, every weight is read once. So no implementation can generate more tokens a second, one text at
+a time, than the memory's bandwidth divided by the bytes of the weights.
 
 python -m optimization.memory_bandwidth
 """
@@ -17,12 +17,12 @@ from transformer.gpt_model import GPTModel
 
 
 def measure_read_bandwidth(mebibytes: int = 512, rounds: int = 5, device: torch.device | str = "cpu") -> float:
-    """Bytes a second that a plain sum reads, the best of several rounds.
+    """The bytes a second that a simple sum reads: the best of several rounds.
 
     Args:
-        mebibytes: size of what is read; well above the caches.
-        rounds: how often.
-        device: whose memory.
+        mebibytes: size of the data; it should be much larger than the caches.
+        rounds: how often to measure.
+        device: its memory is read.
     """
     data = torch.ones(mebibytes * 2**20 // 4, device=device)
     best = 0.0
@@ -34,13 +34,13 @@ def measure_read_bandwidth(mebibytes: int = 512, rounds: int = 5, device: torch.
 
 
 def bytes_read_per_token(model: GPTModel, dtype: torch.dtype) -> int:
-    """Weights that one token passes through, in bytes.
+    """Bytes of the weights that are read for one token.
 
-    Of an embedding a single row is read, unless the head is the same table, which is read whole.
+    Only one row of an embedding is read. But if the head is the same table, the whole table is read.
 
     Args:
         model: as loaded, quantized or not, before packing.
-        dtype: in which weights that are not quantized are computed.
+        dtype: the type in which weights that are not quantized are used.
     """
     quantized = {id(t) for m in model.modules() if isinstance(m, QuantizedLayer) for t in m.buffers()}
     read: dict[int, int] = {}
@@ -50,7 +50,7 @@ def bytes_read_per_token(model: GPTModel, dtype: torch.dtype) -> int:
         ):
             continue
         size = tensor.element_size() if id(tensor) in quantized else dtype.itemsize
-        read[tensor.data_ptr()] = tensor.numel() * size  # a tied head is the table: once
+        read[tensor.data_ptr()] = tensor.numel() * size  # a tied head is the table, and counts once
     return sum(read.values())
 
 

@@ -1,7 +1,7 @@
-"""Load any checkpoint for inference, trained or quantized, and lay it out for the machine.
+"""Load any checkpoint for inference, trained or quantized, and arrange its weights for the machine.
 
-Weights are packed once, when they are loaded: a plain layer or a quantized one is replaced by its counterpart
-on the CPU's matrix kernels where there is one. The unpacked layers are the reference.
+Weights are packed once, when they are loaded. If the CPU's matrix kernels support a layer, plain or quantized, it is
+replaced by a packed layer that uses them. The unpacked layers are the reference.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def load_for_inference(path: Path | str, device: torch.device | str = "cpu") -> 
     """The model and tokenizer of a checkpoint, quantized or not.
 
     Raises:
-        CheckpointError: missing, damaged or inconsistent.
+        CheckpointError: the checkpoint is missing, damaged or inconsistent.
     """
     folder = find_checkpoint(path)
     if not is_quantized(folder):
@@ -44,13 +44,13 @@ def load_for_inference(path: Path | str, device: torch.device | str = "cpu") -> 
 
 
 def inference_copy(model: GPTModel, dtype: torch.dtype, pack: bool = True, compiled: bool = False) -> GPTModel:
-    """A model for decoding; the given one is left as it is.
+    """A model for decoding. The given model does not change.
 
     Args:
         model: on its device, quantized or not.
-        dtype: of activations, and of weights that are not quantized. Tensors that have it already are shared.
+        dtype: the type of activations, and of weights that are not quantized. Tensors that have it already are shared.
         pack: whether to use the layers that are packed for the CPU's kernels.
-        compiled: whether `torch.compile` is to fuse parts of the blocks.
+        compiled: whether `torch.compile` fuses parts of the blocks.
 
     Raises:
         ValueError: packed layers cannot be compiled.
@@ -83,7 +83,7 @@ def inference_copy(model: GPTModel, dtype: torch.dtype, pack: bool = True, compi
 
 
 def _join_projections(model: GPTModel) -> None:
-    """Queries, keys and values of a block by one product in place of three: fewer and larger ones are faster."""
+    """Compute a block's queries, keys and values by one product instead of three: one large product is faster."""
     for module in model.modules():
         if not isinstance(module, MultiHeadAttention):
             continue
@@ -105,7 +105,7 @@ def _join_projections(model: GPTModel) -> None:
 
 
 def _pack(model: GPTModel) -> list[Tensor]:
-    """Replace what can be packed; returns the packed weights."""
+    """Replace the layers that can be packed, and return the packed weights."""
     for name, module in list(model.named_modules()):
         if isinstance(module, QuantizedLayer):
             model.set_submodule(name, pack_quantized_layer(module))
@@ -116,15 +116,15 @@ def _pack(model: GPTModel) -> list[Tensor]:
 
 
 def compile_blocks(model: GPTModel, backend: str = "inductor") -> None:
-    """`torch.compile` for what every block repeats, in place: its norms and its feed-forward, each a few fused kernels.
+    """Compile, in place, the norms and the feed-forward of every block. Each becomes a few fused kernels.
 
-    On a GPU a step for a few tokens is bound by the launches of hundreds of small kernels. Attention stays as it is, because
-    its shapes change with every step and each new one would be compiled again. The number of tokens in a step is compiled as
-    a variable for the same reason. The first step takes seconds to minutes longer.
+    On a GPU, a step for a few tokens spends most of its time launching hundreds of small kernels. Attention is not
+    compiled, because its shapes change with every step, and each new shape would be compiled again. For the same reason
+    the number of tokens in a step is compiled as a variable. The first step takes seconds to minutes longer.
 
     Args:
-        model: with weights that are not packed.
-        backend: of `torch.compile`.
+        model: its weights are not packed.
+        backend: the backend of `torch.compile`.
     """
     for block in model.blocks:
         assert isinstance(block, TransformerBlock)

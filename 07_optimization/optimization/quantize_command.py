@@ -28,7 +28,7 @@ from optimization.weights.quantized_model import (
 from training.checkpoints.checkpoint import STEP_FOLDER, LoadedModel, load_model, newest_run
 from transformer.gpt_model import GPTModel
 
-CALIBRATION_SHARE = 0.5  # of the text; the rest measures, so that no method is tested on what it has seen
+CALIBRATION_SHARE = 0.5  # of the text; the rest is for measuring, so that no method is tested on text it has seen
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--checkpoint", help="folder of a run or of one checkpoint; default: the newest run")
     parser.add_argument("--method", choices=get_args(Method), default="int8", help="see the lesson")
-    parser.add_argument("--output", type=Path, help="folder to write; default: the run's name with the method behind")
+    parser.add_argument("--output", type=Path, help="folder to write; default: the run's name, then the method")
     parser.add_argument("--text", type=Path, help="calibrate and measure on this; default: python_docs' held-out part")
     parser.add_argument("--tokens", type=int, default=32_768, help="tokens of the text to calibrate and measure with")
     options = parser.parse_args(arguments)
@@ -72,7 +72,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _windows(loaded: LoadedModel, path: Path | None, num_tokens: int) -> tuple[Tensor, Tensor]:
-    """Whole contexts of text, (sequences, context + 1): to calibrate on, and to measure on."""
+    """Two sets of whole contexts of text, (sequences, context + 1): one to calibrate on, one to measure on."""
     documents = [read_text(path)] if path is not None else load_corpus("python_docs", 0.05).validation
     begin = [] if loaded.tokenizer.end_of_text_id is None else [loaded.tokenizer.end_of_text_id]
     ids: list[int] = []

@@ -16,23 +16,23 @@ class EngineSettings:
     """Limits and choices of an `Engine`.
 
     Args:
-        max_running: requests that are computed in one step.
-        max_waiting: requests that may wait for a place; more are refused.
+        max_running: the most requests that are computed in one step.
+        max_waiting: the most requests that may wait for a place; more are refused.
         block_size: tokens in a block of the cache.
-        cache_tokens: tokens the cache holds; null for a full context for each of `max_running`, or what
-            fits `cache_mib`.
-        cache_mib: the most memory that the cache takes, where `cache_tokens` is null; there is always room for one full
+        cache_tokens: tokens that the cache holds. With null, it holds a full context for each of `max_running`
+            requests, or less if `cache_mib` allows less.
+        cache_mib: the most memory that the cache takes if `cache_tokens` is null. There is always room for one full
             context.
         cache_dtype: `auto` is float32 on a CPU, where attention over bfloat16 is slower, and the model's
-            type elsewhere; `int8` takes a quarter of float32.
+            type elsewhere. `int8` takes a quarter of the memory of float32.
         chunk_size: tokens of a prompt that pass through the model in one step, so that a long prompt does
-            not hold up those who are decoding.
-        max_batch_tokens: prompt tokens of all requests in one step, at least `chunk_size`.
-        prefix_sharing: let requests that begin alike share blocks.
-        batching: `continuous` fills a place as soon as it is free; `static` only when the whole batch is
+            not delay the requests that are decoding.
+        max_batch_tokens: the most prompt tokens of all requests in one step, at least `chunk_size`.
+        prefix_sharing: let requests share blocks if they begin with the same tokens.
+        batching: `continuous` fills a place as soon as it is free; `static` waits until the whole batch is
             done.
-        pack_weights: lay the weights out for the CPU's matrix kernels when loading.
-        compile: let `torch.compile` fuse norms and feed-forward of each block, for CUDA; the first answers
+        pack_weights: arrange the weights for the CPU's matrix kernels when loading.
+        compile: let `torch.compile` fuse norms and feed-forward of each block, for CUDA. The first answers
             then come late. On a CPU it is refused unless `pack_weights` is false.
     """
 
@@ -69,7 +69,7 @@ class EngineSettings:
         return getattr(torch, self.cache_dtype)
 
     def num_blocks(self, config: GPTConfig, dtype: torch.dtype) -> int:
-        """Blocks of the cache."""
+        """The number of blocks in the cache."""
         if self.cache_tokens is not None:
             return self.cache_tokens // self.block_size
         context = -(-config.context_length // self.block_size)

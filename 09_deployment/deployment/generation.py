@@ -1,11 +1,11 @@
-"""Between the thread of the engine and the event loop: requests in, tokens out, and neither waits for the other.
+"""Carries requests and tokens between the engine's thread and the event loop. Neither waits for the other.
 
-The engine delivers events on its own thread. Waking the event loop for each would cost more than computing it: at
-16 streams that is 16 wakes a step. So events gather in a deque and the loop is woken once for all that have come, and
-not at all while every client waits for a whole answer.
+The engine delivers events on its own thread. To wake the event loop for each event would cost more than computing it:
+with 16 streams that is 16 wakes a step. So events gather in a deque, and the loop is woken once for all of them. While
+every client waits for a whole answer, it is not woken at all.
 
-Writing each token to each client by itself would cost even more, most of it in the kernel (about 60 µs, while computing
-the token takes 600). So what comes within 40 ms is sent together, 25 times a second.
+To write each token to each client separately would cost even more, most of it in the kernel (about 60 µs; computing
+the token takes 600 µs). So everything that comes within 40 ms is sent together, 25 times a second.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from optimization.engine.request import GenerationRequest
 class EventRelay:
     """Carries events from any thread to their generations on one event loop.
 
-    The first and the last event of a text are delivered at once; those between wait until the interval since the last
+    The first and the last event of a text are delivered at once. The others wait until the interval since the last
     delivery is over.
 
     Args:
@@ -46,7 +46,7 @@ class EventRelay:
         self._delivered = -math.inf
 
     def attach(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Name the event loop on which the generations are read."""
+        """Set the event loop on which the generations are read."""
         self._loop = loop
 
     def post(self, generation: Generation, event: TokenEvent) -> None:
@@ -86,10 +86,10 @@ class Generation:
 
     Args:
         desk: where it was submitted.
-        model: which one generates.
+        model: the model that generates.
         request: what is generated.
         arrived: set when there is something to take; shared by the generations of one answer.
-        streamed: whether each token matters at once, or only the last.
+        streamed: whether the client wants each token at once; otherwise only the end matters.
     """
 
     def __init__(
@@ -109,12 +109,12 @@ class Generation:
 
     @property
     def stats(self) -> GenerationStats:
-        """Counts and times, filled in as it goes."""
+        """Counts and times, filled in while the generation runs."""
         return self.handle.stats
 
     @property
     def prompt_logprobs(self) -> list[TokenLogprobs]:
-        """Of the prompt, from its second token on."""
+        """Probabilities of the prompt's tokens, from the second one on."""
         return self.handle.prompt_logprobs
 
     def receive(self, event: TokenEvent, at: float) -> None:
@@ -140,10 +140,10 @@ class Generation:
             self.arrived.set()
 
     def take(self) -> list[TokenEvent]:
-        """The events since the last call; more than one where the client reads slowly.
+        """The events since the last call. There is more than one if the client reads slowly.
 
         Raises:
-            ApiError: the deadline has passed, the server stops, or the computation failed.
+            ApiError: the deadline has passed, the server is stopping, or the computation failed.
         """
         events, self._events = self._events, []
         if events and events[-1].finish_reason == "error":
@@ -154,7 +154,7 @@ class Generation:
         return events
 
     def cancel(self, failure: ApiError | None = None) -> None:
-        """Stop generating; the blocks are free when the step under way ends. After the end it does nothing.
+        """Stop generating. The blocks are free when the current step ends. After the end of the text this does nothing.
 
         Args:
             failure: what to tell the client, if it is still there.
@@ -166,13 +166,13 @@ class Generation:
 
 @dataclass
 class GenerationDesk:
-    """Submits generations, and knows which are under way.
+    """Submits generations, and knows which of them are running.
 
     Args:
-        relay: to the event loop.
+        relay: carries events to the event loop.
         metrics: where to count.
         request_seconds: deadline of each request.
-        draining: whether the server is stopping; it then refuses requests.
+        draining: whether the server is stopping. It then refuses requests.
     """
 
     relay: EventRelay
@@ -185,9 +185,9 @@ class GenerationDesk:
         """Hand in requests: all of them or none.
 
         Args:
-            model: which one generates.
-            requests: for one answer.
-            streamed: whether its tokens are wanted as they come.
+            model: the model that generates.
+            requests: the requests of one answer.
+            streamed: whether the client wants the tokens as they come.
 
         Raises:
             EngineFullError, PromptError, RequestError: see `Engine.submit`.
@@ -222,7 +222,7 @@ class GenerationDesk:
             timer.cancel()
 
     def cancel_all(self) -> None:
-        """Stop everything that is under way, telling the clients that the server ends."""
+        """Stop everything that is running, and tell the clients that the server is stopping."""
         for generation in list(self._live):
             generation.cancel(ApiError(503, "the server is stopping", retry_after=5))
 
@@ -231,10 +231,10 @@ class GenerationDesk:
 
 
 async def merge(generations: Sequence[Generation]) -> AsyncIterator[tuple[int, list[TokenEvent]]]:
-    """Events of the generations of one answer as they come.
+    """The events of the generations of one answer, as they come.
 
     Yields:
-        Which generation, and at least one event of it.
+        The index of a generation, and at least one event of it.
 
     Raises:
         ApiError: see `Generation.take`.

@@ -1,4 +1,4 @@
-"""What the server serves: an engine under a name, and how conversations and prompts become its tokens."""
+"""What the server serves: an engine with a name, and how conversations and prompts become its tokens."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ class ServedModel:
     """One name that clients may ask for.
 
     Args:
-        name: in the field `model` of a request.
-        engine: generates.
-        template: how a conversation is written down; None for a model that was not taught to converse.
-        base: name of the model that an adapter belongs to.
+        name: the value of the field `model` in a request.
+        engine: generates the tokens.
+        template: how a conversation is written as text; None for a model that was not taught to converse.
+        base: for an adapter, the name of the model that it belongs to.
     """
 
     name: str
@@ -45,7 +45,7 @@ class ServedModel:
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """The engine's."""
+        """The tokenizer of the engine."""
         return self.engine.tokenizer
 
     @property
@@ -57,15 +57,15 @@ class ServedModel:
         return frozenset(end for end in ends if end is not None)
 
     def encode_prompt(self, prompt: str | Sequence[int]) -> list[int]:
-        """A prompt as ids. Text begins after the end-of-text token, as in training; ids are taken as they are."""
+        """A prompt as ids. Text comes after the end-of-text token, as in training; ids are not changed."""
         return self.engine.encode_prompt(prompt) if isinstance(prompt, str) else list(prompt)
 
     def encode_conversation(self, messages: Sequence[Message]) -> list[int]:
-        """A conversation as ids, up to where the assistant answers.
+        """A conversation as ids, up to the place where the assistant answers.
 
         Raises:
             ConversationError: the model has no chat format, or the last message is not from the user.
-            PromptError: longer than the context.
+            PromptError: the conversation is longer than the context.
         """
         if self.template is None:
             raise ConversationError(
@@ -87,7 +87,7 @@ class ServedModel:
         return self.tokenizer.decode_bytes([token])
 
     def token_text(self, token: int) -> str:
-        """The text of an id, for people; a part of a character is written as OpenAI does, `bytes:\\xe2\\x82`."""
+        """The text of an id, for people. A part of a character is written as OpenAI writes it: `bytes:\\xe2\\x82`."""
         data = self.token_bytes(token)
         try:
             return data.decode("utf-8")
@@ -95,7 +95,7 @@ class ServedModel:
             return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
 
     def pieces(self, tokens: Sequence[int]) -> list[str]:
-        """The text that each id completes; joined they are the decoded text."""
+        """The text that each id completes. Joined, the pieces are the decoded text."""
         decoder = StreamingDecoder(self.tokenizer)
         pieces = [decoder.decode([token]) for token in tokens]
         if pieces:
@@ -103,15 +103,15 @@ class ServedModel:
         return pieces
 
     def attention(self, tokens: Sequence[int]) -> Tensor:
-        """Where the last token looks: one forward pass with the weights recorded.
+        """The attention weights of the last token, recorded in one forward pass.
 
         Args:
-            tokens: at most a context's length.
+            tokens: at most as many as the context has.
 
         Returns:
-            (layers, heads, tokens), each row summing to 1.
+            (layers, heads, tokens); each row sums to 1.
         """
-        # The engine's steps are not recorded: its attention over the paged cache passes the observer by.
+        # The engine's steps are not recorded: the recorder does not see attention over the paged cache.
         with self._looking, torch.inference_mode(), record_attention(self.engine.model) as recorded:
             self.engine.model.hidden_states(torch.tensor([list(tokens)], device=self.engine.model.device))
             return torch.stack([recorded[layer][0, :, -1] for layer in sorted(recorded)])
@@ -135,19 +135,19 @@ def find_template(tokenizer: Tokenizer, name: str | None) -> ChatTemplate | None
 
 
 def name_of(folder: Path) -> str:
-    """What to call the model of a checkpoint folder: the name of its run."""
+    """The name of the model in a checkpoint folder: the name of its run."""
     folder = folder.resolve()
     return folder.parent.name if STEP_FOLDER.fullmatch(folder.name) else folder.name
 
 
 def load_models(settings: ServerSettings) -> dict[str, ServedModel]:
-    """Load what the settings name; the first is the default.
+    """Load the model and the adapters that the settings name. The first one is the default.
 
-    An adapter becomes an engine of its own with the correction added to the weights: nothing extra is computed a
-    token, and each name costs the memory of a model and its cache.
+    Each adapter gets its own engine, whose weights include the adapter's correction. So no token costs extra
+    computation, but each name costs the memory of a model and its cache.
 
     Raises:
-        ValueError: a subclass that says what is missing or damaged.
+        ValueError: something is missing or damaged; a subclass says what.
     """
     path = settings.checkpoint or newest_run()
     placement = choose_placement(settings.device, settings.precision)

@@ -1,7 +1,7 @@
-"""How the server listens, and how it stops in order and with success.
+"""How the server listens, and how it stops in an orderly way.
 
-After SIGTERM or Ctrl-C the server is not ready any more and takes no new work. Running requests have `drain_seconds` to
-finish. Then it ends their streams with an error event. The exit status is 0. A second Ctrl-C ends it at once.
+After SIGTERM or Ctrl-C the server is no longer ready and accepts no new work. Running requests have `drain_seconds` to
+finish. Then the server ends their streams with an error event. Its exit status is 0. A second Ctrl-C ends it at once.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 class StoppingServer(uvicorn.Server):
-    """Uvicorn's server; it tells streams when they are cut, and its exit status after SIGTERM is 0.
+    """Uvicorn's server, but it tells streams when they are cut, and its exit status after SIGTERM is 0.
 
     Args:
         config: configuration of Uvicorn.
@@ -69,12 +69,12 @@ class StoppingServer(uvicorn.Server):
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """See uvicorn."""
+        """See Uvicorn."""
         self._loop = asyncio.get_running_loop()
         await super().startup(sockets)
 
     def handle_exit(self, sig: int, frame: Any) -> None:
-        """See Uvicorn; the signal calls this."""
+        """See Uvicorn. The signal calls this."""
         if not self._state.desk.draining and self._loop is not None:
             self._state.desk.draining = True
             desk, seconds = self._state.desk, self._state.settings.drain_seconds

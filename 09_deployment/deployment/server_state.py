@@ -71,12 +71,12 @@ class ServerState:
     async def charge(self, request: Request, model: ServedModel, wanted: list[GenerationRequest]) -> None:
         """Count the tokens of a request against its key and address, before anything is computed.
 
-        The prompt and all the tokens that were asked for are charged. They are known in advance, so that nobody can
-        overdraw; in return, tokens that an early end leaves out are charged too.
+        The prompt and all the tokens that were asked for are charged. Both are known in advance, so nobody can use more
+        than they may. But a text that ends early is charged in full too.
 
         Args:
-            request: of the client.
-            model: which one generates.
+            request: the client's request.
+            model: the model that generates.
             wanted: the texts that the request asks for.
 
         Raises:

@@ -1,4 +1,4 @@
-"""Stage 1: the autograd engine itself, the gradient check and the drawing of graphs."""
+"""Stage 1: the autograd engine itself, the gradient check, and how graphs are drawn."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_backward_asks_for_a_gradient_of_several_numbers():
 
 
 def test_a_backward_function_that_returns_an_array_is_told_to_return_a_tuple():
-    x = Tensor(np.ones(1), requires_grad=True)  # of length 1, so that it could pass for a tuple of one
+    x = Tensor(np.ones(1), requires_grad=True)  # of length 1, so that it could be mistaken for a tuple of one
     doubled = Tensor.from_operation(2 * x.data, (x,), lambda g: 2 * g, "double")
     with pytest.raises(TypeError, match=r"'double' returned an array; .* one gradient for each input: \(gradient,\)"):
         doubled.backward()

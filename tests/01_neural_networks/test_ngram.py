@@ -95,7 +95,7 @@ def test_counted_probabilities_are_shares():
 
 
 class SlowKneserNey:
-    """The definition, n-gram by n-gram: modified Kneser–Ney as in Chen and Goodman (1998), equation 27."""
+    """The definition, for one n-gram at a time: modified Kneser–Ney as in Chen and Goodman (1998), equation 27."""
 
     def __init__(self, stream: bytes, order: int):
         self.order = order
@@ -200,7 +200,7 @@ def test_learning_from_examples_approaches_the_counts_too():
         learned.loss(stream[places], stream[places + 1]).backward()
         assert learned.scores.grad is not None
         optimizer.step([learned.scores.grad])
-    # No table is better for this text than the counted one. The loss of the learned one comes close from above.
+    # For this text, the counted table is the best one. The loss of the learned table approaches its loss from above.
     best = counted.total_nats(stream) / (len(stream) - 1)
     assert best < learned.total_nats(stream) / (len(stream) - 1) < best + 0.02
 

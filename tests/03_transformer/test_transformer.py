@@ -74,7 +74,7 @@ def test_forward_flops_are_those_that_pytorch_counts(style):
     model = small_model(style, d_model=64, context_length=32, sliding_window=None, attention_sinks=0)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(torch.zeros(1, 32, dtype=torch.long))
-    # PyTorch counts every pair of positions, masked or not, which is twice ours. It does not count its fused
+    # PyTorch counts every pair of positions, masked or not: twice as many as we do. It does not count its fused
     # kernel for CPUs at all.
     total = forward_flops_per_token(model.config) * 32
     width = model.config.num_heads * model.config.head_size

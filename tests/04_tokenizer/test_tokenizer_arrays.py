@@ -55,7 +55,7 @@ def test_pieces_are_of_the_length_asked_for_where_the_text_allows():
     lengths = [len(piece) for piece in PreTokenizer(GPT2_PATTERN).pieces(TEXT * 10, 500)]
     assert max(lengths) <= 500
     assert min(lengths[:-1]) > 400
-    assert len(list(PreTokenizer(r"\w+|\W").pieces(TEXT, 500))) == 1  # nothing is known of this pattern
+    assert len(list(PreTokenizer(r"\w+|\W").pieces(TEXT, 500))) == 1  # nothing is known about this pattern
 
 
 @settings(max_examples=200, deadline=None)

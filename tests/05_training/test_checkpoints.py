@@ -153,7 +153,7 @@ def test_the_folder_of_a_run_may_be_a_string(run_copy: Path, tmp_path: Path):
 
 
 class Scorer(torch.nn.Module):
-    """Not a GPTModel: no configuration, and a weight with two names."""
+    """This is not a GPTModel: it has no configuration, and one weight has two names."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Stage 5: where batches come from: mixtures, shards, streams, a thread that draws ahead."""
+"""Stage 5: where batches come from: mixtures, shards, streams, and a thread that prepares them early."""
 
 from __future__ import annotations
 

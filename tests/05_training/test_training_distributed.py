@@ -38,7 +38,7 @@ def torchrun(root: Path, processes: int, *arguments: str) -> str:
 
 @pytest.fixture
 def distributed_settings(tiny_settings: dict) -> dict:
-    """Two steps' worth of sequences in one batch, or in two micro-batches, or in two processes."""
+    """The sequences of two steps, in one batch, in two micro-batches or in two processes."""
     tiny_settings["model"]["dropout"] = 0.0
     tiny_settings["optimizer"]["name"] = "muon"
     tiny_settings["training"] |= {"max_steps": 6, "eval_interval": 3, "checkpoint_interval": 3, "batch_size": 2}

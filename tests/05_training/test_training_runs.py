@@ -1,4 +1,4 @@
-"""Stage 5: whole runs: what they leave, how they stop, how they resume."""
+"""Stage 5: whole runs: which files they write, how they stop, how they resume."""
 
 from __future__ import annotations
 

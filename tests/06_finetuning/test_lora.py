@@ -42,7 +42,7 @@ def build(**style: object) -> GPTModel:
 
 
 def randomise(model: nn.Module) -> None:
-    """Give corrections something to correct: B is zero at first."""
+    """Make the corrections nonzero, because B is zero at first."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "adapters" in name:

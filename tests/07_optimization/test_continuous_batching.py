@@ -37,7 +37,7 @@ def small_model(style: str, seed: int = 0) -> GPTModel:
     torch.manual_seed(seed)
     config = GPTConfig(vocab_size=257, context_length=48, num_layers=2, num_heads=4, d_model=32, **STYLES[style])
     model = GPTModel(config).eval().double()
-    with torch.no_grad():  # weights large enough that every earlier token has a say in the next one
+    with torch.no_grad():  # weights so large that every earlier token influences the next one
         for parameter in model.parameters():
             parameter.mul_(8 if parameter.ndim > 1 else 1)
     return model
@@ -126,7 +126,7 @@ def test_speculative_greedy_tokens_are_the_plain_ones(style, draft):
 
 @pytest.fixture(scope="module")
 def learned() -> GPTModel:
-    """A model that knows a text by heart, so that its best logit leads clearly."""
+    """A model that has memorised a text, so that its best logit leads clearly."""
     torch.manual_seed(0)
     config = GPTConfig(vocab_size=257, context_length=64, num_layers=2, num_heads=4, num_kv_heads=2, d_model=64)
     model = GPTModel(config)

@@ -59,7 +59,7 @@ def test_the_end_of_text_token_ends_the_text_and_is_not_part_of_it():
     assert list(engine.generate_ids([1], GREEDY, stats)) == list(itertools.takewhile(lambda t: t != first[2], first))
     assert stats.finish_reason == "stop"
     handle = engine.submit(GenerationRequest([1], GREEDY, end_ids=()))
-    assert [event.token for event in handle] == first  # who asks for no end gets none
+    assert [event.token for event in handle] == first  # without end ids, the text does not end early
 
 
 def test_streamed_pieces_are_whole_characters_and_join_to_the_text():
@@ -115,13 +115,13 @@ def test_cancelling_frees_the_blocks_at_once_and_disturbs_nobody():
     assert [event.finish_reason for event in gone][-1] == "cancelled"
     for event in engine.submit(GenerationRequest([5], GREEDY)):
         assert event.token is not None
-        break  # leaving the loop is cancelling
+        break  # leaving the loop cancels the request
     assert engine.stats().used_blocks == 0
-    gone.cancel()  # a second time, after the end: nothing
+    gone.cancel()  # a second time, after the end: this does nothing
 
 
 def test_a_handle_computes_by_itself_only_where_no_thread_does():
-    """With callables in place of an engine: the first event is computed on request, the second comes from a thread."""
+    """Callables replace the engine: the first event is computed on request, the second comes from a thread."""
     asked, cancelled = [], []
 
     def compute() -> bool:
@@ -134,7 +134,7 @@ def test_a_handle_computes_by_itself_only_where_no_thread_does():
 
     handle = RequestHandle(0, GenerationStats(), None, lambda: cancelled.append(True), compute)
     assert handle.result() == [7, 8]
-    assert len(asked) == 2 and not cancelled  # it waited for the thread and asked no third time
+    assert len(asked) == 2 and not cancelled  # it waited for the thread and did not ask a third time
     handle.cancel()
     assert handle.cancelled.is_set() and cancelled == [True]
 
@@ -157,7 +157,7 @@ def test_an_error_in_one_request_is_its_own():
     engine._take_in()
     request = engine._scheduler.waiting[0]
     request.parameters, request.generator = SamplingParameters(max_tokens=12), None  # type: ignore[assignment]
-    request.parameters.logit_bias[999] = 1.0  # as a mistake that no check before has caught
+    request.parameters.logit_bias[999] = 1.0  # a mistake that no earlier check has found
     with pytest.raises(RuntimeError, match="logit_bias names id 999"):
         list(broken)
     assert len(list(fine)) == 12
@@ -196,7 +196,7 @@ def test_however_a_request_ends_neither_a_block_nor_a_drafts_cache_is_left(end):
     elif end == "cancelled":
         handle.cancel()
     elif end == "failed alone":
-        engine._scheduler.running[0].end_ids = None  # as a mistake in one request
+        engine._scheduler.running[0].end_ids = None  # a mistake in one request
         engine.step()
     elif end == "failed pass":
         engine._runner.run = fail
@@ -301,10 +301,11 @@ def test_compiled_blocks_give_the_same_tokens_whatever_the_batch():
     wanted = engine.generate_batch(prompts, GREEDY)
     torch.compiler.reset()
     counters.clear()
-    compile_blocks(engine.model, backend="aot_eager")  # traced and taken apart as for a GPU, but not fused
+    compile_blocks(engine.model, backend="aot_eager")  # traced and decomposed as for a GPU, but not fused
     assert engine.generate_batch(prompts, GREEDY) == wanted
     assert engine.generate_batch(prompts[:1], GREEDY) == wanted[:1]
-    # One graph for one token, which PyTorch never takes as a variable, and one for more, of three kinds of part.
+    # Each of three kinds of part has two graphs: one for a single token, which PyTorch never treats as a variable
+    # number, and one for more tokens.
     assert 1 <= counters["stats"]["unique_graphs"] <= 3 * 2 * len(engine.model.blocks)
     with pytest.raises(ValueError, match="compile cannot trace the weights that are packed for a CPU"):
         small_engine(compile=True)

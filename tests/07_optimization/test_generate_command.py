@@ -1,4 +1,4 @@
-"""Stage 7: `generate.py`, as it is run."""
+"""Stage 7: `generate.py`, run as a user runs it."""
 
 from __future__ import annotations
 

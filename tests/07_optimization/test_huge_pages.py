@@ -1,4 +1,4 @@
-"""Weights in huge pages: the numbers stay what they were."""
+"""Stage 7: weights in huge pages. The numbers do not change."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from optimization.weights.packed_linear import PackedLinear, packing_is_availabl
 
 
 def in_huge_pages() -> int:
-    """How many bytes of this process lie in huge pages."""
+    """How many bytes of this process are in huge pages."""
     lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("AnonHugePages"))
 
@@ -36,7 +36,7 @@ def test_moving_changes_no_number_plain_or_packed():
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux moves pages when asked")
 def test_what_is_reported_lies_in_huge_pages():
-    # New memory from the system, because the allocator may give out memory that already lies in huge pages.
+    # New memory from the system, because the allocator may return memory that is already in huge pages.
     block = mmap.mmap(-1, 16 * HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     memory = torch.frombuffer(block, dtype=torch.float32).fill_(1.0)
     before = in_huge_pages()

@@ -154,7 +154,7 @@ def test_a_sliding_window_holds_on_to_its_blocks_and_the_sinks_only():
         table.reserve(length)
         table.commit(list(range(length)), length)
         table.evict(window=8, sinks=1)
-        assert pool.num_used <= 1 + 8 // 2 + 1  # the sink's block, the window's, one that is half outside
+        assert pool.num_used <= 1 + 8 // 2 + 1  # the sink's block, the window's blocks, and one that is partly outside
     kept = [position for first, _, length in table.runs(60) for position in range(first, first + length)]
     assert set(range(53, 60)) | {0} <= set(kept)  # the positions that the next token, at 60, sees besides itself
     table.release()

@@ -1,4 +1,4 @@
-"""Stage 7: `benchmark.py`, and the bound it compares with."""
+"""Stage 7: `benchmark.py`, and the limit that it compares with."""
 
 from __future__ import annotations
 

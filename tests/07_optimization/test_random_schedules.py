@@ -1,7 +1,7 @@
 """Stage 7: after random schedules no block is lost, and every request gets its own tokens.
 
 Hypothesis chooses which requests come, when they come and which are cancelled early. It makes a failing schedule
-smaller. A few hundred schedules run here; `make soak-engine` runs 10,000.
+as small as it can. A few hundred schedules run here; `make soak-engine` runs 10,000.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def model(windowed: bool) -> GPTModel:
     window = {"sliding_window": 5, "attention_sinks": 1} if windowed else {}
     config = GPTConfig(vocab_size=12, context_length=CONTEXT, num_layers=1, num_heads=2, d_model=8, **window)
     random = GPTModel(config).eval().double()
-    with torch.no_grad():  # weights large enough that every earlier token has a say in the next one
+    with torch.no_grad():  # weights so large that every earlier token influences the next one
         for parameter in random.parameters():
             parameter.mul_(20 if parameter.ndim > 1 else 1)
     return random

@@ -1,4 +1,4 @@
-"""Stage 7: guessing ahead changes the speed and nothing else."""
+"""Stage 7: speculative decoding changes the speed and nothing else."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_lookup_finds_what_followed_the_last_time():
     assert lookup.propose(request([2, 3, 5, 2, 3, 6, 0, 2, 3]), 10).tokens == [6, 0, 2]  # the newest occurrence
     assert lookup.propose(request([4, 4, 4, 4]), 10).tokens == [4]
     assert lookup.propose(request([1, 2, 3, 4]), 10).tokens == []
-    # Bytes that match across the borders of ids are not a match: 1 · 2^8 holds the bytes of 1, shifted.
+    # Bytes that match but do not begin at an id are not a match: 1 · 2^8 contains the bytes of 1, shifted.
     assert lookup.propose(request([0, 256, 0, 0, 1, 0]), 10).tokens == []
 
 

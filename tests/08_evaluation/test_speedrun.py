@@ -1,4 +1,4 @@
-"""The whole chain at its smallest: every step, the report, skipping finished steps, and the baselines."""
+"""Stage 8: the whole chain at its smallest: every step, the report, skipping finished steps, and the baselines."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def wait_for(port: int) -> None:
 
 @contextlib.contextmanager
 def program(*command: str, port: int) -> Iterator[subprocess.Popen]:
-    """Run a daemon in the foreground; gives control back when it listens."""
+    """Run a daemon in the foreground. The block begins when the daemon listens."""
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
             wait_for(port)
@@ -68,7 +68,7 @@ class Site:
     servers: list[tuple[str, subprocess.Popen]]
 
     def running(self) -> float:
-        """Requests that the engines work on."""
+        """How many requests the engines are computing."""
         texts = [httpx.get(url + "/metrics", trust_env=False).text for url, _ in self.servers]
         return sum(float(re.search(r"^vllm:num_requests_running\S* (\S+)", text, flags=re.M)[1]) for text in texts)
 

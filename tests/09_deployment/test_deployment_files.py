@@ -22,14 +22,14 @@ def folder(root: Path) -> Path:
 
 
 def instructions(dockerfile: str) -> list[tuple[str, str]]:
-    """Instruction and arguments of each step, continued lines joined."""
+    """The instruction and the arguments of each step. Continued lines are joined."""
     text = re.sub(r"^\s*#.*\n", "", dockerfile, flags=re.M)
     lines = re.sub(r"\\\n\s*", "", text).splitlines()
     return [(line.split(None, 1)[0], line.split(None, 1)[1]) for line in lines if line.strip()]
 
 
 def test_the_image_is_small_pinned_and_without_rights(folder: Path, root: Path):
-    """What hadolint would say: pinned bases, no root, no cache left, nothing fetched by ADD, a health check."""
+    """What hadolint checks: pinned bases, no root, no cache left, nothing fetched by ADD, a health check."""
     steps = instructions((folder / "Dockerfile").read_text(encoding="utf-8"))
     names = [name for name, _ in steps]
     bases = [arguments for name, arguments in steps if name == "FROM"]

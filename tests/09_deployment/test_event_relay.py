@@ -11,7 +11,7 @@ TOKEN, LAST = TokenEvent(7), TokenEvent(8, finish_reason="length")
 
 
 class Text:
-    """Counts what it receives, instead of a generation."""
+    """Stands for a generation, and counts the events that it receives."""
 
     def __init__(self, streamed: bool = True):
         self.streamed, self.begun, self.received = streamed, False, 0

@@ -55,7 +55,7 @@ def test_llama_cpp_gives_equal_ids_and_near_logits(family: str, kind: str, toler
 @pytest.mark.parametrize("family", PUBLISHED)
 @pytest.mark.parametrize("kind", ["f32", "f16", "q8_0"])
 def test_a_gguf_file_holds_the_weights_and_the_vocabulary(family: str, kind: str, tmp_path: Path):
-    """Read back by the `gguf` package, and dequantized by it."""
+    """The `gguf` package reads the file and dequantizes it."""
     gguf = pytest.importorskip("gguf")
     model, tokenizer = conformance.tiny(family)
     path = export_gguf(model, tokenizer, conformance.TEMPLATE, tmp_path / "m.gguf", "m", kind)

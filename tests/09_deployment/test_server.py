@@ -1,4 +1,4 @@
-"""Stage 9: the server as a program: starting, generating, cancelling, stopping, and the information about itself."""
+"""Stage 9: the server as a program: it starts, generates, cancels, stops, and gives information about itself."""
 
 from __future__ import annotations
 

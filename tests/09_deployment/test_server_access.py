@@ -1,4 +1,4 @@
-"""Stage 9: who may come in: keys, addresses, host names, other sites."""
+"""Stage 9: who may use the server: keys, addresses, host names, other sites."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_each_key_has_a_name_and_no_key_is_in_the_log(locked: Served, capsys):
 
 
 def test_comparing_takes_as_long_for_a_nearly_right_key():
-    """Medians over shuffled trials. The bound is loose; else the time would grow with the key's length."""
+    """The medians of trials in turn, with wide limits. A naive comparison takes longer if more of the key is right."""
     hashes = {name: hash_key(key) for name, key in KEYS.items()}
     right = KEYS["alice"]
     candidates = {"near": right[:-1] + "_", "far": "x" * len(right)}
@@ -100,7 +100,7 @@ def test_a_key_itself_in_the_settings_is_refused():
 
 
 def test_foreign_host_names_are_refused(served: Served):
-    """A page whose name was made to lead here sends that name (DNS rebinding)."""
+    """An attacker's host name may point to this server. Its page then sends that name (DNS rebinding)."""
     for host in ("evil.example", "127.0.0.1.evil.example", "localhost.evil.example:80", ""):
         assert b" 403 " in exchange(served, post("/generate", b"{}", host=host)), host
     for host in ("localhost", "LOCALHOST:1", "127.0.0.1:9"):

@@ -1,4 +1,4 @@
-"""Stage 9: random requests from the OpenAPI schema, sensible or not. The server answers all, and never with 5xx."""
+"""Stage 9: random requests from the OpenAPI schema, valid or not. The server answers all, and never with 5xx."""
 
 from __future__ import annotations
 

@@ -177,7 +177,7 @@ def test_an_endless_loop_ends_that_exercise_and_not_the_next(workspace: Workspac
     write(workspace, "pair_counts", "return np.zeros((256, 256))")
     tasks = [(entry_of(name), workspace.file_of(entry_of(name))) for name in ("bits_per_byte", "pair_counts")]
     grades = [grade for _, grade in grade_apart(tasks, time_limit=1.0)]
-    assert re.search("still not done after [14] seconds", grades[0].problem)  # 4 on the clock where others compute
+    assert re.search("still not done after [14] seconds", grades[0].problem)  # 4 if other programs use the processor
     assert grades[1].question == "the text 'abab'" and "dtype float64, expected int64" in grades[1].problem
 
 

@@ -1,4 +1,4 @@
-"""install.py makes and completes an environment. One that it cannot use stays, and one line gives the way out.
+"""install.py makes and completes an environment. It does not touch one that it cannot use, and says what to do.
 
 The environments are real and pip is real. The index is a folder with three wheels made here. So no network is
 needed, and an installation takes a second.
@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform == "win32", reas
 
 
 def write_wheel(folder: Path, name: str, version: str, code: str = "") -> None:
-    """A package of one module, as an index has it."""
+    """A package with one module, as an index stores it."""
     folder.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as wheel:
         about = f"{name}-{version}.dist-info"
@@ -39,7 +39,7 @@ def write_wheel(folder: Path, name: str, version: str, code: str = "") -> None:
 
 
 def write_index(folder: Path, **packages: str) -> str:
-    """An index of packages and their versions; its address."""
+    """Make an index of packages and their versions, and return its address."""
     for name, version in packages.items():
         write_wheel(folder / name, name, version)
         links = "".join(f'<a href="{wheel.name}">{wheel.name}</a>' for wheel in (folder / name).glob("*.whl"))
@@ -72,7 +72,7 @@ def install(project: Path, *arguments: str, python: str = sys.executable, **envi
 
 
 def refused(project: Path, *arguments: str, **environment: str) -> str:
-    """The last line of a call that does nothing."""
+    """The last line that a refused call prints."""
     done = install(project, *arguments, **environment)
     lines = done.stderr.strip().splitlines()
     assert done.returncode == 1 and lines[-1].startswith("error: ") and "Traceback" not in done.stderr, done.stderr
@@ -376,7 +376,7 @@ def test_the_readme_names_the_pinned_pytorch():
 
 
 def test_a_pin_holds_on_every_system_and_python():
-    """One version for all; and none for Triton, because PyTorch's CUDA build asks for exactly one of its own."""
+    """There is one version for all builds, and none for Triton: PyTorch's CUDA build needs exactly one itself."""
     everything = pins("", "-docs", "-test")
     assert {name for name, pin in everything.items() if pin.marker} == {"triton"}
     assert not everything["triton"].specifier

@@ -1,4 +1,4 @@
-"""What docs/architecture.md says about how many files a journey visits."""
+"""The number of files that a journey visits is as docs/architecture.md says."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The runs that benchmarks compare: what they read, how often they measure, and how the other side is measured."""
+"""The runs that benchmarks compare: what they read, when they measure, and how the other side is measured."""
 
 from __future__ import annotations
 

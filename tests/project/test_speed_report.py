@@ -1,4 +1,4 @@
-"""How speed is measured and reported: turns, medians, ranges, memory, plots."""
+"""Speed is measured and reported correctly: turns, medians, ranges, memory, plots."""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
-"""Memory for keys and values in blocks, given out and taken back like the pages of an operating system.
+"""Memory for keys and values in blocks, which are given out and taken back like the pages of an operating system.
 
-A contiguous cache reserves a whole context for every sequence, and most of it stays empty. In blocks of
-16 tokens a sequence takes what it uses, and wastes less than one block (Kwon et al., 2023: "Efficient
+A contiguous cache reserves a whole context for every sequence, and most of it stays empty. With blocks of
+16 tokens, a sequence takes only what it uses, and wastes less than one block (Kwon et al., 2023: "Efficient
 Memory Management for Large Language Model Serving with PagedAttention").
 
-Two sequences that begin alike can share the blocks of what they have in common: the keys of a token
-depend only on that token and those before it. A block counts its users. When it has none left but its
-content is known, it is kept for the next sequence that needs it, until its memory is wanted.
+Two sequences that begin with the same tokens can share the blocks of those tokens, because the keys of a token
+depend only on that token and those before it. A block counts its users. If it has none left but its content is
+known, it is kept for the next sequence that needs it, until the memory is needed for something else.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ class OutOfBlocksError(RuntimeError):
 
 @dataclass(frozen=True, eq=False)
 class Prefix:
-    """The tokens of one full block, and through its parent all tokens before them.
+    """The tokens of one full block and, through its parent, all tokens before them.
 
     Two prefixes are equal only if they are the same object. So a dictionary keyed by (parent, tokens) finds
-    a block by hash and checks it by comparing tokens, back to the beginning: a collision of hashes cannot
-    hand out the keys of another text.
+    a block by its hash and compares the tokens, back to the beginning. A collision of hashes can therefore never
+    return the keys of another text.
     """
 
     parent: Prefix | None
@@ -42,7 +42,7 @@ class BlockPool:
         block_size: how many tokens a block holds.
 
     Raises:
-        ValueError: sizes below 1.
+        ValueError: a size is below 1.
     """
 
     def __init__(self, num_blocks: int, block_size: int):
@@ -58,7 +58,7 @@ class BlockPool:
 
     @property
     def num_free(self) -> int:
-        """Blocks that can be had: the empty ones, and those that are kept but not in use."""
+        """Blocks that can be allocated: the empty ones, and those that are kept but not in use."""
         return self._num_empty + len(self._idle)
 
     @property
@@ -73,9 +73,9 @@ class BlockPool:
     def allocate(self, after: int | None = None) -> int:
         """Take one block.
 
-        Neighbouring blocks can be read as one tensor without copying. So a sequence grows into the block
-        after its last one if that is empty; a new sequence starts in the middle of the largest gap, where both
-        it and the sequence before the gap have room to grow.
+        Neighbouring blocks can be read as one tensor without copying. So a sequence takes the block after its last one
+        if that is empty. A new sequence starts in the middle of the largest gap, so that both it and the sequence
+        before the gap have room to grow.
 
         Args:
             after: the last block of the sequence; None for a new sequence.
@@ -123,10 +123,10 @@ class BlockPool:
         return self._index.get((parent, tokens))
 
     def register(self, parent: Prefix | None, tokens: tuple[int, ...], block: int) -> Prefix:
-        """Make a full block known to later sequences.
+        """Let later sequences find a full block.
 
         Returns:
-            The prefix; if another block already holds the same tokens, the prefix of that block.
+            Its prefix, or if another block already holds the same tokens, the prefix of that block.
         """
         known = self._index.get((parent, tokens))
         if known is not None:
@@ -153,7 +153,7 @@ class BlockTable:
 
     Args:
         pool: where blocks come from.
-        share: whether to look for shared prefixes, and to offer its own blocks.
+        share: whether to look for shared prefixes and to offer its own blocks to others.
     """
 
     def __init__(self, pool: BlockPool, share: bool = True):
@@ -165,11 +165,11 @@ class BlockTable:
         self._let_go = 0  # blocks before this one were looked at by `evict`
 
     def num_missing(self, length: int) -> int:
-        """Blocks to allocate before there is room for `length` tokens."""
+        """How many blocks must be allocated to have room for `length` tokens."""
         return max(0, -(-length // self.pool.block_size) - len(self.blocks))
 
     def shared_prefix(self, tokens: list[int]) -> list[Prefix]:
-        """The stored blocks that these tokens begin with; at least one token is left to compute."""
+        """The stored blocks that these tokens begin with. At least one token is left to compute."""
         found: list[Prefix] = []
         size, parent = self.pool.block_size, None
         if self.share:
@@ -182,7 +182,7 @@ class BlockTable:
         return found
 
     def adopt(self, prefixes: list[Prefix]) -> None:
-        """Begin an empty table with shared blocks."""
+        """Make shared blocks the beginning of an empty table."""
         assert not self.blocks
         for prefix in prefixes:
             self.pool.retain(prefix)
@@ -192,7 +192,7 @@ class BlockTable:
         self._prefix = prefixes[-1] if prefixes else None
 
     def reserve(self, length: int) -> None:
-        """Have room for `length` tokens.
+        """Allocate blocks until there is room for `length` tokens.
 
         Raises:
             OutOfBlocksError: there are not enough blocks; the table is unchanged.
@@ -210,14 +210,14 @@ class BlockTable:
         while self.share and (self._registered + 1) * size <= self.length:
             start = self._registered * size
             block = self.blocks[self._registered]
-            if block is None:  # given back before it was offered: what follows has no whole prefix
+            if block is None:  # given back before it was offered: later blocks have no complete prefix
                 self.share = False
                 break
             self._prefix = self.pool.register(self._prefix, tuple(tokens[start : start + size]), block)
             self._registered += 1
 
     def evict(self, window: int, sinks: int) -> None:
-        """Give back the blocks that no token from `length` on sees, given a sliding window with sinks."""
+        """Give back the blocks that no token from `length` on can see through a sliding window with sinks."""
         size = self.pool.block_size
         first_kept = max(0, self.length + 1 - window) // size
         for index in range(max(self._let_go, -(-sinks // size)), first_kept):
@@ -228,7 +228,7 @@ class BlockTable:
         self._let_go = max(self._let_go, first_kept)
 
     def release(self) -> None:
-        """Give everything back. The end goes first, so that beginnings are kept longest for others."""
+        """Give all blocks back, the last one first, so that beginnings are kept longest for other sequences."""
         for block in reversed(self.blocks):
             if block is not None:
                 self.pool.release(block)
@@ -236,7 +236,7 @@ class BlockTable:
         self._prefix, self._registered, self._let_go = None, 0, 0
 
     def slots(self, start: int, stop: int) -> list[int]:
-        """Where the tokens from `start` to `stop` lie, a slot being a token's place in the whole cache."""
+        """The slots of the tokens from `start` to `stop`. A slot is a token's place in the whole cache."""
         size = self.pool.block_size
         return [self._block(position // size) * size + position % size for position in range(start, stop)]
 

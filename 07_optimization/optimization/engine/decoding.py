@@ -13,12 +13,12 @@ from transformer.sampling import process_logits, sample_next_token, shift_contex
 
 
 def apply_logits(item: ScheduledRequest, logits: Tensor, config: GPTConfig) -> None:
-    """Note what was computed for a request, and choose its next tokens if all of its tokens were.
+    """Record what was computed for a request. If all of its tokens were computed, choose its next tokens.
 
     Args:
         item: the request, and what it did in this step.
         logits: its rows; see `ModelRunner.run`.
-        config: of the model.
+        config: the model's configuration.
     """
     request, table, stats = item.request, item.request.table, item.request.handle.stats
     start, computed, completes = table.length, table.length + item.count, item.completes
@@ -41,7 +41,7 @@ def apply_logits(item: ScheduledRequest, logits: Tensor, config: GPTConfig) -> N
             request.finish("stop")
             return
         kept = shift_context(request.tokens, config.context_length)
-        if len(kept) < len(request.tokens):  # positions have moved: what is kept is computed again
+        if len(kept) < len(request.tokens):  # the positions have changed, so the kept tokens are computed again
             stats.context_shifts += 1
             table.release()
             request.tokens = list(kept)
@@ -58,11 +58,11 @@ def _report_prompt(request: Request, logits: Tensor, start: int) -> None:
 
 
 def choose_tokens(logits: Tensor, request: Request, proposal: Proposal) -> list[tuple[int, TokenLogprobs | None]]:
-    """Choose the next token, and those after it as far as the proposal was right.
+    """Choose the next token, and further tokens as long as the proposal was right.
 
     Args:
         logits: (1 + proposed, vocab), after the last token and after each proposed one.
-        request: whose parameters, penalties and randomness count. It is not changed, except for its generator.
+        request: gives the parameters, penalties and random numbers. Only its generator changes.
         proposal: tokens that have already passed through the model.
 
     Returns:

@@ -1,7 +1,7 @@
 """The engine: one object that owns the model, the cache and the schedule, and turns requests into tokens.
 
-Requests are submitted from any thread; `step` computes one token, or one piece of a prompt, for all of them at
-once. After `start` a thread of the engine calls `step`; without it, the thread that waits for an event does.
+Any thread may submit requests. `step` computes one token, or one piece of a prompt, for all of them at once. After
+`start`, the engine's own thread calls `step`. Without `start`, the thread that waits for an event calls it.
 
     engine = Engine.from_checkpoint("checkpoints/small_gpt")
     requests = [GenerationRequest(engine.encode_prompt(text), parameters) for text in texts]
@@ -43,10 +43,10 @@ class Engine:
 
     Args:
         model: its weights are shared or copied, never changed.
-        tokenizer: of the model.
+        tokenizer: the tokenizer of the model.
         placement: device, and precision of weights and activations.
         settings: limits.
-        proposer: guesses tokens for speculative decoding; None for none.
+        proposer: guesses tokens for speculative decoding; None to decode without guesses.
     """
 
     def __init__(
@@ -86,15 +86,15 @@ class Engine:
         """Load a checkpoint, quantized or not.
 
         Args:
-            path: a run's folder, a checkpoint's, or one that `quantize.py` wrote.
+            path: the folder of a run or a checkpoint, or one that `quantize.py` wrote.
             device: `auto`, `cpu`, `cuda` or `mps`.
             precision: `auto`, `float32` or `bfloat16`.
             settings: limits.
             proposer: for speculative decoding.
 
         Raises:
-            CheckpointError: missing or damaged.
-            DeviceError: the device is not there.
+            CheckpointError: the checkpoint is missing or damaged.
+            DeviceError: this machine does not have the device.
         """
         placement = choose_placement(device, precision)
         loaded = load_for_inference(path, placement.device)
@@ -106,11 +106,11 @@ class Engine:
         return self.config.context_length
 
     def encode_prompt(self, prompt: str) -> list[int]:
-        """Prompt to ids, after the end-of-text token that every training document begins with.
+        """The ids of a prompt, after the end-of-text token that every training document begins with.
 
         Raises:
-            PromptError: it is empty, or longer than the context.
-            TokenizerError: a character that a character tokenizer does not know.
+            PromptError: the prompt is empty, or longer than the context.
+            TokenizerError: it has a character that a character tokenizer does not know.
         """
         end_of_text = self.tokenizer.end_of_text_id
         ids = ([] if end_of_text is None else [end_of_text]) + self.tokenizer.encode(prompt)
@@ -127,7 +127,7 @@ class Engine:
 
         Args:
             request: what to generate.
-            on_event: called with each event; see `RequestHandle`. None to read the events from the handle.
+            on_event: called with each event; see `RequestHandle`. With None, the events are read from the handle.
             stats: filled in while the request runs; None for a new object.
 
         Raises:
@@ -154,7 +154,7 @@ class Engine:
         return handle
 
     def step(self) -> bool:
-        """Compute the next token or piece of prompt of every request; False where there was nothing to do."""
+        """Compute the next token or piece of prompt of every request. False if there was nothing to do."""
         with self._lock, torch.inference_mode():
             self._take_in()
             scheduled = self._scheduler.plan()
@@ -164,7 +164,7 @@ class Engine:
             return bool(scheduled or self._scheduler.waiting)
 
     def _take_in(self) -> None:
-        """Queue what was submitted; what was cancelled leaves."""
+        """Queue the submitted requests, and remove the cancelled ones."""
         while not self._inbox.empty():
             self._scheduler.add(self._inbox.get_nowait())
         for request in self._scheduler.requests:
@@ -173,12 +173,12 @@ class Engine:
         self._scheduler.retire()
 
     def _run(self, scheduled: list[ScheduledRequest]) -> list[tuple[ScheduledRequest, torch.Tensor]]:
-        """One forward pass: each request with its logits, or nothing where the pass failed."""
+        """Do one forward pass. Return each request with its logits, or nothing if the pass failed."""
         if not scheduled:
             return []
         try:
             logits = self._runner.run(scheduled)
-        except Exception as error:  # for example out of memory: these requests fail, the engine goes on
+        except Exception as error:  # for example out of memory: these requests fail, the engine continues
             for item in scheduled:
                 item.request.fail(error)
             return []
@@ -186,12 +186,12 @@ class Engine:
         return list(zip(scheduled, logits, strict=True))
 
     def _apply(self, computed: list[tuple[ScheduledRequest, torch.Tensor]]) -> None:
-        """Give each request its next tokens, or its end."""
+        """Give each request its next tokens, or finish it."""
         for item, logits in computed:
             request, before = item.request, len(item.request.generated)
             try:
                 apply_logits(item, logits, self.config)
-            except Exception as error:  # the fault of this request; the others go on
+            except Exception as error:  # only this request failed; the others continue
                 request.fail(error)
             self._generated_tokens += len(request.generated) - before
             if before == 0 and (request.generated or request.finished):  # its prompt has been computed
@@ -199,7 +199,7 @@ class Engine:
                 self._cached_tokens += request.handle.stats.cached_tokens
 
     def start(self) -> None:
-        """Give the engine a thread of its own, which computes while there is something to do."""
+        """Give the engine its own thread, which computes while there is something to do."""
         if self._thread is None:
             self._stopping.clear()
             self._thread = threading.Thread(target=self._step_until_stopped, name="engine", daemon=True)
@@ -225,14 +225,14 @@ class Engine:
                 self._wake.wait()
 
     def _step_unless_started(self) -> bool:
-        """Compute a step for an owner who waits for an event; False where the engine's thread does it."""
+        """Compute a step for an owner who waits for an event. False if the engine's own thread computes."""
         if self._thread is None:
             self.step()
             return True
         return False
 
     def _drop_cancelled(self) -> None:
-        """Free the blocks of cancelled requests now; if a step is under way, the next one frees them."""
+        """Free the blocks of cancelled requests now. If a step is running, the next one frees them."""
         self._wake.set()
         if self._lock.acquire(blocking=False):
             try:
@@ -241,7 +241,7 @@ class Engine:
                 self._lock.release()
 
     def stats(self) -> EngineStats:
-        """A snapshot; may be called from any thread."""
+        """The state at this moment. Any thread may call this."""
         return EngineStats(
             running=len(self._scheduler.running),
             waiting=len(self._scheduler.waiting) + self._inbox.qsize(),
@@ -257,7 +257,7 @@ class Engine:
     def generate_ids(
         self, prompt_ids: Sequence[int], parameters: SamplingParameters, stats: GenerationStats | None = None
     ) -> Iterator[int]:
-        """Generate ids for one prompt; the same ids as `transformer.sampling.generate`.
+        """Generate ids for one prompt. They are the same as those of `transformer.sampling.generate`.
 
         Args:
             prompt_ids: see `GenerationRequest`.
@@ -273,10 +273,10 @@ class Engine:
     def generate(
         self, prompt: str, parameters: SamplingParameters, stats: GenerationStats | None = None
     ) -> Iterator[str]:
-        """Generate text piece by piece, each piece whole characters.
+        """Generate text piece by piece. Each piece has whole characters only.
 
         Raises:
-            PromptError, TokenizerError: see `encode_prompt`; raised at the call, before the first piece.
+            PromptError, TokenizerError: see `encode_prompt`. They are raised by the call, before the first piece.
         """
         handle = self.submit(GenerationRequest(self.encode_prompt(prompt), parameters), stats=stats)
         return (event.text for event in handle if event.text)
@@ -284,11 +284,11 @@ class Engine:
     def generate_batch(
         self, prompts: Sequence[Sequence[int]], parameters: SamplingParameters | Sequence[SamplingParameters]
     ) -> list[list[int]]:
-        """Generate ids for several prompts at once, each as it would be alone.
+        """Generate ids for several prompts at once. Each result is the same as for that prompt alone.
 
         Args:
-            prompts: ids of each.
-            parameters: one for all, or one for each.
+            prompts: the ids of each prompt.
+            parameters: one object for all prompts, or one for each.
         """
         each = [parameters] * len(prompts) if isinstance(parameters, SamplingParameters) else parameters
         outputs, pending = list[list[int]](), deque[RequestHandle]()

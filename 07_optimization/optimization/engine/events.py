@@ -27,7 +27,7 @@ class TokenLogprobs:
     Args:
         logprob: natural logarithm of the token's probability.
         top: the likeliest tokens and their logprobs, best first.
-        entropy: of the whole distribution, in nats: how undecided the model was.
+        entropy: entropy of the whole distribution, in nats. It says how uncertain the model was.
     """
 
     logprob: float
@@ -40,9 +40,9 @@ class TokenEvent:
     """One step of a generation. The last one has a `finish_reason`.
 
     Args:
-        token: the new id; None in a last event that brings no token.
-        text: what can be shown now: whole characters, held back while a stop string may be forming.
-        logprobs: where the request asked for them.
+        token: the new id; None if the last event brings no token.
+        text: what can be shown now. It has whole characters only, and waits while it may be the start of a stop string.
+        logprobs: present if the request asked for them.
         finish_reason: `stop` at an end token or stop string, `length` at `max_tokens`.
         error: with `finish_reason` error, what went wrong.
     """
@@ -60,12 +60,12 @@ class GenerationStats:
 
     Args:
         prompt_tokens: tokens of the prompt.
-        cached_tokens: how many of those were not computed, because another request had begun alike.
+        cached_tokens: how many of those were not computed, because another request began with the same tokens.
         generated_tokens: tokens made so far.
         queue_seconds: from submission to the first computation.
         first_token_seconds: from submission to the first token.
         total_seconds: from submission to the last token so far.
-        decoding_passes: forward passes after the first token; fewer than tokens where guesses are right.
+        decoding_passes: forward passes after the first token; fewer than the tokens if guesses are right.
         context_shifts: how often the context was full and its older half was dropped.
         preemptions: how often its blocks were taken away, so that its tokens were computed again later.
         proposed_tokens: tokens proposed by speculation.
@@ -109,7 +109,7 @@ class EngineStats:
 
     Args:
         running: requests being computed.
-        waiting: requests that queue.
+        waiting: requests in the queue.
         used_blocks: blocks of the cache in use.
         total_blocks: blocks of the cache.
         prompt_tokens: tokens of prompts that were taken in, those found in the cache included.

@@ -1,4 +1,4 @@
-"""One forward pass for the requests of a step: tokens of many requests in, the logits that are needed out."""
+"""One forward pass for the requests of a step: it takes the tokens of many requests and gives the needed logits."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ class ModelRunner:
             scheduled: the requests; each one's table has room for the tokens that are computed.
 
         Returns:
-            For each request (rows, vocab) float32 on the CPU: the logits after its last token and after each
-            proposed one if the step completes its tokens, after every token if it reports on its prompt, otherwise
-            no rows.
+            For each request (rows, vocab) float32 on the CPU. If the request reports on its prompt, these are the
+            logits after every token. Otherwise, if the step completes its tokens, they are the logits after its last
+            token and after each proposed one. Otherwise there are no rows.
         """
         rows, ids, wanted = list[RaggedRow](), list[int](), list[int]()
         counts = []
@@ -52,7 +52,7 @@ class ModelRunner:
             counts.append(len(needed))
         device, dtype = self.placement.device, self.placement.precision
         batch = RaggedBatch(self.storage, rows, self.model.config, dtype, device)
-        # Each packed layer fills fewer than four rows up to four; done once here, it costs nothing.
+        # Each packed layer needs at least four rows and adds the missing ones. Adding them once here costs nothing.
         filling = [0] * (FEWEST_ROWS - len(ids) if device.type == "cpu" else 0)
         token_ids = torch.tensor([ids + filling], device=device)
         positions = torch.tensor([batch.positions() + filling], device=device)

@@ -1,10 +1,10 @@
 """The tensors of the blocks, and attention over them for many sequences of different lengths at once.
 
-A step of the engine is one row of tokens: the next token of some sequences, a piece of the prompt of
-others, side by side without padding. Linear layers and norms treat every token alike, so they need not know
-which sequence a token belongs to. Attention must know, and a `RaggedBatch` tells it: the batch writes the new
-keys and values into their slots and lets each sequence read its own. Each sequence is computed by itself, so
-that its numbers do not depend on its company, to the last bit.
+A step of the engine is one row of tokens: the next token of some sequences and a piece of the prompt of
+others, side by side without padding. Linear layers and norms treat every token in the same way, so they need not
+know which sequence a token belongs to. Attention must know. A `RaggedBatch` writes the new keys and values into their
+slots and lets each sequence read its own. Each sequence is computed separately, so that its numbers do not depend on
+the other sequences, to the last bit.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ class FloatStorage(BlockStorage):
     """
 
     def __init__(self, config: GPTConfig, num_slots: int, dtype: torch.dtype, device: torch.device):
-        # Token by token, so that the slots of a block and of neighbouring blocks are one piece of memory.
+        # In the order of tokens, so that the slots of a block and of neighbouring blocks are one piece of memory.
         shape = (config.num_layers, 2, num_slots, config.kv_heads, config.head_size)
-        # Zeros and not empty: memory that is masked out is multiplied by 0, and 0 · nan would be nan.
+        # Zeros instead of `empty`: memory that is masked out is multiplied by 0, and 0 · nan would be nan.
         self._memory = torch.zeros(shape, dtype=dtype, device=device)
         self._slots = [(layer[0], layer[1]) for layer in self._memory]  # each (slots, kv_heads, head_dim)
         self._heads = [(k.transpose(0, 1)[None], v.transpose(0, 1)[None]) for k, v in self._slots]
@@ -61,7 +61,7 @@ class FloatStorage(BlockStorage):
         v.index_copy_(0, slots, values.to(v.dtype))
 
     def read(self, layer: int, runs: Runs, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """See `BlockStorage.read`: views of the memory where the blocks are neighbours, otherwise copies."""
+        """See `BlockStorage.read`. It returns views of the memory if the blocks are neighbours, otherwise copies."""
         k, v = self._heads[layer]
         if len(runs) == 1:
             _, slot, length = runs[0]
@@ -75,7 +75,7 @@ class FloatStorage(BlockStorage):
 class Int8Storage(BlockStorage):
     """Keys and values in 8 bits: x ≈ scale · q, with one scale for each token and head.
 
-    A quarter of float32's memory, half of bfloat16's, and a scale of 4 bytes for each vector.
+    They take a quarter of float32's memory, or half of bfloat16's, and a scale of 4 bytes for each vector.
 
     Args:
         config: the model.
@@ -118,7 +118,7 @@ class RaggedRow:
 
     Args:
         table: its blocks, with room for the new tokens.
-        start: position of the first new token; those before it are stored.
+        start: position of the first new token; the earlier ones are stored.
         count: new tokens.
     """
 
@@ -160,7 +160,7 @@ class RaggedBatch(RaggedStore):
         device: torch.device,
     ):
         self._storage, self._rows = storage, rows
-        # PyTorch's CPU kernel takes three to five times as long for a single query in bfloat16.
+        # For a single query, PyTorch's CPU kernel takes three to five times as long in bfloat16.
         self._precision = torch.promote_types(dtype, torch.float32) if device.type == "cpu" else dtype
         slots = [slot for row in rows for slot in row.table.slots(row.start, row.start + row.count)]
         self._slots = torch.tensor(slots, device=device)
@@ -172,7 +172,7 @@ class RaggedBatch(RaggedStore):
         return [position for row in self._rows for position in range(row.start, row.start + row.count)]
 
     def attend(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor, score_bias: ScoreBias | None) -> Tensor:
-        """See `RaggedStore.attend`. Tokens after those of the rows only fill the batch up."""
+        """See `RaggedStore.attend`. Tokens after those of the rows only fill the batch to its smallest size."""
         count, filling = len(self._slots), queries.shape[2] - len(self._slots)
         k_new, v_new = keys[0, :, :count].transpose(0, 1), values[0, :, :count].transpose(0, 1)
         self._storage.write(layer, self._slots, k_new, v_new)
@@ -194,4 +194,4 @@ class RaggedBatch(RaggedStore):
         return heads.to(queries.dtype)
 
     def advance(self, num_tokens: int) -> None:
-        """Count nothing: `apply_logits` tells each table how many tokens were accepted."""
+        """Do nothing: `apply_logits` tells each table how many tokens were accepted."""

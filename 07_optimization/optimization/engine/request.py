@@ -1,4 +1,4 @@
-"""A request: what a caller asks for, its state on the way through the engine, and what its owner sees of it."""
+"""A request: what a caller asks for, its state inside the engine, and what its owner sees of it."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ class GenerationRequest:
     """One text to generate. `Engine.submit` takes it.
 
     Args:
-        prompt_ids: at least one id, at most as many as the model's context has.
+        prompt_ids: at least one id, and at most as many as fit in the model's context.
         parameters: how to choose tokens, and how many.
         priority: requests with a smaller number go first.
         end_ids: ids that end the text; None for the end-of-text token, an empty collection for none.
-        logprobs: how many alternatives to report with each token; 0 for the probability of the token alone, None for
-            no report.
+        logprobs: how many alternatives to report with each token. With 0, only the token's own probability is reported.
+            With None, nothing is reported.
         prompt_logprobs: report the tokens of the prompt too, in `RequestHandle.prompt_logprobs`.
     """
 
@@ -70,7 +70,7 @@ def check_length(prompt_ids: Sequence[int], context_length: int) -> None:
     """Refuse a prompt that is empty or longer than the context.
 
     Raises:
-        PromptError: it is.
+        PromptError: it is empty or too long.
     """
     if not prompt_ids:
         raise PromptError("the prompt is empty, and this tokenizer has no token to begin a text with")
@@ -81,17 +81,17 @@ def check_length(prompt_ids: Sequence[int], context_length: int) -> None:
 
 
 class RequestHandle:
-    """The owner's side of a request: iterate over it for its events. Made by `Engine.submit`.
+    """The owner's side of a request: iterate over it to read its events. `Engine.submit` makes it.
 
-    Events wait in a queue until they are read, or go to a callback. Any thread may read or cancel.
+    Events wait in a queue until they are read, or they go to a callback. Any thread may read or cancel.
 
     Args:
         number: counts the requests in order of arrival.
         stats: filled in while the request runs.
-        on_event: called with each event on the engine's thread, instead of the queue. It must return at once, as
-            `loop.call_soon_threadsafe` does; if it raises, the request is cancelled.
+        on_event: called with each event on the engine's thread; the queue is then not used. It must return at once, as
+            `loop.call_soon_threadsafe` does. If it raises, the request is cancelled.
         on_cancel: tells the engine that `cancelled` was set.
-        compute: computes one step for an owner who waits; False where a thread of the engine does that.
+        compute: computes one step for an owner who waits. It returns False if the engine's own thread does that.
     """
 
     def __init__(
@@ -115,20 +115,20 @@ class RequestHandle:
             return
         try:
             self._on_event(event)
-        except Exception:  # the listener is gone; the other requests must not notice
+        except Exception:  # the listener is gone; this must not disturb the other requests
             self.cancel()
 
     def cancel(self) -> None:
-        """Stop as soon as the step under way ends; the blocks are free then. After the end it does nothing."""
+        """Stop when the current step ends. The blocks are free then. For a finished request this does nothing."""
         self.cancelled.set()
         self._on_cancel()
 
     def result(self) -> list[int]:
-        """All new tokens, when the last has come."""
+        """Wait for the last token, and return all new tokens."""
         return [event.token for event in self if event.token is not None]
 
     def __iter__(self) -> Iterator[TokenEvent]:
-        """Events until the last. Where the engine has no thread of its own, the thread that reads computes.
+        """The events until the last one. If the engine does not have its own thread, the thread that reads computes.
 
         Leaving the loop early cancels the request.
 
@@ -163,14 +163,14 @@ class Request:
         wanted: what the owner asked for.
         tokenizer: turns tokens into text.
         table: its blocks.
-        handle: where its owner listens.
+        handle: where its owner reads the events.
     """
 
     def __init__(self, wanted: GenerationRequest, tokenizer: Tokenizer, table: BlockTable, handle: RequestHandle):
         self.parameters, self.table, self.handle = wanted.parameters, table, handle
         self.prompt = list(wanted.prompt_ids)
         self.generated: list[int] = []
-        self.tokens = list(self.prompt)  # that the model sees: prompt and text, or their newer part after a shift
+        self.tokens = list(self.prompt)  # what the model sees: prompt and text, or their newer part after a shift
         ends = (tokenizer.end_of_text_id,) if wanted.end_ids is None else wanted.end_ids
         self.end_ids = frozenset(end for end in ends if end is not None)
         self.logprobs = 0 if wanted.prompt_logprobs and wanted.logprobs is None else wanted.logprobs
@@ -178,7 +178,7 @@ class Request:
         self.finished = False
         self._priority, self._prompt_logprobs = wanted.priority, wanted.prompt_logprobs
         self._stop = StopSequences(self.parameters.stop)
-        # A character may be spread over several tokens; the decoder holds its first bytes back.
+        # A character may be spread over several tokens. The decoder keeps its first bytes until the rest has come.
         self._decoder = StreamingDecoder(tokenizer)
 
     @property
@@ -188,7 +188,7 @@ class Request:
 
     @property
     def order(self) -> tuple[int, int]:
-        """Who goes first: by priority, then by arrival."""
+        """Which request goes first: by priority, then by arrival."""
         return (self._priority, self.number)
 
     @property
@@ -202,7 +202,7 @@ class Request:
         return self._prompt_logprobs and not self.generated
 
     def emit(self, token: int, logprobs: TokenLogprobs | None) -> None:
-        """Report a token. The request finishes where a stop string or its length is reached."""
+        """Report a token. The request finishes if it has reached a stop string or its length."""
         stats = self.handle.stats
         stats.generated_tokens += 1
         stats.total_seconds = time.perf_counter() - self.handle.submitted
@@ -226,7 +226,7 @@ class Request:
         logprobs: TokenLogprobs | None = None,
         error: str | None = None,
     ) -> None:
-        """Report the last event, with the text that was held back. The scheduler then retires the request."""
+        """Report the last event, with the text that was not shown yet. The scheduler then retires the request."""
         if self.finished:
             return
         self.finished = True

@@ -1,14 +1,14 @@
-"""Who is computed next: batching, admission, preemption.
+"""Which requests are computed next: batching, admission, preemption.
 
-Two ways of batching:
+There are two ways of batching:
 
-- **static**: the next batch is taken when all requests of the last one are done. The longest text holds up the rest.
-- **continuous**: after every single step, the requests that are done leave and those that wait may enter
+- **static**: the next batch starts when all requests of the last one are done. So all wait for the longest text.
+- **continuous**: after every step, the requests that are done leave, and those that wait may enter
   (Yu et al., 2022: "Orca: A Distributed Serving System for Transformer-Based Generative Models").
 
 A prompt enters in chunks, so that the requests that are decoding get their next token in between (Agrawal et al.,
-2023: "SARATHI"). A chunk ends at a multiple of `chunk_size` whatever else is in the step: the size of a
-matrix product can change its rounding, so company must not decide how a prompt is cut.
+2023: "SARATHI"). A chunk ends at a multiple of `chunk_size`, whatever else is in the step. The size of a matrix
+product can change its rounding, so the other requests of a step must not change how a prompt is cut.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ class ScheduledRequest:
     """A request in the next step, and what it does there.
 
     Args:
-        request: whose tokens are computed.
-        count: how many of its tokens pass through the model, from the first that has not.
-        proposal: guessed tokens after them, to be checked in the same pass.
+        request: its tokens are computed.
+        count: how many of its tokens pass through the model, from the first one that has not.
+        proposal: guessed tokens after them; they are checked in the same pass.
     """
 
     request: Request
@@ -46,9 +46,9 @@ class ScheduledRequest:
 class Scheduler:
     """Keeps the requests in order, plans the steps, and lets finished requests go.
 
-    The order is by priority, then by arrival, everywhere: which request enters first, which gets memory, and in
-    reverse which loses it. No request overtakes one that waits for memory, so that small requests do not starve
-    a large one; and the first in order is never preempted, so that there is always progress.
+    The order is always by priority, then by arrival. It decides which request enters first, which gets memory, and, in
+    reverse, which loses it. No request overtakes one that waits for memory, so a large request is not delayed forever
+    by small ones. The first request in order is never preempted, so there is always progress.
 
     Args:
         pool: the memory.
@@ -66,7 +66,7 @@ class Scheduler:
 
     @property
     def requests(self) -> list[Request]:
-        """All that have not left."""
+        """All requests that have not left."""
         return [*self.running, *self.waiting]
 
     def add(self, request: Request) -> None:
@@ -74,7 +74,7 @@ class Scheduler:
         bisect.insort(self.waiting, request, key=lambda r: r.order)
 
     def retire(self) -> None:
-        """Let go of every request that has finished, in whatever way. This is the one place where a request leaves."""
+        """Remove every request that has finished, for any reason. This is the only place where a request leaves."""
         for request in self.requests:
             if request.finished:
                 request.table.release()
@@ -87,7 +87,7 @@ class Scheduler:
         """Choose what the next step computes, and get the memory for it."""
         scheduled: list[ScheduledRequest] = []
         budget = self._settings.max_batch_tokens
-        # Those that decode go first: a token each is little, and somebody is reading it.
+        # The requests that decode go first: each needs only one token, and somebody is reading the text.
         for request in sorted(self.running, key=lambda r: (r.num_pending > 1, r.order)):
             if request not in self.running:
                 continue  # preempted for a request before it
@@ -112,7 +112,7 @@ class Scheduler:
         return min(request.num_pending, size - request.table.length % size)
 
     def _make_room(self, request: Request, length: int, scheduled: list[ScheduledRequest]) -> bool:
-        """Get blocks, if need be from the last requests in order; False where this request is the last."""
+        """Get blocks, if necessary from the last requests in order. False if this request itself is the last."""
         while True:
             try:
                 request.table.reserve(length)
@@ -125,7 +125,7 @@ class Scheduler:
                     return False
 
     def _preempt(self, request: Request) -> None:
-        """Take a request's blocks. It waits at its old place, and its tokens are computed again later."""
+        """Take a request's blocks away. It waits at its old place, and its tokens are computed again later."""
         request.table.release()
         request.handle.stats.preemptions += 1
         self.num_preemptions += 1
@@ -133,7 +133,7 @@ class Scheduler:
         self.add(request)
 
     def _speculate(self, scheduled: list[ScheduledRequest]) -> None:
-        """Add guesses where there is memory to spare; no request loses its blocks for them."""
+        """Add guesses if there is free memory. No request loses its blocks for them."""
         if self._proposer is None:
             return
         for item in scheduled:
@@ -157,13 +157,13 @@ class Scheduler:
         return self.waiting[: self._settings.max_running - len(self.running)]
 
     def _admit(self, request: Request, budget: int) -> int | None:
-        """Let the first waiting request in if its whole prompt fits; return the tokens of its first chunk."""
+        """Let the first waiting request enter if its whole prompt fits; return the size of its first chunk."""
         table = request.table
         shared = table.shared_prefix(request.tokens)
         if self._is_being_computed(request, shared):
             return None
         missing = table.num_missing(len(request.tokens)) - len(shared)
-        # A kept block that is used again is not free any more; and each running request may soon need one more.
+        # A kept block that is used again is no longer free, and each running request may soon need one more.
         idle = sum(self._pool.is_idle(prefix) for prefix in shared)
         if missing + idle + len(self.running) > self._pool.num_free:
             return None

@@ -1,12 +1,12 @@
-"""Speculative decoding: guess several tokens cheaply, check them all in one pass of the model.
+"""Speculative decoding: guess several tokens cheaply, then check them all in one pass of the model.
 
-Decoding reads every weight to make one token. Checking k guesses also reads them once, so a right guess is nearly
-free. It costs nothing in quality either: with the rule of `accept_or_replace` the text has exactly the
+Decoding reads every weight to generate one token. Checking k guesses also reads them once, so a right guess costs
+almost nothing. The quality does not change either: with the rule of `accept_or_replace` the text has exactly the
 distribution of the model alone (Leviathan et al., 2023: "Fast Inference from Transformers via Speculative
 Decoding"; Chen et al., 2023).
 
-There are two proposers: `PromptLookup` takes what followed the last few tokens the last time they occurred, which
-suits summaries, edits and code; `DraftModel` asks a smaller model.
+There are two proposers. `PromptLookup` looks for the place where the last few tokens occurred before, and guesses the
+tokens that followed there. It works well for summaries, edits and code. `DraftModel` asks a smaller model.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Proposal:
 
     Args:
         tokens: the guesses, in order.
-        probabilities: for each, the distribution (vocab,) it was drawn from; None where it was not drawn.
+        probabilities: for each guess, the distribution (vocab,) it was drawn from; None if the guesses were not drawn.
     """
 
     tokens: list[int] = field(default_factory=list)
@@ -47,26 +47,26 @@ class Proposer(ABC):
         """Guess at most `limit` tokens that come after `request.tokens`.
 
         Args:
-            request: is read, never changed, except for its generator.
+            request: it is only read; nothing but its generator changes.
             limit: at least 1.
         """
 
-    def forget(self, request: Request) -> None:  # noqa: B027 - there is nothing to forget unless something is kept
+    def forget(self, request: Request) -> None:  # noqa: B027 - a proposer may keep nothing
         """The request has left the engine: drop what was kept for it."""
 
 
 def accept_or_replace(
     probabilities: Tensor, guess: int, guessed_with: Tensor | None, generator: torch.Generator
 ) -> tuple[int, bool]:
-    """Accept a guess x with probability min(1, p(x) / q(x)), or else draw from max(0, p - q), normalised.
+    """Accept a guess x with probability min(1, p(x) / q(x)); otherwise draw from max(0, p - q), normalised.
 
-    A token x comes out with probability q(x) min(1, p(x) / q(x)) + P(rejected) · max(0, p(x) - q(x)) / Z. The
-    first term is min(p, q); P(rejected) = 1 - Σ min(p, q) = Z; so the sum is min(p, q) + max(0, p - q) = p.
+    The result is x with probability q(x) min(1, p(x) / q(x)) + P(rejected) · max(0, p(x) - q(x)) / Z. The
+    first term is min(p, q), and P(rejected) = 1 - Σ min(p, q) = Z. So the sum is min(p, q) + max(0, p - q) = p.
 
     Args:
         probabilities: (vocab,) the model's distribution p.
         guess: the proposed token.
-        guessed_with: (vocab,) the distribution q it was drawn from; None for a certain guess, q(guess) = 1.
+        guessed_with: (vocab,) the distribution q it was drawn from; None if it was not drawn: then q(guess) = 1.
         generator: on the CPU.
 
     Returns:
@@ -87,15 +87,15 @@ def accept_or_replace(
 
 
 class PromptLookup(Proposer):
-    """Guesses that the text goes on as it did after the same tokens before (Saxena, 2023: "Prompt Lookup Decoding").
+    """Guesses that the same tokens will follow as last time (Saxena, 2023: "Prompt Lookup Decoding").
 
     Args:
-        num_tokens: most guesses at once. A wrong guess costs a little arithmetic.
-        longest: how many last tokens to look for; if they have not occurred before, one fewer, down to `shortest`.
+        num_tokens: the most guesses at once. A wrong guess costs a little arithmetic.
+        longest: how many last tokens to look for. If they did not occur before, one fewer is tried, down to `shortest`.
         shortest: see `longest`.
 
     Raises:
-        ValueError: a size below 1, or `shortest` above `longest`.
+        ValueError: a size is below 1, or `shortest` is above `longest`.
     """
 
     def __init__(self, num_tokens: int = 8, longest: int = 4, shortest: int = 2):
@@ -107,12 +107,12 @@ class PromptLookup(Proposer):
 
     def propose(self, request: Request, limit: int) -> Proposal:
         """See `Proposer.propose`."""
-        # Four bytes a token: searching bytes runs at memory speed, a loop over a list would not.
+        # Each token is four bytes, because a search in bytes is as fast as the memory; a loop over a list is not.
         text = torch.tensor(request.tokens, dtype=torch.int32).numpy().tobytes()
         for length in self._lengths:
             ending = text[-4 * length :]
             at = text.rfind(ending, 0, len(text) - 4)
-            while at > 0 and at % 4:  # a match across the borders of tokens does not count
+            while at > 0 and at % 4:  # a match that does not begin at a token does not count
                 at = text.rfind(ending, 0, at + len(ending) - 1)
             if at >= 0:
                 first = at // 4 + length
@@ -123,13 +123,13 @@ class PromptLookup(Proposer):
 class DraftModel(Proposer):
     """Guesses with a smaller model that has the same vocabulary.
 
-    It draws its guesses as the request draws its tokens, temperature and all: the closer the two
-    distributions, the more is accepted.
+    It draws its guesses with the request's own sampling parameters, such as the temperature. The closer the two
+    distributions are, the more guesses are accepted.
 
     Args:
         model: the smaller model.
-        num_tokens: most guesses at once.
-        vocab_size: how many ids the tokenizer has; None for as many as the model has.
+        num_tokens: the most guesses at once.
+        vocab_size: how many ids the tokenizer has; None if it has as many as the model.
 
     Raises:
         ValueError: `num_tokens` is below 1, or the model has fewer ids than the tokenizer.
@@ -145,7 +145,7 @@ class DraftModel(Proposer):
                 "both models need the same tokenizer"
             )
         self._model, self._num_tokens = model, num_tokens
-        self._seen: dict[int, tuple[ContiguousKVCache, list[int]]] = {}  # by request: its cache and what is in it
+        self._seen: dict[int, tuple[ContiguousKVCache, list[int]]] = {}  # for each request, its cache and what is in it
 
     def propose(self, request: Request, limit: int) -> Proposal:
         """See `Proposer.propose`."""
@@ -180,7 +180,7 @@ class DraftModel(Proposer):
 
 
 def _common_length(first: list[int], second: list[int]) -> int:
-    """How many tokens two lists begin with in common."""
+    """How many tokens at their beginning two lists have in common."""
     for i, (a, b) in enumerate(zip(first, second, strict=False)):
         if a != b:
             return i

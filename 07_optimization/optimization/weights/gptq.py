@@ -1,12 +1,12 @@
-"""GPTQ: round the weights so that the outputs change least, not the weights.
+"""GPTQ: round the weights so that the outputs change as little as possible.
 
-Rounding to nearest treats every weight alike. But what counts is the output x Wᵀ for the inputs x that occur.
-GPTQ (Frantar et al., 2022) rounds one column of W at a time and moves the error into the columns that are not
-rounded yet, as far as inputs that come together can make up for one another:
+Rounding to nearest changes each weight as little as possible. But what counts is the output x Wᵀ for the inputs x that
+occur. GPTQ (Frantar et al., 2022) rounds one column of W at a time. Then it changes the columns that are not rounded
+yet, so that they compensate for the error, as far as their inputs are correlated:
 
     H = Xᵀ X over calibration inputs,   w_j ← w_j - (w_i - round(w_i)) · U_ij / U_ii   for j > i,
 
-with U the upper Cholesky factor of H⁻¹. The result has the layout of `Int4Linear` and costs nothing more to run.
+where U is the upper Cholesky factor of H⁻¹. The result has the layout of `Int4Linear` and runs at the same cost.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from torch import Tensor, nn
 from optimization.weights.quantization import INT4_GROUP, Int4Linear, from_levels, group_scales, to_levels
 from transformer.gpt_model import GPTModel
 
-# Added to the diagonal of H, relative to its mean: inputs that never occurred must not divide by zero.
+# Added to the diagonal of H, relative to its mean, so that inputs that never occurred do not cause a division by zero.
 DAMPING = 0.01
 
 
 def gptq_levels(weight: Tensor, hessian: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Choose the 16-level integers of a weight.
+    """Choose the integers of a weight, each one of 16 levels.
 
     Args:
         weight: (out, in).
@@ -34,7 +34,7 @@ def gptq_levels(weight: Tensor, hessian: Tensor) -> tuple[Tensor, Tensor, Tensor
         levels (out, in) from 0 to 15, scale (out, groups), zero (out, groups).
 
     Raises:
-        ValueError: rows that are not a multiple of the group, or a Hessian of another size.
+        ValueError: the rows are not a multiple of the group, or the Hessian has another size.
     """
     size = weight.shape[1]
     if size % INT4_GROUP or hessian.shape != (size, size):
@@ -59,19 +59,19 @@ def gptq_levels(weight: Tensor, hessian: Tensor) -> tuple[Tensor, Tensor, Tensor
             error = (column - from_levels(levels[:, i : i + 1], scale, zero)) / upper[i, i]
             weight[:, i:stop] -= error * upper[i : i + 1, i:stop]
             errors[:, i - start : i - start + 1] = error
-        weight[:, stop:] -= errors @ upper[start:stop, stop:]  # the later groups, once a group
+        weight[:, stop:] -= errors @ upper[start:stop, stop:]  # the later groups change once for each group
     return levels, torch.cat(scales, dim=1), torch.cat(zeros, dim=1)
 
 
 @torch.no_grad()
 def quantize_blocks_gptq(model: GPTModel, calibration: Tensor) -> None:
-    """Replace the linear layers of every block by 4-bit ones, first block first, in place.
+    """Replace the linear layers of every block by 4-bit ones, in place, from the first block to the last.
 
-    Each block is calibrated on what the quantized blocks before it give, so that it can make up for them.
+    Each block is calibrated on the output of the quantized blocks before it, so that it compensates for their errors.
 
     Args:
         model: in float32.
-        calibration: (sequences, time) ids, of text like that the model is for.
+        calibration: (sequences, time) ids; the text should be of the kind that the model is used for.
     """
     for block in model.blocks:
         linears = {name: module for name, module in block.named_modules() if isinstance(module, nn.Linear)}

@@ -1,12 +1,12 @@
-"""Linear layers whose weights lie in memory the way the CPU's matrix kernel reads them.
+"""Linear layers whose weights are stored in the order in which the CPU's matrix kernel reads them.
 
-Decoding multiplies every weight with one vector, so that it is as fast as the weights can be read. A plain
-`nn.Linear` keeps W row by row; for one vector, PyTorch's kernel then reaches a fraction of the memory's
-bandwidth. oneDNN, which PyTorch ships, has kernels for a blocked layout. Reordering costs as much as a few
+Decoding multiplies every weight with one vector, so its speed is the speed at which the weights can be read. A plain
+`nn.Linear` keeps W row by row. For one vector, PyTorch's kernel then reaches only a fraction of the memory's
+bandwidth. oneDNN, which is part of PyTorch, has kernels for a blocked layout. Reordering costs as much as a few
 products, so it is done once, when a model is loaded.
 
-`optimization.model_loading.inference_copy` replaces what can be packed, by device and type, and leaves the rest
-alone. Plain layers are the reference.
+`optimization.model_loading.inference_copy` replaces the layers that can be packed, by device and type. The others stay
+as they are. Plain layers are the reference.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-# The layout is chosen for products of so many rows; it works for any number. The kernel for four rows is faster
-# than those for one, two and three: they too have to read all weights, and do it less evenly.
+# The layout is chosen for products of this many rows, but works for any number. The kernel for four rows is faster
+# than those for one, two and three, which also have to read all weights, and do it less evenly.
 FEWEST_ROWS = 4
 
 
@@ -27,13 +27,13 @@ def packing_is_available(device: torch.device, dtype: torch.dtype) -> bool:
 class PackedLinear(nn.Module):
     """y = x Wᵀ + b with W in oneDNN's layout. For inference only: the weight can be neither trained nor saved.
 
-    The rows of a batch do not disturb one another: a row's result is the same to the last bit whatever
-    else is in the batch. One to three rows would run by other kernels with another order of summation, and more
-    slowly; so they are filled up to four. It costs arithmetic, of which there is plenty while weights are read.
+    The rows of a batch are independent: a row's result is the same, to the last bit, whatever else is in the batch.
+    One to three rows would be computed by other, slower kernels, which sum in another order. So rows are added until
+    there are four. This costs only arithmetic, and the processor has time for it while it waits for the weights.
 
-    Processors with AMX are an exception in bfloat16: they multiply in blocks whose size depends on the number of rows,
-    and so does the order of summation. Without AMX, by ``ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16`` in the environment,
-    they keep the rule; many rows then take ten times as long.
+    Processors with AMX are an exception in bfloat16. They multiply in blocks whose size depends on the number of rows,
+    and so does the order of summation. With ``ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16`` in the environment, AMX is not used
+    and rows are independent again, but many rows then take ten times as long.
 
     Args:
         linear: a layer on the CPU, in float32 or bfloat16.

@@ -1,8 +1,8 @@
-"""The layers of `optimization.weights.quantization` on the CPU's integer and mixed-type matrix kernels.
+"""The layers of `optimization.weights.quantization`, computed by the CPU's integer and mixed-type matrix kernels.
 
-Each is made from a quantized layer and gives the same results but for rounding: 4-bit and 8-bit weights are
-multiplied with activations in bfloat16, and an activation half-way between two integers may become either. The
-kernels treat each row of a batch alike, whatever the number of rows.
+Each is made from a quantized layer and gives the same results except for rounding: 4-bit and 8-bit weights are
+multiplied with activations in bfloat16, and an activation half-way between two integers may become either of them. The
+kernels compute each row of a batch in the same way, whatever the number of rows.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from optimization.weights.quantization import Int4Linear, Int8Linear, QuantizedL
 
 
 class PackedInt8Linear(nn.Module):
-    """`Int8Linear` by a kernel that multiplies bfloat16 with int8: half the memory of bfloat16 at about its speed.
+    """`Int8Linear` by a kernel that multiplies bfloat16 with int8: half the memory of bfloat16, at about its speed.
 
     Args:
-        layer: where the numbers are.
+        layer: it holds the numbers.
     """
 
     def __init__(self, layer: Int8Linear):
@@ -35,10 +35,10 @@ class PackedInt8Linear(nn.Module):
 class PackedW8A8Linear(nn.Module):
     """`W8A8Linear` by oneDNN, with weights in its layout.
 
-    The kernel wants unsigned activations: 128 is added, and oneDNN subtracts what that adds to the sums.
+    The kernel needs unsigned activations. So 128 is added, and oneDNN subtracts what this adds to the sums.
 
     Args:
-        layer: where the numbers are.
+        layer: it holds the numbers.
     """
 
     def __init__(self, layer: W8A8Linear):
@@ -48,12 +48,12 @@ class PackedW8A8Linear(nn.Module):
         self._scale, self._bias = layer.scale, layer.bias
         self._zeros = torch.zeros(layer.out_features, dtype=torch.int64)
         self._tiny = torch.tensor(1e-14)  # a row of zeros is not divided by zero
-        self._offset = torch.tensor(128.5)  # what is cut off after adding a half has been rounded
+        self._offset = torch.tensor(128.5)  # 128, and a half, so that cutting the fraction off rounds
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) → (..., out)."""
         rows = x.reshape(-1, self.in_features)
-        # Few and fused operations: for one token each costs as much as the reading of a small matrix.
+        # A few fused operations: for one token, each operation costs as much as reading a small matrix.
         largest = torch.linalg.vector_norm(rows, ord=torch.inf, dim=-1, keepdim=True, dtype=torch.float32)
         scale = torch.add(self._tiny, largest, alpha=1 / 127)  # (tokens, 1)
         q = torch.addcdiv(self._offset, rows.float(), scale).to(torch.uint8)
@@ -68,7 +68,7 @@ class PackedInt4Linear(nn.Module):
     """`Int4Linear` by a kernel that multiplies bfloat16 with 4 bits.
 
     Args:
-        layer: where the numbers are; its rows are a multiple of 16.
+        layer: it holds the numbers; the number of its rows is a multiple of 16.
     """
 
     def __init__(self, layer: Int4Linear):
@@ -89,7 +89,7 @@ class PackedInt4Linear(nn.Module):
 
 
 def pack_quantized_layer(layer: QuantizedLayer) -> nn.Module:
-    """The layer on the CPU's kernels; the layer itself where there is none for it."""
+    """The layer computed by the CPU's kernels, or the layer itself if there is no kernel for it."""
     if layer.weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
         return layer
     if isinstance(layer, W8A8Linear):

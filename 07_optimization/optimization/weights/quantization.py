@@ -1,16 +1,16 @@
 """Weights in 8 and 4 bits: a number is kept as a small integer, and shares a scale with its neighbours.
 
-Decoding is as fast as the weights can be read, so that weights of a quarter of the size are up to four times
-as fast, and fit where the large ones do not.
+The speed of decoding is the speed at which the weights can be read. So weights of a quarter of the size are up to four
+times as fast, and they fit into memory where large ones do not.
 
-- **int8**: w ≈ scale · q, one scale for each output channel (row of W). Activations stay as they are.
-- **w8a8**: activations too, with one scale a token, found as it comes by. Products of integers are exact and
-  have their own instructions (Dettmers et al., 2022: "LLM.int8()").
-- **int4**: w ≈ scale · (q - 8) + zero, one scale and zero for each group of 64 along a row: with 16 levels a
-  whole row is too wide for one scale. `optimization.weights.gptq` chooses the integers better than by rounding.
+- **int8**: w ≈ scale · q, with one scale for each output channel (row of W). Activations stay as they are.
+- **w8a8**: activations are integers too, with one scale for each token, computed when the token comes. Products of
+  integers are exact and have their own instructions (Dettmers et al., 2022: "LLM.int8()").
+- **int4**: w ≈ scale · (q - 8) + zero, with one scale and zero for each group of 64 along a row. With only 16 levels,
+  one scale is not enough for a whole row. `optimization.weights.gptq` chooses better integers than rounding does.
 
 The layers here say what the numbers mean, in plain PyTorch. `optimization.weights.packed_quantized` computes the
-same faster on a CPU.
+same results faster on a CPU.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ INT4_GROUP = 64
 
 
 def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Each row to 8 bits with a scale of its own: x ≈ scale · q, |q| <= 127.
+    """Round each row to 8 bits with its own scale: x ≈ scale · q, |q| <= 127.
 
     Args:
         x: (..., n) float.
@@ -41,7 +41,7 @@ def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def group_scales(groups: Tensor) -> tuple[Tensor, Tensor]:
-    """Scale and zero that spread 16 levels evenly from the smallest to the largest of each group.
+    """The scale and zero that spread 16 levels evenly from the smallest to the largest number of each group.
 
     Args:
         groups: (..., group) float.
@@ -61,12 +61,12 @@ def to_levels(x: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
 
 
 def from_levels(q: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
-    """What q stands for."""
+    """The numbers that q stands for."""
     return (q - 8) * scale + zero
 
 
 class QuantizedLayer(nn.Module):
-    """A layer whose numbers are integers and scales, which no change of precision must touch.
+    """A layer whose numbers are integers and scales. A change of precision must not change them.
 
     Args:
         out_features: rows of the weight.
@@ -84,7 +84,7 @@ class QuantizedLayer(nn.Module):
         """Check that a layer is as large as this one and has a bias if this one has.
 
         Raises:
-            ValueError: it differs.
+            ValueError: the layers differ.
         """
         ours = (self.out_features, self.in_features, getattr(self, "bias", None) is not None)
         theirs = (linear.out_features, linear.in_features, linear.bias is not None)
@@ -99,7 +99,7 @@ class QuantizedLayer(nn.Module):
 
 
 class Int8Linear(QuantizedLayer):
-    """y = (x qᵀ) · scale + b: 8-bit weights, activations as they are.
+    """y = (x qᵀ) · scale + b: the weights have 8 bits; the activations stay as they are.
 
     Args:
         out_features: rows.
@@ -138,8 +138,8 @@ class Int8Linear(QuantizedLayer):
 class W8A8Linear(Int8Linear):
     """y = (q_x qᵀ) · scale_x · scale + b: weights and activations in 8 bits, products and sums in integers.
 
-    A token's scale depends on itself alone, and sums of integers on no order: its result is the same in any
-    company.
+    A token's scale depends only on the token, and a sum of integers does not depend on its order. So a token's result
+    does not depend on the other tokens.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -147,13 +147,13 @@ class W8A8Linear(Int8Linear):
         q, scale = quantize_rows(x.reshape(-1, self.in_features))
         if x.device.type == "cpu":
             products = torch._int_mm(q, self.weight.T).float()
-        else:  # a GPU's integer kernel takes certain sizes only; the sum of float32 products is nearly exact
+        else:  # a GPU's integer kernel accepts only some sizes; the sum of float32 products is nearly exact
             products = q.float() @ self.weight.T.float()
         return self._finish(products * scale, x.dtype).view(*x.shape[:-1], self.out_features)
 
 
 class Int4Linear(QuantizedLayer):
-    """y = x Wᵀ + b with W in groups of 16 levels, two numbers a byte.
+    """y = x Wᵀ + b with W in groups of 16 levels, two numbers in a byte.
 
     Args:
         out_features: rows.
@@ -161,7 +161,7 @@ class Int4Linear(QuantizedLayer):
         bias: whether there is one.
 
     Raises:
-        ValueError: rows that are not a multiple of the group.
+        ValueError: the rows are not a multiple of the group.
     """
 
     scale: Tensor
@@ -191,7 +191,7 @@ class Int4Linear(QuantizedLayer):
         """Keep levels (out, in) from 0 to 15 with scales and zeros (out, groups).
 
         Raises:
-            ValueError: a level that 4 bits cannot hold, or nan.
+            ValueError: a level is nan, or 4 bits cannot hold it.
         """
         if not (levels.amin() >= 0 and levels.amax() <= 15):
             raise ValueError(f"4 bits hold levels from 0 to 15, got {levels.amin():g} to {levels.amax():g}")
@@ -218,7 +218,7 @@ class Int4Linear(QuantizedLayer):
 
 
 class Int8Embedding(QuantizedLayer):
-    """Row i of an 8-bit table for id i. A tied output head multiplies with the same table.
+    """An 8-bit table that gives row i for id i. A tied output head multiplies with the same table.
 
     Args:
         num_embeddings: rows.

@@ -1,4 +1,4 @@
-"""Quantize a whole model, and write and read it: a checkpoint folder with one file more.
+"""Quantize a whole model, and write and read it as a checkpoint folder with one more file.
 
 `quantization.json` names the method and the version of the layout. The rest is as stage 5 writes it, with the
 integers and scales in `model.safetensors`.
@@ -43,8 +43,8 @@ class QuantizationError(ValueError):
 def quantize_model(model: GPTModel, method: Method, calibration: Tensor | None = None) -> GPTModel:
     """A quantized copy of a model, for inference.
 
-    The linear layers of the blocks get the method; the embedding and the head, which is often the same table
-    and sensitive, 8 bits. Norms, biases and positions stay as they are.
+    The linear layers of the blocks are quantized by the method. The embedding and the head, which are often the same
+    table and sensitive, get 8 bits. Norms, biases and positions stay as they are.
 
     Args:
         model: in float32.
@@ -52,7 +52,8 @@ def quantize_model(model: GPTModel, method: Method, calibration: Tensor | None =
         calibration: (sequences, time) ids for `gptq`.
 
     Raises:
-        QuantizationError: an unknown method, sizes that it does not take, no calibration text, or a quantized model.
+        QuantizationError: the method is unknown or does not support the sizes, the calibration text is missing, or the
+            model is quantized already.
     """
     if method not in get_args(Method):
         raise QuantizationError(f"unknown method {method!r}; the choices are {', '.join(get_args(Method))}")
@@ -78,14 +79,14 @@ def _check_groups(model: GPTModel) -> None:
 
 
 def _replace_layers(model: GPTModel, method: Method, fill: bool) -> None:
-    """Replace plain layers by quantized ones, with their numbers or (`fill` false) to be loaded into."""
+    """Replace plain layers by quantized ones. With `fill` they get the numbers; without, these are loaded later."""
     if method in ("int4", "gptq"):
         _check_groups(model)
     eight_bits: type[Int8Linear] = W8A8Linear if method == "w8a8" else Int8Linear
     in_blocks = Int4Linear if method in ("int4", "gptq") else eight_bits
     for name, module in list(model.named_modules()):
         if isinstance(module, nn.Linear):
-            # A head in 8-bit activations would round what softmax sees; it is cheap enough without for int4 too.
+            # For int4, the head has 8-bit weights only: 8-bit activations would round what softmax sees.
             kind = in_blocks if name.startswith("blocks.") else eight_bits
             layer = kind(module.out_features, module.in_features, module.bias is not None).to(module.weight.device)
             if fill:
@@ -102,14 +103,14 @@ def _replace_layers(model: GPTModel, method: Method, fill: bool) -> None:
 
 
 def count_weights(model: nn.Module) -> int:
-    """Numbers that a model stands for, quantized or not; a tied head counts once."""
+    """How many weights a model has, quantized or not. A tied head counts once."""
     total = sum(parameter.numel() for parameter in model.parameters())
     layers = [module for module in model.modules() if isinstance(module, QuantizedLayer)]
     return total + sum({layer.weight.data_ptr(): layer.num_weights for layer in layers}.values())
 
 
 def count_bytes(model: nn.Module) -> int:
-    """Memory of everything that is learned; what is shared counts once."""
+    """The memory of all learned tensors. A shared tensor counts once."""
     tensors = {tensor.data_ptr(): tensor for tensor in model.state_dict().values()}
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
 
@@ -119,9 +120,9 @@ def save_quantized(folder: Path | str, source: LoadedModel, model: GPTModel, met
 
     Args:
         folder: must not exist yet.
-        source: the checkpoint it was made from; configuration and tokenizer are copied.
+        source: the checkpoint it was made from; its configuration and tokenizer are copied.
         model: made by `quantize_model`.
-        method: how.
+        method: the method that was used.
 
     Raises:
         QuantizationError: the folder exists or cannot be written.
@@ -153,7 +154,7 @@ def is_quantized(folder: Path | str) -> bool:
 
 
 def load_quantized(folder: Path | str, model: GPTModel) -> None:
-    """Turn a freshly built model into the quantized one of a folder, in place.
+    """Turn a newly built model into the quantized one of a folder, in place.
 
     Raises:
         CheckpointError: the layout is not this version's, or the tensors are not the model's.

@@ -1,4 +1,4 @@
-"""Answers that end early when nobody reads them: a closed connection cancels its generations."""
+"""Answers that end early if nobody reads them: a closed connection cancels its generations."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class EventStream(StreamingResponse):
 
     Args:
         events: yields whole events; see `sse`.
-        generations: what they come from.
+        generations: where the events come from.
     """
 
     def __init__(self, events: AsyncIterator[bytes], generations: Sequence[Generation]):
-        # Without these, proxies gather a stream until it is finished, or pack it.
+        # Without these headers, proxies collect a stream until it is finished, or compress it.
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         super().__init__(_errors_as_events(events), headers=headers, media_type="text/event-stream")
         self._generations = generations
@@ -51,7 +51,7 @@ def sse(data: Any, event: str | None = None) -> bytes:
 
 
 async def _errors_as_events(events: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """The status has been sent already: what goes wrong now can only be told inside the stream."""
+    """The status has been sent already. So an error from now on can only be reported inside the stream."""
     try:
         async for event in events:
             yield event
@@ -63,11 +63,11 @@ async def _errors_as_events(events: AsyncIterator[bytes]) -> AsyncIterator[bytes
 async def unless_disconnected(
     request: Request, generations: Sequence[Generation], collect: Callable[[], Awaitable[T]]
 ) -> T | Response:
-    """Wait for a whole answer, and cancel its generations if the client goes away meanwhile.
+    """Wait for a whole answer, and cancel its generations if the client goes away in the meantime.
 
     Args:
-        request: whose client is watched; its body has been read.
-        generations: to cancel.
+        request: its client is watched; its body has been read already.
+        generations: what to cancel.
         collect: makes the answer.
     """
     result: T | None = None
@@ -83,7 +83,7 @@ async def unless_disconnected(
             group.start_soon(watch)
             try:
                 result = await collect()
-            except Exception as error:  # out of the group first, which would wrap it
+            except Exception as error:  # raised after the group, which would wrap it
                 failure = error
             group.cancel_scope.cancel()
     finally:
@@ -95,12 +95,12 @@ async def unless_disconnected(
 
 
 def usage_of(generations: Sequence[Generation], n: int, prompt_only: bool = False) -> dict[str, Any]:
-    """The field `usage` of an answer: its tokens, counted as OpenAI does.
+    """The field `usage` of an answer: its tokens, counted as OpenAI counts them.
 
     Args:
-        generations: of one answer, `n` for each prompt one after the other.
-        n: choices; a prompt counts once.
-        prompt_only: the generated tokens were not asked for.
+        generations: the generations of one answer: `n` for the first prompt, then `n` for the next, and so on.
+        n: choices for each prompt; a prompt counts once.
+        prompt_only: whether the generated tokens were not asked for.
     """
     prompt = sum(generation.stats.prompt_tokens for generation in generations[::n])
     completion = 0 if prompt_only else sum(generation.stats.generated_tokens for generation in generations)

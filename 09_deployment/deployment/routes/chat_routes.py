@@ -1,4 +1,4 @@
-"""`POST /v1/chat/completions`, as OpenAI's: answer a conversation."""
+"""`POST /v1/chat/completions`, as in OpenAI's API: answer a conversation."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def chat_routes(state: ServerState) -> APIRouter:
         if body.max_completion_tokens is not None:
             body.max_tokens = body.max_completion_tokens
         ids = await state.encode_conversation(model, [message.to_message() for message in body.messages])
-        # Where no number is given, an answer may fill what the context has left.
+        # If no number is given, an answer may fill the rest of the context.
         left = min(limits.max_tokens, max(1, model.engine.context_length - len(ids)))
         requests = [
             GenerationRequest(

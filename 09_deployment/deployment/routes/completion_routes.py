@@ -1,4 +1,4 @@
-"""`POST /v1/completions`, as OpenAI's: continue a text, report on its tokens."""
+"""`POST /v1/completions`, as in OpenAI's API: continue a text, report on its tokens."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class CompletionWriter:
 
     Args:
         body: the request.
-        prompt: text or ids, as they came.
-        generation: of the choice.
+        prompt: text or ids, as the client sent them.
+        generation: the generation of the choice.
     """
 
     def __init__(self, body: CompletionRequest, prompt: str | list[int], generation: Generation):
@@ -38,12 +38,12 @@ class CompletionWriter:
         self.finish_reason: str | None = None
 
     def write(self, events: Sequence[TokenEvent]) -> tuple[str, dict[str, list] | None]:
-        """Text and probabilities of the next events, after those of the prompt if it is echoed."""
+        """Text and probabilities of the next events. If the prompt is echoed, its own come first."""
         text, logprobs = "", None
         if self._echo:
             self._echo = False
             text, logprobs = self._echoed()
-        if self._body.max_tokens == 0:  # one token was computed, to have the prompt's probabilities
+        if self._body.max_tokens == 0:  # one token was computed, only to get the prompt's probabilities
             self.finish_reason = "length" if events[-1].finish_reason else None
             return text, logprobs
         reason = events[-1].finish_reason
@@ -148,9 +148,9 @@ def _to_engine(
 
 
 def _scores_only(body: CompletionRequest) -> bool:
-    """Whether the request is after the prompt's probabilities, as evaluation programs ask for them.
+    """Whether the request only wants the prompt's probabilities, in the way that evaluation programs ask for them.
 
-    They take the list of tokens to be the prompt's and exactly one more; a token that ends the text must be
+    These programs expect a list of the prompt's tokens and exactly one more. So a token that ends the text must be
     listed like any other.
     """
     return body.echo and body.logprobs is not None and (body.max_tokens or 0) <= 1

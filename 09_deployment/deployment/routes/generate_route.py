@@ -25,7 +25,7 @@ def generate_routes(state: ServerState) -> APIRouter:
     async def generate(body: GenerateRequest, request: Request) -> Response | GenerateResponse:
         """Continue a prompt, or answer a conversation.
 
-        With `stream`, the events are: `start` with the prompt's ids, a `token` for each token, and `end`, or `error`.
+        With `stream`, the events are `start` with the prompt's ids, a `token` for each token, and `end` or `error`.
         """
         model, limits = state.model(body.model), state.settings.limits
         check_limit("top_logprobs", body.top_logprobs or 0, min(limits.max_logprobs, model.tokenizer.vocab_size))

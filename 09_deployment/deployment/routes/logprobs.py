@@ -1,4 +1,4 @@
-"""Probabilities of tokens in the three forms in which the routes give them."""
+"""Probabilities of tokens, in the three forms that the routes return."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ class CompletionLogprobsWriter:
     """The form of `/v1/completions`: a list for each quantity, and where each token begins in the text.
 
     Args:
-        model: for the tokens' texts.
-        num_top: alternatives a token.
+        model: gives the tokens' texts.
+        num_top: alternatives for each token.
     """
 
     def __init__(self, model: ServedModel, num_top: int):
@@ -23,17 +23,17 @@ class CompletionLogprobsWriter:
         self._offset = 0
 
     def prompt(self, ids: Sequence[int], reports: Sequence[TokenLogprobs], added: int) -> dict[str, list]:
-        """The prompt, whose first token has no probability: nothing comes before it.
+        """The tokens of the prompt. The first has no probability, because nothing comes before it.
 
         Args:
-            ids: of the prompt.
-            reports: of its second token and on.
-            added: tokens at its beginning that the client did not write.
+            ids: the ids of the prompt.
+            reports: the reports on its tokens, from the second one on.
+            added: how many tokens at its beginning the client did not write.
         """
         return self._write(list(zip(ids, [None, *reports], strict=True)), added)
 
     def text(self, events: Sequence[TokenEvent]) -> dict[str, list]:
-        """Generated tokens."""
+        """The generated tokens."""
         return self._write([(event.token, event.logprobs) for event in events if event.token is not None])
 
     def _write(self, tokens: Sequence[tuple[int, TokenLogprobs | None]], added: int = 0) -> dict[str, list]:
@@ -44,7 +44,7 @@ class CompletionLogprobsWriter:
             top: dict[str, float] | None = None
             if report is not None:
                 top = {}
-                # Two ids may have one text; the likelier comes first and stays.
+                # Two ids may have the same text. The likelier one comes first and is kept.
                 for other, logprob in [*report.top[: self._num_top], (token, report.logprob)]:
                     top.setdefault(self._model.token_text(other), logprob)
             out["top_logprobs"].append(top)
@@ -72,7 +72,7 @@ def chat_logprobs(model: ServedModel, events: Sequence[TokenEvent]) -> dict[str,
 
 
 def token_report(model: ServedModel, event: TokenEvent) -> dict[str, object]:
-    """This server's own form: ids beside the texts, and the entropy, as the chat page shows them."""
+    """This server's own form: ids with their texts, and the entropy, as the chat page shows them."""
     report = event.logprobs
     out: dict[str, object] = {"id": event.token, "text": event.text}
     if report is not None:

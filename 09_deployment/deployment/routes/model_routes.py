@@ -1,4 +1,4 @@
-"""What is served, its tokenizer, and where it looks: `/v1/models`, `/tokenize`, `/detokenize`, `/attention`."""
+"""The models, their tokenizer and their attention: `/v1/models`, `/tokenize`, `/detokenize`, `/attention`."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def model_routes(state: ServerState) -> APIRouter:
     """The routes, for one server."""
     router = APIRouter(responses={"4XX": {"model": ErrorResponse}})
     limits = state.settings.limits
-    one_look = anyio.Semaphore(1)  # the weights take the slow path of attention: one at a time
+    one_look = anyio.Semaphore(1)  # to record the weights, attention takes its slow path: one request at a time
     waiting = 0
 
     @router.get("/v1/models", tags=["OpenAI"])
     async def list_models() -> ModelList:
-        """What is served: the model, and its adapters under their own names."""
+        """What is served: the model, and its adapters with their own names."""
         return ModelList(data=[_describe(model, state) for model in state.models.values()])
 
     @router.get("/v1/models/{name}", tags=["OpenAI"])
@@ -106,7 +106,7 @@ def model_routes(state: ServerState) -> APIRouter:
                 weights = await anyio.to_thread.run_sync(model.attention, body.tokens)
         finally:
             waiting -= 1
-        # Four digits are finer than a colour shows.
+        # Four digits are more than a colour can show.
         rounded = [[[round(w, 4) for w in head] for head in layer] for layer in weights.tolist()]
         return AttentionResponse(tokens=[model.token_text(token) for token in body.tokens], weights=rounded)
 

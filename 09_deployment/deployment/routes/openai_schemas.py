@@ -1,7 +1,7 @@
-"""What `/v1/completions` and `/v1/chat/completions` take and give, as OpenAI documents it.
+"""What `/v1/completions` and `/v1/chat/completions` accept and return, as OpenAI documents it.
 
-Fields of OpenAI's that change nothing here (`user`, `metadata` and the like) are accepted. Fields that would change
-the answer and are not there (tools, images) are refused by name, never ignored.
+OpenAI's fields that change nothing here (`user`, `metadata` and similar ones) are accepted. Fields that would change
+the answer but are not supported (tools, images) are refused by name, never ignored.
 """
 
 from __future__ import annotations

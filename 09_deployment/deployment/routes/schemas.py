@@ -1,4 +1,4 @@
-"""What this server's own routes take and give. OpenAI's are in `openai_schemas`."""
+"""What this server's own routes accept and return. OpenAI's are in `openai_schemas`."""
 
 from __future__ import annotations
 
@@ -44,15 +44,15 @@ class SamplingFields(Body):
     stream: bool = Field(False, description="Send tokens as they come, as server-sent events.")
 
     def sampling(self, limits: Limits, default_max_tokens: int, choice: int = 0) -> SamplingParameters:
-        """In the engine's terms.
+        """These fields as the engine's parameters.
 
         Args:
-            limits: of the server.
-            default_max_tokens: where the request names none.
-            choice: of several; each draws from a seed of its own.
+            limits: the limits of the server.
+            default_max_tokens: used if the request does not give `max_tokens`.
+            choice: index of the choice; each choice has its own seed.
 
         Raises:
-            ApiError: over a limit.
+            ApiError: a field is over its limit.
         """
         wanted = self.max_tokens or default_max_tokens
         stop = [self.stop] if isinstance(self.stop, str) else self.stop or []
@@ -94,7 +94,7 @@ class ChatMessage(Body):
     name: str | None = Field(None, description="Accepted and not used.")
 
     def to_message(self) -> Message:
-        """In the chat format's terms; a developer's instructions are a system message."""
+        """The message in the chat format. A developer's instructions become a system message."""
         content = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
         return Message("system" if self.role == "developer" else self.role, content)
 
