@@ -76,7 +76,10 @@ def count_input(
                 yield from read_documents(file, lambda count: progress.advance(task, count))
 
         processes = workers if workers is not None else usable_cores()
-        return count_pre_tokens(documents(), pattern, special_tokens, processes, max_distinct)
+        counts = count_pre_tokens(documents(), pattern, special_tokens, processes, max_distinct)
+    if not any(word.strip() for word in counts):
+        raise TokenizerError(f"there is no text in {', '.join(inputs)}, only white space")
+    return counts
 
 
 def train_with_progress(

@@ -19,7 +19,10 @@ from typing import Any
 from groundwork.user_errors import UserError
 
 BLOCK_BYTES = 1 << 22
-TEXT_SUFFIXES = frozenset({".txt", ".md", ".rst", ".py", ".tex", ".html", ".csv", ".jsonl", ".parquet", ""})
+RECORD_SUFFIXES = frozenset(
+    {".jsonl", ".parquet"}
+)  # files of one document after the other; any other file is one document
+TEXT_SUFFIXES = RECORD_SUFFIXES | {".txt", ".md", ".rst", ".py", ".tex", ".html", ".csv", ""}
 # Escapes in a JSON string. The first alternative takes a whole surrogate pair, so that group 1 is half of one.
 _ESCAPE = re.compile(r"\\(?:u[dD][89abAB]..\\u[dD][c-fC-F]..|u([dD][89a-fA-F]..)|.)")
 _ADVICE = "convert the file first, for example with:"

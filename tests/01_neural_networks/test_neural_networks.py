@@ -41,6 +41,7 @@ def test_gzip_shrinks_repetition():
     assert gzip_bits_per_byte(["ab" * 1000]) < 1.0
 
 
+@pytest.mark.slow
 def test_python_docs_are_documentation_and_do_not_leak_into_validation(documentation: Corpus):
     corpus = documentation
     assert 5e6 < corpus.train_bytes < 50e6

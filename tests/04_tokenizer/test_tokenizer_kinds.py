@@ -225,12 +225,14 @@ def test_the_scripts_train_encode_and_show(root: Path, text_file: Path, tmp_path
     [
         ("train_tokenizer.py", ("--input", "nowhere", "--vocab-size", "300"), "there is no file or folder nowhere"),
         ("train_tokenizer.py", ("--input", "LICENSE", "--vocab-size", "10"), "at least 257"),
+        ("train_tokenizer.py", ("--input", "{blank}", "--vocab-size", "300"), "only white space"),
         ("tokenize_text.py", ("--tokenizer", "LICENSE", "--text", "a"), "LICENSE, line 1: not valid JSON"),
         ("encode_files.py", ("--tokenizer", "nothing.json", "--input", "LICENSE", "--output", "x"), "no tokenizer at"),
     ],
 )
-def test_a_mistake_becomes_one_line(script: str, arguments, message: str, root: Path):
-    result = run(root, script, *arguments)
+def test_a_mistake_becomes_one_line(script: str, arguments, message: str, root: Path, tmp_path: Path):
+    (tmp_path / "blank.txt").write_text("\n\n  \n", encoding="utf-8")
+    result = run(root, script, *(argument.format(blank=tmp_path / "blank.txt") for argument in arguments))
     assert result.returncode == 1
     assert result.stderr.startswith("error: ") and message in result.stderr
     assert result.stderr.count("\n") == 1

@@ -143,3 +143,12 @@ def test_several_corpora_are_mixed_with_one_tokenizer(tmp_path: Path, tiny_setti
     meta = json.loads((folder / "meta.json").read_text())
     assert meta["corpora"] == [str(text_file), str(other)]
     assert meta["xz_bits_per_byte"] is None
+
+
+def test_a_long_record_stays_one_document_of_a_stream(tmp_path: Path):
+    long = "a line of a long record\n" * 6000  # longer than the pieces that a text file is cut into
+    (tmp_path / "long.jsonl").write_text(json.dumps({"text": long}) + "\n", encoding="utf-8")
+    assert list(stream_documents(str(tmp_path / "long.jsonl"))) == [long]
+    (tmp_path / "long.txt").write_text(long, encoding="utf-8", newline="")
+    pieces = list(stream_documents(str(tmp_path / "long.txt")))
+    assert len(pieces) > 1 and "".join(pieces) == long

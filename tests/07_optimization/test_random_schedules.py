@@ -10,6 +10,7 @@ import functools
 import itertools
 import os
 
+import pytest
 import torch
 from hypothesis import HealthCheck, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -139,7 +140,7 @@ def _count_for_people() -> None:
         print(f"{number:,} schedules, all blocks accounted for", flush=True)
 
 
-TestRandomSchedules = Schedule.TestCase
+TestRandomSchedules = pytest.mark.slow(Schedule.TestCase)
 TestRandomSchedules.settings = settings(
     max_examples=NUM_SCHEDULES,
     stateful_step_count=25,

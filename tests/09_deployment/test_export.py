@@ -30,6 +30,7 @@ def test_transformers_gives_equal_ids_logits_and_tokens(family: str, tmp_path: P
     assert {"config.json", "generation_config.json", "README.md"} <= {path.name for path in tmp_path.iterdir()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["Llama", "own recipe"])
 def test_onnxruntime_gives_equal_logits_with_and_without_cache(family: str, tmp_path: Path):
     for found in conformance.onnx(family, tmp_path):

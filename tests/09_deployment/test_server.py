@@ -51,6 +51,7 @@ def served() -> Iterator[Served]:
         yield server
 
 
+@pytest.mark.slow
 def test_the_command_serves_a_checkpoint_logs_json_and_ends_with_status_0(run_folder: Path, root: Path):
     with serve_command(root, "--checkpoint", str(run_folder), "--device", "cpu") as (url, process):
         body = {"prompt": "the secret", "max_tokens": 20, "temperature": 0.9, "seed": 11}
@@ -71,6 +72,7 @@ def test_the_command_serves_a_checkpoint_logs_json_and_ends_with_status_0(run_fo
     assert "secret" not in err + out
 
 
+@pytest.mark.slow
 def test_a_killed_server_starts_again_on_its_port(run_folder: Path, root: Path):
     with serve_command(root, "--checkpoint", str(run_folder)) as (url, process):
         port = url.rsplit(":", 1)[1]
@@ -156,6 +158,7 @@ def test_a_client_that_goes_away_frees_its_blocks_at_once(served: Served, stream
     assert together == alone
 
 
+@pytest.mark.slow
 def test_parallel_requests_get_what_they_would_get_alone(served: Served):
     bodies = [{"prompt": "the " * (i % 3), "max_tokens": 30, "seed": i} for i in range(24)]
     alone = [served.client.post("/generate", json=body).json()["generated_text"] for body in bodies]
@@ -250,6 +253,7 @@ def test_metrics_have_vllms_names_and_count():
     assert math.isfinite(values["vllm:e2e_request_latency_seconds_sum"])
 
 
+@pytest.mark.slow
 def test_adapters_are_served_under_their_own_names(run_folder: Path, root: Path, tmp_path: Path):
     loaded = load_model(run_folder)
     add_lora(loaded.model, LoRAConfig(rank=2))

@@ -77,6 +77,7 @@ def test_many_slow_clients_do_not_keep_others_out(served: Served):
         connection.close()
 
 
+@pytest.mark.slow
 def test_a_generation_longer_than_the_header_deadline_is_not_cut(served: Served):
     body = {"prompt": "a", "max_tokens": 600, "logit_bias": ENDLESS}
     started = time.monotonic()
@@ -140,6 +141,7 @@ def test_what_is_no_http_does_no_harm(served: Served, data: bytes):
 # --- floods -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_full_queue_refuses_quickly_and_those_inside_are_unharmed():
     with serve(tiny_models(max_running=2, max_waiting=3)) as server:
         body = {"prompt": "the", "max_tokens": 150, "temperature": 0, "logit_bias": ENDLESS}
@@ -218,6 +220,7 @@ def test_too_many_connections_are_answered_with_503():
             connection.close()
 
 
+@pytest.mark.slow
 def test_the_errors_of_the_server_itself_hide_their_cause(monkeypatch: pytest.MonkeyPatch):
     with serve(tiny_models()) as server:
         monkeypatch.setattr(type(server.state), "model", lambda *_: 1 / 0)

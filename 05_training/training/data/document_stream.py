@@ -13,7 +13,7 @@ import importlib
 from collections.abc import Iterator
 from typing import Any
 
-from groundwork.text_sources import TextError, find_text_files, read_documents
+from groundwork.text_sources import RECORD_SUFFIXES, TextError, find_text_files, read_documents
 from neural_networks.corpus import CorpusError
 
 HUB = "hub:"
@@ -36,7 +36,7 @@ def stream_documents(source: str) -> Iterator[str]:
         raise CorpusError(f"{error}; name one, or a data set of the Hugging Face hub as {HUB}NAME") from None
     for file in files:
         for parts in read_documents(file):
-            yield from _pieces(parts) if file.suffix.lower() not in (".jsonl", ".parquet") else parts
+            yield from parts if file.suffix.lower() in RECORD_SUFFIXES else _pieces(parts)
 
 
 def is_held_out(document: str, fraction: float) -> bool:
