@@ -36,7 +36,7 @@ def load_hugging_face_tokenizer(folder: Path) -> Tokenizer:
     """The byte-level BPE tokenizer beside Hugging Face weights.
 
     Raises:
-        TokenizerError: there is none of a kind that can be read.
+        TokenizerError: there is no tokenizer of a kind that can be read.
     """
     if (folder / "tokenizer.json").exists():
         return load_huggingface(folder / "tokenizer.json")

@@ -70,7 +70,7 @@ class LabelledBatches(ShuffledSource):
         seed: of the order.
 
     Raises:
-        ValueError: no texts, or not a label for each.
+        ValueError: there are no texts, or not one label for each.
     """
 
     what = "text"

@@ -43,8 +43,8 @@ class PreferenceConfig:
 
     Args:
         loss: dpo or ipo.
-        beta: how near to the reference to stay; small lets the model move far.
-        label_smoothing: share of preferences taken to be the wrong way round (dpo only).
+        beta: how near the model stays to the reference; with a small value it may move far.
+        label_smoothing: share of preferences that are assumed to be the wrong way round (dpo only).
     """
 
     loss: Literal["dpo", "ipo"] = "dpo"
@@ -66,7 +66,7 @@ def preference_loss(
     reference_rejected: Tensor,
     config: PreferenceConfig,
 ) -> Tensor:
-    """DPO or IPO, the mean over pairs.
+    """The loss of DPO or IPO, the mean over pairs.
 
     Args:
         policy_chosen: (pairs,) log-probability of each better answer under the model; for ipo the mean
@@ -77,7 +77,7 @@ def preference_loss(
         config: see `PreferenceConfig`.
 
     Raises:
-        ValueError: the four do not have one shape.
+        ValueError: the four do not have the same shape.
     """
     shapes = [tuple(x.shape) for x in (policy_chosen, policy_rejected, reference_chosen, reference_rejected)]
     if len(set(shapes)) > 1:
@@ -129,7 +129,7 @@ def encode_preferences(
     """Encode pairs for a model; only the last answer is learned from.
 
     Returns:
-        The pairs, and for each that does not fit the context its number and the reason.
+        The pairs, and for each pair that does not fit the context, its number and the reason.
     """
     pairs, problems = [], []
     for number, preference in enumerate(preferences, start=1):

@@ -28,7 +28,7 @@ def encode_examples(
     """Encode conversations for a model.
 
     Returns:
-        The conversations, and for each that does not fit the context its number and the reason.
+        The conversations, and for each one that does not fit the context, its number and the reason.
     """
     encoded, problems = [], []
     for number, example in enumerate(examples, start=1):
