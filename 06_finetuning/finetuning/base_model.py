@@ -33,7 +33,7 @@ def load_base(source: str, context_length: int | None = None) -> tuple[GPTModel,
 
 
 def load_hugging_face_tokenizer(folder: Path) -> Tokenizer:
-    """The byte-level BPE tokenizer beside Hugging Face weights.
+    """The byte-level BPE tokenizer in a folder of Hugging Face weights.
 
     Raises:
         TokenizerError: there is no tokenizer of a kind that can be read.

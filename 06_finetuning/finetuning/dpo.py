@@ -94,7 +94,7 @@ def answer_log_probabilities(model: GPTModel, tensors: dict[str, Tensor], mean: 
 
     Args:
         model: of the rows' tokenizer.
-        tensors: of `pack_rows`, one conversation a row.
+        tensors: from `pack_rows`, with one conversation in each row.
         mean: divide by the number of tokens.
 
     Returns:
@@ -157,7 +157,7 @@ class PreferenceBatches(ShuffledSource):
     Args:
         pairs: what to learn from.
         reference: (pairs, 2) log-probabilities of chosen and rejected under the reference.
-        seed: of the order.
+        seed: decides the order.
     """
 
     what = "preference"
@@ -209,7 +209,7 @@ class PreferenceLoss:
 def preference_accuracy(
     model: GPTModel, pairs: Sequence[EncodedPair], reference: Tensor, config: PreferenceConfig, placement: Placement
 ) -> float:
-    """Share of pairs whose better answer has gained more than its rival since the reference."""
+    """Share of pairs whose better answer has gained more probability than the worse one since the reference."""
     now = reference_log_probabilities(model, pairs, config, placement)
     gain = now - reference
     return (gain[:, 0] > gain[:, 1]).float().mean().item()

@@ -2,7 +2,7 @@
 
 Sample a group of answers to a question from the model itself, check each, and make those that are better than
 average more likely (Shao et al., 2024: "DeepSeekMath"). The group's mean replaces the value network of PPO, and
-its standard deviation makes easy and hard questions count alike:
+its standard deviation makes easy and hard questions count the same:
 
     A_i = (r_i - mean(r)) / std(r)
 
@@ -58,7 +58,7 @@ class GRPOConfig:
     Args:
         group_size: answers to each question.
         max_tokens: the most tokens of an answer.
-        temperature: of the sampling; above 0, because otherwise all answers of a group would be the same.
+        temperature: temperature of the sampling; above 0, because otherwise all answers of a group would be the same.
         clip: ε; how far a probability may move in one step before it is no longer pushed.
         beta: weight of the KL divergence from the reference.
     """
@@ -79,7 +79,7 @@ class GRPOConfig:
 
 
 def group_advantages(rewards: Tensor) -> Tensor:
-    """How much better each answer is than its group, in standard deviations; 0 where all are alike.
+    """How much better each answer is than its group, in standard deviations; 0 where all are equal.
 
     Args:
         rewards: (groups, group_size).
@@ -128,7 +128,7 @@ class RolloutBatches(ShuffledSource):
         tasks: questions.
         config: see `GRPOConfig`.
         placement: device and precision.
-        seed: of the order and of the sampling.
+        seed: decides the order and the sampling.
         reference: a frozen copy of the model as it was, for a model without adapters.
         sampler: generates answers; by default the plain forward pass, in a batch.
     """

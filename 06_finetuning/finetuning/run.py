@@ -188,7 +188,7 @@ class Method:
 
     Args:
         batches: where batches come from.
-        loss: of a batch.
+        loss: makes the loss of a batch.
         validate: measures on held-out data; None where there is none.
         description: of the data, for people.
     """
@@ -287,7 +287,7 @@ def answer(
 def print_conversations(
     model: GPTModel, tokenizer: Tokenizer, template: ChatTemplate, data: FinetuningData, console: Console
 ) -> None:
-    """Ask a few questions, seen and held out, and print the answers beside the right ones."""
+    """Ask a few questions, seen and held out, and print the answers next to the right ones."""
     for title, examples in (("seen", data.examples[:2]), ("held out", data.held_out[:3])):
         for example in examples:
             console.rule(f"a question it has {'seen' if title == 'seen' else 'not seen'}", style="dim")

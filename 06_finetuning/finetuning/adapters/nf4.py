@@ -109,7 +109,7 @@ def _nearest(values: Tensor, levels: Tensor) -> Tensor:
 
 
 def main() -> None:
-    """Print the levels, how often each is used, and the error beside equal steps."""
+    """Print the levels, how often each is used, and the error compared with equal steps."""
     torch.manual_seed(0)
     weight = torch.randn(512, 512) * 0.02
     quantized = quantize_nf4(weight)

@@ -28,7 +28,7 @@ class ConversationBatches:
     Args:
         conversations: each at most context_length + 1 tokens.
         context_length: tokens of a row.
-        seed: of the order.
+        seed: decides the order.
         pack: put several into one row; otherwise each row has one, padded.
         rank: of this process.
         world_size: how many processes draw; a batch is their rows together.
