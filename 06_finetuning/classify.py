@@ -1,4 +1,4 @@
-"""Fine-tune the smallest way: a head that tells which library a docstring documents.
+"""The smallest fine-tuning: a head that tells which library a docstring documents.
 
 python 06_finetuning/classify.py --base checkpoints/small_gpt
 """

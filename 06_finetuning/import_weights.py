@@ -1,4 +1,4 @@
-"""Make published weights a checkpoint of this project, so that every command takes them.
+"""Turn published weights into a checkpoint of this project, so that every command can use them.
 
 python 06_finetuning/import_weights.py path/to/hugging_face_model --output checkpoints/llama
 """

@@ -30,7 +30,7 @@ class EncodedFiles:
 
     Args:
         paths: the files of ids, in order.
-        tokens: ids in all of them.
+        tokens: number of ids in all of them.
         text_bytes: bytes of the text, in UTF-8.
         dtype: of the ids, as NumPy writes it: `<u2` or `<u4`.
     """
@@ -56,7 +56,7 @@ def encode_files(
     Where the tokenizer has an `<|endoftext|>`, it stands before every document.
 
     Args:
-        tokenizer: what encodes.
+        tokenizer: encodes the text.
         inputs: text files in the order wanted.
         output: the file to write, such as `train.bin`. With shards, `train_00000.bin`, `train_00001.bin`, …
         allowed_special: special tokens that the text holds, such as an `<|endoftext|>` between the
@@ -108,7 +108,7 @@ def _chunks(paths: list[Path], tokenizer: Tokenizer, specials: Collection[str]) 
 
 
 class _ChunkEncoder:
-    """Encodes chunks, in a process of its own."""
+    """Encodes chunks, in a separate process."""
 
     def __init__(self, tokenizer: Tokenizer, specials: Collection[str]):
         self._tokenizer, self._specials = tokenizer, specials

@@ -25,7 +25,7 @@ def save_huggingface(tokenizer: BPETokenizer, folder: Path | str, context_length
     """Write `tokenizer.json` and `tokenizer_config.json`.
 
     Args:
-        tokenizer: to write.
+        tokenizer: the one to write.
         folder: where to write; made if it does not exist.
         context_length: written as `model_max_length`, after which `transformers` warns.
     """

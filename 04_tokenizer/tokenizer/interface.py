@@ -212,7 +212,7 @@ def split_special(
     if not names:
         yield text, None
         return
-    # Longest first, so that of two special tokens that begin alike the longer one is found.
+    # Longest first: where two special tokens begin with the same characters, the longer one is found.
     alternatives = "|".join(regex.escape(name) for name in sorted(names, key=len, reverse=True))
     for index, piece in enumerate(regex.split(f"({alternatives})", text)):
         if piece:

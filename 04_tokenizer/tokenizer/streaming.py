@@ -97,7 +97,7 @@ class StreamingDecoder:
         return self._decoder.decode(self._tokenizer.decode_bytes(ids))
 
     def finish(self) -> str:
-        """What is left at the end: U+FFFD if the last character is incomplete. Then it starts again."""
+        """What is left at the end: U+FFFD if the last character is incomplete. The decoder then starts again."""
         rest = self._decoder.decode(b"", final=True)
         self._decoder.reset()
         return rest

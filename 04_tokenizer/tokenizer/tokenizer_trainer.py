@@ -30,7 +30,7 @@ def train_bpe(
     Args:
         documents: training texts, or iterators over the parts of a text, such as `read_blocks` of a file that
             does not fit into memory; merges never cross from one document to the next.
-        vocab_size: ids wanted: 256 bytes + merges + special tokens. Where the text has fewer pairs
+        vocab_size: number of ids wanted: 256 bytes + merges + special tokens. Where the text has fewer pairs
             than asked for, the vocabulary is smaller; look at the result's `vocab_size`.
         special_tokens: texts that get ids of their own, after the merges. Where the documents hold one, nothing
             is learned from it, and no merge is learned across it.

@@ -24,7 +24,7 @@ class VocabularyStatistics:
     """What a vocabulary does to a text.
 
     Args:
-        vocab_size: ids.
+        vocab_size: number of ids.
         text_bytes: bytes of the text in UTF-8.
         tokens: ids that the text becomes.
         used: ids that occur at least once.
@@ -81,7 +81,7 @@ class CompressionPoint:
     """What one vocabulary size does.
 
     Args:
-        vocab_size: ids.
+        vocab_size: number of ids.
         train: bytes per token of the text it was trained on.
         held_out: bytes per token of held-out text.
         unigram_bits_per_byte: of the held-out text, for the simplest model of tokens. It takes the frequency of

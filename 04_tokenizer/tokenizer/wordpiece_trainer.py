@@ -31,7 +31,7 @@ def train_wordpiece(
 
     Args:
         documents: training texts.
-        vocab_size: ids wanted: characters (at the beginning of words and within words), pieces and special
+        vocab_size: number of ids wanted: characters (at the beginning of words and within words), pieces and special
             tokens; fewer where the text has no more pairs.
         special_tokens: texts that get ids of their own, after the pieces.
         on_merge: called with (merges done, merges wanted).

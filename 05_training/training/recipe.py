@@ -1,4 +1,4 @@
-"""A recipe: how weights are learned, whatever the data. Every kind of training has one."""
+"""A recipe: how weights are learned, for any data. Every kind of training has one."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ def parse_command(arguments: Sequence[str] | None = None) -> tuple[RunConfig, Ta
 
     Exits with status 2 and a message for an unknown key or an impossible value.
     """
-    description = "Train a language model. Set any field below in the --config file or here; a value given here wins."
+    description = "Train a language model. Set any field below in the --config file or here; a value here wins."
     parser = ConfigurationParser(RunConfig, "python 05_training/train.py", description, FLAGS)
     config, switches = parser.parse(arguments)
     return config, Task(**switches)

@@ -43,7 +43,7 @@ from training.recipe import Recipe
 from training.stop_signal import stop_on_signal
 from transformer.gpt_model import GPTModel
 
-# Called with the trainer; returns what is measured on held-out data, with `validation_loss` among it.
+# Called with the trainer; returns figures that are measured on held-out data, one of them `validation_loss`.
 Validate = Callable[["Trainer"], dict[str, float]]
 
 # What a trainer's state is made of: plain numbers, and parts that have a state of their own.
@@ -231,7 +231,7 @@ class Trainer:
         return self.finished
 
     def averaged(self) -> contextlib.AbstractContextManager[None]:
-        """While inside, the model has its averaged weights, if an average is kept."""
+        """Inside this context, the model has its averaged weights, if an average is kept."""
         return self.average.applied() if self.average is not None else contextlib.nullcontext()
 
     # --- the state ---------------------------------------------------------------------------

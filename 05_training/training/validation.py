@@ -81,7 +81,7 @@ def sampled_loss(
 
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """While inside, the model is in evaluation mode."""
+    """Inside this context, the model is in evaluation mode."""
     was_training = model.training
     model.eval()
     try:

@@ -33,10 +33,10 @@ def load_base(source: str, context_length: int | None = None) -> tuple[GPTModel,
 
 
 def load_hugging_face_tokenizer(folder: Path) -> Tokenizer:
-    """The byte-level BPE tokenizer beside Hugging Face weights.
+    """The byte-level BPE tokenizer in a folder of Hugging Face weights.
 
     Raises:
-        TokenizerError: there is none of a kind that can be read.
+        TokenizerError: there is no tokenizer of a kind that can be read.
     """
     if (folder / "tokenizer.json").exists():
         return load_huggingface(folder / "tokenizer.json")

@@ -67,10 +67,10 @@ class LabelledBatches(ShuffledSource):
     Args:
         texts: ids of each text.
         labels: class of each.
-        seed: of the order.
+        seed: decides the order.
 
     Raises:
-        ValueError: no texts, or not a label for each.
+        ValueError: there are no texts, or not one label for each.
     """
 
     what = "text"
@@ -94,7 +94,7 @@ def classification_loss(model: nn.Module, tensors: dict[str, Tensor]) -> Tensor:
 
 
 def train_last_blocks_only(classifier: SequenceClassifier, num_blocks: int) -> None:
-    """Freeze everything but the head, the last norm and the last blocks."""
+    """Freeze everything except the head, the last norm and the last blocks."""
     classifier.requires_grad_(False)
     blocks = list(classifier.model.blocks)
     for part in (classifier.output, classifier.model.final_norm, *blocks[len(blocks) - num_blocks :]):

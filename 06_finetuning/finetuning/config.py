@@ -24,7 +24,7 @@ class FinetuningDataConfig:
             .parquet file of conversations or preferences, or a folder of them.
         held_out_fraction: share that is kept for validation.
         max_examples: the most examples to use, chosen by the seed; null for all.
-        pack: several conversations in one row.
+        pack: put several conversations into one row.
     """
 
     source: str = "python_docs_qa"
@@ -50,22 +50,23 @@ class FinetuningConfig:
     Args:
         output_dir: folder for checkpoints, metrics and the adapter.
         base: what to start from: a run's folder, a checkpoint, a folder of Hugging Face weights, or a name on the hub.
-        method: sft imitates answers; dpo and ipo learn from preferences; grpo from checked answers of its own.
+        method: sft imitates answers; dpo and ipo learn from preferences; grpo learns from its own checked answers.
         chat_template: marks around messages: nullm, chatml or llama3.
-        context_length: longest conversation; null for the base model's context.
-        seed: of the adapters, the order of the data and dropout.
+        context_length: the most tokens of a conversation; null for the base model's context.
+        seed: decides the initial adapters, the order of the data and dropout.
         device: auto takes CUDA, then MPS, then the CPU.
-        precision: of matrix products. auto takes bfloat16 where it is fast.
-        resume: auto continues from the newest checkpoint in output_dir, or starts; never starts from step 0.
+        precision: number type of matrix products. auto takes bfloat16 where it is fast.
+        resume: auto continues from the newest checkpoint in output_dir, or starts if there is none. With never,
+            the run starts from step 0, and an earlier run is set aside under another name.
         data: what to learn from.
         lora: learn small corrections instead of all weights; null for all weights.
         quantize_base: keep the frozen weights in 4 bits (QLoRA; needs lora and bitsandbytes).
-        preference: of dpo and ipo.
-        grpo: of grpo.
-        optimizer: how weights follow gradients.
+        preference: settings of dpo and ipo.
+        grpo: settings of grpo.
+        optimizer: how gradients change the weights.
         schedule: how the learning rate moves.
-        training: how long, and what to do on the way. `batch_size` counts rows (sft), pairs (dpo, ipo) or
-            questions (grpo).
+        training: how long to train, and what else to do during the run. `batch_size` counts rows (sft), pairs
+            (dpo, ipo) or questions (grpo).
         tracking: what is recorded.
     """
 

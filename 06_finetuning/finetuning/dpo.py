@@ -43,8 +43,8 @@ class PreferenceConfig:
 
     Args:
         loss: dpo or ipo.
-        beta: how near to the reference to stay; small lets the model move far.
-        label_smoothing: share of preferences taken to be the wrong way round (dpo only).
+        beta: how near the model stays to the reference; with a small value it may move far.
+        label_smoothing: share of preferences that are assumed to be the wrong way round (dpo only).
     """
 
     loss: Literal["dpo", "ipo"] = "dpo"
@@ -66,7 +66,7 @@ def preference_loss(
     reference_rejected: Tensor,
     config: PreferenceConfig,
 ) -> Tensor:
-    """DPO or IPO, the mean over pairs.
+    """The loss of DPO or IPO, the mean over pairs.
 
     Args:
         policy_chosen: (pairs,) log-probability of each better answer under the model; for ipo the mean
@@ -77,7 +77,7 @@ def preference_loss(
         config: see `PreferenceConfig`.
 
     Raises:
-        ValueError: the four do not have one shape.
+        ValueError: the four do not have the same shape.
     """
     shapes = [tuple(x.shape) for x in (policy_chosen, policy_rejected, reference_chosen, reference_rejected)]
     if len(set(shapes)) > 1:
@@ -94,7 +94,7 @@ def answer_log_probabilities(model: GPTModel, tensors: dict[str, Tensor], mean: 
 
     Args:
         model: of the rows' tokenizer.
-        tensors: of `pack_rows`, one conversation a row.
+        tensors: from `pack_rows`, with one conversation in each row.
         mean: divide by the number of tokens.
 
     Returns:
@@ -129,7 +129,7 @@ def encode_preferences(
     """Encode pairs for a model; only the last answer is learned from.
 
     Returns:
-        The pairs, and for each that does not fit the context its number and the reason.
+        The pairs, and for each pair that does not fit the context, its number and the reason.
     """
     pairs, problems = [], []
     for number, preference in enumerate(preferences, start=1):
@@ -157,7 +157,7 @@ class PreferenceBatches(ShuffledSource):
     Args:
         pairs: what to learn from.
         reference: (pairs, 2) log-probabilities of chosen and rejected under the reference.
-        seed: of the order.
+        seed: decides the order.
     """
 
     what = "preference"
@@ -209,7 +209,7 @@ class PreferenceLoss:
 def preference_accuracy(
     model: GPTModel, pairs: Sequence[EncodedPair], reference: Tensor, config: PreferenceConfig, placement: Placement
 ) -> float:
-    """Share of pairs whose better answer has gained more than its rival since the reference."""
+    """Share of pairs whose better answer has gained more probability than the worse one since the reference."""
     now = reference_log_probabilities(model, pairs, config, placement)
     gain = now - reference
     return (gain[:, 0] > gain[:, 1]).float().mean().item()

@@ -17,7 +17,7 @@ def parse_config(arguments: Sequence[str] | None = None) -> FinetuningConfig:
 
     Exits with status 2 and a message for an unknown key or an impossible value.
     """
-    description = "Fine-tune a language model. Any field below can be set in the --config file or here; here wins."
+    description = "Fine-tune a language model. Set any field below in the --config file or here; a value here wins."
     parser = ConfigurationParser(FinetuningConfig, "python 06_finetuning/finetune.py", description)
     return parser.parse(arguments)[0]
 

@@ -1,17 +1,17 @@
 """GRPO: reinforcement learning with rewards that a program can check.
 
-Sample a group of answers to a question from the model itself, check each, and make the better than average
-ones likelier (Shao et al., 2024: "DeepSeekMath"). The group's mean takes the place of the value network of
-PPO, and its standard deviation makes easy and hard questions count alike:
+Sample a group of answers to a question from the model itself, check each, and make those that are better than
+average more likely (Shao et al., 2024: "DeepSeekMath"). The group's mean replaces the value network of PPO, and
+its standard deviation makes easy and hard questions count the same:
 
     A_i = (r_i - mean(r)) / std(r)
 
     loss = - mean over answers of the mean over tokens of
              min(ρ A, clip(ρ, 1 - ε, 1 + ε) A) - β (π₀/π - ln(π₀/π) - 1)
 
-ρ = π/π_old is how much likelier a token has become since it was sampled; clipping ends the incentive
+ρ = π/π_old is how much more likely a token has become since it was sampled; clipping ends the incentive
 once it has moved far enough (Schulman et al., 2017: "PPO"). The last term estimates the KL divergence
-from the reference π₀: it is never negative, and its mean under π is exactly that (Schulman, 2020).
+from the reference π₀: it is never negative, and its mean under π is exactly that divergence (Schulman, 2020).
 """
 
 from __future__ import annotations
@@ -57,9 +57,9 @@ class GRPOConfig:
 
     Args:
         group_size: answers to each question.
-        max_tokens: of an answer.
-        temperature: of the sampling; above 0, or all answers of a group would be the same.
-        clip: ε; how far a probability may move in one step and still be pushed.
+        max_tokens: the most tokens of an answer.
+        temperature: temperature of the sampling; above 0, because otherwise all answers of a group would be the same.
+        clip: ε; how far a probability may move in one step before it is no longer pushed.
         beta: weight of the KL divergence from the reference.
     """
 
@@ -79,7 +79,7 @@ class GRPOConfig:
 
 
 def group_advantages(rewards: Tensor) -> Tensor:
-    """How much better each answer is than its group, in standard deviations; 0 where all are alike.
+    """How much better each answer is than its group, in standard deviations; 0 where all are equal.
 
     Args:
         rewards: (groups, group_size).
@@ -102,7 +102,7 @@ def grpo_loss(
         config: see `GRPOConfig`.
 
     Raises:
-        ValueError: not one advantage an answer.
+        ValueError: there is not one advantage for each answer.
     """
     if advantages.shape != new.shape[:1]:
         raise ValueError(f"each of {len(new)} answers needs an advantage, got the shape {tuple(advantages.shape)}")
@@ -128,7 +128,7 @@ class RolloutBatches(ShuffledSource):
         tasks: questions.
         config: see `GRPOConfig`.
         placement: device and precision.
-        seed: of the order and of the sampling.
+        seed: decides the order and the sampling.
         reference: a frozen copy of the model as it was, for a model without adapters.
         sampler: generates answers; by default the plain forward pass, in a batch.
     """
@@ -177,7 +177,7 @@ class RolloutBatches(ShuffledSource):
             answers = self.sampler(self.model, prompts, parameters, [end])
         conversations, rewards = [], []
         for i, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
-            ended = [end] if len(answer) < self.config.max_tokens else []  # to stop is a decision, learned as well
+            ended = [end] if len(answer) < self.config.max_tokens else []  # stopping is a decision, and is learned too
             ids = prompt + answer + ended
             conversations.append(EncodedConversation(ids, [j >= len(prompt) for j in range(len(ids))]))
             rewards.append(float(tasks[i // size].reward(self.tokenizer.decode(answer))))
@@ -185,7 +185,7 @@ class RolloutBatches(ShuffledSource):
 
     @torch.no_grad()
     def _log_probabilities(self, tensors: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Of each token, under the model now and under the reference."""
+        """Log-probability of each token, under the model now and under the reference."""
         with evaluating(self.model), self.placement.autocast():
             old = token_log_probabilities(self.model, tensors)
             if self.reference is not None:

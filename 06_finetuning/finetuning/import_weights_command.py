@@ -18,7 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Parse, import, and return the exit status."""
     parser = argparse.ArgumentParser(
         prog="import_weights.py",
-        description="Make Hugging Face weights of GPT-2, Llama or Qwen3 a checkpoint of this project.",
+        description="Turn Hugging Face weights of GPT-2, Llama or Qwen3 into a checkpoint of this project.",
     )
     parser.add_argument("source", help="a folder with config.json, safetensors and tokenizer, or a name on the hub")
     parser.add_argument("--output", type=Path, required=True, help="folder of the new run, such as checkpoints/llama")

@@ -1,6 +1,6 @@
 """The loss of a reward model: one score for an answer, learned from which of two answers people prefer.
 
-Scores are to explain preferences: the better answer wins with probability σ(r_chosen - r_rejected)
+Scores should explain preferences: the better answer wins with probability σ(r_chosen - r_rejected)
 (Bradley & Terry, 1952), so the loss is -ln of that. Only differences count; the scores have no zero. A
 `SequenceClassifier` with one output gives such scores.
 """

@@ -50,7 +50,7 @@ from training.trainer import Run, Trainer, Validate
 from transformer.gpt_model import GPTModel
 from transformer.sampling import SamplingParameters, generate
 
-VALIDATION_EXAMPLES = 256  # the most that are measured on the way
+VALIDATION_EXAMPLES = 256  # the most that are measured during the run
 LORA_TRAINING = "training"  # folder of the adapter's own checkpoints
 
 
@@ -58,7 +58,7 @@ def run_finetuning(config: FinetuningConfig, console: Console) -> int:
     """Fine-tune as configured; returns the exit status, 0 or 130 when interrupted.
 
     Raises:
-        ValueError: of some kind, with one line for the user.
+        ValueError: one of several kinds, with one line for the user.
     """
     torch.manual_seed(config.seed)
     placement = choose_placement(config.device, config.precision)
@@ -113,7 +113,7 @@ def run_finetuning(config: FinetuningConfig, console: Console) -> int:
 
 
 class FinetuningSession(Session):
-    """A session that records rewards on the way, and measures on held-out data at the end."""
+    """A session that records rewards during the run, and measures on held-out data at the end."""
 
     def step_figures(self) -> dict[str, float]:
         """The mean reward, where answers get one."""
@@ -149,7 +149,7 @@ def load_data(config: FinetuningConfig, console: Console) -> FinetuningData:
     """Read the data of a configuration, report what was left out, and set a part aside for validation.
 
     Raises:
-        InstructionDataError: nothing that the method can use.
+        InstructionDataError: there is nothing that the method can use.
     """
     source, fraction = config.data.source, config.data.held_out_fraction
     chance = random.Random(config.seed)
@@ -188,7 +188,7 @@ class Method:
 
     Args:
         batches: where batches come from.
-        loss: of a batch.
+        loss: makes the loss of a batch.
         validate: measures on held-out data; None where there is none.
         description: of the data, for people.
     """
@@ -254,7 +254,7 @@ def prepare_method(
 
 
 def exact_match_task(example: Example) -> VerifiableTask:
-    """A question with one right answer: reward 1 for it, up to 0.5 for the share of its words in place, 0 otherwise."""
+    """A question with one right answer. The reward is 1 for it, else up to 0.5 for the share of its words in place."""
     answer = example.messages[-1].content.strip()
     words = answer.split()
 
@@ -287,7 +287,7 @@ def answer(
 def print_conversations(
     model: GPTModel, tokenizer: Tokenizer, template: ChatTemplate, data: FinetuningData, console: Console
 ) -> None:
-    """Ask a few questions, seen and held out, and print the answers beside the right ones."""
+    """Ask a few questions, seen and held out, and print the answers next to the right ones."""
     for title, examples in (("seen", data.examples[:2]), ("held out", data.held_out[:3])):
         for example in examples:
             console.rule(f"a question it has {'seen' if title == 'seen' else 'not seen'}", style="dim")

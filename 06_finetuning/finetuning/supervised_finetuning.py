@@ -1,6 +1,6 @@
 """Supervised fine-tuning (SFT): learn to answer by imitating answers.
 
-The loss is the one of pretraining, taken on the assistant's tokens alone. There is no training loop here:
+The loss is the one of pretraining, taken only on the assistant's tokens. There is no training loop here:
 `training.trainer` is given batches of conversations and this loss.
 """
 
@@ -28,7 +28,7 @@ def encode_examples(
     """Encode conversations for a model.
 
     Returns:
-        The conversations, and for each that does not fit the context its number and the reason.
+        The conversations, and for each one that does not fit the context, its number and the reason.
     """
     encoded, problems = [], []
     for number, example in enumerate(examples, start=1):
@@ -44,7 +44,7 @@ def conversation_loss(model: nn.Module, tensors: dict[str, Tensor]) -> Tensor:
 
     Args:
         model: a `GPTModel`.
-        tensors: of `ConversationBatches`.
+        tensors: from `ConversationBatches`.
     """
     assert isinstance(model, GPTModel)
     hidden = model.hidden_states(tensors["inputs"], positions=tensors["positions"], allowed=tensors["allowed"])

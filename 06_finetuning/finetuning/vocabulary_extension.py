@@ -2,7 +2,7 @@
 
 A pretrained vocabulary rarely has the tokens that a chat format needs. They are added at the end, and
 the embedding (and the head) get a row for each. The new rows begin at the mean of the old ones: a random row
-would be far from all others, and the model's first outputs would be thrown off by it.
+would be far from all others, and would disturb the model's first outputs.
 """
 
 from __future__ import annotations

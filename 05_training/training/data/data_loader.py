@@ -30,7 +30,7 @@ class WindowOrder:
     Args:
         num_tokens: at least one window and the token after it.
         context_length: inputs per window.
-        seed: of the offsets and the order.
+        seed: decides the offsets and the order.
     """
 
     def __init__(self, num_tokens: int, context_length: int, seed: Sequence[int]):
@@ -60,7 +60,7 @@ class Mixture:
 
     Args:
         weights: of each corpus; only their ratios matter.
-        seed: of the order.
+        seed: decides the order.
 
     Raises:
         DataError: a weight is not above 0, or too small compared with the others.
@@ -98,7 +98,7 @@ class WindowLoader:
     Args:
         corpora: token ids of each corpus, (num_tokens,), usually memory maps.
         context_length: inputs per window.
-        seed: of the offsets and the order.
+        seed: decides the offsets and the order.
         weights: how often each corpus is drawn from; None: in proportion to its number of tokens.
         rank: of this process.
         world_size: how many processes draw.

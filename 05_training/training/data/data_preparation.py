@@ -47,7 +47,7 @@ SHARD_TOKENS = 1 << 27  # of a streamed corpus: 256 MiB of two-byte ids
 
 @dataclass(frozen=True)
 class DatasetMeta:
-    """What `meta.json` holds: sizes, hashes, and what a compressor makes of the same text.
+    """What `meta.json` holds: sizes, hashes, and how small a compressor makes the same text.
 
     The two figures of xz are missing for a mixture and for streams.
     """

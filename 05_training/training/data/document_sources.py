@@ -37,7 +37,7 @@ class DocumentSource(Protocol):
         ...
 
     def baselines(self) -> tuple[float, float] | None:
-        """What xz makes of the held-out documents in bits per byte: alone, and after the training documents."""
+        """Size of the held-out documents under xz, in bits per byte: alone, and after the training documents."""
         ...
 
 

@@ -62,7 +62,7 @@ class WeightAverage:
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """While inside, the model has the averaged weights."""
+        """Inside this context, the model has the averaged weights."""
         self._swap()
         try:
             yield

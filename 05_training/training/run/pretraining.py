@@ -110,7 +110,7 @@ class PretrainingSession(Session):
 
     Args:
         trainer: one that has taken no step yet.
-        console: where to print; quiet in every process but the main one.
+        console: where to print; quiet in every process except the main one.
         tracking: what is recorded.
         validation_tokens: all held-out ids.
         meta: of the data.

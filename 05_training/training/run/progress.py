@@ -21,7 +21,7 @@ class TrainingProgress:
     Args:
         progress: the bars.
         trainer: about to train.
-        flops_per_token: of training, for the utilisation.
+        flops_per_token: arithmetic of training for each token, for the utilisation.
         peak_flops: what the devices of all processes can do together.
     """
 
@@ -73,7 +73,7 @@ class TrainingProgress:
 def training_progress(
     trainer: Trainer, flops_per_token: float, peak_flops: float, console: Console
 ) -> Iterator[TrainingProgress]:
-    """While inside, the progress of a trainer is shown on the console."""
+    """Inside this context, the progress of a trainer is shown on the console."""
     columns = (
         TextColumn("Training"),
         BarColumn(bar_width=20),

@@ -28,7 +28,7 @@ class Session:
 
     Args:
         trainer: one that has taken no step yet.
-        console: where to print; quiet in every process but the main one.
+        console: where to print; quiet in every process except the main one.
         tracking: what is recorded.
     """
 

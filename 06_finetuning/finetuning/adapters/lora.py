@@ -3,12 +3,12 @@
     W' = W + s · B A        A: (rank, in), B: (out, rank)        s = alpha / rank      (Hu et al., 2021)
 
 W is frozen; only A and B are trained. With rank 8, a 768 × 768 matrix has 12,288 numbers to learn
-instead of 589,824. B starts at zero, so that the model starts as it was.
+instead of 589,824. B starts at zero, so that at first the model gives the same outputs as before.
 
 Two variants:
 
 - rank-stabilised: s = alpha / sqrt(rank), so that high ranks are not scaled away (Kalajdzievski, 2023);
-- DoRA: the direction of each row of W' and its length are learned apart (Liu et al., 2024):
+- DoRA: the direction of each row of W' and its length are learned separately (Liu et al., 2024):
   W' = m · (W + s B A) / ‖W + s B A‖, row by row, with m starting at the lengths of W's rows.
 
 A layer may hold several adapters, of which at most one is active.
@@ -35,12 +35,12 @@ class LoRAConfig:
     """What to adapt, and how.
 
     Args:
-        rank: of the correction; at most the smaller side of each matrix.
+        rank: rank of the correction; at most the smaller side of each matrix.
         alpha: size of the correction, independent of the rank.
         dropout: probability of dropping an input of the correction while training.
         pattern: names of the layers, with * for anything.
         rank_stabilised: divide alpha by the square root of the rank instead of the rank.
-        dora: learn direction and length apart.
+        dora: learn direction and length separately (DoRA).
     """
 
     rank: int = 8
@@ -147,7 +147,7 @@ class LoRALinear(nn.Module):
 
     @torch.no_grad()
     def merge(self) -> None:
-        """Add the active correction into the weights: nothing extra to compute any more."""
+        """Add the active correction to the weights, so that nothing extra has to be computed any more."""
         if self.active is not None and self._original is None:
             self._original = self.base.weight.detach().clone()
             adapter = self.adapters[self.active]
@@ -163,7 +163,7 @@ class LoRALinear(nn.Module):
 
 
 def add_lora(model: nn.Module, config: LoRAConfig, name: str = "default") -> list[str]:
-    """Freeze a model and give the linear layers whose name matches an adapter to train, and make it active.
+    """Freeze a model, add an adapter to train to each linear layer whose name matches, and make it active.
 
     Args:
         model: changed in place. Layers may hold other adapters already.
@@ -174,7 +174,7 @@ def add_lora(model: nn.Module, config: LoRAConfig, name: str = "default") -> lis
         Names of the layers.
 
     Raises:
-        AdapterError: no layer matches, the rank does not fit one, or the name is taken or impossible. The model is
+        AdapterError: no layer matches, the rank does not fit a layer, or the name is taken or impossible. The model is
             unchanged then.
     """
     layers = adaptable_layers(model)
@@ -208,7 +208,7 @@ def attach_adapters(model: nn.Module, configs: Mapping[str, LoRAConfig], name: s
 
 
 def adaptable_layers(model: nn.Module) -> dict[str, nn.Linear | LoRALinear]:
-    """Linear layers by name, those that hold adapters under the name of the layer they wrap."""
+    """Linear layers by name. Those that hold adapters have the name of the layer that they wrap."""
     found: dict[str, nn.Linear | LoRALinear] = {}
     for name, module in model.named_modules():
         if isinstance(module, LoRALinear) or (

@@ -5,11 +5,11 @@ rare large values; levels at the quantiles of the normal distribution are used a
 of 64 weights is divided by its largest absolute value, and each quotient becomes the nearest level
 (Dettmers et al., 2023: "QLoRA").
 
-The 64 weights share one float32 scale, half a bit each. Double quantization makes the scales 8 bits as
-well: less their mean, in blocks of 256, with levels that are dense near zero. Together:
+The 64 weights share one float32 scale, half a bit each. Double quantization stores the scales in 8 bits. Their
+mean is subtracted, and they are quantized in blocks of 256, with levels that are dense near zero. Together:
 4 + 8/64 + 32/(64 · 256) = 4.127 bits a weight.
 
-This is to be read; bitsandbytes computes the same with fused kernels, and `qlora` uses that.
+This code is for reading; bitsandbytes computes the same with fused kernels, and `qlora` uses that.
 
 python -m finetuning.adapters.nf4
 """
@@ -29,7 +29,7 @@ def nf4_levels() -> Tensor:
     """The 16 levels, (16,) float32, from -1 to 1 with an exact 0.
 
     Eight quantiles for the positive side and seven for the negative, so that zero is a level. The outermost
-    quantile is the mean of those of 1 - 1/32 and 1 - 1/30, because that of 1 would be infinite.
+    quantile is that of the mean of 1 - 1/32 and 1 - 1/30, because that of 1 would be infinite.
     """
     outermost = 0.5 * ((1 - 1 / 32) + (1 - 1 / 30))
     positive = torch.special.ndtri(torch.linspace(outermost, 0.5, 9, dtype=torch.float64)[:-1])
@@ -60,7 +60,7 @@ class NF4Weight:
 
     Args:
         codes: (blocks, 64) uint8, each the index of a level.
-        scales: (blocks,) float32; with double quantization, what they come back as.
+        scales: (blocks,) float32; with double quantization, the values after the round trip through 8 bits.
         shape: of the matrix.
         bits: bits a weight, scales included.
     """
@@ -94,7 +94,7 @@ def quantize_nf4(weight: Tensor, double: bool = True) -> NF4Weight:
 
 
 def _round_trip_scales(scales: Tensor) -> Tensor:
-    """Scales as they come back from 8 bits."""
+    """Scales after a round trip through 8 bits."""
     mean = scales.mean()
     centred = torch.nn.functional.pad(scales - mean, (0, -len(scales) % SCALE_BLOCK)).view(-1, SCALE_BLOCK)
     largest = centred.abs().amax(dim=1, keepdim=True).clamp(min=1e-38)
@@ -109,7 +109,7 @@ def _nearest(values: Tensor, levels: Tensor) -> Tensor:
 
 
 def main() -> None:
-    """Print the levels, how often each is used, and the error beside equal steps."""
+    """Print the levels, how often each is used, and the error compared with equal steps."""
     torch.manual_seed(0)
     weight = torch.randn(512, 512) * 0.02
     quantized = quantize_nf4(weight)

@@ -1,10 +1,9 @@
-"""Adapters in the file format of Hugging Face's `peft`: what we write it loads, and the other way round.
+"""Adapters in the file format of Hugging Face's `peft`: peft loads what we write, and we load what peft writes.
 
 A folder holds `adapter_config.json` and `adapter_model.safetensors`. The names in it are those of the
 Hugging Face class that the base model is exported as (`transformer.pretrained`), or our own where there is
-none. GPT-2 stores query,
-key and value as one matrix, and so does an adapter for it: three corrections become one, with the
-three A stacked and the three B on a block diagonal.
+no such class. GPT-2 stores query, key and value as one matrix, and so does an adapter for it: three
+corrections become one, with the three A stacked and the three B on a block diagonal.
 """
 
 from __future__ import annotations
@@ -52,7 +51,7 @@ def save_adapter(model: GPTModel, folder: Path | str, name: str = "default", bas
         The folder.
 
     Raises:
-        AdapterError: the model has no such adapter, or the disk refuses.
+        AdapterError: the model has no such adapter, or the folder cannot be written.
     """
     folder = Path(folder)
     stored = _stored_names(model)
@@ -170,7 +169,7 @@ def _plain(adapter: LoRAAdapter) -> tuple[Tensor, Tensor, Tensor | None]:
 
 
 def _fuse(hf_name: str, adapters: dict[int, LoRAAdapter]) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Corrections of query, key and value as one of their common matrix.
+    """The corrections of query, key and value as one correction of their common matrix.
 
     A file has one alpha a layer and scales by alpha / rank; the fused rank is three times as large. So B is
     multiplied by what the scale loses.
@@ -211,7 +210,7 @@ def _config_content(config: LoRAConfig, ranks: dict[str, int], transposed: bool,
 
 
 def _read_config(folder: Path) -> tuple[LoRAConfig, dict[str, float]]:
-    """The configuration, and the layers whose alpha is another."""
+    """The configuration, and the layers with a different alpha."""
     try:
         content = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         if content.get("peft_type") != "LORA":
@@ -233,7 +232,7 @@ def _read_config(folder: Path) -> tuple[LoRAConfig, dict[str, float]]:
 
 
 def _part_of(tensors: dict[str, Tensor], module: str, third: int | None) -> dict[str, Tensor]:
-    """Our tensors of one layer, cut out of a fused one if need be."""
+    """Our tensors of one layer, cut out of a fused one if needed."""
     try:
         a, b = (tensors[f"{PREFIX}{module}.lora_{which}.weight"] for which in "AB")
     except KeyError as error:

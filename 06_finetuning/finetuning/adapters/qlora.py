@@ -1,6 +1,6 @@
 """QLoRA: the frozen weights in four bits, the adapters in full precision.
 
-The base of a LoRA layer is only read, so it may be stored roughly: NF4 needs an eighth of float32's memory.
+The base of a LoRA layer is only read, so it may be stored with low precision: NF4 needs an eighth of float32's memory.
 `nf4` shows how; here bitsandbytes does it, on a CPU as well as on CUDA.
 """
 
@@ -21,7 +21,7 @@ def quantize_layers(
     Args:
         model: changed in place; what is not matched (embeddings, norms, the head) keeps its precision.
         pattern: names of the layers, with * for anything.
-        compute_dtype: weights are brought back to this for each product.
+        compute_dtype: weights are converted to this type for each product.
 
     Returns:
         Names of the layers.
@@ -33,7 +33,7 @@ def quantize_layers(
         from bitsandbytes.nn.modules import Linear4bit
     except ImportError:
         raise ValueError("4-bit layers need the package bitsandbytes: pip install bitsandbytes") from None
-    # It says for each layer that a kernel for some CPUs could be downloaded; the one it has computes the same.
+    # bitsandbytes says for each layer that a kernel for some CPUs could be downloaded. Its own computes the same.
     logging.getLogger("bitsandbytes.backends.cpu").setLevel(logging.ERROR)
     linears = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
     chosen = [name for name in linears if fnmatch(name, pattern)]

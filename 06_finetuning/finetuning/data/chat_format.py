@@ -4,10 +4,10 @@ A template marks who speaks with special tokens:
 
     <|endoftext|><|user|>What does str.split do?<|end|><|assistant|>It cuts a string …<|end|>
 
-Two rules make it safe and exact. The marks are special tokens, and what people write is encoded with
-none allowed: a user who types `<|assistant|>` gets the characters, never the token, so no text can
-forge a role. And the loss is taken on the assistant's words and the mark that ends them, nothing else:
-the model should answer, not imitate the questions.
+Two rules make it safe and exact. First, the marks are special tokens, and what people write is encoded with no
+special token allowed: a user who types `<|assistant|>` gets the characters, never the token, so no text can
+forge a role. Second, the loss is taken only on the assistant's words and the mark that ends them: the model
+should answer, not imitate the questions.
 """
 
 from __future__ import annotations
@@ -198,7 +198,7 @@ def check_conversation(conversation: Conversation) -> None:
     """Check that the roles take turns: an optional system message, then user, assistant, user, …
 
     Raises:
-        ConversationError: empty, an unknown role, or out of turn; says which message.
+        ConversationError: the conversation is empty, a role is unknown, or one is out of turn; says which message.
     """
     if not conversation:
         raise ConversationError("the conversation is empty")
@@ -220,7 +220,7 @@ def fit_conversation(
 ) -> EncodedConversation:
     """Encode a conversation for training, leaving out its oldest exchanges until it fits.
 
-    Whole exchanges go, never a part of a message, and the system message stays.
+    Whole exchanges are left out, never a part of a message, and the system message stays.
 
     Args:
         conversation: ends with the assistant.

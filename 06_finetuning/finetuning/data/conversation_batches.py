@@ -1,8 +1,8 @@
 """Batches of conversations: packed side by side, invisible to one another.
 
-Conversations are short, a context is long. Padding each to the context would spend most of the work on
-nothing, so several are packed into one row. A document mask keeps them apart, positions start anew in each,
-and the loss is then the same as if each had come alone.
+Conversations are short, and a context is long. Padding each to the context would spend most of the work on
+nothing, so several are packed into one row. A document mask keeps them apart, and positions start again in
+each. The loss is then the same as if each conversation had a row of its own.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ class ConversationBatches:
 
     Args:
         conversations: each at most context_length + 1 tokens.
-        context_length: of a row.
-        seed: of the order.
-        pack: several in a row; otherwise one, padded.
+        context_length: tokens of a row.
+        seed: decides the order.
+        pack: put several into one row; otherwise each row has one, padded.
         rank: of this process.
         world_size: how many processes draw; a batch is their rows together.
 

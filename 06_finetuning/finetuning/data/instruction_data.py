@@ -98,7 +98,7 @@ def read_instruction_data(path: Path | str) -> InstructionData:
     """Read a JSON, JSONL or Parquet file, or every such file of a folder.
 
     Raises:
-        InstructionDataError: no such file, not readable as its ending says, or no usable record in it.
+        InstructionDataError: there is no such file, its content does not fit its ending, or it has no usable record.
     """
     path = Path(path)
     try:

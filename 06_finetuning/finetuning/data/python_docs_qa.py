@@ -10,11 +10,11 @@ Every documented public symbol gives some of these:
 
 and conversations that go on: a second question refers to the first by "its" or "it".
 
-What it can teach a small model: the form of a conversation, to answer what was asked and then stop, and
-the answers it has seen. What it cannot: knowledge of symbols that are in no answer. A held-out question is
-about a symbol of which no training question asks, but whose documentation may be in the pretraining text;
-"what does" questions are then a test of memory, "summarise" of reading. The wording of questions comes from a
-dozen patterns, so do not expect the model to understand others.
+It can teach a small model the form of a conversation, to answer what was asked and then stop, and the answers
+that the model has seen. It cannot teach knowledge of symbols that are in no answer. A held-out question is about
+a symbol that no training question asks about, but the documentation of that symbol may be in the pretraining
+text. "What does" questions are then a test of memory, and "summarise" a test of reading. The wording of questions
+comes from a dozen patterns, so do not expect the model to understand other wordings.
 
 python -m finetuning.data.python_docs_qa
 """
@@ -51,7 +51,7 @@ class QuestionSet:
 
     Args:
         train: to learn from.
-        held_out: about symbols of which `train` does not speak.
+        held_out: about symbols that `train` has no questions about.
         preferences: for the symbols of `train`: the right answer, and one that belongs to another symbol.
     """
 

@@ -15,7 +15,7 @@ class ShuffledSource(ABC):
 
     Args:
         count: how many items there are.
-        seed: of the order.
+        seed: decides the order.
 
     Raises:
         ValueError: there are none.
