@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,8 +42,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--temperature", type=float, default=defaults.temperature, help="0 is greedy, 1 as trained")
     parser.add_argument("--top-k", type=int, default=defaults.top_k, help="keep the k likeliest tokens; 0: all")
     parser.add_argument("--top-p", type=float, default=defaults.top_p, help="keep this much probability; 1: all")
-    parser.add_argument("--min-p", type=float, default=defaults.min_p, help="keep what is this likely beside the best")
-    parser.add_argument("--repetition-penalty", type=float, default=defaults.repetition_penalty, help="1: none")
+    parser.add_argument(
+        "--min-p",
+        type=float,
+        default=defaults.min_p,
+        help="keep tokens at least this fraction as likely as the best; 0: all",
+    )
+    parser.add_argument(
+        "--typical-p", type=float, default=defaults.typical_p, help="keep the most typical tokens; 1: all"
+    )
+    for name in ("repetition", "presence", "frequency"):
+        default = getattr(defaults, f"{name}_penalty")
+        parser.add_argument(f"--{name}-penalty", type=float, default=default, help=f"{default:g}: none")
     parser.add_argument("--stop", action="append", default=[], help="end before this string; may be repeated")
     parser.add_argument("--seed", type=int, help="repeat the same draw")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto")
@@ -56,16 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    parameters = SamplingParameters(
-        max_tokens=options.max_tokens,
-        temperature=options.temperature,
-        top_k=options.top_k,
-        top_p=options.top_p,
-        seed=options.seed,
-        min_p=options.min_p,
-        repetition_penalty=options.repetition_penalty,
-        stop=tuple(options.stop),
-    )
+    names = [field.name for field in dataclasses.fields(SamplingParameters) if hasattr(options, field.name)]
+    parameters = SamplingParameters(**{name: getattr(options, name) for name in names} | {"stop": tuple(options.stop)})
     path = Path(options.checkpoint) if options.checkpoint else newest_run()
     placement = choose_placement(options.device, options.precision)
     loaded = load_for_inference(path, placement.device)

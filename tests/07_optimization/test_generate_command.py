@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from optimization import generate_command as command_line
 from optimization.generate_command import main
+from transformer.sampling import SamplingParameters
 
 
 def test_the_command_streams_the_continuation(trained_run: Path, capsys):
@@ -47,12 +49,36 @@ def test_the_interactive_command_outlives_a_bad_prompt(trained_run: Path, capsys
     assert captured.out.startswith("Return")
 
 
+IMPOSSIBLE = {
+    "max_tokens": 0,
+    "temperature": -1,
+    "top_k": -1,
+    "top_p": 0,
+    "seed": -1,
+    "min_p": 2,
+    "typical_p": 0,
+    "repetition_penalty": 0,
+    "presence_penalty": 101,
+    "frequency_penalty": 101,
+}
+
+
+def test_every_sampling_parameter_has_an_option_but_the_bias_of_single_tokens():
+    names = {field.name for field in dataclasses.fields(SamplingParameters)}
+    assert names == IMPOSSIBLE.keys() | {"stop", "logit_bias"}
+
+
+@pytest.mark.parametrize("name", IMPOSSIBLE)
+def test_an_impossible_value_is_refused_before_a_model_is_loaded(name: str, capsys):
+    assert main(["--checkpoint", "no/such/run", f"--{name.replace('_', '-')}={IMPOSSIBLE[name]}"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {name} must be") and error.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--checkpoint", "no/such/run", "--prompt", "x"], "there is no checkpoint at"),
-        (["--prompt", "x", "--max-tokens", "0"], "max_tokens must be between 1 and 1,000,000, got 0"),
-        (["--prompt", "x", "--max-tokens", "999999999"], "got 999,999,999"),
         (["--prompt", "x" * 500], "shorten the prompt"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Iterator
@@ -11,6 +12,8 @@ import pytest
 import torch
 from support.serving import CONTEXT, Served, events_of, serve, tiny_models
 
+from deployment.routes.schemas import SamplingFields
+from deployment.settings import Limits
 from finetuning.data.chat_format import Message
 from transformer.sampling import SamplingParameters, generate
 
@@ -24,6 +27,26 @@ def served() -> Iterator[Served]:
 @pytest.fixture(scope="module")
 def client(served: Served) -> openai.OpenAI:
     return openai.OpenAI(base_url=served.url + "/v1", api_key="unused", max_retries=0)
+
+
+def test_every_sampling_parameter_can_be_set_in_a_request():
+    chosen = {
+        "max_tokens": 3,
+        "temperature": 0.5,
+        "top_k": 7,
+        "top_p": 0.5,
+        "seed": 4,
+        "min_p": 0.1,
+        "typical_p": 0.5,
+        "repetition_penalty": 1.5,
+        "presence_penalty": 0.5,
+        "frequency_penalty": 0.25,
+        "logit_bias": {3: 1.0},
+        "stop": ("x",),
+    }
+    assert chosen.keys() == {field.name for field in dataclasses.fields(SamplingParameters)}
+    body = json.dumps(chosen)  # as it comes in: ids are strings, a tuple is a list
+    assert SamplingFields.model_validate_json(body).sampling(Limits(), 10) == SamplingParameters(**chosen)
 
 
 def plain_text(served: Served, ids: list[int], parameters: SamplingParameters) -> str:

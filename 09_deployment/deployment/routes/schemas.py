@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -63,20 +64,14 @@ class SamplingFields(Body):
             if not string:
                 raise ApiError(400, "stop must not contain an empty string: it would stop at once", "stop")
             check_limit("stop", len(string), MAX_STOP_CHARACTERS, "characters in a string")
-        return SamplingParameters(
-            max_tokens=wanted,
-            temperature=self.temperature,
-            top_k=self.top_k,
-            top_p=self.top_p,
-            seed=None if self.seed is None else (self.seed + choice) % 2**63,
-            min_p=self.min_p,
-            typical_p=self.typical_p,
-            repetition_penalty=self.repetition_penalty,
-            presence_penalty=self.presence_penalty,
-            frequency_penalty=self.frequency_penalty,
-            logit_bias=dict(self.logit_bias or {}),
-            stop=tuple(stop),
-        )
+        # Every field that has the name of a parameter is passed on, so that none can be forgotten here.
+        names = [
+            field.name for field in dataclasses.fields(SamplingParameters) if field.name in type(self).model_fields
+        ]
+        values = {name: getattr(self, name) for name in names}
+        seed = None if self.seed is None else (self.seed + choice) % 2**63
+        values |= {"max_tokens": wanted, "seed": seed, "logit_bias": dict(self.logit_bias or {}), "stop": tuple(stop)}
+        return SamplingParameters(**values)
 
 
 class TextPart(Body):
