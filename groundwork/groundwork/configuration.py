@@ -57,6 +57,8 @@ class ConfigurationParser(Generic[Configuration]):
 
     def _as_field(self, argument: str) -> str:
         """Change `--output-dir` to `--output_dir`, the name of the field in YAML files; both spellings are allowed."""
+        if not argument.startswith("--"):
+            return argument
         name, equals, value = argument.partition("=")
         field = "--" + name.removeprefix("--").replace("-", "_")
         return f"{field}{equals}{value}" if field in self._parser._option_string_actions else argument
