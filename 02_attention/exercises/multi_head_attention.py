@@ -78,12 +78,12 @@ class _Store:
 
 class _Scale(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
-        """This stands for a norm. It is not linear, so its place matters."""
+        """This takes the place of a norm. It is not linear, so its place matters."""
         return x.tanh()
 
 
 def _turned(heads: Tensor) -> Tensor:
-    """This stands for rotary positions. It depends on the place in time and mixes dimensions."""
+    """This takes the place of rotary positions. It depends on the place in time and mixes dimensions."""
     angles = torch.arange(heads.shape[-2], dtype=heads.dtype)[:, None]
     return heads * angles.cos() + heads.roll(1, dims=-1) * angles.sin()
 

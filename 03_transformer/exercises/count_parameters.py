@@ -64,7 +64,7 @@ def cases() -> Iterator[Case]:
 
 
 def _mistaken(**forgotten: Any) -> Callable[..., Any]:
-    """The count of a configuration of which one setting was ignored."""
+    """The count of a configuration in which one setting was ignored."""
 
     def count_parameters(config: GPTConfig) -> ParameterCount:
         return _reference(dataclasses.replace(config, **forgotten))
