@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from filelock import FileLock
 
 from neural_networks.corpora import load_corpus
 from neural_networks.corpus import Corpus
@@ -63,9 +65,16 @@ def shared_data() -> Path:
 
 
 @pytest.fixture(scope="session")
-def documentation() -> Corpus:
-    """The whole default corpus; it takes a quarter of a minute to collect."""
-    return load_corpus("python_docs", 0.05)
+def documentation(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    """The whole default corpus. It takes a quarter of a minute to collect, so one worker does it for all."""
+    base = tmp_path_factory.getbasetemp()
+    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "documentation.json"
+    with FileLock(f"{shared}.lock"):
+        if not shared.exists():
+            corpus = load_corpus("python_docs", 0.05)
+            shared.write_text(json.dumps([corpus.train, corpus.validation]), encoding="utf-8")
+    train, validation = json.loads(shared.read_text(encoding="utf-8"))
+    return Corpus("python_docs", tuple(train), tuple(validation))
 
 
 @pytest.fixture(autouse=True)
