@@ -7,7 +7,6 @@ tokenizer in JSON, and a manifest with the SHA-256 of every file. Nothing in it 
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import re
 from collections.abc import Callable
@@ -21,6 +20,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from groundwork.files import read_json
+from groundwork.text_sources import TextError
 from tokenizer.interface import Tokenizer, TokenizerError
 from tokenizer.loading import load_tokenizer
 from training.checkpoints.manifest import MANIFEST, sha256_of
@@ -51,8 +52,8 @@ def best_checkpoint(run_folder: Path) -> Path | None:
     """The checkpoint of a run with the lowest validation loss; None where none was measured that is a finite number."""
     losses = {}
     for folder in list_checkpoints(run_folder):
-        with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
-            loss = float(json.loads((folder / "state.json").read_text(encoding="utf-8")).get("validation_loss"))
+        with contextlib.suppress(ValueError, TypeError):
+            loss = float(read_json(folder / "state.json")["validation_loss"])
             if math.isfinite(loss):
                 losses[folder] = loss
     return min(losses, key=lambda folder: losses[folder]) if losses else None
@@ -71,13 +72,12 @@ def verify_checkpoint(folder: Path) -> None:
     Raises:
         CheckpointError: a file is missing, was cut short or changed, or there is no manifest.
     """
+    if not (folder / MANIFEST).exists():
+        raise CheckpointError(f"{folder} is not a checkpoint: it has no {MANIFEST}")
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        expected = dict(manifest.items())
-    except FileNotFoundError:
-        raise CheckpointError(f"{folder} is not a checkpoint: it has no {MANIFEST}") from None
-    except (ValueError, AttributeError, OSError) as error:
-        raise CheckpointError(f"{folder / MANIFEST} is damaged: {error}") from None
+        expected = read_json(folder / MANIFEST)
+    except TextError as error:
+        raise CheckpointError(f"{folder} is damaged: {error}") from None
     required = {"model.safetensors", "config.yaml", "tokenizer.json"}
     for name in sorted(required | expected.keys()):
         path = folder / name
@@ -235,7 +235,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
     path = folder / "config.yaml"
     try:
         settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from None
     if not isinstance(settings, dict):
         raise CheckpointError(f"{path} does not hold a configuration")
@@ -262,7 +262,6 @@ def load_weights(model: nn.Module, folder: Path | str) -> None:
 def read_state(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """What `save_checkpoint` was given as `state` and `state_tensors`."""
     try:
-        state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-        return state, load_file(folder / "state.safetensors")
+        return read_json(folder / "state.json"), load_file(folder / "state.safetensors")
     except (OSError, ValueError, SafetensorError) as error:
         raise CheckpointError(f"{folder} cannot be resumed from: {error}") from None

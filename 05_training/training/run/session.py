@@ -92,7 +92,10 @@ class Session:
         """
         trainer, run = self.trainer, self.trainer.run
         if trainer.finished:
-            self.console.print(f"{self.checkpoint} has all {trainer.step} steps; to train again, add --resume never")
+            self.console.print(
+                f"{self.checkpoint} has all {trainer.step} steps; to train longer, raise training.max_steps; "
+                "to train again, add --resume never"
+            )
         tracker = None
         if run.workers.is_main:
             warn = partial(self.console.print, markup=False, highlight=False)
