@@ -272,7 +272,8 @@ class Trainer:
         """
         weights = model_weights(self.model)
         values, tensors = self.state()
-        values["validation_loss"] = self.last_validation.get("validation_loss")  # says which checkpoint is the best
+        loss = self.last_validation.get("validation_loss", math.nan)
+        values["validation_loss"] = loss if math.isfinite(loss) else None  # says which checkpoint is the best
         if self.average is not None:
             # A user loads the average; training continues from the weights themselves.
             tensors |= {f"raw.{name}": tensor for name, tensor in weights.items()}

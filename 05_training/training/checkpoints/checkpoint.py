@@ -39,6 +39,10 @@ class CheckpointError(ValueError):
     """A checkpoint that is missing, damaged or not for this model."""
 
 
+class RemovedError(CheckpointError):
+    """A checkpoint that was removed while it was read, because a run that goes on keeps only the newest."""
+
+
 @dataclass(frozen=True)
 class LoadedModel:
     """What inference needs from a checkpoint."""
@@ -53,7 +57,7 @@ def best_checkpoint(run_folder: Path) -> Path | None:
     losses = {}
     for folder in list_checkpoints(run_folder):
         with contextlib.suppress(ValueError, TypeError):
-            loss = float(read_json(folder / "state.json")["validation_loss"])
+            loss = float(read_json(folder / "state.json").get("validation_loss"))  # type: ignore[arg-type]
             if math.isfinite(loss):
                 losses[folder] = loss
     return min(losses, key=lambda folder: losses[folder]) if losses else None
@@ -100,20 +104,14 @@ def find_checkpoint(path: Path | str) -> Path:
             is damaged, the one before it is returned and a warning is printed.
     """
     path = Path(path)
-    if path.name == "best" and not path.exists() and (best := best_checkpoint(path.parent)) is not None:
-        path = best
+    if path.name == "best" and not path.exists():
+        while (best := best_checkpoint(path.parent)) is not None:
+            with contextlib.suppress(RemovedError):
+                return _verified(best)
     if not path.exists():
         raise CheckpointError(f"there is no checkpoint at {path}; train one first: make train")
     if (path / MANIFEST).exists() or STEP_FOLDER.fullmatch(path.name):
-        try:
-            verify_checkpoint(path)
-        except CheckpointError:
-            if path.exists():
-                raise
-            raise CheckpointError(
-                f"{path} was just removed by the run that goes on there; name the run's folder"
-            ) from None
-        return path
+        return _verified(path)
     folder, problems = _newest_whole(path)
     if folder is not None:
         for problem in problems:
@@ -129,20 +127,28 @@ def find_checkpoint(path: Path | str) -> Path:
     raise CheckpointError(f"there is no checkpoint in {path}; train one first: make train")
 
 
+def _verified(folder: Path) -> Path:
+    try:
+        verify_checkpoint(folder)
+    except CheckpointError:
+        if folder.exists():
+            raise
+        raise RemovedError(f"{folder} was just removed by the run that goes on there; name the run's folder") from None
+    return folder
+
+
 def _newest_whole(run_folder: Path) -> tuple[Path | None, list[str]]:
     """The newest checkpoint that is whole, and what is wrong with those after it."""
     for _ in range(ATTEMPTS):
         problems: list[str] = []
-        for folder in reversed(list_checkpoints(run_folder)):
-            try:
-                verify_checkpoint(folder)
-            except CheckpointError as error:
-                if not folder.exists():
-                    break  # the run that goes on there removed it, so there are newer ones by now
-                problems.append(str(error))
-            else:
-                return folder, problems
-        else:
+        with contextlib.suppress(RemovedError):  # there are newer ones by now
+            for folder in reversed(list_checkpoints(run_folder)):
+                try:
+                    return _verified(folder), problems
+                except CheckpointError as error:
+                    if isinstance(error, RemovedError):
+                        raise
+                    problems.append(str(error))
             break
     return None, problems
 
