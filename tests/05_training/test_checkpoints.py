@@ -167,7 +167,7 @@ class Scorer(torch.nn.Module):
 
 def test_weights_of_any_module_are_saved_and_loaded_and_those_of_another_one_are_refused(run_copy: Path, tmp_path):
     model, tokenizer = Scorer(), load_model(run_copy).tokenizer
-    folder = checkpoint_module.save_checkpoint(tmp_path, 1, model_weights(model), tokenizer, {})
+    folder = save_checkpoint(tmp_path, 1, model_weights(model), tokenizer, {})
     other = Scorer()
     checkpoint_module.load_weights(other, str(folder))
     assert torch.equal(other.embedding.weight, model.embedding.weight)

@@ -37,6 +37,7 @@ def test_a_failure_leaves_the_file_as_it_was(tmp_path: Path):
 def test_what_a_killed_process_left_of_the_same_file_is_removed(tmp_path: Path):
     path = tmp_path / "a[1].txt"  # brackets mean something to glob
     with replacing(path) as temporary:
+        temporary.touch()
         pattern = temporary.name
     names = [pattern.replace(f".{os.getpid()}.", f".{process}.") for process in (2**22 + 5, os.getppid())]
     other = pattern.replace(f".{platform.node()}.", ".elsewhere.").replace(f".{os.getpid()}.", f".{2**22 + 5}.")

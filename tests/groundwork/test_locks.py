@@ -17,7 +17,8 @@ HOLD = """
 import sys, time
 from pathlib import Path
 from groundwork.locks import ProcessLock
-assert ProcessLock(Path(sys.argv[1])).acquire()
+lock = ProcessLock(Path(sys.argv[1]))
+assert lock.acquire()
 print("held", flush=True)
 time.sleep(60)
 """
