@@ -128,7 +128,8 @@ def _with_defaults(settings: dict[str, Any], config: Any) -> dict[str, Any]:
                 completed[field.name] = field.default
             elif field.default_factory is not dataclasses.MISSING:
                 default = field.default_factory()
-                completed[field.name] = dataclasses.asdict(default) if dataclasses.is_dataclass(default) else default
+                is_section = dataclasses.is_dataclass(default) and not isinstance(default, type)
+                completed[field.name] = dataclasses.asdict(default) if is_section else default
         elif dataclasses.is_dataclass(value) and isinstance(settings[field.name], dict):
             completed[field.name] = _with_defaults(settings[field.name], value)
     return completed
