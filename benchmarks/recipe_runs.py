@@ -14,7 +14,8 @@ from rich.console import Console
 
 from training.data.batches import Batch
 from training.data.data_loader import WindowLoader
-from training.data.data_preparation import PreparedDataset, prepare_dataset
+from training.data.data_preparation import prepare_dataset
+from training.data.prepared_dataset import PreparedDataset
 from training.data.token_files import Tokens
 from training.parallel.workers import Workers
 from training.placement import choose_placement

@@ -15,9 +15,8 @@ from pathlib import Path
 
 from groundwork.files import write_atomically
 from reporting import describe_machine
-from training.checkpoints.checkpoint import CheckpointError, find_checkpoint, read_settings
-from training.run.report import SUMMARY_FILE
-from training.run.tracking import CURVE_FILE
+from training.checkpoints.checkpoint import CheckpointError, read_checkpoint, read_settings
+from training.run.tracking import CURVE_FILE, SUMMARY_FILE
 
 
 def main() -> int:
@@ -28,7 +27,7 @@ def main() -> int:
     parser.add_argument("--command", required=True, help="the command that made the run")
     options = parser.parse_args()
     try:
-        settings = read_settings(find_checkpoint(options.run))
+        settings = read_checkpoint(options.run, read_settings)
         summary = json.loads((options.run / SUMMARY_FILE).read_text(encoding="utf-8"))
     except (CheckpointError, OSError) as error:
         print(f"error: {options.run} is not a finished run: {error}", file=sys.stderr)

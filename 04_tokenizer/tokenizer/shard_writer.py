@@ -5,6 +5,7 @@ Read them by `np.memmap(path, dtype=...)`. The prepared data sets of stage 5 hav
 
 from __future__ import annotations
 
+import re
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -24,7 +25,8 @@ def id_dtype(vocab_size: int) -> np.dtype:
 class ShardWriter:
     """Writes ids under temporary names; the files get their names together, at the end of the `with` block.
 
-    If the block raises an error, no file is left.
+    Files of an earlier encoding with this output, such as shards with higher numbers, are then removed, because a reader
+    would take them for the end of this one. If the block raises an error, no file is left, and the earlier ones stay.
 
     Args:
         output: the file to write, such as `train.bin`. With shards, `train_00000.bin`, `train_00001.bin`, …
@@ -47,6 +49,11 @@ class ShardWriter:
     ) -> None:
         self._file.close()
         self._unfinished.__exit__(kind, error, trace)
+        if kind is None:
+            name = re.compile(rf"{re.escape(self._output.stem)}(_\d{{5,}})?{re.escape(self._output.suffix)}")
+            for file in self._output.parent.iterdir():
+                if name.fullmatch(file.name) and file not in self.paths:
+                    file.unlink()
 
     def write(self, ids: NDArray[np.unsignedinteger]) -> None:
         """Append ids, `(ids,)`; each must fit into the dtype."""

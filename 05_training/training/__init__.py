@@ -8,8 +8,8 @@ if TYPE_CHECKING:
     from training.checkpoints.checkpoint import (
         load_model as load_model,
         newest_run as newest_run,
-        save_checkpoint as save_checkpoint,
     )
+    from training.checkpoints.saving import save_checkpoint as save_checkpoint
     from training.loss import cross_entropy as cross_entropy
     from training.optimizers.adamw import AdamW as AdamW
     from training.optimizers.muon import Muon as Muon
@@ -22,7 +22,8 @@ else:
     __getattr__, __dir__, __all__ = open_front_door(
         __name__,
         {
-            "checkpoints.checkpoint": ("load_model", "newest_run", "save_checkpoint"),
+            "checkpoints.checkpoint": ("load_model", "newest_run"),
+            "checkpoints.saving": ("save_checkpoint",),
             "loss": ("cross_entropy",),
             "optimizers.adamw": ("AdamW",),
             "optimizers.muon": ("Muon",),

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from groundwork.tensor_files import save_tensors
 from training.data.batches import Batch
 
@@ -57,17 +59,23 @@ class LossMonitor:
         self.skipped += 1
         self.skipped_in_a_row += 1
 
-    def save_batches(self, reason: str, step: int, rank: int, batches: Sequence[Batch]) -> Path:
-        """Write the micro-batches of a step to a safetensors file, `MICROBATCH.NAME`, and return its path."""
+    def save_batches(self, reason: str, step: int, rank: int, batches: Sequence[Batch]) -> str:
+        """Write the micro-batches of a step to a safetensors file, `MICROBATCH.NAME`, and say where it is.
+
+        A file that cannot be written is not worth the end of a run, so that too is only said.
+        """
         path = self.run_folder / f"{reason}_step_{step:08d}_rank_{rank}.safetensors"
-        self.run_folder.mkdir(parents=True, exist_ok=True)
         tensors = {
             f"{index}.{name}": tensor.detach().cpu().contiguous().clone()
             for index, batch in enumerate(batches)
             for name, tensor in batch.tensors.items()
         }
-        save_tensors(tensors, path)
-        return path
+        try:
+            self.run_folder.mkdir(parents=True, exist_ok=True)
+            save_tensors(tensors, path)
+        except (OSError, SafetensorError) as error:
+            return f"its batch could not be saved as {path}: {error}"
+        return f"its batch is in {path}"
 
     def state_dict(self) -> dict[str, Any]:
         """What it has learned, in JSON types."""

@@ -23,7 +23,8 @@ from torch import Tensor
 
 from tokenizer.interface import Tokenizer
 from training.anomalies import LossMonitor
-from training.checkpoints.checkpoint import SHARDS, CheckpointError, load_weights, read_state, save_checkpoint
+from training.checkpoints.checkpoint import SHARDS, CheckpointError, load_weights, read_state
+from training.checkpoints.saving import save_checkpoint
 from training.checkpoints.sharded_state import load_shards, save_shards
 from training.checkpoints.weights import model_weights
 from training.data.batches import Batch, BatchSource, LossFunction
@@ -140,9 +141,9 @@ class Trainer:
             if self.average is not None:
                 self.average.update()
             if self.monitor.note(loss):
-                path = self.monitor.save_batches("spike", self.step, self.workers.rank, batches)
+                saved = self.monitor.save_batches("spike", self.step, self.workers.rank, batches)
                 usual = f"{self.monitor.mean:.3f} ± {math.sqrt(self.monitor.variance):.3f}"
-                warning = f"the loss of step {self.step} is {loss:.3f} where {usual} is usual; its batch is in {path}"
+                warning = f"the loss of step {self.step} is {loss:.3f} where {usual} is usual; {saved}"
         elif not (self.scaler.is_enabled() and math.isfinite(loss)):
             warning = self._skip(loss, batches)
         # With float16 an overflow of the scaled gradients is part of the method: the scale is lowered.
@@ -169,16 +170,16 @@ class Trainer:
 
     def _skip(self, loss: float, batches: list[Batch]) -> str:
         self.monitor.note_skipped()
-        path = self.monitor.save_batches("not_finite", self.step, self.workers.rank, batches)
+        saved = self.monitor.save_batches("not_finite", self.step, self.workers.rank, batches)
         what = (
             f"the loss became {loss}" if not math.isfinite(loss) else f"the gradient's norm became {self.gradient_norm}"
         )
         if self.monitor.skipped_in_a_row > self.recipe.training.max_skipped_steps:
             raise TrainingError(
                 f"{what} at step {self.step}, {self.monitor.skipped_in_a_row} steps in a row; lower optimizer.lr "
-                f"(now {self.recipe.optimizer.lr:g}) or raise schedule.warmup_steps; the batch is in {path}"
+                f"(now {self.recipe.optimizer.lr:g}) or raise schedule.warmup_steps; {saved}"
             )
-        return f"{what} at step {self.step}: skipped, {self.monitor.skipped} so far; its batch is in {path}"
+        return f"{what} at step {self.step}: skipped, {self.monitor.skipped} so far; {saved}"
 
     # --- the run -----------------------------------------------------------------------------
 
@@ -271,7 +272,8 @@ class Trainer:
         """
         weights = model_weights(self.model)
         values, tensors = self.state()
-        values["validation_loss"] = self.last_validation.get("validation_loss")  # says which checkpoint is the best
+        loss = self.last_validation.get("validation_loss", math.nan)
+        values["validation_loss"] = loss if math.isfinite(loss) else None  # says which checkpoint is the best
         if self.average is not None:
             # A user loads the average; training continues from the weights themselves.
             tensors |= {f"raw.{name}": tensor for name, tensor in weights.items()}

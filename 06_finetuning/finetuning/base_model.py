@@ -8,7 +8,7 @@ from finetuning.data.chat_format import ChatTemplate, chat_template
 from tokenizer.huggingface_files import load_huggingface
 from tokenizer.interface import Tokenizer, TokenizerError
 from tokenizer.interop import load_gpt2_files
-from training.checkpoints.checkpoint import find_checkpoint, load_model, read_settings
+from training.checkpoints.checkpoint import load_model, read_checkpoint, read_settings
 from transformer.gpt_model import GPTModel
 from transformer.pretrained import find_folder, load_pretrained
 
@@ -51,5 +51,5 @@ def template_of(checkpoint: Path | str) -> ChatTemplate | None:
     Raises:
         CheckpointError: there is no such checkpoint.
     """
-    name = read_settings(find_checkpoint(checkpoint)).get("chat_template")
+    name = read_checkpoint(checkpoint, read_settings).get("chat_template")
     return chat_template(name) if name else None

@@ -33,6 +33,7 @@ class FinetuningDataConfig:
     pack: bool = True
 
     def __post_init__(self) -> None:
+        require(bool(self.source), 'data.source must be python_docs_qa, a file or a folder, got ""; "." is this folder')
         require(
             0.0 < self.held_out_fraction <= 0.5,
             f"data.held_out_fraction must be above 0 and at most 0.5, got {self.held_out_fraction}",
@@ -90,6 +91,7 @@ class FinetuningConfig:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
     def __post_init__(self) -> None:
+        require(bool(self.output_dir), 'output_dir must name a folder, got ""; "." is this folder')
         require(
             not self.quantize_base or self.lora is not None, "quantize_base needs lora: 4-bit weights cannot be learned"
         )

@@ -10,8 +10,10 @@ from finetuning.base_model import load_base
 from finetuning.data.chat_format import TEMPLATES, chat_template
 from finetuning.vocabulary_extension import add_special_tokens
 from groundwork.user_errors import report_user_errors
-from training.checkpoints.checkpoint import CheckpointError, list_checkpoints, save_checkpoint
+from training.checkpoints.checkpoint import CheckpointError, list_checkpoints
+from training.checkpoints.saving import save_checkpoint
 from training.checkpoints.weights import model_weights
+from training.run.run_folder import RunFolder
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,7 +33,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _import(options: argparse.Namespace) -> int:
-    if options.output.is_dir() and list_checkpoints(options.output):
+    with RunFolder(options.output):
+        return _import_into(options)
+
+
+def _import_into(options: argparse.Namespace) -> int:
+    if list_checkpoints(options.output):
         raise CheckpointError(f"{options.output} holds a run already; choose another --output")
     model, tokenizer = load_base(options.source, options.context_length)
     if options.chat_template is not None:

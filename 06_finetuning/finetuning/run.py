@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import hashlib
+import json
+import platform
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from rich.console import Console
 
@@ -21,6 +25,7 @@ from finetuning.config import FinetuningConfig
 from finetuning.data.chat_format import ChatTemplate, Message, chat_template
 from finetuning.data.conversation_batches import ConversationBatches
 from finetuning.data.instruction_data import (
+    SUFFIXES,
     Example,
     InstructionData,
     InstructionDataError,
@@ -38,12 +43,15 @@ from finetuning.dpo import (
 from finetuning.grpo import GRPOLoss, RolloutBatches, VerifiableTask
 from finetuning.supervised_finetuning import conversation_loss, encode_examples, mean_conversation_loss
 from finetuning.vocabulary_extension import add_special_tokens
+from groundwork.text_sources import find_text_files
 from tokenizer.interface import Tokenizer
-from training.checkpoints.checkpoint import save_checkpoint
-from training.checkpoints.weights import model_weights
+from training.checkpoints.manifest import sha256_of
+from training.checkpoints.saving import save_checkpoint
+from training.checkpoints.weights import model_weights, weights_sha256
 from training.data.batches import BatchSource, LossFunction
 from training.placement import Placement, choose_placement
 from training.run.report import duration
+from training.run.run_folder import RunFolder
 from training.run.session import Session, in_words
 from training.run.tracking import Tracker
 from training.trainer import Run, Trainer, Validate
@@ -60,14 +68,22 @@ def run_finetuning(config: FinetuningConfig, console: Console) -> int:
     Raises:
         ValueError: one of several kinds, with one line for the user.
     """
+    with RunFolder(config.output_dir) as folder:
+        return _run(config, console, folder)
+
+
+def _run(config: FinetuningConfig, console: Console, folder: RunFolder) -> int:
     torch.manual_seed(config.seed)
     placement = choose_placement(config.device, config.precision)
     template = chat_template(config.chat_template)
     model, tokenizer = load_base(config.base, config.context_length)
+    base_sha256 = weights_sha256(model)
     tokenizer = add_special_tokens(model, tokenizer, template.special_tokens)
     context_length = min(config.context_length or model.config.context_length, model.config.context_length)
     data = load_data(config, console)
     settings = {**dataclasses.asdict(config), "model": model.config.to_dict()}
+    # What the names stood for when the run began: a file may have been edited since, a base trained further.
+    settings["prepared"] = {"base_sha256": base_sha256, "source_sha256": _source_sha256(config.data.source)}
     settings["training"]["sample_prompts"] = list(config.training.sample_prompts)
 
     if config.quantize_base:
@@ -76,7 +92,7 @@ def run_finetuning(config: FinetuningConfig, console: Console) -> int:
         add_lora(model, config.lora)
     model.to(placement.device)
     method = prepare_method(config, model, tokenizer, template, data, context_length, placement, console)
-    output = Path(config.output_dir)
+    output = folder.path
     trainer = Trainer(
         model,
         method.loss,
@@ -87,7 +103,7 @@ def run_finetuning(config: FinetuningConfig, console: Console) -> int:
         validate=method.validate,
     )
     session = FinetuningSession(trainer, console, config.tracking)
-    session.resume(config.resume)
+    session.resume(config, folder)
     learned = sum(p.numel() for p in model.parameters() if p.requires_grad)
     console.print(
         f"{config.method} of {config.base}: {learned:,} of {sum(p.numel() for p in model.parameters()):,} numbers are "
@@ -99,17 +115,34 @@ def run_finetuning(config: FinetuningConfig, console: Console) -> int:
         console.print(f"about {duration(seconds)}", highlight=False)
     if status := session.run():
         return status
-    model.eval()
+    with trainer.averaged():
+        _finish(config, trainer, template, data, console)
+    return 0
+
+
+def _finish(
+    config: FinetuningConfig, trainer: Trainer, template: ChatTemplate, data: FinetuningData, console: Console
+) -> None:
+    """Write what was made, and show it."""
+    model, tokenizer, output = trainer.model.eval(), trainer.run.tokenizer, Path(config.output_dir)
     if config.lora is not None:
         save_adapter(model, output / "adapter", base_model=config.base)
         console.print(f"Adapter, in peft's format: {output / 'adapter'}", highlight=False)
         if not config.quantize_base:  # 4-bit weights stay as they are; the adapter is what was made
             fold_adapter(model)
-            save_checkpoint(output, trainer.step, model_weights(model), tokenizer, settings)
+            save_checkpoint(output, trainer.step, model_weights(model), tokenizer, trainer.run.settings)
     if not config.quantize_base:
         print_conversations(model, tokenizer, template, data, console)
         console.print(f"\nTry next: python 07_optimization/generate.py --checkpoint {output}", highlight=False)
-    return 0
+
+
+def _source_sha256(source: str) -> str:
+    """A hash of all files of a source, in their order, or of what the documentation on this machine comes from."""
+    if source == "python_docs_qa":
+        installed = [platform.python_version(), np.__version__, torch.__version__]
+        return hashlib.sha256(json.dumps(installed).encode()).hexdigest()
+    hashes = [sha256_of(file) for file in find_text_files(source, SUFFIXES)]
+    return hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
 class FinetuningSession(Session):
@@ -123,7 +156,8 @@ class FinetuningSession(Session):
     def conclude(self, tracker: Tracker | None) -> None:
         """Print and record what is measured on held-out data."""
         if self.trainer.validate is not None and tracker is not None:
-            figures = self.trainer.validate(self.trainer)
+            with self.trainer.averaged():
+                figures = self.trainer.validate(self.trainer)
             tracker.log(self.trainer.step, **figures)
             self.console.print(in_words(figures))
 

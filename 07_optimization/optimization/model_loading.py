@@ -24,7 +24,7 @@ from optimization.weights.packed_quantized import (
 )
 from optimization.weights.quantization import QuantizedLayer
 from optimization.weights.quantized_model import is_quantized, load_quantized
-from training.checkpoints.checkpoint import LoadedModel, build_model, find_checkpoint, load_model
+from training.checkpoints.checkpoint import LoadedModel, build_model, read_checkpoint, read_model
 from transformer.gpt_model import GPTModel
 from transformer.transformer_block import TransformerBlock
 
@@ -35,12 +35,15 @@ def load_for_inference(path: Path | str, device: torch.device | str = "cpu") -> 
     Raises:
         CheckpointError: the checkpoint is missing, damaged or inconsistent.
     """
-    folder = find_checkpoint(path)
-    if not is_quantized(folder):
-        return load_model(folder, device)
-    model, tokenizer = build_model(folder)
-    load_quantized(folder, model)
-    return LoadedModel(model.to(device).eval(), tokenizer, folder)
+
+    def read(folder: Path) -> LoadedModel:
+        if not is_quantized(folder):
+            return read_model(folder, device)
+        model, tokenizer = build_model(folder)
+        load_quantized(folder, model)
+        return LoadedModel(model.to(device).eval(), tokenizer, folder)
+
+    return read_checkpoint(path, read)
 
 
 def inference_copy(model: GPTModel, dtype: torch.dtype, pack: bool = True, compiled: bool = False) -> GPTModel:

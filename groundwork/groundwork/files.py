@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import glob
 import os
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from groundwork.text_sources import TextError, parse_json, read_text
 
@@ -16,18 +20,28 @@ def replacing(path: Path | str) -> Iterator[Path]:
     """Write a file under a temporary name, and rename it at the end, so that no half file is left.
 
     The folder is made. If the block raises, the temporary file is removed, and a file that was there before stays.
+    A temporary file that a killed process of this machine left for the same path is removed too.
 
     Args:
         path: the file to write. Write to the path that the block gets; it is in the same folder.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    _remove_abandoned(path)
+    temporary = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.tmp")
     try:
         yield temporary
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Remove the temporary files of a path whose processes, on this machine, do not run any more."""
+    for abandoned in path.parent.glob(f".{glob.escape(f'{path.name}.{platform.node()}')}.*.tmp"):
+        process = abandoned.suffixes[-2][1:]
+        if process.isdigit() and not psutil.pid_exists(int(process)):
+            abandoned.unlink(missing_ok=True)
 
 
 def write_atomically(path: Path | str, text: str) -> None:

@@ -44,6 +44,8 @@ def find_text_files(path: Path | str, suffixes: Collection[str] = TEXT_SUFFIXES)
     Raises:
         TextError: there is no such path, or the folder contains no such file.
     """
+    if path == "":  # which `Path` takes for the current folder
+        raise TextError('"" is no path: name a file or a folder; "." is this folder')
     try:
         path = Path(path).expanduser()
     except RuntimeError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tracemalloc
 from itertools import islice
 from pathlib import Path
@@ -187,3 +188,22 @@ def test_shards_are_full_but_the_last_and_appear_together(tmp_path: Path):
         writer.write(np.arange(5))
         raise KeyError("x")
     assert [path.name for path in tmp_path.iterdir()] == ["new"]
+
+
+def test_shards_of_an_earlier_encoding_do_not_stay_behind_those_of_a_new_one(tmp_path: Path):
+    def encode(limit: int | None, fail: bool = False) -> list[str]:
+        with contextlib.suppress(KeyError), ShardWriter(tmp_path / "a.bin", id_dtype(300), limit) as writer:
+            writer.write(np.arange(8))
+            if fail:
+                raise KeyError
+        return sorted(path.name for path in tmp_path.iterdir())
+
+    others = ["a_1.bin", "b_00009.bin", "my_a_00009.bin"]
+    for name in others:
+        (tmp_path / name).touch()
+    small, large = ([f"a_{i:05d}.bin" for i in range(count)] for count in (4, 2))
+    assert encode(2) == sorted([*small, *others])
+    assert encode(4, fail=True) == sorted([*small, *others])  # what was whole stays whole
+    assert encode(4) == sorted([*large, *others])
+    assert encode(None) == sorted(["a.bin", *others])
+    assert encode(2) == sorted([*small, *others])

@@ -13,14 +13,20 @@ import pytest
 import torch
 import yaml
 
-from training.checkpoints import checkpoint as checkpoint_module
+from training.checkpoints import checkpoint as checkpoint_module, saving
 from training.checkpoints.checkpoint import (
     CheckpointError,
+    best_checkpoint,
     find_checkpoint,
     list_checkpoints,
     load_model,
     newest_run,
+    read_checkpoint,
+    read_state,
+    verify_checkpoint,
 )
+from training.checkpoints.manifest import sha256_of, write_manifest
+from training.checkpoints.saving import save_checkpoint
 from training.checkpoints.weights import model_weights
 from training.train_command import main
 
@@ -71,14 +77,14 @@ def test_weights_of_another_model_are_refused(run_copy: Path):
     settings["model"]["num_layers"] = 3
     (folder / "config.yaml").write_text(yaml.safe_dump(settings))
     manifest = json.loads((folder / "manifest.json").read_text())
-    manifest["config.yaml"] = checkpoint_module.sha256_of(folder / "config.yaml")
+    manifest["config.yaml"] = sha256_of(folder / "config.yaml")
     (folder / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(CheckpointError, match="does not fit the model"):
         load_model(folder)
 
 
 def test_a_full_disk_leaves_old_checkpoints_whole_and_no_half_one(tiny_settings, write_config, monkeypatch, capsys):
-    real, saved = checkpoint_module.save_tensors, []
+    real, saved = saving.save_tensors, []
 
     def save_until_full(tensors, path):
         saved.append(path)
@@ -87,7 +93,7 @@ def test_a_full_disk_leaves_old_checkpoints_whole_and_no_half_one(tiny_settings,
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
         real(tensors, path)
 
-    monkeypatch.setattr(checkpoint_module, "save_tensors", save_until_full)
+    monkeypatch.setattr(saving, "save_tensors", save_until_full)
     assert main(["--config", write_config(tiny_settings)]) == 1
     captured = capsys.readouterr()
     assert "No space left on device" in captured.err
@@ -122,8 +128,6 @@ def test_killed_at_random_moments_nothing_is_lost(tiny_settings, write_config, t
 
 
 def test_a_checkpoint_that_is_there_and_whole_is_never_replaced_but_a_damaged_one_is(run_copy: Path):
-    from training.checkpoints.checkpoint import read_state, save_checkpoint, verify_checkpoint
-
     folder = list_checkpoints(run_copy)[-1]
     loaded = load_model(folder)
     state, tensors = read_state(folder)
@@ -146,7 +150,7 @@ def test_the_folder_of_a_run_may_be_a_string(run_copy: Path, tmp_path: Path):
     loaded = load_model(run_copy)
     settings = {"model": loaded.model.config.to_dict()}
     weights = model_weights(loaded.model)
-    folder = checkpoint_module.save_checkpoint(str(tmp_path / "new"), 7, weights, loaded.tokenizer, settings)
+    folder = save_checkpoint(str(tmp_path / "new"), 7, weights, loaded.tokenizer, settings)
     assert folder == tmp_path / "new" / "step_00000007"
     again = load_model(str(folder)).model.state_dict()
     assert all(torch.equal(tensor, again[name]) for name, tensor in loaded.model.state_dict().items())
@@ -163,7 +167,7 @@ class Scorer(torch.nn.Module):
 
 def test_weights_of_any_module_are_saved_and_loaded_and_those_of_another_one_are_refused(run_copy: Path, tmp_path):
     model, tokenizer = Scorer(), load_model(run_copy).tokenizer
-    folder = checkpoint_module.save_checkpoint(tmp_path, 1, model_weights(model), tokenizer, {})
+    folder = save_checkpoint(tmp_path, 1, model_weights(model), tokenizer, {})
     other = Scorer()
     checkpoint_module.load_weights(other, str(folder))
     assert torch.equal(other.embedding.weight, model.embedding.weight)
@@ -173,3 +177,75 @@ def test_weights_of_any_module_are_saved_and_loaded_and_those_of_another_one_are
         checkpoint_module.load_weights(torch.nn.Linear(2, 2), list_checkpoints(run_copy)[-1])
     with pytest.raises(CheckpointError, match="does not fit the model"):
         checkpoint_module.load_weights(Scorer(), list_checkpoints(run_copy)[-1])
+
+
+def _copy(run: Path, step: int, loss: object) -> Path:
+    folder = Path(shutil.copytree(list_checkpoints(run)[-1], run / f"step_{step:08d}"))
+    (folder / "manifest.json").unlink()
+    state = json.loads((folder / "state.json").read_text())
+    (folder / "state.json").write_text(json.dumps({**state, "validation_loss": loss}))
+    write_manifest(folder)
+    return folder
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("-inf"), float("inf"), None, "low", [0.1]])
+def test_a_loss_that_is_not_a_number_is_never_the_best_and_the_best_is_not_removed(value, run_copy: Path):
+    best = _copy(run_copy, 61, 1.5)
+    odd = _copy(run_copy, 62, value)
+    _copy(run_copy, 63, 1.7)
+    assert best_checkpoint(run_copy) == best
+    loaded, settings = load_model(run_copy), yaml.safe_load((best / "config.yaml").read_text())
+    save_checkpoint(run_copy, 64, model_weights(loaded.model), loaded.tokenizer, settings, keep=2)
+    assert best.exists() and not odd.exists()
+    assert find_checkpoint(run_copy / "best") == best
+
+
+def test_a_checkpoint_that_cannot_be_removed_ends_no_run(run_copy: Path, monkeypatch):
+    real, loaded = os.replace, load_model(run_copy)
+    settings = {"model": loaded.model.config.to_dict()}
+
+    def refuse(source, target) -> None:
+        if str(target).endswith(".removed.tmp"):
+            raise PermissionError(13, "somebody reads it", str(source))
+        real(source, target)
+
+    before = list_checkpoints(run_copy)
+    monkeypatch.setattr(saving.os, "replace", refuse)
+    folder = save_checkpoint(run_copy, 64, model_weights(loaded.model), loaded.tokenizer, settings, keep=1)
+    assert list_checkpoints(run_copy) == [*before, folder]
+
+
+def test_a_checkpoint_that_training_removes_while_it_is_read_is_read_again_from_the_newest(run_copy: Path, monkeypatch):
+    """Both while its hashes are compared and while its weights are loaded."""
+    newest = _copy(run_copy, 70, None)
+    real = {"sha256_of": checkpoint_module.sha256_of, "load_weights": checkpoint_module.load_weights}
+
+    def prune_in(name: str, at_step: int) -> None:
+        def first(*arguments):
+            monkeypatch.setattr(checkpoint_module, name, real[name])
+            _copy(run_copy, at_step + 1, None)
+            shutil.rmtree(run_copy / f"step_{at_step:08d}")
+            return real[name](*arguments)
+
+        monkeypatch.setattr(checkpoint_module, name, first)
+
+    prune_in("sha256_of", 70)
+    assert find_checkpoint(run_copy).name == "step_00000071"
+    prune_in("load_weights", 71)
+    assert load_model(run_copy).folder.name == "step_00000072"
+    prune_in("sha256_of", 72)
+    with pytest.raises(CheckpointError, match="was just removed by the run"):
+        load_model(run_copy / "step_00000072")
+    assert not newest.exists()
+
+
+def test_what_is_damaged_and_still_there_is_not_read_again_and_again(run_copy: Path):
+    tries = []
+
+    def read(folder: Path) -> None:
+        tries.append(folder)
+        raise CheckpointError("damaged")
+
+    with pytest.raises(CheckpointError, match="damaged"):
+        read_checkpoint(run_copy, read)
+    assert len(tries) == 1

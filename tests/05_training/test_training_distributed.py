@@ -149,3 +149,33 @@ def test_torchrun_restarts_a_run_whose_worker_was_killed(
     assert "exitcode: -9" in errors  # it was alive when it was killed, and torchrun saw it die
     for name, tensor in _weights(straight, 60).items():
         assert torch.equal(_weights(killed, 60)[name], tensor), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("parallel", "processes"), [("ddp", 1), ("fsdp", 2)])
+def test_a_checkpoint_that_cannot_be_written_is_a_warning_however_the_work_is_shared(
+    parallel, processes, distributed_settings, write_config, root: Path, tmp_path: Path
+):
+    import resource
+
+    distributed_settings["training"]["checkpoint_interval"] = 2
+    distributed_settings["tracking"] = {"tensorboard": False}
+    config = write_config(distributed_settings)
+    assert main(["--config", config, "--output_dir", str(tmp_path / "first"), "--training.max_steps", "3"]) == 0
+    several = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []
+    done = subprocess.run(
+        [sys.executable, *several, str(root / "05_training" / "train.py"), "--config", config, "--parallel", parallel],
+        capture_output=True,
+        text=True,
+        timeout=180,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"},
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)),
+        check=False,
+    )
+    assert len(_losses(tmp_path / "run")) == 6  # all steps were taken
+    printed = " ".join(done.stdout.split())
+    assert printed.count("could not be written to") == 2 and printed.count("training goes on") == 2
+    assert "step_00000006" not in printed and not list_checkpoints(tmp_path / "run")
+    assert (
+        done.returncode != 0 and "the checkpoint of step 6 could not be written to" in done.stderr
+    )  # the last one is lost

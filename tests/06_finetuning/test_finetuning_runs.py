@@ -178,3 +178,58 @@ def test_the_classifier_learns_on_the_trainer(trained_run: Path, monkeypatch, ca
     assert classify_command.main(["--base", str(trained_run), "--steps", "120", "--blocks", "2"]) == 0
     accuracy = float(capsys.readouterr().out.split("right")[1].split("%")[0])
     assert accuracy > 90
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [(), ("--lora.rank=4",)])
+def test_averaged_weights_are_what_is_measured_and_written(options, finetune, trained_run: Path, tmp_path: Path):
+    """With an average that hardly moves, what is written is nearly the base, though the weights themselves went far."""
+    assert finetune("--optimizer.ema_decay=0.99999999", "--optimizer.lr=0.05", *options) == 0
+    base, _ = load_base(str(trained_run))
+    written = load_model(tmp_path / "out").model
+    rows = base.token_embedding.num_embeddings  # the marks of the template are new
+    ids = torch.randint(rows, (2, 16))
+    with torch.no_grad():
+        torch.testing.assert_close(written(ids)[..., :rows], base(ids), atol=1e-3, rtol=1e-3)
+    folder = tmp_path / "out" / ("training" if options else "")
+    measured = [record["validation_loss"] for record in read_metrics(folder) if "validation_loss" in record][-1]
+    trained = [record["train_loss"] for record in read_metrics(folder) if "train_loss" in record]
+    assert measured == pytest.approx(trained[0], rel=0.2) and trained[-1] < 0.8 * trained[0]
+
+
+@pytest.mark.slow
+def test_edited_data_or_another_base_are_another_run(finetune, data: Path, trained_run: Path, tmp_path: Path, capsys):
+    assert finetune() == 0
+    assert finetune() == 0
+    data.write_text(data.read_text().replace("down", "below"))
+    assert finetune() == 1
+    assert "prepared.source_sha256" in capsys.readouterr().err
+    assert finetune("--resume=never") == 0
+    assert load_model(tmp_path / "out.1").folder.name == "step_00000006"
+    assert finetune(base=tmp_path / "out.1") == 1
+    assert "prepared.base_sha256" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_training_again_with_lora_sets_the_whole_folder_aside(finetune, tmp_path: Path):
+    """Otherwise the merged model of the first run would count as that of the second."""
+    assert finetune("--lora.rank=4") == 0
+    first = load_model(tmp_path / "out").model.state_dict()
+    assert finetune("--lora.rank=4", "--optimizer.lr=0.1", "--resume=never") == 0
+    second = load_model(tmp_path / "out").model.state_dict()
+    assert any(not torch.equal(first[name], second[name]) for name in first)
+    aside = load_model(tmp_path / "out.1").model.state_dict()
+    assert all(torch.equal(first[name], aside[name]) for name in first)
+
+
+def test_a_folder_in_use_is_refused_by_every_program_that_makes_a_model(
+    finetune, trained_run: Path, tmp_path: Path, capsys
+):
+    from finetuning.import_weights_command import main as import_weights
+    from training.run.run_folder import RunFolder
+
+    with RunFolder(tmp_path / "out"):
+        assert finetune() == 1
+        assert "is in use by another process" in capsys.readouterr().err
+        assert import_weights([str(trained_run), "--output", str(tmp_path / "out")]) == 1
+        assert "is in use by another process" in capsys.readouterr().err

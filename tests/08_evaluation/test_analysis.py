@@ -28,7 +28,8 @@ from evaluation.sliding_window import TextScores, score_documents
 from evaluation.text_generation import GeneratedText
 from groundwork.user_errors import UserError
 from tokenizer.bpe_tokenizer import BPETokenizer
-from training.checkpoints.checkpoint import load_model, save_checkpoint
+from training.checkpoints.checkpoint import load_model
+from training.checkpoints.saving import save_checkpoint
 from training.checkpoints.weights import model_weights
 from training.placement import Placement
 

@@ -12,6 +12,7 @@ from evaluation.speedrun_command import main
 from evaluation.tasks.question_answering import nearest_question_answers, retrieved_answers, score_answers
 from finetuning.data.chat_format import Message
 from finetuning.data.instruction_data import Example
+from training.run.run_folder import RunFolder
 
 pytestmark = pytest.mark.slow
 
@@ -35,6 +36,12 @@ def test_scores_are_means_over_questions():
     assert (scores.questions, scores.exact, scores.rouge_l) == (2, 0.5, 0.75)
     with pytest.raises(ValueError, match="each needs one"):
         score_answers(["a"], [])
+
+
+def test_a_second_speedrun_in_the_same_folder_is_refused(tmp_path: Path, capsys):
+    with RunFolder(tmp_path):
+        assert main(["--output_dir", str(tmp_path)]) == 1
+    assert "is in use by another process" in capsys.readouterr().err
 
 
 def test_the_smoke_tier_goes_from_nothing_to_a_report(root: Path, tmp_path: Path, monkeypatch, capsys):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import platform
 from pathlib import Path
 
 import pytest
@@ -30,6 +32,20 @@ def test_a_failure_leaves_the_file_as_it_was(tmp_path: Path):
         write_atomically(path, "a \ud800")
     assert path.read_text() == "before"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_a_killed_process_left_of_the_same_file_is_removed(tmp_path: Path):
+    path = tmp_path / "a[1].txt"  # brackets mean something to glob
+    with replacing(path) as temporary:
+        temporary.touch()
+        pattern = temporary.name
+    names = [pattern.replace(f".{os.getpid()}.", f".{process}.") for process in (2**22 + 5, os.getppid())]
+    other = pattern.replace(f".{platform.node()}.", ".elsewhere.").replace(f".{os.getpid()}.", f".{2**22 + 5}.")
+    for name in [*names, other, ".a[1].txt.mine.tmp"]:
+        (tmp_path / name).touch()
+    write_atomically(path, "whole")
+    # The first process does not exist. Another one, or one of another machine, may be writing.
+    assert {file.name for file in tmp_path.iterdir()} == {path.name, names[1], other, ".a[1].txt.mine.tmp"}
 
 
 def test_text_is_written_byte_for_byte(tmp_path: Path):

@@ -252,6 +252,7 @@ def test_a_folder_gives_its_text_files_in_order_without_hidden_ones(tmp_path: Pa
     expected = sorted([*expected, folder / "d" / "e" / "f.rst"])
     assert find_text_files(folder) == expected  # itself below a hidden folder
     assert find_text_files(tmp_path / ".hidden") == expected
+    assert '"." is this folder' in message_of(lambda: find_text_files(""))
     assert find_text_files(folder / ".a.txt") == [folder / ".a.txt"]  # named
     assert find_text_files(folder / "image.png") == [folder / "image.png"]
     assert find_text_files(str(folder), {".md"}) == [folder / "b" / "z.md"]

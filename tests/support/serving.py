@@ -25,7 +25,7 @@ from finetuning.data.chat_format import TEMPLATES
 from optimization.engine.engine import Engine
 from optimization.settings import EngineSettings
 from tokenizer.bpe_tokenizer import BPETokenizer
-from training.checkpoints.checkpoint import save_checkpoint
+from training.checkpoints.saving import save_checkpoint
 from training.checkpoints.weights import model_weights
 from training.placement import Placement
 from transformer.config import GPTConfig

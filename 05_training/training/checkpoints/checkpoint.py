@@ -1,23 +1,18 @@
-"""Checkpoints that are whole or absent, and cannot run code.
+"""Checkpoints that are whole or absent, and cannot run code: find them, verify them, load them.
 
-A checkpoint is a folder `step_00000400` with weights and training state in safetensors, the
-configuration in YAML, the tokenizer in JSON, and a manifest with the SHA-256 of every file. It is
-written under a temporary name, forced to disk, then renamed: a crash leaves the old checkpoints and
-a temporary folder, never a half-written checkpoint that looks complete. Nothing in it is pickled. The newest few
-are kept, and the one with the lowest validation loss.
+A checkpoint is a folder `step_00000400` with weights and training state in safetensors, the configuration in YAML, the
+tokenizer in JSON, and a manifest with the SHA-256 of every file. Nothing in it is pickled. `saving` writes it.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
-import os
+import math
 import re
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import yaml
@@ -25,21 +20,27 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from groundwork.tensor_files import save_tensors
+from groundwork.files import read_json
+from groundwork.text_sources import TextError
 from tokenizer.interface import Tokenizer, TokenizerError
 from tokenizer.loading import load_tokenizer
-from training.checkpoints.manifest import MANIFEST, force_to_disk, sha256_of, write_manifest
+from training.checkpoints.manifest import MANIFEST, sha256_of
 from training.checkpoints.weights import set_weights
-from training.parallel.workers import Workers
 from transformer.config import GPTConfig
 from transformer.gpt_model import GPTModel
 
 STEP_FOLDER = re.compile(r"step_(\d{8})")
+T = TypeVar("T")
+ATTEMPTS = 20  # to read from a run that removes checkpoints at the same time
 SHARDS = "shards"  # the folder in a checkpoint for what is spread over several processes
 
 
 class CheckpointError(ValueError):
     """A checkpoint that is missing, damaged or not for this model."""
+
+
+class RemovedError(CheckpointError):
+    """A checkpoint that was removed while it was read, because a run that goes on keeps only the newest."""
 
 
 @dataclass(frozen=True)
@@ -51,103 +52,14 @@ class LoadedModel:
     folder: Path
 
 
-def save_checkpoint(
-    run_folder: Path | str,
-    step: int,
-    weights: dict[str, Tensor],
-    tokenizer: Tokenizer,
-    settings: dict[str, Any],
-    state: dict[str, Any] | None = None,
-    state_tensors: dict[str, Tensor] | None = None,
-    *,
-    keep: int = 1,
-    write_shards: Callable[[Path], None] | None = None,
-    workers: Workers | None = None,
-) -> Path:
-    """Write the checkpoint of a step, then remove the oldest beyond `keep`, except the best.
-
-    Args:
-        run_folder: folder of the run; the checkpoint is a folder in it.
-        step: optimizer steps taken.
-        weights: see `model_weights`.
-        tokenizer: the model's.
-        settings: the run's configuration, in YAML types, with a `model` section.
-        state: what resuming needs, in JSON types; none for a model that is not trained further. Its
-            `validation_loss`, if any, decides which checkpoint is the best.
-        state_tensors: what resuming needs as tensors.
-        keep: how many of the newest checkpoints to keep.
-        write_shards: writes what is spread over the processes into the folder that it is given.
-        workers: the processes. Each must call this; the main one writes the rest.
-
-    Raises:
-        CheckpointError: the disk is full or not writable. Older checkpoints are untouched.
-    """
-    run_folder, workers = Path(run_folder), workers or Workers()
-    folder = run_folder / f"step_{step:08d}"
-    temporary = run_folder / f".{folder.name}.{workers.gather(os.getpid())[0]}.tmp"
-
-    def begin() -> None:
-        for abandoned in run_folder.glob(".step_*.tmp"):  # of a process that was killed while writing
-            shutil.rmtree(abandoned, ignore_errors=True)
-        temporary.mkdir(parents=True, exist_ok=True)
-
-    def write() -> None:
-        save_tensors(weights, temporary / "model.safetensors")
-        on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in (state_tensors or {}).items()}
-        save_tensors(on_cpu, temporary / "state.safetensors")
-        (temporary / "state.json").write_text(json.dumps(state or {}), encoding="utf-8")
-        (temporary / "config.yaml").write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
-        tokenizer.save(temporary / "tokenizer.json")
-        write_manifest(temporary)
-        if not _replaceable(folder):
-            shutil.rmtree(temporary)  # a whole checkpoint of this step is there already, and is kept
-            return
-        os.replace(temporary, folder)
-        force_to_disk(run_folder)
-
-    try:
-        workers.on_main(begin)
-        if write_shards is not None:
-            write_shards(temporary)
-        workers.on_main(write)
-    except (OSError, SafetensorError) as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise CheckpointError(f"the checkpoint of step {step} could not be written to {run_folder}: {error}") from None
-    workers.on_main(lambda: _remove_old(run_folder, keep))
-    return folder
-
-
-def _replaceable(folder: Path) -> bool:
-    """Whether a new checkpoint may take this name; a damaged one of that name is removed."""
-    if not folder.exists():
-        return True
-    try:
-        verify_checkpoint(folder)
-    except CheckpointError:
-        shutil.rmtree(folder)
-        return True
-    return False
-
-
-def _remove_old(run_folder: Path, keep: int) -> None:
-    kept = list_checkpoints(run_folder)
-    best = best_checkpoint(run_folder)
-    for old in kept[:-keep]:
-        if old != best:
-            # Renamed first: if the process is killed half-way, this must not look like a checkpoint that lost files.
-            doomed = old.with_name(f".{old.name}.removed.tmp")
-            os.replace(old, doomed)
-            shutil.rmtree(doomed, ignore_errors=True)
-
-
 def best_checkpoint(run_folder: Path) -> Path | None:
-    """The checkpoint of a run with the lowest validation loss; None where none was measured."""
+    """The checkpoint of a run with the lowest validation loss; None where none was measured that is a finite number."""
     losses = {}
     for folder in list_checkpoints(run_folder):
-        with contextlib.suppress(OSError, ValueError):
-            loss = json.loads((folder / "state.json").read_text(encoding="utf-8")).get("validation_loss")
-            if loss is not None:
-                losses[folder] = float(loss)
+        with contextlib.suppress(ValueError, TypeError):
+            loss = float(read_json(folder / "state.json").get("validation_loss"))  # type: ignore[arg-type]
+            if math.isfinite(loss):
+                losses[folder] = loss
     return min(losses, key=lambda folder: losses[folder]) if losses else None
 
 
@@ -164,20 +76,23 @@ def verify_checkpoint(folder: Path) -> None:
     Raises:
         CheckpointError: a file is missing, was cut short or changed, or there is no manifest.
     """
+    if not (folder / MANIFEST).exists():
+        raise CheckpointError(f"{folder} is not a checkpoint: it has no {MANIFEST}")
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        expected = dict(manifest.items())
-    except FileNotFoundError:
-        raise CheckpointError(f"{folder} is not a checkpoint: it has no {MANIFEST}") from None
-    except (ValueError, AttributeError, OSError) as error:
-        raise CheckpointError(f"{folder / MANIFEST} is damaged: {error}") from None
+        expected = read_json(folder / MANIFEST)
+    except TextError as error:
+        raise CheckpointError(f"{folder} is damaged: {error}") from None
     required = {"model.safetensors", "config.yaml", "tokenizer.json"}
     for name in sorted(required | expected.keys()):
         path = folder / name
         inside = Path(name).parent in (Path(), Path(SHARDS)) and ".." not in Path(name).parts
         if not inside or not path.is_file():
             raise CheckpointError(f"{folder} is incomplete: {name} is missing")
-        if sha256_of(path) != expected.get(name):
+        try:
+            found = sha256_of(path)
+        except OSError as error:
+            raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None
+        if found != expected.get(name):
             raise CheckpointError(f"{path} is damaged or was changed: its SHA-256 is not the one in {MANIFEST}")
 
 
@@ -189,20 +104,16 @@ def find_checkpoint(path: Path | str) -> Path:
             is damaged, the one before it is returned and a warning is printed.
     """
     path = Path(path)
-    if path.name == "best" and not path.exists() and (best := best_checkpoint(path.parent)) is not None:
-        path = best
+    if path.name == "best" and not path.exists():
+        while (best := best_checkpoint(path.parent)) is not None:
+            with contextlib.suppress(RemovedError):
+                return _verified(best)
     if not path.exists():
         raise CheckpointError(f"there is no checkpoint at {path}; train one first: make train")
     if (path / MANIFEST).exists() or STEP_FOLDER.fullmatch(path.name):
-        verify_checkpoint(path)
-        return path
-    problems = []
-    for folder in reversed(list_checkpoints(path)):
-        try:
-            verify_checkpoint(folder)
-        except CheckpointError as error:
-            problems.append(str(error))
-            continue
+        return _verified(path)
+    folder, problems = _newest_whole(path)
+    if folder is not None:
         for problem in problems:
             print(f"warning: {problem}; using {folder.name} instead")
         return folder
@@ -216,6 +127,52 @@ def find_checkpoint(path: Path | str) -> Path:
     raise CheckpointError(f"there is no checkpoint in {path}; train one first: make train")
 
 
+def _verified(folder: Path) -> Path:
+    try:
+        verify_checkpoint(folder)
+    except CheckpointError:
+        if folder.exists():
+            raise
+        raise RemovedError(f"{folder} was just removed by the run that goes on there; name the run's folder") from None
+    return folder
+
+
+def _newest_whole(run_folder: Path) -> tuple[Path | None, list[str]]:
+    """The newest checkpoint that is whole, and what is wrong with those after it."""
+    for _ in range(ATTEMPTS):
+        problems: list[str] = []
+        with contextlib.suppress(RemovedError):  # there are newer ones by now
+            for folder in reversed(list_checkpoints(run_folder)):
+                try:
+                    return _verified(folder), problems
+                except CheckpointError as error:
+                    if isinstance(error, RemovedError):
+                        raise
+                    problems.append(str(error))
+            break
+    return None, problems
+
+
+def read_checkpoint(path: Path | str, read: Callable[[Path], T]) -> T:
+    """Find a checkpoint and read from it. If the run that goes on there removes it meanwhile, read the newest one.
+
+    Args:
+        path: see `find_checkpoint`.
+        read: is given the folder of the checkpoint.
+
+    Raises:
+        CheckpointError: see `find_checkpoint`; or what `read` raises.
+    """
+    for attempt in range(1, ATTEMPTS + 1):
+        folder = find_checkpoint(path)
+        try:
+            return read(folder)
+        except (CheckpointError, OSError):
+            if folder.exists() or attempt == ATTEMPTS:
+                raise
+    raise AssertionError("the last attempt returns or raises")
+
+
 def newest_run(checkpoints: Path | str = "checkpoints") -> Path:
     """The run whose newest checkpoint is the most recent one.
 
@@ -226,7 +183,15 @@ def newest_run(checkpoints: Path | str = "checkpoints") -> Path:
     candidates = [found[-1] for run in root.iterdir() if (found := list_checkpoints(run))] if root.is_dir() else []
     if not candidates:
         raise CheckpointError(f"there is no checkpoint in {root}; train one first: make train")
-    return max(candidates, key=lambda folder: (folder / MANIFEST).stat().st_mtime).parent
+    return max(candidates, key=_written).parent
+
+
+def _written(folder: Path) -> float:
+    """When a checkpoint was written, in seconds since 1970; -inf where it is not whole or was just removed."""
+    try:
+        return (folder / MANIFEST).stat().st_mtime
+    except OSError:
+        return -math.inf
 
 
 def load_model(path: Path | str, device: torch.device | str = "cpu") -> LoadedModel:
@@ -239,7 +204,11 @@ def load_model(path: Path | str, device: torch.device | str = "cpu") -> LoadedMo
     Raises:
         CheckpointError: missing, damaged or inconsistent.
     """
-    folder = find_checkpoint(path)
+    return read_checkpoint(path, lambda folder: read_model(folder, device))
+
+
+def read_model(folder: Path, device: torch.device | str = "cpu") -> LoadedModel:
+    """Load the model and its tokenizer from a checkpoint that was found, and so verified, before."""
     model, tokenizer = build_model(folder)
     load_weights(model, folder)
     return LoadedModel(model.to(device).eval(), tokenizer, folder)
@@ -272,7 +241,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
     path = folder / "config.yaml"
     try:
         settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from None
     if not isinstance(settings, dict):
         raise CheckpointError(f"{path} does not hold a configuration")
@@ -299,7 +268,6 @@ def load_weights(model: nn.Module, folder: Path | str) -> None:
 def read_state(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """What `save_checkpoint` was given as `state` and `state_tensors`."""
     try:
-        state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-        return state, load_file(folder / "state.safetensors")
+        return read_json(folder / "state.json"), load_file(folder / "state.safetensors")
     except (OSError, ValueError, SafetensorError) as error:
         raise CheckpointError(f"{folder} cannot be resumed from: {error}") from None

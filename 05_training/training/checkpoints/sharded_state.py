@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
@@ -23,9 +24,16 @@ def save_shards(folder: Path, tensors: dict[str, Tensor]) -> None:
     Args:
         folder: of the checkpoint; the shards go into a folder in it.
         tensors: DTensors and tensors that are the same everywhere.
+
+    Raises:
+        OSError: some process could not write its piece; raised in all of them.
     """
     writer = HuggingFaceStorageWriter(str(folder / SHARDS), save_distributed=True)
-    save({name: tensor.detach() for name, tensor in tensors.items()}, storage_writer=writer)
+    try:
+        save({name: tensor.detach() for name, tensor in tensors.items()}, storage_writer=writer)
+    except CheckpointException as error:  # not an `Exception`, so it would pass through every handler
+        rank, (cause, _) = min(error.failures.items())
+        raise OSError(f"process {rank}: {cause}") from None
 
 
 def load_shards(folder: Path, model: nn.Module) -> dict[str, Tensor]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+
+import torch
 from torch import Tensor, nn
 
 from training.parallel.workers import spread_like, whole
@@ -36,6 +39,15 @@ def set_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
         if name in weights:
             weights[name] = spread_like(parameter, weights[name])
     model.load_state_dict(weights, strict=not learned)
+
+
+def weights_sha256(model: nn.Module) -> str:
+    """The SHA-256 of the names and the values of all weights of a model that is not spread, in hexadecimal."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def _learned_alone(model: nn.Module) -> set[str]:

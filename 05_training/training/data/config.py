@@ -33,6 +33,11 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         require(
+            all(self.weights),
+            'data.corpus and data.mixture must name a corpus, a file or a folder, got ""; "." is this folder',
+        )
+        require(bool(self.dataset_dir), 'data.dataset_dir must name a folder, got ""; "." is this folder')
+        require(
             0.0 < self.validation_fraction <= 0.5,
             f"data.validation_fraction must be above 0 and at most 0.5, got {self.validation_fraction}",
         )

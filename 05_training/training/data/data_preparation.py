@@ -1,18 +1,21 @@
 """From a corpus to token files: train the tokenizer, encode, write, once.
 
-A prepared data set is a folder: `train.bin` and `val.bin` (flat little-endian ids), `tokenizer.json`
-and `meta.json`. In a mixture, each corpus has its own files, `train-0.bin`, `train-1.bin`, …, and all share one
+A prepared data set is a folder: `train.bin` and `val.bin` (flat little-endian ids), `tokenizer.json`, `meta.json`,
+and `manifest.json` with the hashes of these files. In a mixture, each corpus has its own files, `train-0.bin`, `train-1.bin`, …, and all share one
 tokenizer. A streamed corpus is written in shards, `train_00000.bin`, …. The folder's name holds a hash of everything
 that the data set was made from. So a changed corpus, tokenizer or installation makes a new folder, and nothing
-outdated is ever read. The folder is written under a temporary name and renamed when it is complete.
+outdated is ever read. The folder is written under a temporary name and renamed when it is complete. Whoever finds it
+later compares it with its hashes (`prepared_dataset`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -26,86 +29,96 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from groundwork.files import read_json
+from groundwork.locks import ProcessLock
 from groundwork.text_sources import find_text_files
 from neural_networks.corpora import load_corpus
 from neural_networks.corpus import CorpusError
 from tokenizer.character_tokenizer import CharacterTokenizer
 from tokenizer.interface import END_OF_TEXT, Tokenizer
-from tokenizer.loading import load_tokenizer
 from tokenizer.shard_writer import ShardWriter, id_dtype
 from tokenizer.tokenizer_trainer import train_bpe
+from training.checkpoints.manifest import MANIFEST, force_to_disk, write_manifest
 from training.data.config import DataConfig, TokenizerConfig
 from training.data.document_sources import DocumentSource, LoadedSource, StreamedSource
 from training.data.document_stream import HUB
-from training.data.token_files import find_token_files
+from training.data.prepared_dataset import DatasetMeta, PreparedDataset, open_dataset
 
 FORMAT_VERSION = 2  # raise it when the files or the way they are made change
 BATCH_CHARACTERS = 1 << 20  # encoded at a time
+ABANDONED = re.compile(r"\.?(?P<name>.+-[0-9a-f]{10})\.(\d+\.tmp|lock)")  # a folder half-made, or its lock
 SHARD_TOKENS = 1 << 27  # of a streamed corpus: 256 MiB of two-byte ids
 
 
-@dataclass(frozen=True)
-class DatasetMeta:
-    """What `meta.json` holds: sizes, hashes, and how small a compressor makes the same text.
-
-    The two figures of xz are missing for a mixture and for streams.
-    """
-
-    corpora: list[str]
-    corpus_sha256: str
-    tokenizer_sha256: str
-    dtype: str
-    vocab_size: int
-    train_documents: int
-    train_tokens: int
-    train_bytes: int
-    validation_documents: int
-    validation_tokens: int
-    validation_bytes: int
-    xz_bits_per_byte: float | None
-    xz_with_train_bits_per_byte: float | None
-
-
-@dataclass(frozen=True)
-class PreparedDataset:
-    """A prepared data set on disk."""
-
-    folder: Path
-    meta: DatasetMeta
-    tokenizer: Tokenizer
-
-    def token_files(self, split: str) -> dict[str, list[Path]]:
-        """The token files of each corpus; `split` is train or val."""
-        names = self.meta.corpora
-        stems = [split] if len(names) == 1 else [f"{split}-{index}" for index in range(len(names))]
-        return {name: find_token_files(self.folder, stem) for name, stem in zip(names, stems, strict=True)}
-
-
 def prepare_dataset(data: DataConfig, tokenizer: TokenizerConfig, console: Console) -> PreparedDataset:
-    """Make the token files, or find the ones made before.
+    """Make the token files, or find the ones made before. If another process is making them, wait for it.
 
     Raises:
         CorpusError, TokenizerError: the text or the vocabulary cannot be used.
+        DataError: the files made before are damaged or were changed.
     """
     request = _describe_request(data, tokenizer)
     key = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()[:10]
     stem = "+".join(Path(name.removeprefix(HUB)).stem or "corpus" for name in data.weights)[:80]
     folder = Path(data.dataset_dir) / f"{stem}-{tokenizer.kind}{tokenizer.vocab_size or ''}-{key}"
-    if (folder / "meta.json").exists():
-        dataset = _open(folder)
-        console.print(f"[dim]Using the token files in {folder}[/dim]")
-        return dataset
+    if not (folder / MANIFEST).exists():
+        with _alone(folder, console):
+            if not (folder / MANIFEST).exists():  # nobody made it while this process waited
+                _prepare(folder, data, tokenizer, request, console)
+                return open_dataset(folder)
+    dataset = open_dataset(folder)
+    with console.status(f"Verifying the token files in {folder} …"):
+        dataset.verify()
+    console.print(f"[dim]Using the token files in {folder}[/dim]")
+    return dataset
+
+
+@contextlib.contextmanager
+def _alone(folder: Path, console: Console) -> Iterator[None]:
+    """Inside this context, no other process prepares this data set; what killed ones left is removed."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = _lock_of(folder)
+    if not lock.acquire():
+        with console.status(f"Waiting for another {lock.holder() or 'process'}, which prepares {folder} …"):
+            lock.acquire(wait=True)
+    try:
+        if lock.supported:  # otherwise it cannot be known what is abandoned
+            _remove_abandoned(folder)
+        yield
+    finally:
+        lock.release()
+
+
+def _remove_abandoned(own: Path) -> None:
+    """Remove what killed processes left of this data set, whose lock this process holds, and of others."""
+    for left in own.parent.iterdir():
+        if (match := ABANDONED.fullmatch(left.name)) is None:
+            continue
+        folder = own.with_name(match["name"])
+        lock = _lock_of(folder)
+        with contextlib.suppress(OSError):  # somebody else's
+            if folder == own or lock.acquire():
+                shutil.rmtree(left, ignore_errors=True)
+                lock.release()
+
+
+def _lock_of(folder: Path) -> ProcessLock:
+    return ProcessLock(folder.with_name(f".{folder.name}.lock"))
+
+
+def _prepare(
+    folder: Path, data: DataConfig, tokenizer: TokenizerConfig, request: dict[str, Any], console: Console
+) -> None:
     sources = [_open_source(name, data, console) for name in data.weights]
     temporary = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
-    temporary.mkdir(parents=True, exist_ok=True)
+    temporary.mkdir()
     try:
         _write(temporary, sources, tokenizer, request, console)
-        shutil.rmtree(folder, ignore_errors=True)  # a folder without meta.json is of no use
+        write_manifest(temporary)
+        shutil.rmtree(folder, ignore_errors=True)  # without a manifest it is of no use
         os.replace(temporary, folder)
+        force_to_disk(folder.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return _open(folder)
 
 
 def _open_source(name: str, data: DataConfig, console: Console) -> DocumentSource:
@@ -137,12 +150,6 @@ def _describe_request(data: DataConfig, tokenizer: TokenizerConfig) -> dict[str,
             described = [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
             request.setdefault("files", []).extend(described)
     return request
-
-
-def _open(folder: Path) -> PreparedDataset:
-    content = read_json(folder / "meta.json")
-    content.pop("request")
-    return PreparedDataset(folder, DatasetMeta(**content), load_tokenizer(folder / "tokenizer.json"))
 
 
 def _write(

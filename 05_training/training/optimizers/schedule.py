@@ -16,8 +16,9 @@ class ScheduleConfig:
     Args:
         kind: the curve after the warm-up: cosine, linear, wsd (stable, then a linear decay), inverse_sqrt or constant.
         warmup_steps: steps in which the rate rises from 0 to its peak.
-        final_fraction: where cosine, linear and wsd end when all steps are taken, as a share of the peak.
-        decay_fraction: share of the run in which wsd decays.
+        final_fraction: where cosine, linear and wsd end when all steps are taken, as a share of the peak. The other
+            kinds do not decay to an end, and ignore it.
+        decay_fraction: share of the run in which wsd decays. The other kinds ignore it.
     """
 
     kind: Literal["cosine", "linear", "wsd", "inverse_sqrt", "constant"] = "cosine"

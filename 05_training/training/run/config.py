@@ -58,6 +58,7 @@ class RunConfig:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
     def __post_init__(self) -> None:
+        require(bool(self.output_dir), 'output_dir must name a folder, got ""; "." is this folder')
         require(0 <= self.seed < 2**63, f"seed must be between 0 and 2^63 - 1, got {self.seed}")
         _ = self.recipe  # checks that its parts go together
         require(

@@ -16,7 +16,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from training.data.data_preparation import DatasetMeta
+from training.data.prepared_dataset import DatasetMeta
 from training.parallel.workers import Workers
 from training.placement import Placement
 from training.run.config import RunConfig

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,8 @@ from rich.console import Console
 
 from training.data.batches import BatchSource, PrefetchingSource
 from training.data.data_loader import WindowLoader
-from training.data.data_preparation import DatasetMeta, PreparedDataset, prepare_dataset
+from training.data.data_preparation import prepare_dataset
+from training.data.prepared_dataset import DatasetMeta, PreparedDataset, open_dataset
 from training.data.token_files import Tokens, open_tokens
 from training.loss import next_token_loss
 from training.parallel.workers import Workers, join_workers
@@ -23,7 +25,8 @@ from training.run.peak_flops import peak_flops
 from training.run.plan import check_plan, make_plan, print_plan, with_vocabulary
 from training.run.profiling import profile_steps
 from training.run.progress import TrainingProgress
-from training.run.report import duration, print_samples, report, write_summary
+from training.run.report import duration, print_samples, report
+from training.run.run_folder import RunFolder
 from training.run.session import Session, in_words
 from training.run.tracking import Tracker, TrackingConfig
 from training.trainer import Run, Trainer
@@ -51,21 +54,23 @@ def run_training(config: RunConfig, console: Console, task: Task | None = None) 
 
     Raises:
         CorpusError, TokenizerError, DataError, DeviceError, CheckpointError, PlanError, TrackingError,
-        TrainingError, ValueError: each with one line for the user.
+        TrainingError, InUseError, ValueError: each with one line for the user.
     """
+    task = task or Task()
     with join_workers(config.device, config.parallel) as workers:
         if not workers.is_main:
             console = Console(quiet=True)
-        return _run(config, console, task or Task(), workers)
+        folder = RunFolder(config.output_dir, workers)
+        with contextlib.nullcontext() if task.dry_run else folder:  # which writes nothing
+            return _run(config, console, task, workers, folder)
 
 
-def _run(config: RunConfig, console: Console, task: Task, workers: Workers) -> int:
+def _run(config: RunConfig, console: Console, task: Task, workers: Workers, folder: RunFolder) -> int:
     placement = choose_placement(config.device, config.precision)
     # The main process chooses `auto` for all: two precisions in one run would not fit together.
     precision = workers.gather(placement.precision)[0]
     placement = dataclasses.replace(placement, precision=precision)
-    workers.on_main(lambda: prepare_dataset(config.data, config.tokenizer, console).folder)
-    dataset = prepare_dataset(config.data, config.tokenizer, Console(quiet=True))  # finds what was made
+    dataset = open_dataset(workers.on_main(lambda: prepare_dataset(config.data, config.tokenizer, console).folder))
     config = with_vocabulary(config, dataset.tokenizer.vocab_size)
     plan = make_plan(config, dataset.meta, placement, workers)
     if task.dry_run:
@@ -76,7 +81,7 @@ def _run(config: RunConfig, console: Console, task: Task, workers: Workers) -> i
     trainer = build_trainer(config, run, loader, validation_tokens, placement)
     session = PretrainingSession(trainer, console, config.tracking, validation_tokens, dataset.meta)
     if task == Task():  # training only
-        session.resume(config.resume)
+        session.resume(config, folder)
     if not trainer.finished:
         if not task.dry_run:
             print_plan(plan, config, dataset.meta, placement, workers, console)
@@ -158,7 +163,7 @@ class PretrainingSession(Session):
         figures = report(self.trainer, self.validation_tokens, self.meta, tracker, self.console)
         if tracker is not None:
             samples = print_samples(self.trainer, tracker, self.console) if self.whole else {}
-            write_summary(self.trainer, figures, samples)
+            tracker.write_summary({**figures, "samples": samples})
 
 
 def to_settings(config: RunConfig, dataset: PreparedDataset, workers: Workers) -> dict[str, Any]:

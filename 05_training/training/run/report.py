@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from typing import Any
@@ -10,10 +9,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from groundwork.files import write_atomically
 from neural_networks.bits_per_byte import bits_per_byte, perplexity
 from tokenizer.interface import TokenizerError
-from training.data.data_preparation import DatasetMeta
+from training.data.prepared_dataset import DatasetMeta
 from training.data.token_files import Tokens
 from training.run.tracking import Tracker
 from training.trainer import Trainer
@@ -21,7 +19,6 @@ from training.validation import evaluating, total_loss
 from transformer.sampling import SamplingParameters, generate
 
 SAMPLE_TOKENS = 100
-SUMMARY_FILE = "summary.json"
 
 
 def report(
@@ -46,9 +43,8 @@ def report(
         return {}
     loss = nats / (meta.validation_tokens - 1)
     bits = bits_per_byte(nats, meta.validation_bytes)
-    if not any(
-        "validation_bits_per_byte" in record for record in tracker.records
-    ):  # not when the run is only measured again
+    measured = {record["step"] for record in tracker.records if "validation_bits_per_byte" in record}
+    if trainer.step not in measured:  # not when the run is only measured again
         tracker.log(trainer.step, validation_loss=loss, validation_bits_per_byte=bits)
     references = {
         name: value
@@ -72,7 +68,8 @@ def report(
         f"measured {meta.validation_bytes:,} bytes in {time.perf_counter() - start:.0f} s.{skipped}",
         highlight=False,
     )
-    console.print(f"Curve: {curve}   TensorBoard: tensorboard --logdir {run_folder}", highlight=False)
+    drawn = f"Curve: {curve}   " if curve else ""
+    console.print(f"{drawn}TensorBoard: tensorboard --logdir {run_folder}", highlight=False)
     return {
         "steps": trainer.step,
         "tokens": trainer.tokens_seen,
@@ -86,12 +83,6 @@ def report(
         "bits_per_byte": bits,
         "references": references,
     }
-
-
-def write_summary(trainer: Trainer, figures: dict[str, Any], samples: dict[str, str]) -> None:
-    """Write what `report` measured, and the samples, to `summary.json` in the run's folder."""
-    content = {**figures, "samples": samples}
-    write_atomically(trainer.run.folder / SUMMARY_FILE, json.dumps(content, indent=2) + "\n")
 
 
 def print_samples(trainer: Trainer, tracker: Tracker, console: Console) -> dict[str, str]:

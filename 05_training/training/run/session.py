@@ -9,18 +9,34 @@ from __future__ import annotations
 import math
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 from rich.console import Console
 
-from training.checkpoints.resuming import checkpoint_to_resume
+from training.checkpoints.checkpoint import list_checkpoints
+from training.checkpoints.resuming import changed_length, checkpoint_to_resume
 from training.run.progress import TrainingProgress, training_progress
 from training.run.rehearsal import seconds_per_step
+from training.run.run_folder import RunFolder
 from training.run.tracking import Tracker, TrackingConfig
 from training.trainer import Trainer
 from transformer.model_summary import training_flops_per_token
 
 INTERRUPTED = 130  # the exit status of a command that Ctrl-C ended
+
+
+class ResumableConfig(Protocol):
+    """A configuration of a run: a dataclass with these fields among others."""
+
+    @property
+    def resume(self) -> Literal["auto", "never"]:
+        """Whether an earlier run in the same folder is continued."""
+        ...
+
+    @property
+    def training(self) -> Any:
+        """A `TrainingConfig`."""
+        ...
 
 
 class Session:
@@ -36,20 +52,32 @@ class Session:
         self.trainer, self.console, self.tracking = trainer, console, tracking
         self.checkpoint: Path | None = None  # the one that the run continues from
 
-    def resume(self, resume: Literal["auto", "never"]) -> None:
+    def resume(self, config: ResumableConfig, folder: RunFolder) -> None:
         """Continue an earlier run in the same folder, if there is one.
 
         Args:
-            resume: auto continues; with never, an earlier run is set aside under another name.
+            config: its `resume` says what to do. auto continues; with never, an earlier run gets another name.
+            folder: of this run, with all that is in it.
 
         Raises:
             CheckpointError: the earlier run had other settings, or all its checkpoints are damaged.
         """
         run = self.trainer.run
-        find = partial(checkpoint_to_resume, run.folder, resume, run.settings, self.console)
-        self.checkpoint = run.workers.on_main(find)
-        if self.checkpoint is not None:
-            self.trainer.resume(self.checkpoint)
+        if config.resume == "never":
+            run.workers.on_main(partial(self._set_aside, folder))
+            return
+        found = run.workers.on_main(partial(checkpoint_to_resume, run.folder, run.settings, config))
+        if found is None:
+            return
+        self.checkpoint, earlier_steps = found
+        self.console.print(f"Resuming from {self.checkpoint}")
+        if line := changed_length(self.checkpoint, earlier_steps, self.trainer.recipe):
+            self.console.print(line, highlight=False)
+        self.trainer.resume(self.checkpoint)
+
+    def _set_aside(self, folder: RunFolder) -> None:
+        if list_checkpoints(folder.path) or list_checkpoints(self.trainer.run.folder):
+            self.console.print(f"The earlier run was set aside as {folder.set_aside()}")
 
     def time_step(self, trials: int = 2) -> float:
         """Seconds of a step, measured with steps that are undone; see `seconds_per_step`."""
@@ -64,8 +92,14 @@ class Session:
         """
         trainer, run = self.trainer, self.trainer.run
         if trainer.finished:
-            self.console.print(f"{self.checkpoint} has all {trainer.step} steps; to train again, add --resume never")
-        tracker = Tracker(run.folder, trainer.step, self.tracking, run.settings) if run.workers.is_main else None
+            self.console.print(
+                f"{self.checkpoint} has all {trainer.step} steps; to train longer, raise training.max_steps; "
+                "to train again, add --resume never"
+            )
+        tracker = None
+        if run.workers.is_main:
+            warn = partial(self.console.print, markup=False, highlight=False)
+            tracker = Tracker(run.folder, trainer.step, self.tracking, run.settings, warn)
         try:
             if not trainer.finished and not self._train(tracker):
                 self.console.print(f"Stopped and saved at step {trainer.step}; the same command continues from there.")

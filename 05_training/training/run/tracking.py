@@ -1,10 +1,18 @@
-"""Records of a run: metrics as JSON lines and CSV, TensorBoard events, a loss curve, and W&B if asked."""
+"""Records of a run: metrics as JSON lines and CSV, TensorBoard events, a loss curve, a summary, and W&B if asked.
+
+A record is never worth the end of the run that it is of. What cannot be written, on a full disk for example, is told once.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import errno
 import json
 import math
+import os
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,11 +20,13 @@ from typing import Any
 import yaml
 from torch import nn
 
+from groundwork.figures import save_figure
 from groundwork.files import replacing, write_atomically
 
 METRICS_FILE = "metrics.jsonl"
 TABLE_FILE = "metrics.csv"
 CURVE_FILE = "loss_curve.png"
+SUMMARY_FILE = "summary.json"
 
 
 @dataclass(frozen=True)
@@ -36,6 +46,52 @@ class TrackingError(ValueError):
     """A tracker that was asked for and is not available."""
 
 
+class LineFile:
+    """A text file that is written line by line. What cannot be written is kept, and written before the next line.
+
+    Args:
+        path: the file; it is replaced.
+        text: its first lines.
+    """
+
+    def __init__(self, path: Path, text: str):
+        self.path = path
+        write_atomically(path, text)
+        self._file = open(path, "ab", buffering=0)  # noqa: SIM115 - open for the run
+        self._waiting = b""
+
+    def append(self, line: str) -> None:
+        """Write a line.
+
+        Raises:
+            OSError: it could not be written. No half line is left in the file.
+        """
+        self._waiting += f"{line}\n".encode()
+        self._write()
+
+    def _write(self) -> None:
+        size = os.fstat(self._file.fileno()).st_size
+        try:
+            if self._file.write(self._waiting) < len(self._waiting):  # a disk that is nearly full takes a part
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError:
+            with contextlib.suppress(OSError):
+                self._file.truncate(size)
+            raise
+        self._waiting = b""
+
+    def close(self) -> None:
+        """Close the file.
+
+        Raises:
+            OSError: there were lines left that could not be written.
+        """
+        try:
+            self._write()
+        finally:
+            self._file.close()
+
+
 class Tracker:
     """Writes each record to a JSON line, and to the trackers that the configuration names.
 
@@ -45,9 +101,11 @@ class Tracker:
             dropped, since those steps are taken again.
         config: which trackers.
         settings: the run's configuration, shown beside the curves.
+        warn: called with a line about what could not be written.
 
     Raises:
         TrackingError: Weights & Biases is asked for and not installed.
+        OSError: the folder cannot be written at all.
     """
 
     def __init__(
@@ -56,46 +114,82 @@ class Tracker:
         start_step: int,
         config: TrackingConfig | None = None,
         settings: dict[str, Any] | None = None,
+        warn: Callable[[str], None] = print,
     ):
         config = config or TrackingConfig()
         run_folder.mkdir(parents=True, exist_ok=True)
-        self.run_folder = run_folder
+        self.run_folder, self.warn = run_folder, warn
         self.records = [record for record in read_metrics(run_folder) if record["step"] <= start_step]
-        path = run_folder / METRICS_FILE
-        write_atomically(path, "".join(json.dumps(record) + "\n" for record in self.records))
-        self._file = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 - open for the run
+        lines = "".join(json.dumps(record) + "\n" for record in self.records)
+        self._lines = LineFile(run_folder / METRICS_FILE, lines)
+        self._failing: set[Path] = set()  # files whose last write failed, which was told
         self._events: Any = None
+        self._hook = threading.excepthook
         if config.tensorboard:
             from torch.utils.tensorboard import SummaryWriter  # takes a second to import
 
+            threading.excepthook = self._quiet_hook
             self._events = SummaryWriter(str(run_folder / "tensorboard"), purge_step=start_step + 1)
             if settings is not None:
-                self._events.add_text("configuration", f"```yaml\n{yaml.safe_dump(settings)}\n```", start_step)
+                self._add_event("add_text", "configuration", f"```yaml\n{yaml.safe_dump(settings)}\n```", start_step)
         self._wandb = _start_wandb(config.wandb_project, run_folder, settings or {}) if config.wandb_project else None
+
+    @contextlib.contextmanager
+    def _telling(self, path: Path, *, afterwards: str = "training goes on") -> Iterator[None]:
+        """Inside this context, an error becomes one line, which is told when it is the first one of this file."""
+        try:
+            yield
+        except Exception as error:  # TensorBoard and W&B have errors of their own
+            if path not in self._failing:
+                self.warn(f"warning: {path} could not be written: {error}; {afterwards}")
+            self._failing.add(path)
+        else:
+            self._failing.discard(path)
+
+    def _quiet_hook(self, failed: threading.ExceptHookArgs) -> None:
+        """TensorBoard's thread prints a traceback, though its error is raised again at the next event."""
+        if type(failed.thread).__module__.partition(".")[0] != "tensorboard":
+            self._hook(failed)
+
+    def _add_event(self, method: str, *arguments: Any) -> None:
+        """Call a method of TensorBoard's writer; after an error its thread has ended, and with it the events."""
+        if self._events is None:
+            return
+        where = self.run_folder / "tensorboard"
+        with self._telling(where, afterwards="it gets no more of this run until the run is started again"):
+            getattr(self._events, method)(*arguments)
+            return
+        self._events = None
 
     def log(self, step: int, **values: float) -> None:
         """Record values of a step, such as train_loss=… or validation_loss=…, in nats a token."""
         record: dict[str, Any] = {"step": step, **values}
         self.records.append(record)
-        self._file.write(json.dumps(record) + "\n")
-        if self._events is not None:
-            for name, value in values.items():
-                self._events.add_scalar(name, value, step)
+        with self._telling(self._lines.path):
+            self._lines.append(json.dumps(record))
+        for name, value in values.items():
+            self._add_event("add_scalar", name, value, step)
         if self._wandb is not None:
-            self._wandb.log(values, step=step)
+            with self._telling(self.run_folder / "wandb"):
+                self._wandb.log(values, step=step)
 
     def log_text(self, name: str, text: str, step: int) -> None:
         """Put a text, such as a sample, into TensorBoard."""
-        if self._events is not None:
-            self._events.add_text(name, f"```\n{text}\n```", step)
+        self._add_event("add_text", name, f"```\n{text}\n```", step)
 
     def log_histograms(self, model: nn.Module, step: int) -> None:
         """Put the distribution of every parameter into TensorBoard: dead or exploding layers are easy to see."""
         if self._events is not None:
             for name, parameter in model.named_parameters():
-                self._events.add_histogram(name, parameter.detach().float().cpu(), step)
+                self._add_event("add_histogram", name, parameter.detach().float().cpu(), step)
 
-    def draw_curve(self, bytes_per_token: float, references: dict[str, float]) -> Path:
+    def write_summary(self, content: dict[str, Any]) -> None:
+        """Write the results of the run to `summary.json`."""
+        path = self.run_folder / SUMMARY_FILE
+        with self._telling(path):
+            write_atomically(path, json.dumps(content, indent=2) + "\n")
+
+    def draw_curve(self, bytes_per_token: float, references: dict[str, float]) -> Path | None:
         """Draw training and validation loss as bits per byte.
 
         Args:
@@ -103,15 +197,13 @@ class Tracker:
             references: horizontal lines to compare with, in bits per byte.
 
         Returns:
-            The path of the PNG.
+            The path of the PNG; None if it could not be written.
         """
-        import matplotlib
-
-        matplotlib.use("Agg")
-        import matplotlib.pyplot as plt
+        from matplotlib.figure import Figure
 
         to_bits = 1.0 / (math.log(2) * bytes_per_token)
-        figure, axes = plt.subplots(figsize=(8, 4.5), dpi=120)
+        figure = Figure(figsize=(8, 4.5), dpi=120, layout="tight")
+        axes = figure.add_subplot()
         steps, losses = self._series("train_loss", to_bits)
         if steps:
             axes.plot(steps, losses, color="C0", alpha=0.25, linewidth=0.8)
@@ -122,11 +214,10 @@ class Tracker:
         axes.set(xlabel="step", ylabel="bits per byte", title="Loss")
         axes.grid(alpha=0.3)
         axes.legend()
-        figure.tight_layout()
         path = self.run_folder / CURVE_FILE
-        figure.savefig(path)
-        plt.close(figure)
-        return path
+        with self._telling(path):
+            return save_figure(figure, path)
+        return None
 
     def _series(self, name: str, factor: float) -> tuple[list[int], list[float]]:
         points = [(record["step"], record[name] * factor) for record in self.records if name in record]
@@ -134,15 +225,19 @@ class Tracker:
 
     def close(self) -> None:
         """Flush everything to disk, and write the metrics as a table for spreadsheets."""
-        self._file.close()
-        if self._events is not None:
-            self._events.close()
+        with self._telling(self._lines.path):
+            self._lines.close()
+        self._add_event("close")
+        threading.excepthook = self._hook
         if self._wandb is not None:
-            self._wandb.finish()
+            with self._telling(self.run_folder / "wandb"):
+                self._wandb.finish()
         if self.records:
             columns = list(dict.fromkeys(name for record in self.records for name in record))
+            path = self.run_folder / TABLE_FILE
             with (
-                replacing(self.run_folder / TABLE_FILE) as temporary,
+                self._telling(path),
+                replacing(path) as temporary,
                 open(temporary, "w", newline="", encoding="utf-8") as file,
             ):
                 writer = csv.DictWriter(file, columns)

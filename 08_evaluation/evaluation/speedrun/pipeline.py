@@ -44,6 +44,7 @@ from optimization.engine.request import GenerationRequest
 from training.data.data_preparation import prepare_dataset
 from training.data.token_files import Tokens, open_tokens
 from training.run.pretraining import run_training
+from training.run.run_folder import RunFolder
 from training.train_command import parse_config as parse_training
 from transformer.sampling import SamplingParameters
 
@@ -86,7 +87,15 @@ class Speedrun:
         self.timings: dict[str, float] = _read_json(self.timings_path, {})
 
     def run(self) -> int:
-        """Do every step that is not done. Returns the exit status: 0, or 130 when interrupted."""
+        """Do every step that is not done. Returns the exit status: 0, or 130 when interrupted.
+
+        Raises:
+            InUseError: another process works in the folder.
+        """
+        with RunFolder(self.folder):
+            return self._run()
+
+    def _run(self) -> int:
         pretrained, chat, preferred = (self.folder / name for name in ("pretrained", "chat", "preferred"))
         steps: list[tuple[str, Callable[[], int]]] = [
             ("questions", self._make_questions),
