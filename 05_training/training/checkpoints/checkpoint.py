@@ -25,7 +25,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from groundwork.tensor_files import save_tensors
+from groundwork.tensor_files import read_weights, save_tensors
+from groundwork.user_errors import UserError
 from tokenizer.interface import Tokenizer, TokenizerError
 from tokenizer.loading import load_tokenizer
 from training.checkpoints.manifest import MANIFEST, force_to_disk, sha256_of, write_manifest
@@ -287,11 +288,13 @@ def load_weights(model: nn.Module, folder: Path | str) -> None:
         folder: of the checkpoint.
 
     Raises:
-        CheckpointError: the weights are not those of this model.
+        CheckpointError: the weights are not those of this model, or not finite numbers.
     """
     path = Path(folder) / "model.safetensors"
     try:
-        set_weights(model, load_file(path))
+        set_weights(model, read_weights(path))
+    except UserError as error:
+        raise CheckpointError(str(error)) from None
     except (SafetensorError, RuntimeError, KeyError, OSError) as error:
         raise CheckpointError(f"{path} does not fit the model: {' '.join(str(error).split())}") from None
 
