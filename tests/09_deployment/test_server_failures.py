@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import httpx
 import pytest
 import torch
+from structlog.testing import capture_logs
 from support.serving import ENDLESS, Served, events_of, serve, tiny_models
 
 from deployment.gate.api_keys import hash_key, new_key
@@ -22,12 +25,18 @@ BODY = {"prompt": "the", "max_tokens": 5, "temperature": 0, "logit_bias": ENDLES
 LIMITS = Limits(request_seconds=20)
 
 
-def fail_once(owner: object, name: str, error: BaseException) -> None:
-    original, done = getattr(owner, name), []
+@pytest.fixture(autouse=True)
+def _log_kept_in_memory() -> Iterator[None]:
+    """As it is without the server's configuration, the log writes tracebacks with all variables, for many seconds."""
+    with capture_logs():
+        yield
+
+
+def fail_once(owner: object, name: str, error: BaseException, when: Callable[[], bool] = lambda: True) -> None:
+    original = getattr(owner, name)
 
     def broken(*args, **kwargs):
-        if not done:
-            done.append(True)
+        if when():
             setattr(owner, name, original)
             raise error
         return original(*args, **kwargs)
@@ -51,14 +60,16 @@ SEAMS: dict[str, Callable[[Served], tuple[object, str]]] = {
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
-@pytest.mark.parametrize("error", [RuntimeError("boom"), SystemExit(1)], ids=["error", "exit"])
+@pytest.mark.parametrize("kind", [RuntimeError, SystemExit])
 @pytest.mark.parametrize("seam", SEAMS)
-def test_a_request_fails_at_once_and_the_next_one_is_served(seam, error, stream):
-    if seam in ("encoder", "relay", "tokenizer") and isinstance(error, SystemExit):
+def test_a_request_fails_at_once_and_the_next_one_is_served(seam, kind, stream):
+    if seam in ("encoder", "relay", "tokenizer") and kind is SystemExit:
         pytest.skip("this seam is not the engine's thread alone")
     with serve(tiny_models(), limits=LIMITS) as served:
         before = served.client.post("/generate", json=BODY).json()["generated_text"]
-        fail_once(*SEAMS[seam](served), error)
+        # The engine may still be in the step that ended the request before.
+        unfinished = lambda: any(not r.finished for r in engine_of(served)._scheduler.requests)  # noqa: E731
+        fail_once(*SEAMS[seam](served), kind("boom"), unfinished if seam in ("plan", "retire") else lambda: True)
         started = time.monotonic()
         answer = served.client.post("/generate", json={**BODY, "stream": stream})
         assert time.monotonic() - started < 5
@@ -212,11 +223,10 @@ def test_one_client_learns_nothing_of_the_prompts_of_another():
             ("/v1/chat/completions", {"messages": [{"role": "user", "content": "my word: swordfish"}]}),
             ("/generate", {"prompt": "my street: Elm", "stream": True}),
         ):
-            assert cached("alice", path, **body) <= 2  # the beginning that her earlier prompts have too
-            first = cached("bob", path, **body)
-            assert first <= 2
-            assert cached("alice", path, **body) > 5  # her own is known to her
-            assert cached("bob", path, **body) > 5
+            for name in ("alice", "bob"):  # at most the beginning that their own earlier prompts have too
+                assert cached(name, path, **body) <= 4
+            for name in ("alice", "bob"):
+                assert cached(name, path, **body) > 10
 
 
 def test_without_keys_all_share_a_beginning():
@@ -247,6 +257,19 @@ def test_extreme_parameters_are_answered_as_greedily_as_they_are_or_refused():
             strict(answer.text)
         for wrong in ({"temperature": 1e308}, {"top_p": 0}, {"repetition_penalty": 0}, {"logit_bias": {"1": 100.1}}):
             assert ask(**wrong).status_code == 400, wrong
+
+
+def test_a_traceback_in_the_console_has_no_variables():
+    script = (
+        "import structlog; from deployment.structured_logging import configure_logging\n"
+        "configure_logging('console')\n"
+        "def answer(secret): raise RuntimeError('boom')\n"
+        "try: answer('the ' + 'pr' + 'ompt')\n"
+        "except RuntimeError as error: structlog.get_logger().error('unexpected error', exc_info=error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert "in answer" in done.stderr and "RuntimeError: boom" in done.stderr
+    assert "the prompt" not in done.stderr
 
 
 def test_the_size_of_the_cache_is_said():

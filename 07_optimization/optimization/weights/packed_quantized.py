@@ -137,12 +137,14 @@ PACKED: dict[type[QuantizedLayer], type[PackedQuantizedLinear]] = {
 def pack_quantized_layer(layer: QuantizedLayer) -> nn.Module:
     """The layer computed by the CPU's kernels, or the layer itself if there is no kernel for it."""
     kind = type(layer)
-    if layer.weight.device.type != "cpu" or kind not in PACKED or not kernel_is_right(kind):
+    if layer.weight.device.type != "cpu" or kind not in PACKED:
+        return layer
+    if not kernel_is_right(kind):  # type: ignore[arg-type]  # a class can be hashed
         return layer
     too_wide = kind is W8A8Linear and layer.in_features > MAX_TERMS
     if too_wide or (layer.in_features + KERNEL_WIDTH) * (layer.out_features + KERNEL_WIDTH) > MAX_ELEMENTS:
         return layer
-    return PACKED[kind](layer)  # type: ignore[arg-type]
+    return PACKED[kind](layer)
 
 
 @functools.cache
@@ -166,7 +168,7 @@ def kernel_is_right(kind: type[Int8Linear] | type[W8A8Linear] | type[Int4Linear]
     x = torch.ones(5, 64)
     x[2:, 32:] = -0.75
     try:
-        return torch.allclose(PACKED[kind](layer)(x), layer(x), rtol=0.02, atol=0.02)  # type: ignore[arg-type]
+        return torch.allclose(PACKED[kind](layer)(x), layer(x), rtol=0.02, atol=0.02)
     except (RuntimeError, NotImplementedError, AttributeError):
         return False  # this build of PyTorch has no such kernel
 

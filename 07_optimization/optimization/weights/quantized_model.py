@@ -178,10 +178,11 @@ def load_quantized(folder: Path | str, model: GPTModel) -> None:
     try:
         _replace_layers(model, method, fill=False)
         tensors = load_file(folder / "model.safetensors")
-        _check_types(tensors, model, folder / "model.safetensors")
+        tied = {}
         if model.config.tie_embeddings:
-            tensors |= {f"token_embedding.{part}": tensors[f"head.{part}"] for part in ("weight", "scale")}
-        model.load_state_dict(tensors)
+            tied = {f"token_embedding.{part}": tensors[f"head.{part}"] for part in ("weight", "scale")}
+        model.load_state_dict(tensors | tied)
+        _check_types(tensors, model, folder / "model.safetensors")
     except UserError as error:
         raise CheckpointError(str(error)) from None
     except (SafetensorError, RuntimeError, KeyError, OSError, QuantizationError) as error:
@@ -195,9 +196,9 @@ def _check_types(tensors: dict[str, Tensor], model: GPTModel, path: Path) -> Non
     Raises:
         UserError: a tensor has another type, or is not finite.
     """
-    for name, ours in model.state_dict().items():
-        if (theirs := tensors.get(name)) is None:
-            continue  # missing names are reported together
+    layers = model.state_dict()
+    for name, theirs in tensors.items():
+        ours = layers[name]
         if ours.is_floating_point():
             require_weight(theirs, name, path)
         elif theirs.dtype != ours.dtype:
