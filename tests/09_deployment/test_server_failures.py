@@ -218,8 +218,11 @@ def test_one_client_learns_nothing_of_the_prompts_of_another():
                 return json.loads(dict(events_of(answer))["end"])["cached_tokens"]
             return answer.json()["usage"]["prompt_tokens_details"]["cached_tokens"]
 
+        secret = {"prompt": "my code: 7319"}
+        assert cached("alice", "/v1/completions", **secret) == 0
+        assert cached("bob", "/v1/completions", **secret) == 0
         for path, body in (
-            ("/v1/completions", {"prompt": "my code: 7319"}),
+            ("/v1/completions", {"prompt": "a code: 7319", "n": 2}),
             ("/v1/chat/completions", {"messages": [{"role": "user", "content": "my word: swordfish"}]}),
             ("/generate", {"prompt": "my street: Elm", "stream": True}),
         ):

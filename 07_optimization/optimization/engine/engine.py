@@ -178,7 +178,7 @@ class Engine:
         return handle
 
     def step(self) -> bool:
-        """Compute the next token or piece of prompt of every request. False if there was nothing to do."""
+        """Compute the next token or piece of prompt of every request. False if nothing is left to do."""
         with self._lock, self._beginning_again(), torch.inference_mode():
             self._take_in()
             scheduled = self._scheduler.plan()
@@ -187,8 +187,7 @@ class Engine:
             self._scheduler.retire()
             if computed:
                 self._failed_steps = 0
-            return bool(scheduled or self._scheduler.waiting)
-        return not self._inbox.empty()  # the step failed, and only new requests are left
+        return bool(self._scheduler.requests) or not self._inbox.empty()
 
     @contextlib.contextmanager
     def _beginning_again(self) -> Iterator[None]:
