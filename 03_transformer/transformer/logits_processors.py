@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 FEW = 1024  # `keep_top_p` looks at this many of the most likely tokens before it sorts all
+COLD = 0.01  # below this temperature, float32 would round away the differences that decide
+SMALLEST = 1e-250  # a smaller divisor gives the same probabilities, but the quotients would overflow
 
 
 def add_logit_bias(logits: Tensor, bias: Mapping[int, float]) -> Tensor:
@@ -48,8 +50,28 @@ def penalise_repetition(logits: Tensor, seen: Sequence[int], penalty: float) -> 
     if penalty == 1.0 or len(seen) == 0:
         return logits
     ids = torch.tensor(sorted(set(seen)), device=logits.device)
-    scores = logits[ids]
+    scores, penalty = logits[ids], max(penalty, SMALLEST)
     return logits.scatter(0, ids, torch.where(scores < 0, scores * penalty, scores / penalty))
+
+
+def apply_temperature(logits: Tensor, temperature: float) -> Tensor:
+    """Divide logits by the temperature: below 1 the likely tokens become more likely, above 1 less.
+
+    At a very low temperature, quotients overflow, and their rounding is larger than the differences between them. A
+    number that is added to all logits changes no probability, so there the largest logit is subtracted first.
+
+    Args:
+        logits: (..., vocab); float64 below `COLD`.
+        temperature: above 0.
+
+    Raises:
+        ValueError: the temperature is 0 or below.
+    """
+    if not temperature > 0.0:
+        raise ValueError(f"logits are divided by a temperature above 0, got {temperature}")
+    if temperature < COLD:
+        logits = logits - logits.amax(dim=-1, keepdim=True)
+    return logits / max(temperature, SMALLEST)
 
 
 def penalise_occurrences(logits: Tensor, generated: Sequence[int], presence: float, frequency: float) -> Tensor:
@@ -63,8 +85,8 @@ def penalise_occurrences(logits: Tensor, generated: Sequence[int], presence: flo
     """
     if len(generated) == 0 or presence == frequency == 0.0:
         return logits
-    counts = torch.bincount(torch.tensor(generated, device=logits.device), minlength=logits.shape[-1])
-    return logits - presence * (counts > 0) - frequency * counts
+    counts = torch.bincount(torch.tensor(generated, device=logits.device), minlength=logits.shape[-1]).to(logits.dtype)
+    return logits - presence * counts.clamp(max=1) - frequency * counts
 
 
 def keep_top_k(logits: Tensor, k: int) -> Tensor:
@@ -99,13 +121,18 @@ def keep_top_p(logits: Tensor, p: float) -> Tensor:
         probabilities = (top - logits.logsumexp(dim=-1, keepdim=True)).exp()
         before = probabilities.cumsum(dim=-1) - probabilities
         if bool((before[..., -1] >= p).all()):
-            kept = top.masked_fill(before >= p, -torch.inf)
+            kept = top.masked_fill(_reached(before, p), -torch.inf)
             return torch.full_like(logits, -torch.inf).scatter(-1, indices, kept)
     ordered, indices = logits.sort(dim=-1, descending=True)
     probabilities = ordered.softmax(dim=-1)
     before = probabilities.cumsum(dim=-1) - probabilities  # probability of the more likely tokens
-    dropped = (before >= p).scatter(-1, indices, before >= p)
-    return logits.masked_fill(dropped, -torch.inf)
+    reached = _reached(before, p)
+    return logits.masked_fill(reached.scatter(-1, indices, reached), -torch.inf)
+
+
+def _reached(before: Tensor, p: float) -> Tensor:
+    """Where more likely tokens have reached p. The most likely token has none before it, even if p rounds to 0."""
+    return (before >= p) & (before > 0)
 
 
 def keep_min_p(logits: Tensor, p: float) -> Tensor:

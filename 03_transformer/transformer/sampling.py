@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -9,10 +11,13 @@ import torch
 from torch import Tensor
 
 from attention.masks import left_padded_positions, left_padding_mask
+from groundwork.tensor_files import is_finite
 from groundwork.user_errors import require_texts
 from transformer.gpt_model import GPTModel
 from transformer.logits_processors import (
+    COLD,
     add_logit_bias,
+    apply_temperature,
     keep_min_p,
     keep_top_k,
     keep_top_p,
@@ -22,6 +27,15 @@ from transformer.logits_processors import (
 )
 
 MAX_TOKENS = 1_000_000  # in one generation; a larger number is probably a typing error
+MAX_BIAS = 1e9  # with a larger number, even float64 would round away what the logits say
+# float32 has seven digits. Where parameters need more, float64 computes.
+MAX_SHIFT = 100.0  # what is added to a logit
+MIN_PENALTY = 0.01
+MAX_SHARE = 0.9999  # a probability to keep that is less than 1
+
+
+class LogitsError(ValueError):
+    """Logits from which no token can be chosen."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +53,7 @@ class SamplingParameters:
         repetition_penalty: above 1 makes tokens of the prompt and the text less likely.
         presence_penalty: subtracted from the logit of every token that was generated.
         frequency_penalty: subtracted once for each time that a token was generated.
-        logit_bias: added to the logits of some ids.
+        logit_bias: added to the logits of some ids; -inf forbids an id.
         stop: strings that end the text; they are not part of it.
     """
 
@@ -75,11 +89,25 @@ class SamplingParameters:
                 raise ValueError(f"{name} must be between -100 and 100, got {getattr(self, name)}")
         if self.seed is not None and not 0 <= self.seed < 2**63:
             raise ValueError(f"seed must be between 0 and 2^63 - 1, got {self.seed}")
-        if any(bias != bias or bias == float("inf") for bias in self.logit_bias.values()):
-            raise ValueError("logit_bias values must be numbers below infinity")
+        for bias in self.logit_bias.values():
+            if not (abs(bias) <= MAX_BIAS or bias == -math.inf):
+                raise ValueError(
+                    f"logit_bias values must be between {-MAX_BIAS:g} and {MAX_BIAS:g}, or -inf to forbid an id, got {bias}"
+                )
         require_texts(self.stop)
         if any(not string for string in self.stop):
             raise ValueError("stop must not contain an empty string: it would stop before the first character")
+
+    @functools.cached_property
+    def needs_float64(self) -> bool:
+        """Whether seven digits are too few for these parameters, however many tokens are generated."""
+        shifts = [abs(bias) for bias in self.logit_bias.values() if bias != -math.inf]
+        return (
+            0.0 < self.temperature < COLD
+            or self.repetition_penalty < MIN_PENALTY
+            or max(shifts, default=0.0) > MAX_SHIFT
+            or any(MAX_SHARE < share < 1.0 for share in (self.top_p, self.typical_p))
+        )
 
     def generator(self) -> torch.Generator:
         """A source of randomness that starts from the seed.
@@ -107,15 +135,18 @@ def process_logits(
         generated: ids generated so far, for the penalties.
 
     Returns:
-        (vocab,); its softmax is the distribution that is drawn from.
+        (vocab,); its softmax is the distribution that is drawn from. It is in float64 if the parameters need it.
     """
+    penalty = abs(parameters.presence_penalty) + abs(parameters.frequency_penalty) * len(generated)
+    if parameters.needs_float64 or penalty > MAX_SHIFT:
+        logits = logits.double()
     logits = add_logit_bias(logits, parameters.logit_bias)
     if parameters.repetition_penalty != 1.0:
         logits = penalise_repetition(logits, [*prompt, *generated], parameters.repetition_penalty)
     logits = penalise_occurrences(logits, generated, parameters.presence_penalty, parameters.frequency_penalty)
     if parameters.temperature == 0.0:
         return logits
-    logits = keep_top_k(logits / parameters.temperature, parameters.top_k)
+    logits = keep_top_k(apply_temperature(logits, parameters.temperature), parameters.top_k)
     logits = keep_min_p(keep_top_p(logits, parameters.top_p), parameters.min_p)
     return keep_typical(logits, parameters.typical_p)
 
@@ -137,14 +168,49 @@ def sample_next_token(
         generated: see `process_logits`.
 
     Raises:
-        ValueError: the logits do not have exactly one axis, or see `draw_token`.
+        ValueError: the logits do not have exactly one axis.
+        LogitsError: they are nan or infinite, or every token is forbidden.
     """
     if logits.ndim != 1:
         raise ValueError(f"one token is chosen from logits (vocab,), got the shape {tuple(logits.shape)}")
-    logits = process_logits(logits.float().cpu(), parameters, prompt, generated)
+    logits = logits.float().cpu()
+    require_finite(logits)
+    logits = process_logits(logits, parameters, prompt, generated)
     if parameters.temperature == 0.0:
-        return int(logits.argmax())
+        return most_likely(logits)
     return draw_token(logits.softmax(dim=-1), generator)
+
+
+def require_finite(logits: Tensor) -> None:
+    """Refuse what a model with damaged weights predicts, or one whose numbers are too large for their type.
+
+    Args:
+        logits: of any shape, as the model gave them.
+
+    Raises:
+        LogitsError: some are nan or infinite.
+    """
+    if not is_finite(logits):
+        wrong = int(logits.isfinite().logical_not().sum())
+        raise LogitsError(
+            f"no token can be drawn: {wrong} of {logits.numel()} logits are nan or infinite; the model's weights are "
+            "damaged, or its numbers are too large for its precision"
+        )
+
+
+def most_likely(logits: Tensor) -> int:
+    """The id with the largest logit; the first of several that are equal.
+
+    Args:
+        logits: (vocab,), processed.
+
+    Raises:
+        LogitsError: every token is forbidden.
+    """
+    largest, token = logits.max(dim=-1)
+    if not math.isfinite(largest):
+        raise LogitsError(f"no token can be drawn: the largest logit is {float(largest)}; is every token forbidden?")
+    return int(token)
 
 
 def draw_token(probabilities: Tensor, generator: torch.Generator) -> int:
@@ -158,16 +224,16 @@ def draw_token(probabilities: Tensor, generator: torch.Generator) -> int:
         generator: on the CPU.
 
     Raises:
-        ValueError: the sum is nan or 0, so that nothing can be drawn.
+        LogitsError: the sum is nan, infinite or 0, so that nothing can be drawn.
     """
     cumulative = probabilities.double().cumsum(dim=-1)
-    if not cumulative[-1] > 0.0:
-        raise ValueError(
-            f"no token can be drawn: the probabilities sum to {cumulative[-1]}; are the logits nan or all -inf?"
-        )
-    place = torch.rand((), dtype=torch.float64, generator=generator) * cumulative[-1]
+    total = float(cumulative[-1])
+    if not 0.0 < total < math.inf:
+        raise LogitsError(f"no token can be drawn: the probabilities sum to {total}; is every token forbidden?")
+    place = torch.rand((), dtype=torch.float64, generator=generator) * total
+    place = place.clamp(max=math.nextafter(total, 0.0))  # the product may be rounded up to the sum
     # Take the first token whose sum is above the place. A token of probability 0 adds nothing, so it is never taken.
-    return min(int(torch.searchsorted(cumulative, place, right=True)), len(cumulative) - 1)
+    return int(torch.searchsorted(cumulative, place, right=True))
 
 
 def shift_context(window: list[int], context_length: int) -> list[int]:

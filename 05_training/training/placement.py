@@ -8,12 +8,14 @@ import os
 import sys
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 import torch
 
 # A precision has to be clearly faster before its rounding is worth it.
 MIN_SPEEDUP = 1.3
+CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
 class DeviceError(ValueError):
@@ -53,6 +55,16 @@ class Placement:
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device)
         return int(psutil.Process().memory_info().rss)
+
+    def free_memory(self) -> int:
+        """Bytes that can still be allocated: on the GPU, or on this machine, or in this container."""
+        if self.device.type == "cuda":
+            return int(torch.cuda.mem_get_info(self.device)[0])
+        free = int(psutil.virtual_memory().available)
+        with contextlib.suppress(OSError, ValueError):  # no such file, or "max": nothing limits this container
+            limit = int(CONTAINER_LIMIT.read_text(encoding="ascii"))
+            free = min(free, limit - self.memory_in_use())
+        return max(0, free)
 
 
 def choose_placement(device: str = "auto", precision: str = "auto") -> Placement:

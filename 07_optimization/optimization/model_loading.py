@@ -16,12 +16,7 @@ from torch import Tensor, nn
 from attention.multi_head_attention import MultiHeadAttention
 from optimization.weights.huge_pages import move_to_huge_pages
 from optimization.weights.packed_linear import PackedLinear, packing_is_available
-from optimization.weights.packed_quantized import (
-    PackedInt4Linear,
-    PackedInt8Linear,
-    PackedW8A8Linear,
-    pack_quantized_layer,
-)
+from optimization.weights.packed_quantized import PackedQuantizedLinear, pack_quantized_layer
 from optimization.weights.quantization import QuantizedLayer
 from optimization.weights.quantized_model import is_quantized, load_quantized
 from training.checkpoints.checkpoint import LoadedModel, build_model, read_checkpoint, read_model
@@ -114,7 +109,7 @@ def _pack(model: GPTModel) -> list[Tensor]:
             model.set_submodule(name, pack_quantized_layer(module))
         elif isinstance(module, nn.Linear) and packing_is_available(module.weight.device, module.weight.dtype):
             model.set_submodule(name, PackedLinear(module))
-    packed = (PackedLinear, PackedInt8Linear, PackedW8A8Linear, PackedInt4Linear)
+    packed = (PackedLinear, PackedQuantizedLinear)
     return [module.packed for module in model.modules() if isinstance(module, packed)]
 
 

@@ -10,6 +10,8 @@ import torch
 from optimization.kv_cache import bytes_per_token
 from transformer.config import GPTConfig
 
+MEMORY_SHARE = 0.9  # of the free memory; a forward pass needs some too
+
 
 @dataclass(frozen=True)
 class EngineSettings:
@@ -21,8 +23,8 @@ class EngineSettings:
         block_size: tokens in a block of the cache.
         cache_tokens: tokens that the cache holds. With null, it holds a full context for each of `max_running`
             requests, or less if `cache_mib` allows less.
-        cache_mib: the most memory that the cache takes if `cache_tokens` is null. There is always room for one full
-            context.
+        cache_mib: the most memory that the cache takes if `cache_tokens` is null. There is room for one full context
+            even if it takes more, as far as this machine has the memory. On a CPU, the memory is taken as it is used.
         cache_dtype: `auto` is float32 on a CPU, where attention over bfloat16 is slower, and the model's
             type elsewhere. `int8` takes a quarter of the memory of float32.
         chunk_size: tokens of a prompt that pass through the model in one step, so that a long prompt does
@@ -68,10 +70,28 @@ class EngineSettings:
             return torch.promote_types(model_dtype, torch.float32) if device.type == "cpu" else model_dtype
         return getattr(torch, self.cache_dtype)
 
-    def num_blocks(self, config: GPTConfig, dtype: torch.dtype) -> int:
-        """The number of blocks in the cache."""
+    def num_blocks(self, config: GPTConfig, dtype: torch.dtype, free_memory: int) -> int:
+        """The number of blocks in the cache.
+
+        Args:
+            config: the model's configuration.
+            dtype: the type of keys and values.
+            free_memory: bytes that the device has left.
+
+        Raises:
+            ValueError: the cache does not fit into them.
+        """
+        size = bytes_per_token(config, dtype) * self.block_size
+        most = int(MEMORY_SHARE * free_memory) // size
         if self.cache_tokens is not None:
-            return self.cache_tokens // self.block_size
-        context = -(-config.context_length // self.block_size)
-        affordable = self.cache_mib * 2**20 // (bytes_per_token(config, dtype) * self.block_size)
-        return max(context, min(self.max_running * context, affordable))
+            wanted = smallest = self.cache_tokens // self.block_size
+        else:
+            context = -(-config.context_length // self.block_size)
+            wanted = max(context, min(self.max_running * context, self.cache_mib * 2**20 // size))
+            smallest = 1
+        if most < smallest:
+            raise ValueError(
+                f"a cache of {smallest * self.block_size:,} tokens takes {smallest * size / 2**30:.2f} GiB, and "
+                f"{free_memory / 2**30:.2f} GiB are free: lower cache_tokens or block_size, or use cache_dtype int8"
+            )
+        return min(wanted, most)

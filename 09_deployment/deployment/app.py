@@ -102,9 +102,14 @@ def _add_operations(app: FastAPI, state: ServerState) -> None:
 
     @app.get("/ready", tags=["operations"], response_model=ReadyResponse, responses={503: {"model": ReadyResponse}})
     async def ready() -> JSONResponse:
-        """Whether to send requests here. The status is 503 from the moment the server is told to stop."""
+        """Whether to send requests here.
+
+        The status is 503 from the moment the server is told to stop, and while every step of an engine fails.
+        """
         if state.desk.draining:
             return JSONResponse({"status": "stopping"}, 503)
+        if not all(model.engine.is_working for model in state.models.values()):
+            return JSONResponse({"status": "failing"}, 503)
         return JSONResponse({"status": "ready"})
 
     @app.get("/metrics", tags=["operations"], response_class=Response)

@@ -16,7 +16,7 @@ import math
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import structlog
 
@@ -78,7 +78,10 @@ class EventRelay:
         self._delivered = time.perf_counter()
         while self._pending:
             generation, event, at = self._pending.popleft()
-            generation.receive(event, at)
+            try:
+                generation.receive(event, at)
+            except Exception:  # the others must get their events
+                structlog.get_logger().exception("an event was not counted")
 
 
 class Generation:
@@ -125,19 +128,22 @@ class Generation:
             at: when it came, by `time.perf_counter`.
         """
         metrics, name = self._desk.metrics, self.model.name
+        self._events.append(event)
+        ended = event.finish_reason is not None and not self.done
+        if ended:
+            self.done = True
+            self._desk.forget(self)
+        if self.streamed or self.done:
+            self.arrived.set()
+        # The client has its event now, whatever happens while it is counted.
         if event.token is not None:
             if self._last_token_at is None:
                 metrics.first_token[name].observe(at - self.handle.submitted)
             else:
                 metrics.inter_token[name].observe(at - self._last_token_at)
             self._last_token_at = at
-        if event.finish_reason is not None and not self.done:
-            self.done = True
+        if ended:
             metrics.finished(name, self.stats)
-            self._desk.forget(self)
-        self._events.append(event)
-        if self.streamed or self.done:
-            self.arrived.set()
 
     def take(self) -> list[TokenEvent]:
         """The events since the last call. There is more than one if the client reads slowly.
@@ -145,12 +151,14 @@ class Generation:
         Raises:
             ApiError: the deadline has passed, the server is stopping, or the computation failed.
         """
+        if self._failure is not None and not self.done:
+            raise self._failure  # without waiting until the engine has finished its step
         events, self._events = self._events, []
         if events and events[-1].finish_reason == "error":
             structlog.get_logger().error("generation failed", reason=events[-1].error)
             raise ApiError(500, "the computation failed; the log has the details under this request id")
         if events and events[-1].finish_reason == "cancelled":
-            raise self._failure or ApiError(499, "the request was cancelled")
+            raise self._failure or ApiError(500, "the computation was ended before the end of the text")
         return events
 
     def cancel(self, failure: ApiError | None = None) -> None:
@@ -162,6 +170,7 @@ class Generation:
         if not self.done:
             self._failure = self._failure or failure
             self.handle.cancel()
+            self.arrived.set()
 
 
 @dataclass
@@ -181,13 +190,16 @@ class GenerationDesk:
     draining: bool = False
     _live: dict[Generation, asyncio.TimerHandle] = field(default_factory=dict)
 
-    def submit(self, model: ServedModel, requests: Sequence[GenerationRequest], streamed: bool) -> list[Generation]:
+    def submit(
+        self, model: ServedModel, requests: Sequence[GenerationRequest], streamed: bool, client: str | None
+    ) -> list[Generation]:
         """Hand in requests: all of them or none.
 
         Args:
             model: the model that generates.
             requests: the requests of one answer.
             streamed: whether the client wants the tokens as they come.
+            client: name of the API key, or None without keys. What one client has asked is not known to another.
 
         Raises:
             EngineFullError, PromptError, RequestError: see `Engine.submit`.
@@ -206,7 +218,7 @@ class GenerationDesk:
         arrived = asyncio.Event()
         with contextlib.ExitStack() as if_one_is_refused:
             for request in requests:
-                generation = Generation(self, model, request, arrived, streamed)
+                generation = Generation(self, model, replace(request, cache_salt=client), arrived, streamed)
                 if_one_is_refused.callback(generation.cancel)
                 generations.append(generation)
                 self._live[generation] = asyncio.get_running_loop().call_later(

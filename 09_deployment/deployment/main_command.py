@@ -14,6 +14,7 @@ from deployment.server import StoppingServer, listen, uvicorn_config
 from deployment.settings import ServerSettings, load_settings
 from deployment.structured_logging import configure_logging
 from groundwork.user_errors import report_user_errors
+from optimization.engine.engine import Engine
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -47,6 +48,14 @@ def _given(options: argparse.Namespace) -> dict[str, Any]:
     return given
 
 
+def describe_cache(engine: Engine) -> str:
+    """How many tokens the cache of an engine holds, and the memory that this may take."""
+    text = f"cache for {engine.cache_tokens:,} tokens, at most {engine.cache_bytes / 2**30:.2f} GiB"
+    if engine.cache_tokens < engine.context_length:
+        text += f"; longer texts, up to the context of {engine.context_length:,}, are refused"
+    return text
+
+
 def _serve(settings: ServerSettings) -> int:
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
@@ -57,5 +66,7 @@ def _serve(settings: ServerSettings) -> int:
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     address = f"http://{host}:{listener.getsockname()[1]}"
     print(f"Serving {', '.join(models)} on {address}   documentation: {address}/docs", flush=True)
+    for name, model in models.items():
+        print(f"  {name}: {describe_cache(model.engine)}", flush=True)
     StoppingServer(uvicorn_config(app, settings), app.state.server).run(sockets=[listener])
     return 0

@@ -12,10 +12,12 @@ import torch
 from torch import Tensor
 
 from attention.attention_visualizer import record_attention
+from deployment.errors import ApiError
 from deployment.settings import ServerSettings
 from finetuning.adapters.lora import fold_adapter
 from finetuning.adapters.peft_format import load_adapter
 from finetuning.data.chat_format import TEMPLATES, ChatTemplate, ConversationError, Message, chat_template
+from groundwork.tensor_files import is_finite
 from optimization.engine.engine import Engine
 from optimization.engine.events import PromptError
 from optimization.model_loading import load_for_inference
@@ -110,11 +112,17 @@ class ServedModel:
 
         Returns:
             (layers, heads, tokens); each row sums to 1.
+
+        Raises:
+            ApiError: the weights are nan, as those of a damaged model.
         """
         # The engine's steps are not recorded: the recorder does not see attention over the paged cache.
         with self._looking, torch.inference_mode(), record_attention(self.engine.model) as recorded:
             self.engine.model.hidden_states(torch.tensor([list(tokens)], device=self.engine.model.device))
-            return torch.stack([recorded[layer][0, :, -1] for layer in sorted(recorded)])
+            weights = torch.stack([recorded[layer][0, :, -1] for layer in sorted(recorded)])
+        if not is_finite(weights):
+            raise ApiError(500, "the attention weights are not finite numbers: the model is damaged")
+        return weights
 
 
 def find_template(tokenizer: Tokenizer, name: str | None) -> ChatTemplate | None:

@@ -11,7 +11,7 @@ from fastapi import Request
 
 from deployment.errors import ApiError, check_limit
 from deployment.gate.rate_limiting import RateLimiter
-from deployment.generation import GenerationDesk
+from deployment.generation import Generation, GenerationDesk
 from deployment.metrics import Metrics
 from deployment.served_model import ServedModel
 from deployment.settings import ServerSettings
@@ -68,19 +68,29 @@ class ServerState:
             return model.encode_conversation(messages)
         return await anyio.to_thread.run_sync(model.encode_conversation, messages)
 
-    async def charge(self, request: Request, model: ServedModel, wanted: list[GenerationRequest]) -> None:
-        """Count the tokens of a request against its key and address, before anything is computed.
-
-        The prompt and all the tokens that were asked for are charged. Both are known in advance, so nobody can use more
-        than they may. But a text that ends early is charged in full too.
+    async def submit(
+        self, request: Request, model: ServedModel, wanted: list[GenerationRequest], streamed: bool
+    ) -> list[Generation]:
+        """Charge a client for the texts that it asks for, and hand them to the engine.
 
         Args:
             request: the client's request.
             model: the model that generates.
             wanted: the texts that the request asks for.
+            streamed: whether the client wants the tokens as they come.
 
         Raises:
-            ApiError: the client is over the rate.
+            ApiError: the client is over the rate, or the server is stopping.
+            EngineFullError, PromptError, RequestError: see `Engine.submit`.
+        """
+        await self._charge(request, model, wanted)
+        return self.desk.submit(model, wanted, streamed, request.scope["state"].get("key_name"))
+
+    async def _charge(self, request: Request, model: ServedModel, wanted: list[GenerationRequest]) -> None:
+        """Count the tokens of a request against its key and address, before anything is computed.
+
+        The prompt and all the tokens that were asked for are charged. Both are known in advance, so nobody can use more
+        than they may. But a text that ends early is charged in full too.
         """
         tokens = sum(len(g.prompt_ids) + g.parameters.max_tokens for g in wanted)
         structlog.contextvars.bind_contextvars(model=model.name, prompt_tokens=sum(len(g.prompt_ids) for g in wanted))

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file, save_file
 
 from training.checkpoints import checkpoint as checkpoint_module, saving
 from training.checkpoints.checkpoint import (
@@ -80,6 +81,28 @@ def test_weights_of_another_model_are_refused(run_copy: Path):
     manifest["config.yaml"] = sha256_of(folder / "config.yaml")
     (folder / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(CheckpointError, match="does not fit the model"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda w: w.fill_(float("nan")), r"are nan or infinite: the file is damaged"),
+        (lambda w: w.fill_(float("inf")), r"are nan or infinite"),
+        (lambda w: w.to(torch.int8), r"has the type int8; a weight is one of float32"),
+        (lambda w: w > 0, r"has the type bool"),
+        (lambda w: w.to(torch.complex64), r"has the type complex64"),
+    ],
+    ids=["nan", "inf", "int8", "bool", "complex"],
+)
+def test_weights_that_are_no_finite_floats_are_refused(run_copy: Path, change, message):
+    folder = list_checkpoints(run_copy)[-1]
+    weights = load_file(folder / "model.safetensors")
+    weights["final_norm.weight"] = change(weights["final_norm.weight"])
+    save_file(weights, folder / "model.safetensors")
+    (folder / "manifest.json").unlink()
+    write_manifest(folder)
+    with pytest.raises(CheckpointError, match=rf"final_norm\.weight {message}"):
         load_model(folder)
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+
+import psutil
 import pytest
 import torch
 
@@ -9,6 +12,8 @@ from optimization.engine.block_pool import BlockPool, BlockTable, OutOfBlocksErr
 from optimization.engine.paged_kv_cache import RaggedBatch, RaggedRow, build_storage
 from optimization.kv_cache import CacheFullError, ContiguousKVCache, bytes_per_token
 from optimization.settings import EngineSettings
+from training import placement
+from training.placement import Placement
 from transformer.config import GPTConfig
 from transformer.gpt_model import GPTModel
 
@@ -82,7 +87,81 @@ def test_the_memory_of_blocks_is_what_is_announced(dtype):
     held = [tensor.nbytes for tensor in vars(storage).values() if isinstance(tensor, torch.Tensor)]
     assert sum(held) == 48 * bytes_per_token(config, dtype)
     settings = EngineSettings(cache_mib=1, max_running=1000, block_size=16)
-    assert settings.num_blocks(config, dtype) * 16 * bytes_per_token(config, dtype) <= 2**20
+    assert settings.num_blocks(config, dtype, 2**40) * 16 * bytes_per_token(config, dtype) <= 2**20
+
+
+LONG = GPTConfig(vocab_size=10, context_length=131_072, num_layers=16, num_heads=8, d_model=512)
+
+
+def test_the_memory_of_a_long_context_is_taken_when_it_is_used():
+    process, numbers = psutil.Process(), 131_072 * bytes_per_token(LONG, torch.float32)
+    assert numbers == 8 * 2**30
+    before, started = process.memory_info().rss, time.perf_counter()
+    for dtype in (torch.float32, torch.int8):
+        storage = build_storage(LONG, 4096 if psutil.virtual_memory().total < 2**34 else 131_072, dtype, CPU)
+        keys = torch.randn(3, 8, 64)
+        for layer in (0, 15):
+            storage.write(layer, torch.tensor([0, 1, 4000]), keys, 2 * keys)
+            read = storage.read(layer, [(0, 0, 2), (2, 4000, 1)], torch.float32)
+            torch.testing.assert_close(read[0][0].transpose(0, 1), keys, atol=0.02, rtol=0.02)
+            assert not storage.read(layer, [(0, 2, 3998)], torch.float32)[1].any()  # nothing is left of anything else
+    assert time.perf_counter() - started < 5  # with all of it written it took half a minute
+    assert process.memory_info().rss - before < 2**29
+
+
+def test_the_cache_is_planned_within_the_free_memory():
+    per_token = bytes_per_token(LONG, torch.float32)
+    default = EngineSettings()
+    assert default.num_blocks(LONG, torch.float32, 2**40) * 16 == LONG.context_length  # although cache_mib is less
+    assert default.num_blocks(LONG, torch.float32, 2**32) * 16 * per_token <= 0.9 * 2**32  # shorter texts are served
+    few = EngineSettings(cache_tokens=1024, block_size=16)
+    assert few.num_blocks(LONG, torch.float32, 2**40) == 64
+    with pytest.raises(ValueError, match=r"1,024 tokens takes 0\.06 GiB, and 0\.02 GiB are free: lower cache_tokens"):
+        few.num_blocks(LONG, torch.float32, 2**24)
+    with pytest.raises(ValueError, match="a cache of 16 tokens takes"):
+        default.num_blocks(LONG, torch.float32, 2**18)
+
+
+def test_a_container_has_the_memory_that_it_may_use(tmp_path, monkeypatch):
+    here = Placement(CPU, torch.float32)
+    without = here.free_memory()
+    assert 0 < without <= psutil.virtual_memory().total
+    limit = tmp_path / "memory.max"
+    monkeypatch.setattr(placement, "CONTAINER_LIMIT", limit)
+    limit.write_text("max\n")
+    assert here.free_memory() > 0
+    limit.write_text(f"{here.memory_in_use() + 2**20}\n")
+    assert here.free_memory() <= 2**21
+    limit.write_text("1\n")
+    assert here.free_memory() == 0
+
+
+def test_prefixes_are_found_under_their_own_salt_only():
+    pool, tokens = BlockPool(12, 2), [1, 2, 3, 4, 5]
+    for salt in ("alice", None):
+        table = BlockTable(pool, salt=salt)
+        table.reserve(5)
+        table.commit(tokens, 5)
+        table.release()
+        assert len(BlockTable(pool, salt=salt).shared_prefix(tokens)) == 2
+        assert BlockTable(pool, salt="bob").shared_prefix(tokens) == []
+    again = BlockTable(pool, salt="alice")
+    again.adopt(again.shared_prefix(tokens))
+    again.release()
+    assert len(again.shared_prefix(tokens)) == 2  # a table that is used again keeps its salt
+    first, second = (BlockTable(pool, salt=salt).shared_prefix(tokens)[0] for salt in ("alice", None))
+    assert first.block != second.block
+
+
+def test_a_pool_that_is_cleared_is_as_new():
+    pool = BlockPool(3, 2)
+    table = BlockTable(pool)
+    table.reserve(6)
+    table.commit([1, 2, 3, 4, 5, 6], 6)
+    pool.clear()
+    assert (pool.num_free, pool.num_used) == (3, 0)
+    assert BlockTable(pool).shared_prefix([1, 2, 3]) == []
+    BlockTable(pool).reserve(6)
 
 
 def test_a_collision_of_hashes_does_not_hand_out_another_texts_keys():

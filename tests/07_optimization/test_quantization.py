@@ -238,6 +238,46 @@ def test_a_foreign_or_damaged_file_is_refused_in_one_line(learned, tmp_path):
         save_quantized(tmp_path / "good", source, quantized, "int8")
 
 
+@pytest.mark.parametrize(
+    ("method", "name", "change", "message"),
+    [
+        ("int8", "head.scale", lambda t: t.fill_(float("nan")), "are nan or infinite"),
+        ("int8", "blocks.0.attention.query.weight", lambda t: t.float(), "has the type torch.float32, and this layer"),
+        ("int8", "blocks.0.attention.query.weight", lambda t: t > 0, "has the type torch.bool"),
+        ("int8", "blocks.0.attention.query.bias", lambda t: t.to(torch.int8), "has the type int8; a weight is"),
+        ("w8a8", "final_norm.weight", lambda t: t.fill_(float("inf")), "are nan or infinite"),
+        ("int4", "blocks.1.feed_forward.down.zero", lambda t: t.fill_(float("inf")), "are nan or infinite"),
+        ("int4", "blocks.1.feed_forward.down.weight", lambda t: t.to(torch.int8), "has the type torch.int8"),
+    ],
+)
+def test_a_quantized_file_with_other_numbers_is_refused(method, name, change, message, learned, tmp_path):
+    import yaml
+    from safetensors.torch import load_file, save_file
+
+    from training.checkpoints.manifest import write_manifest
+
+    source, folder = LoadedModel(learned.model, learned.tokenizer, tmp_path), tmp_path / "small"
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"model": learned.model.config.to_dict()}))
+    save_quantized(folder, source, quantize_model(learned.model, method), method)
+    tensors = load_file(folder / "model.safetensors")
+    tensors[name] = change(tensors[name])
+    save_file(tensors, folder / "model.safetensors")
+    (folder / "manifest.json").unlink()
+    write_manifest(folder)
+    with pytest.raises(CheckpointError, match=message) as error:
+        load_for_inference(folder)
+    assert name in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("method", ["int4", "gptq"])
+def test_weights_too_large_for_a_method_are_named(method):
+    model = GPTModel(GPTConfig(vocab_size=10, context_length=8, num_layers=1, num_heads=2, d_model=64))
+    with torch.no_grad():
+        model.blocks[0].attention.query.weight[3, :2] = torch.tensor([3e38, -3e38])
+    with pytest.raises(ValueError, match=r"got nan to nan|not finite"):
+        quantize_model(model, method, torch.randint(10, (2, 8)))
+
+
 def test_impossible_quantizations_are_named():
     model = GPTModel(GPTConfig(vocab_size=10, context_length=8, num_layers=1, num_heads=2, d_model=48))
     with pytest.raises(ValueError, match="unknown method 'int3'; the choices are int8, w8a8, int4, gptq"):

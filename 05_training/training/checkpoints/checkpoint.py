@@ -21,7 +21,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from groundwork.files import read_json
+from groundwork.tensor_files import read_weights
 from groundwork.text_sources import TextError
+from groundwork.user_errors import UserError
 from tokenizer.interface import Tokenizer, TokenizerError
 from tokenizer.loading import load_tokenizer
 from training.checkpoints.manifest import MANIFEST, sha256_of
@@ -256,11 +258,13 @@ def load_weights(model: nn.Module, folder: Path | str) -> None:
         folder: of the checkpoint.
 
     Raises:
-        CheckpointError: the weights are not those of this model.
+        CheckpointError: the weights are not those of this model, or not finite numbers.
     """
     path = Path(folder) / "model.safetensors"
     try:
-        set_weights(model, load_file(path))
+        set_weights(model, read_weights(path))
+    except UserError as error:
+        raise CheckpointError(str(error)) from None
     except (SafetensorError, RuntimeError, KeyError, OSError) as error:
         raise CheckpointError(f"{path} does not fit the model: {' '.join(str(error).split())}") from None
 

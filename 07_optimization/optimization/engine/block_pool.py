@@ -7,6 +7,9 @@ Memory Management for Large Language Model Serving with PagedAttention").
 Two sequences that begin with the same tokens can share the blocks of those tokens, because the keys of a token
 depend only on that token and those before it. A block counts its users. If it has none left but its content is
 known, it is kept for the next sequence that needs it, until the memory is needed for something else.
+
+Whoever learns how many tokens of a prompt were known learns something about the prompts of others. So prompts can have
+a salt, such as the name of the client: only prompts with the same salt share blocks.
 """
 
 from __future__ import annotations
@@ -26,10 +29,10 @@ class Prefix:
 
     Two prefixes are equal only if they are the same object. So a dictionary keyed by (parent, tokens) finds
     a block by its hash and compares the tokens, back to the beginning. A collision of hashes can therefore never
-    return the keys of another text.
+    return the keys of another text. The parent of a text's first block is its salt, or None.
     """
 
-    parent: Prefix | None
+    parent: Prefix | str | None
     tokens: tuple[int, ...]
     block: int
 
@@ -49,11 +52,15 @@ class BlockPool:
         if num_blocks < 1 or block_size < 1:
             raise ValueError(f"a cache needs blocks with room for tokens, got {num_blocks} blocks of {block_size}")
         self.num_blocks, self.block_size = num_blocks, block_size
-        self._users = [0] * num_blocks
-        self._empty = bytearray(b"\1" * num_blocks)
-        self._num_empty = num_blocks
+        self.clear()
+
+    def clear(self) -> None:
+        """Make all blocks empty, whoever uses them. The tables that had some must not be used any more."""
+        self._users = [0] * self.num_blocks
+        self._empty = bytearray(b"\1" * self.num_blocks)
+        self._num_empty = self.num_blocks
         self._prefix_of: dict[int, Prefix] = {}
-        self._index: dict[tuple[Prefix | None, tuple[int, ...]], Prefix] = {}
+        self._index: dict[tuple[Prefix | str | None, tuple[int, ...]], Prefix] = {}
         self._idle: OrderedDict[int, None] = OrderedDict()  # unused, content known; least recently used first
 
     @property
@@ -118,11 +125,11 @@ class BlockPool:
                 self._empty[block] = 1
                 self._num_empty += 1
 
-    def find(self, parent: Prefix | None, tokens: tuple[int, ...]) -> Prefix | None:
+    def find(self, parent: Prefix | str | None, tokens: tuple[int, ...]) -> Prefix | None:
         """The block that holds these tokens after this prefix, if there is one."""
         return self._index.get((parent, tokens))
 
-    def register(self, parent: Prefix | None, tokens: tuple[int, ...], block: int) -> Prefix:
+    def register(self, parent: Prefix | str | None, tokens: tuple[int, ...], block: int) -> Prefix:
         """Let later sequences find a full block.
 
         Returns:
@@ -154,13 +161,14 @@ class BlockTable:
     Args:
         pool: where blocks come from.
         share: whether to look for shared prefixes and to offer its own blocks to others.
+        salt: only tables with the same salt share blocks.
     """
 
-    def __init__(self, pool: BlockPool, share: bool = True):
-        self.pool, self.share = pool, share
+    def __init__(self, pool: BlockPool, share: bool = True, salt: str | None = None):
+        self.pool, self.share, self.salt = pool, share, salt
         self.blocks: list[int | None] = []  # None: given back, because no later token sees it
         self.length = 0  # tokens whose keys and values are stored
-        self._prefix: Prefix | None = None
+        self._prefix: Prefix | str | None = salt
         self._registered = 0  # how many full blocks were offered
         self._let_go = 0  # blocks before this one were looked at by `evict`
 
@@ -171,7 +179,8 @@ class BlockTable:
     def shared_prefix(self, tokens: list[int]) -> list[Prefix]:
         """The stored blocks that these tokens begin with. At least one token is left to compute."""
         found: list[Prefix] = []
-        size, parent = self.pool.block_size, None
+        size = self.pool.block_size
+        parent: Prefix | str | None = self.salt
         if self.share:
             for start in range(0, len(tokens) - size, size):
                 prefix = self.pool.find(parent, tuple(tokens[start : start + size]))
@@ -189,7 +198,7 @@ class BlockTable:
             self.blocks.append(prefix.block)
         self.length = len(prefixes) * self.pool.block_size
         self._registered = len(prefixes)
-        self._prefix = prefixes[-1] if prefixes else None
+        self._prefix = prefixes[-1] if prefixes else self.salt
 
     def reserve(self, length: int) -> None:
         """Allocate blocks until there is room for `length` tokens.
@@ -233,7 +242,7 @@ class BlockTable:
             if block is not None:
                 self.pool.release(block)
         self.blocks, self.length = [], 0
-        self._prefix, self._registered, self._let_go = None, 0, 0
+        self._prefix, self._registered, self._let_go = self.salt, 0, 0
 
     def slots(self, start: int, stop: int) -> list[int]:
         """The slots of the tokens from `start` to `stop`. A slot is a token's place in the whole cache."""

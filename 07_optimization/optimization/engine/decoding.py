@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from optimization.engine.events import TokenLogprobs
@@ -9,7 +10,7 @@ from optimization.engine.request import Request
 from optimization.engine.scheduler import ScheduledRequest
 from optimization.engine.speculative import Proposal, accept_or_replace
 from transformer.config import GPTConfig
-from transformer.sampling import process_logits, sample_next_token, shift_context
+from transformer.sampling import most_likely, process_logits, require_finite, sample_next_token, shift_context
 
 
 def apply_logits(item: ScheduledRequest, logits: Tensor, config: GPTConfig) -> None:
@@ -19,6 +20,9 @@ def apply_logits(item: ScheduledRequest, logits: Tensor, config: GPTConfig) -> N
         item: the request, and what it did in this step.
         logits: its rows; see `ModelRunner.run`.
         config: the model's configuration.
+
+    Raises:
+        LogitsError: the logits are nan or infinite.
     """
     request, table, stats = item.request, item.request.table, item.request.handle.stats
     start, computed, completes = table.length, table.length + item.count, item.completes
@@ -52,6 +56,7 @@ def apply_logits(item: ScheduledRequest, logits: Tensor, config: GPTConfig) -> N
 
 def _report_prompt(request: Request, logits: Tensor, start: int) -> None:
     """Report tokens of the prompt, except those reported before a preemption."""
+    require_finite(logits)
     report = request.handle.prompt_logprobs
     for row, token in zip(logits[len(report) - start :], request.prompt[len(report) + 1 :], strict=False):
         report.append(logprobs_of(row, token, request.logprobs or 0))
@@ -74,9 +79,10 @@ def choose_tokens(logits: Tensor, request: Request, proposal: Proposal) -> list[
         accepted = False
         if i < len(proposal.tokens):
             guess = proposal.tokens[i]
+            require_finite(row)
             scores = process_logits(row, request.parameters, request.prompt, generated)
             if request.parameters.temperature == 0.0:
-                token = int(scores.argmax())
+                token = most_likely(scores)
                 accepted = token == guess
             else:
                 guessed_with = None if proposal.probabilities is None else proposal.probabilities[i]
@@ -98,7 +104,8 @@ def logprobs_of(logits: Tensor, token: int, num_top: int) -> TokenLogprobs:
         token: the one that was chosen.
         num_top: how many of the likeliest tokens to report.
     """
-    log_probabilities = logits.log_softmax(dim=-1)
+    # The logarithm of a probability that is too small for its type is -inf, which JSON does not have.
+    log_probabilities = logits.log_softmax(dim=-1).clamp(min=torch.finfo(logits.dtype).min)
     best = log_probabilities.topk(num_top)
     entropy = -(log_probabilities.exp() * log_probabilities).sum()
     top = tuple(zip(best.indices.tolist(), best.values.tolist(), strict=True))

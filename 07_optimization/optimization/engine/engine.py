@@ -12,6 +12,7 @@ Any thread may submit requests. `step` computes one token, or one piece of a pro
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import queue
 import threading
@@ -29,6 +30,7 @@ from optimization.engine.paged_kv_cache import build_storage
 from optimization.engine.request import GenerationRequest, Request, RequestHandle, check_length
 from optimization.engine.scheduler import ScheduledRequest, Scheduler
 from optimization.engine.speculative import Proposer
+from optimization.kv_cache import bytes_per_token
 from optimization.model_loading import inference_copy, load_for_inference
 from optimization.settings import EngineSettings
 from optimization.weights.quantized_model import count_weights
@@ -37,9 +39,14 @@ from training.placement import Placement, choose_placement
 from transformer.gpt_model import GPTModel
 from transformer.sampling import SamplingParameters
 
+MOST_FAILED_STEPS = 3  # one after the other; then something is wrong that does not pass by itself
+
 
 class Engine:
     """Generates text for many requests at once.
+
+    An error that concerns one request ends that request. After any other error all requests in the engine fail, and it
+    continues with an empty cache. So nobody waits for an answer that will not come.
 
     Args:
         model: its weights are shared or copied, never changed.
@@ -47,6 +54,9 @@ class Engine:
         placement: device, and precision of weights and activations.
         settings: limits.
         proposer: guesses tokens for speculative decoding; None to decode without guesses.
+
+    Raises:
+        ValueError: this machine does not have the memory for the cache.
     """
 
     def __init__(
@@ -62,9 +72,10 @@ class Engine:
         self.num_parameters = count_weights(model)
         self.model = inference_copy(model, placement.precision, self.settings.pack_weights, self.settings.compile)
         dtype = self.settings.storage_dtype(placement.precision, placement.device)
-        self.pool = BlockPool(self.settings.num_blocks(self.config, dtype), self.settings.block_size)
-        slots = self.pool.num_blocks * self.pool.block_size
-        storage = build_storage(self.config, slots, dtype, placement.device)
+        num_blocks = self.settings.num_blocks(self.config, dtype, placement.free_memory())
+        self.pool = BlockPool(num_blocks, self.settings.block_size)
+        self.cache_bytes = self.cache_tokens * bytes_per_token(self.config, dtype)
+        storage = build_storage(self.config, self.cache_tokens, dtype, placement.device)
         self._runner = ModelRunner(self.model, storage, placement, tokenizer.vocab_size)
         self._scheduler = Scheduler(self.pool, self.settings, self.config.context_length, proposer)
         self._lock = threading.Lock()  # held for one step
@@ -73,6 +84,7 @@ class Engine:
         self._wake, self._stopping = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
         self._prompt_tokens = self._cached_tokens = self._generated_tokens = self._steps = 0
+        self._failed_steps = 0  # since the last one that did not fail
 
     @classmethod
     def from_checkpoint(
@@ -104,6 +116,17 @@ class Engine:
     def context_length(self) -> int:
         """The longest prompt, in tokens."""
         return self.config.context_length
+
+    @property
+    def cache_tokens(self) -> int:
+        """The tokens that the cache has room for. Its memory is taken as it is used."""
+        return self.pool.num_blocks * self.pool.block_size
+
+    @property
+    def is_working(self) -> bool:
+        """Whether requests can be served: False after several failed steps, until one succeeds."""
+        thread = self._thread
+        return self._failed_steps < MOST_FAILED_STEPS and (thread is None or thread.is_alive())
 
     def encode_prompt(self, prompt: str) -> list[int]:
         """The ids of a prompt, after the end-of-text token that every training document begins with.
@@ -137,9 +160,9 @@ class Engine:
         """
         request.check(self.tokenizer.vocab_size, self.context_length)
         longest = min(len(request.prompt_ids) + request.parameters.max_tokens, self.context_length)
-        if longest > (room := self.pool.num_blocks * self.pool.block_size):
+        if longest > self.cache_tokens:
             raise RequestError(
-                f"the request may need {longest} tokens of cache, which has room for {room}: "
+                f"the request may need {longest} tokens of cache, which has room for {self.cache_tokens}: "
                 "shorten it, or give the engine more cache_tokens"
             )
         if self._inbox.qsize() + len(self._scheduler.waiting) >= self.settings.max_waiting:
@@ -148,25 +171,43 @@ class Engine:
         stats.prompt_tokens = len(request.prompt_ids)
         handle = RequestHandle(next(self._numbers), stats, on_event, self._drop_cancelled, self._step_unless_started)
         # The tokens of shared blocks are not computed, so they would have no logits to report.
-        table = BlockTable(self.pool, self.settings.prefix_sharing and not request.prompt_logprobs)
+        share = self.settings.prefix_sharing and not request.prompt_logprobs
+        table = BlockTable(self.pool, share, request.cache_salt)
         self._inbox.put(Request(request, self.tokenizer, table, handle))
         self._wake.set()
         return handle
 
     def step(self) -> bool:
-        """Compute the next token or piece of prompt of every request. False if there was nothing to do."""
-        with self._lock, torch.inference_mode():
+        """Compute the next token or piece of prompt of every request. False if nothing is left to do."""
+        with self._lock, self._beginning_again(), torch.inference_mode():
             self._take_in()
             scheduled = self._scheduler.plan()
             computed = self._run(scheduled)
             self._apply(computed)
             self._scheduler.retire()
-            return bool(scheduled or self._scheduler.waiting)
+            if computed:
+                self._failed_steps = 0
+        return bool(self._scheduler.requests) or not self._inbox.empty()
+
+    @contextlib.contextmanager
+    def _beginning_again(self) -> Iterator[None]:
+        """After an error inside, let all requests fail and begin again, because nobody knows what the blocks hold."""
+        try:
+            yield
+        except BaseException as error:
+            self._failed_steps += 1
+            self._scheduler.abandon(error)
+            self.pool.clear()
+            # Ctrl-C is meant for the thread that called; the engine's own thread has no caller, and must go on.
+            if not isinstance(error, Exception) and threading.current_thread() is not self._thread:
+                raise
 
     def _take_in(self) -> None:
         """Queue the submitted requests, and remove the cancelled ones."""
         while not self._inbox.empty():
-            self._scheduler.add(self._inbox.get_nowait())
+            request = self._inbox.get_nowait()
+            with request.own_failure():
+                self._scheduler.add(request)
         for request in self._scheduler.requests:
             if request.handle.cancelled.is_set():
                 request.finish("cancelled")
@@ -179,6 +220,7 @@ class Engine:
         try:
             logits = self._runner.run(scheduled)
         except Exception as error:  # for example out of memory: these requests fail, the engine continues
+            self._failed_steps += 1
             for item in scheduled:
                 item.request.fail(error)
             return []
@@ -189,10 +231,8 @@ class Engine:
         """Give each request its next tokens, or finish it."""
         for item, logits in computed:
             request, before = item.request, len(item.request.generated)
-            try:
+            with request.own_failure():
                 apply_logits(item, logits, self.config)
-            except Exception as error:  # only this request failed; the others continue
-                request.fail(error)
             self._generated_tokens += len(request.generated) - before
             if before == 0 and (request.generated or request.finished):  # its prompt has been computed
                 self._prompt_tokens += request.handle.stats.prompt_tokens
@@ -212,7 +252,7 @@ class Engine:
         self._wake.set()
         if thread is not None:
             thread.join()
-        with self._lock:
+        with self._lock, self._beginning_again():
             self._take_in()
             for request in self._scheduler.requests:
                 request.finish("cancelled")
@@ -236,7 +276,8 @@ class Engine:
         self._wake.set()
         if self._lock.acquire(blocking=False):
             try:
-                self._take_in()
+                with self._beginning_again():
+                    self._take_in()
             finally:
                 self._lock.release()
 

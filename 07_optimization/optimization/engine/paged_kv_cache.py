@@ -9,7 +9,11 @@ the other sequences, to the last bit.
 
 from __future__ import annotations
 
+import math
+import mmap
+import os
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -49,8 +53,7 @@ class FloatStorage(BlockStorage):
     def __init__(self, config: GPTConfig, num_slots: int, dtype: torch.dtype, device: torch.device):
         # In the order of tokens, so that the slots of a block and of neighbouring blocks are one piece of memory.
         shape = (config.num_layers, 2, num_slots, config.kv_heads, config.head_size)
-        # Zeros instead of `empty`: memory that is masked out is multiplied by 0, and 0 · nan would be nan.
-        self._memory = torch.zeros(shape, dtype=dtype, device=device)
+        self._memory = zeros_on_demand(shape, dtype, device)
         self._slots = [(layer[0], layer[1]) for layer in self._memory]  # each (slots, kv_heads, head_dim)
         self._heads = [(k.transpose(0, 1)[None], v.transpose(0, 1)[None]) for k, v in self._slots]
 
@@ -85,8 +88,8 @@ class Int8Storage(BlockStorage):
 
     def __init__(self, config: GPTConfig, num_slots: int, device: torch.device):
         shape = (config.num_layers, 2, num_slots, config.kv_heads, config.head_size)
-        self._memory = torch.zeros(shape, dtype=torch.int8, device=device)
-        self._scales = torch.zeros((*shape[:-1], 1), dtype=torch.float32, device=device)
+        self._memory = zeros_on_demand(shape, torch.int8, device)
+        self._scales = zeros_on_demand((*shape[:-1], 1), torch.float32, device)
 
     def write(self, layer: int, slots: Tensor, keys: Tensor, values: Tensor) -> None:
         """See `BlockStorage.write`."""
@@ -103,6 +106,29 @@ class Int8Storage(BlockStorage):
             pieces = [memory[slot : slot + n].to(dtype) * scales[slot : slot + n].to(dtype) for _, slot, n in runs]
             pair.append(torch.cat(pieces).transpose(0, 1)[None])
         return pair[0], pair[1]
+
+
+def zeros_on_demand(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A tensor of zeros. On a CPU, the system provides each page when something is first written to it.
+
+    A cache for a long context is large, and most of it is never used. With `torch.zeros`, all of it would be taken and
+    written at the start. Zeros are needed because memory that is masked out is multiplied by 0, and 0 · nan is nan.
+
+    Raises:
+        ValueError: the memory cannot be had.
+    """
+    size = math.prod(shape) * dtype.itemsize
+    try:
+        if device.type != "cpu":
+            return torch.zeros(shape, dtype=dtype, device=device)
+        private = {} if os.name == "nt" else {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS}
+        return torch.frombuffer(mmap.mmap(-1, size, **private), dtype=dtype).view(shape)
+    except (OSError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"there is no memory for a cache of {size / 2**30:.2f} GiB ({reason}): lower cache_mib or cache_tokens, or "
+            "use cache_dtype int8"
+        ) from None
 
 
 def build_storage(config: GPTConfig, num_slots: int, dtype: torch.dtype, device: torch.device) -> BlockStorage:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 import time
@@ -37,6 +38,8 @@ class GenerationRequest:
         logprobs: how many alternatives to report with each token. With 0, only the token's own probability is reported.
             With None, nothing is reported.
         prompt_logprobs: report the tokens of the prompt too, in `RequestHandle.prompt_logprobs`.
+        cache_salt: only requests with the same salt share the blocks of a common beginning. Otherwise the number of
+            tokens that were known, or the time to the first token, would tell one client what others have asked.
     """
 
     prompt_ids: Sequence[int]
@@ -45,6 +48,7 @@ class GenerationRequest:
     end_ids: Collection[int] | None = None
     logprobs: int | None = None
     prompt_logprobs: bool = False
+    cache_salt: str | None = None
 
     def check(self, vocab_size: int, context_length: int) -> None:
         """Refuse what a model of this size cannot compute.
@@ -89,7 +93,8 @@ class RequestHandle:
         number: counts the requests in order of arrival.
         stats: filled in while the request runs.
         on_event: called with each event on the engine's thread; the queue is then not used. It must return at once, as
-            `loop.call_soon_threadsafe` does. If it raises, the request is cancelled.
+            `loop.call_soon_threadsafe` does. If it raises, the request is cancelled. If it raises for the last event,
+            it is called once more, with an error.
         on_cancel: tells the engine that `cancelled` was set.
         compute: computes one step for an owner who waits. It returns False if the engine's own thread does that.
     """
@@ -115,8 +120,12 @@ class RequestHandle:
             return
         try:
             self._on_event(event)
-        except Exception:  # the listener is gone; this must not disturb the other requests
-            self.cancel()
+        except Exception as error:  # the listener is gone; this must not disturb the other requests
+            if event.finish_reason is None:
+                self.cancel()
+                return
+            with contextlib.suppress(Exception):
+                self._on_event(TokenEvent(None, finish_reason="error", error=_describe(error)))
 
     def cancel(self) -> None:
         """Stop when the current step ends. The blocks are free then. For a finished request this does nothing."""
@@ -230,15 +239,32 @@ class Request:
         if self.finished:
             return
         self.finished = True
+        try:
+            if not self._stop.stopped:
+                text += self._stop.push(self._decoder.finish()) + self._stop.flush()
+        except Exception as problem:  # the owner waits for the last event, whatever is wrong with the text
+            reason, error = "error", error or _describe(problem)
         stats = self.handle.stats
         stats.finish_reason = reason
         stats.total_seconds = time.perf_counter() - self.handle.submitted
         if stats.generated_tokens == 0:
             stats.first_token_seconds = stats.total_seconds
-        if not self._stop.stopped:
-            text += self._stop.push(self._decoder.finish()) + self._stop.flush()
         self.handle.deliver(TokenEvent(token, text, logprobs, reason, error))
 
-    def fail(self, error: Exception) -> None:
+    def fail(self, error: BaseException) -> None:
         """Finish with an error."""
-        self.finish("error", error=f"{type(error).__name__}: {error}")
+        self.finish("error", error=_describe(error))
+
+    @contextlib.contextmanager
+    def own_failure(self) -> Iterator[None]:
+        """An error inside concerns this request only: it fails, and the others continue."""
+        try:
+            yield
+        except BaseException as error:
+            self.fail(error)
+            if not isinstance(error, Exception):
+                raise  # Ctrl-C concerns all
+
+
+def _describe(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"

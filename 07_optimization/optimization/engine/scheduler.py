@@ -14,6 +14,7 @@ product can change its rounding, so the other requests of a step must not change
 from __future__ import annotations
 
 import bisect
+import contextlib
 import time
 from dataclasses import dataclass
 
@@ -83,8 +84,20 @@ class Scheduler:
         self.running = [request for request in self.running if not request.finished]
         self.waiting = [request for request in self.waiting if not request.finished]
 
+    def abandon(self, error: BaseException) -> None:
+        """Let all requests fail and leave, without looking at their blocks."""
+        for request in self.requests:
+            request.fail(error)
+            if self._proposer is not None:
+                with contextlib.suppress(Exception):  # it may be what has failed
+                    self._proposer.forget(request)
+        self.running, self.waiting = [], []
+
     def plan(self) -> list[ScheduledRequest]:
-        """Choose what the next step computes, and get the memory for it."""
+        """Choose what the next step computes, and get the memory for it.
+
+        A request fails alone if there is an error while it is planned, in the proposer for example.
+        """
         scheduled: list[ScheduledRequest] = []
         budget = self._settings.max_batch_tokens
         # The requests that decode go first: each needs only one token, and somebody is reading the text.
@@ -95,17 +108,24 @@ class Scheduler:
             prefill = request.num_pending > 1
             if prefill and count > budget:
                 continue
-            if self._make_room(request, request.table.length + count, scheduled):
-                scheduled.append(ScheduledRequest(request, count))
-                budget -= count if prefill else 0
-        self._speculate(scheduled)
+            with request.own_failure():
+                if self._make_room(request, request.table.length + count, scheduled):
+                    scheduled.append(ScheduledRequest(request, count))
+                    budget -= count if prefill else 0
+        if self._proposer is not None:
+            for item in scheduled:
+                with item.request.own_failure():
+                    self._speculate(item, self._proposer)
         for request in self._admissible():
-            first_chunk = self._admit(request, budget)
-            if first_chunk is None:
+            first_chunk = None
+            with request.own_failure():
+                first_chunk = self._admit(request, budget)
+            if first_chunk is not None:
+                scheduled.append(ScheduledRequest(request, first_chunk))
+                budget -= first_chunk
+            elif not request.finished:
                 break
-            scheduled.append(ScheduledRequest(request, first_chunk))
-            budget -= first_chunk
-        return scheduled
+        return [item for item in scheduled if not item.request.finished]
 
     def _chunk(self, request: Request) -> int:
         size = self._settings.chunk_size
@@ -132,22 +152,17 @@ class Scheduler:
         self.running.remove(request)
         self.add(request)
 
-    def _speculate(self, scheduled: list[ScheduledRequest]) -> None:
+    def _speculate(self, item: ScheduledRequest, proposer: Proposer) -> None:
         """Add guesses if there is free memory. No request loses its blocks for them."""
-        if self._proposer is None:
+        request = item.request
+        # The last token of a text needs no guess, and the last guess must still have a place in the context.
+        left = request.parameters.max_tokens - len(request.generated) - 1
+        limit = min(left, self._context_length - len(request.tokens))
+        if request.num_pending > 1 or limit < 1:
             return
-        for item in scheduled:
-            request = item.request
-            # The last token of a text needs no guess, and the last guess must still have a place in the context.
-            left = request.parameters.max_tokens - len(request.generated) - 1
-            limit = min(left, self._context_length - len(request.tokens))
-            if request.num_pending > 1 or limit < 1:
-                continue
-            proposal = self._proposer.propose(request, limit)
-            try:
-                request.table.reserve(request.table.length + 1 + len(proposal.tokens))
-            except OutOfBlocksError:
-                continue
+        proposal = proposer.propose(request, limit)
+        with contextlib.suppress(OutOfBlocksError):
+            request.table.reserve(request.table.length + 1 + len(proposal.tokens))
             item.proposal = proposal
 
     def _admissible(self) -> list[Request]:
@@ -187,6 +202,9 @@ class Scheduler:
         if not request.table.share or stop >= len(request.tokens):
             return False
         return any(
-            other.table.share and other.table.length < stop and other.tokens[:stop] == request.tokens[:stop]
+            other.table.share
+            and other.table.salt == request.table.salt
+            and other.table.length < stop
+            and other.tokens[:stop] == request.tokens[:stop]
             for other in self.running
         )

@@ -12,7 +12,7 @@ tokens that followed there. It works well for summaries, edits and code. `DraftM
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from torch import Tensor
 from optimization.engine.request import Request
 from optimization.kv_cache import ContiguousKVCache
 from transformer.gpt_model import GPTModel
-from transformer.sampling import draw_token, process_logits
+from transformer.sampling import draw_token, most_likely, process_logits, require_finite
 
 
 @dataclass(frozen=True)
@@ -153,8 +153,10 @@ class DraftModel(Proposer):
         if limit < 1:
             return NO_PROPOSAL
         if request.number not in self._seen:
-            weight = self._model.token_embedding.weight
-            cache = ContiguousKVCache(self._model.config, dtype=weight.dtype, device=weight.device)
+            weight, config = self._model.token_embedding.weight, self._model.config
+            longest = len(request.prompt) + request.parameters.max_tokens
+            config = replace(config, context_length=min(config.context_length, longest))  # no room for more is needed
+            cache = ContiguousKVCache(config, dtype=weight.dtype, device=weight.device)
             self._seen[request.number] = (cache, [])
         cache, seen = self._seen[request.number]
         cache.length = _common_length(seen, request.tokens[:-1])  # forget guesses that were wrong
@@ -163,9 +165,10 @@ class DraftModel(Proposer):
         for _ in range(limit):
             ids = torch.tensor([feed], device=self._model.device)
             logits = self._model(ids, cache, last_only=True)[0, -1, : self._vocab_size].float().cpu()
+            require_finite(logits)
             scores = process_logits(logits, request.parameters, request.prompt, [*request.generated, *tokens])
             if request.parameters.temperature == 0.0:
-                token = int(scores.argmax())
+                token = most_likely(scores)
             else:
                 distributions.append(scores.softmax(dim=-1))
                 token = draw_token(distributions[-1], request.generator)

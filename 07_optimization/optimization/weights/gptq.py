@@ -16,6 +16,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from groundwork.tensor_files import is_finite
 from optimization.weights.quantization import INT4_GROUP, Int4Linear, from_levels, group_scales, to_levels
 from transformer.gpt_model import GPTModel
 
@@ -34,13 +35,15 @@ def gptq_levels(weight: Tensor, hessian: Tensor) -> tuple[Tensor, Tensor, Tensor
         levels (out, in) from 0 to 15, scale (out, groups), zero (out, groups).
 
     Raises:
-        ValueError: the rows are not a multiple of the group, or the Hessian has another size.
+        ValueError: the rows are not a multiple of the group, or the Hessian has another size or is not finite.
     """
     size = weight.shape[1]
     if size % INT4_GROUP or hessian.shape != (size, size):
         raise ValueError(
             f"rows of {size} need a Hessian of {size} × {size}, and groups of {INT4_GROUP}; got {tuple(hessian.shape)}"
         )
+    if not is_finite(hessian):
+        raise ValueError("the activations that GPTQ calibrates on are not finite: the model's weights are too large")
     weight, hessian = weight.double().clone(), hessian.double().clone()
     hessian.diagonal().add_(DAMPING * hessian.diagonal().mean().clamp(min=1e-8))
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(hessian))

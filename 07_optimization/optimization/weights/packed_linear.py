@@ -21,7 +21,11 @@ FEWEST_ROWS = 4
 
 def packing_is_available(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether oneDNN has kernels for this device and type."""
-    return device.type == "cpu" and dtype in (torch.float32, torch.bfloat16) and torch.backends.mkldnn.is_available()
+    if device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return False
+    if dtype == torch.bfloat16:  # not on processors without AVX-512
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return dtype == torch.float32
 
 
 class PackedLinear(nn.Module):
@@ -50,6 +54,8 @@ class PackedLinear(nn.Module):
         """(..., in) → (..., out)."""
         rows = x.reshape(-1, self.in_features)
         count = rows.shape[0]
+        if count == 0:
+            return x.new_zeros(*x.shape[:-1], self.out_features)
         if count == 1:
             rows = rows.expand(FEWEST_ROWS, -1).contiguous()
         elif count < FEWEST_ROWS:

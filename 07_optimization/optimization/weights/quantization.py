@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 INT4_GROUP = 64
+EXACT_TERMS = 1024  # sums of so many products of 8-bit integers stay below 2^24, so float32 holds them exactly
 
 
 def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -145,11 +146,10 @@ class W8A8Linear(Int8Linear):
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) → (..., out)."""
         q, scale = quantize_rows(x.reshape(-1, self.in_features))
-        if x.device.type == "cpu":
-            products = torch._int_mm(q, self.weight.T).float()
-        else:  # a GPU's integer kernel accepts only some sizes; the sum of float32 products is nearly exact
-            products = q.float() @ self.weight.T.float()
-        return self._finish(products * scale, x.dtype).view(*x.shape[:-1], self.out_features)
+        # Integer kernels take only some sizes, or only some processors. Parts of a sum are exact in float32, in any order.
+        pairs = zip(q.split(EXACT_TERMS, dim=1), self.weight.split(EXACT_TERMS, dim=1), strict=True)
+        products = sum(F.linear(left.float(), right.float()).double() for left, right in pairs)
+        return self._finish((products * scale).float(), x.dtype).view(*x.shape[:-1], self.out_features)
 
 
 class Int4Linear(QuantizedLayer):

@@ -17,7 +17,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from groundwork.tensor_files import save_tensors
+from groundwork.tensor_files import is_finite, require_weight, save_tensors
+from groundwork.user_errors import UserError
 from optimization.weights.gptq import quantize_blocks_gptq
 from optimization.weights.quantization import (
     INT4_GROUP,
@@ -53,7 +54,7 @@ def quantize_model(model: GPTModel, method: Method, calibration: Tensor | None =
 
     Raises:
         QuantizationError: the method is unknown or does not support the sizes, the calibration text is missing, or the
-            model is quantized already.
+            model is quantized already, or its numbers are too large.
     """
     if method not in get_args(Method):
         raise QuantizationError(f"unknown method {method!r}; the choices are {', '.join(get_args(Method))}")
@@ -66,6 +67,9 @@ def quantize_model(model: GPTModel, method: Method, calibration: Tensor | None =
         _check_groups(quantized)
         quantize_blocks_gptq(quantized, calibration)
     _replace_layers(quantized, method, fill=True)
+    for name, tensor in quantized.state_dict().items():
+        if tensor.is_floating_point() and not is_finite(tensor):
+            raise QuantizationError(f"{name} would be nan or infinite: the model's weights are too large for {method}")
     return quantized
 
 
@@ -174,9 +178,28 @@ def load_quantized(folder: Path | str, model: GPTModel) -> None:
     try:
         _replace_layers(model, method, fill=False)
         tensors = load_file(folder / "model.safetensors")
+        tied = {}
         if model.config.tie_embeddings:
-            tensors |= {f"token_embedding.{part}": tensors[f"head.{part}"] for part in ("weight", "scale")}
-        model.load_state_dict(tensors)
+            tied = {f"token_embedding.{part}": tensors[f"head.{part}"] for part in ("weight", "scale")}
+        model.load_state_dict(tensors | tied)
+        _check_types(tensors, model, folder / "model.safetensors")
+    except UserError as error:
+        raise CheckpointError(str(error)) from None
     except (SafetensorError, RuntimeError, KeyError, OSError, QuantizationError) as error:
         problem = " ".join(str(error).split())[:300]
         raise CheckpointError(f"{folder / 'model.safetensors'} does not fit {MANIFEST}'s model: {problem}") from None
+
+
+def _check_types(tensors: dict[str, Tensor], model: GPTModel, path: Path) -> None:
+    """Check that integers are stored as the integers that they are, and all other numbers as weights.
+
+    Raises:
+        UserError: a tensor has another type, or is not finite.
+    """
+    layers = model.state_dict()
+    for name, theirs in tensors.items():
+        ours = layers[name]
+        if ours.is_floating_point():
+            require_weight(theirs, name, path)
+        elif theirs.dtype != ours.dtype:
+            raise UserError(f"{path}: {name} has the type {theirs.dtype}, and this layer keeps {ours.dtype}")

@@ -46,8 +46,14 @@ def sse(data: Any, event: str | None = None) -> bytes:
     >>> sse({"a": 1}, "token")
     b'event: token\\ndata: {"a":1}\\n\\n'
     """
-    text = json.dumps(data, separators=(",", ":"))
+    text = json.dumps(data, separators=(",", ":"), allow_nan=False)
     return (f"data: {text}\n\n" if event is None else f"event: {event}\ndata: {text}\n\n").encode()
+
+
+def json_response(answer: dict[str, Any]) -> Response:
+    """A whole answer as JSON, which has no NaN and no Infinity."""
+    text = json.dumps(answer, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return Response(text, media_type="application/json")
 
 
 async def _errors_as_events(events: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -12,7 +11,7 @@ from fastapi.responses import Response
 
 from deployment.errors import ApiError, ErrorResponse, check_limit
 from deployment.generation import Generation, merge
-from deployment.routes.answering import EventStream, sse, unless_disconnected, usage_of
+from deployment.routes.answering import EventStream, json_response, sse, unless_disconnected, usage_of
 from deployment.routes.logprobs import chat_logprobs
 from deployment.routes.openai_schemas import ChatCompletion, ChatCompletionRequest
 from deployment.server_state import ServerState
@@ -46,8 +45,7 @@ def chat_routes(state: ServerState) -> APIRouter:
             )
             for choice in range(body.n)
         ]
-        await state.charge(request, model, requests)
-        generations = state.desk.submit(model, requests, body.stream)
+        generations = await state.submit(request, model, requests, body.stream)
         head = {
             "id": f"chatcmpl-{request.scope['state']['request_id']}",
             "object": "chat.completion.chunk" if body.stream else "chat.completion",
@@ -75,7 +73,7 @@ async def _whole(body: ChatCompletionRequest, head: dict[str, Any], generations:
         for index, events in enumerate(gathered)
     ]
     answer = {**head, "choices": choices, "usage": usage_of(generations, body.n)}
-    return Response(json.dumps(answer, ensure_ascii=False, separators=(",", ":")), media_type="application/json")
+    return json_response(answer)
 
 
 async def _stream(

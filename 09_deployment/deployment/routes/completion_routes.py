@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
@@ -12,7 +11,7 @@ from fastapi.responses import Response
 
 from deployment.errors import ApiError, ErrorResponse, check_limit
 from deployment.generation import Generation, merge
-from deployment.routes.answering import EventStream, sse, unless_disconnected, usage_of
+from deployment.routes.answering import EventStream, json_response, sse, unless_disconnected, usage_of
 from deployment.routes.logprobs import CompletionLogprobsWriter
 from deployment.routes.openai_schemas import Completion, CompletionRequest
 from deployment.served_model import ServedModel
@@ -84,8 +83,7 @@ def completion_routes(state: ServerState) -> APIRouter:
         for prompt in prompts:
             ids = await state.encode_prompt(model, prompt)
             requests += [_to_engine(body, model, ids, state, choice) for choice in range(body.n)]
-        await state.charge(request, model, requests)
-        generations = state.desk.submit(model, requests, body.stream)
+        generations = await state.submit(request, model, requests, body.stream)
         of_choice = [prompt for prompt in prompts for _ in range(body.n)]
         writers = [CompletionWriter(body, p, g) for p, g in zip(of_choice, generations, strict=True)]
         head = {
@@ -115,7 +113,7 @@ async def _whole(
         for i, writer in enumerate(writers)
     ]
     answer = {**head, "choices": choices, "usage": usage_of(generations, body.n, body.max_tokens == 0)}
-    return Response(json.dumps(answer, ensure_ascii=False, separators=(",", ":")), media_type="application/json")
+    return json_response(answer)
 
 
 async def _stream(

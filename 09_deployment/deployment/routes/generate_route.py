@@ -35,8 +35,7 @@ def generate_routes(state: ServerState) -> APIRouter:
             assert body.prompt is not None  # the schema asks for one of the two
             ids = await state.encode_prompt(model, body.prompt)
         wanted = GenerationRequest(ids, body.sampling(limits, 200), end_ids=model.end_ids, logprobs=body.top_logprobs)
-        await state.charge(request, model, [wanted])
-        generations = state.desk.submit(model, [wanted], body.stream)
+        generations = await state.submit(request, model, [wanted], body.stream)
         if body.stream:
             return EventStream(_stream(generations[0]), generations)
         return await unless_disconnected(request, generations, lambda: _whole(generations[0], body))

@@ -193,7 +193,7 @@ class HealthResponse(BaseModel):
 class ReadyResponse(BaseModel):
     """Answer of `GET /ready`."""
 
-    status: Literal["ready", "stopping"]
+    status: Literal["ready", "stopping", "failing"]
 
 
 class ModelInfo(BaseModel):
