@@ -36,7 +36,7 @@ from tokenizer.loading import load_tokenizer
 from tokenizer.shard_writer import ShardWriter, id_dtype
 from tokenizer.tokenizer_trainer import train_bpe
 from training.data.config import DataConfig, TokenizerConfig
-from training.data.document_sources import DocumentSource, LoadedSource, StreamedSource
+from training.data.document_sources import DocumentSource, LoadedSource, StreamedSource, never_trained_on
 from training.data.document_stream import HUB
 from training.data.token_files import find_token_files
 
@@ -96,7 +96,7 @@ def prepare_dataset(data: DataConfig, tokenizer: TokenizerConfig, console: Conso
         dataset = _open(folder)
         console.print(f"[dim]Using the token files in {folder}[/dim]")
         return dataset
-    sources = [_open_source(name, data, console) for name in data.weights]
+    sources = never_trained_on([_open_source(name, data, console) for name in data.weights])
     temporary = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
     temporary.mkdir(parents=True, exist_ok=True)
     try:
@@ -109,7 +109,7 @@ def prepare_dataset(data: DataConfig, tokenizer: TokenizerConfig, console: Conso
 
 
 def _open_source(name: str, data: DataConfig, console: Console) -> DocumentSource:
-    if data.stream or name.startswith(HUB) or name.endswith(".parquet"):
+    if data.stream or name.startswith(HUB) or name.lower().endswith(".parquet"):
         console.print(f"Corpus [bold]{name}[/bold]: read one document after another")
         return StreamedSource(name, data.validation_fraction, data.stream_documents)
     with console.status(f"Gathering the corpus {name} …"):
