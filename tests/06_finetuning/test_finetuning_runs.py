@@ -11,7 +11,7 @@ import torch
 from finetuning.adapters.peft_format import load_adapter
 from finetuning.base_model import load_base, template_of
 from finetuning.data.chat_format import Message
-from finetuning.data.instruction_data import Example
+from finetuning.data.record_shapes import Example
 from finetuning.finetune_command import main
 from finetuning.run import answer, exact_match_task
 from training.checkpoints.checkpoint import list_checkpoints, load_model
