@@ -16,12 +16,13 @@ TINY_SHAKESPEARE_URL = "https://raw.githubusercontent.com/karpathy/char-rnn/mast
 TINY_SHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
 
 
-def load_corpus(name: str, validation_fraction: float = 0.1, cache_dir: Path | str = "datasets") -> Corpus:
+def load_corpus(name: str | Path, validation_fraction: float = 0.1, cache_dir: Path | str = "datasets") -> Corpus:
     """Load a corpus by name, or from the user's own files.
 
     Args:
         name: `python_docs`, `tiny_shakespeare`, or the path of a text file, a JSONL file (one
-            `{"text": …}` object on each line), a Parquet file with a column `text`, or a folder of such files.
+            `{"text": …}` object on each line), a Parquet file with a column `text`, or a folder of such files. All of
+            it is read into memory; stage 5 can also stream the same files.
         validation_fraction: share of the text held out, between 0 and 0.5.
         cache_dir: where a downloaded corpus is kept.
 
@@ -31,6 +32,7 @@ def load_corpus(name: str, validation_fraction: float = 0.1, cache_dir: Path | s
     """
     if not 0.0 < validation_fraction <= 0.5:
         raise CorpusError(f"the validation fraction must be above 0 and at most 0.5, got {validation_fraction}")
+    name = str(name)
     if name == "python_docs":
         return gather_python_docs(validation_fraction)
     if name == "tiny_shakespeare":

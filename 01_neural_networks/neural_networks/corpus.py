@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from groundwork.user_errors import require_texts
+from groundwork.user_errors import notice, require_texts
 
 
 class CorpusError(ValueError):
@@ -20,7 +20,7 @@ class Corpus:
     Args:
         name: the name or path that was asked for.
         train: training documents.
-        validation: held-out documents; no document is in both.
+        validation: held-out documents; no document is in both. One may begin in `train` and end here.
     """
 
     name: str
@@ -55,7 +55,9 @@ def split_documents(name: str, documents: list[str], validation_fraction: float)
 
     A single document is cut near its end, as is usual for Tiny Shakespeare. Several documents are
     first put in the order of their hashes. Then the end is a fair sample of a folder, not only the
-    last files by name, and a new file moves few of the others across the cut.
+    last files by name, and a new file moves few of the others across the cut. Equal documents come
+    together in this order. Copies of the document at the cut are left out, because otherwise the model
+    would be measured on a document that it was trained on.
 
     Raises:
         CorpusError: there is too little text.
@@ -67,7 +69,17 @@ def split_documents(name: str, documents: list[str], validation_fraction: float)
         raise CorpusError(f"the corpus {name!r} holds no text: every document is empty")
     if len(documents) > 1:
         documents.sort(key=lambda document: hashlib.sha256(document.encode("utf-8")).digest())
+    given = len(documents)
     cut = int(sum(map(len, documents)) * (1.0 - validation_fraction))  # in characters
+    while documents.count(at_cut := _document_at(documents, cut)) > 1:
+        first = documents.index(at_cut)
+        documents[first : first + documents.count(at_cut)] = [at_cut]
+        cut = int(sum(map(len, documents)) * (1.0 - validation_fraction))
+    if len(documents) < given:
+        notice(
+            f"the corpus {name}: {given - len(documents):,} copies of a document at the cut between training and "
+            "held-out text are left out"
+        )
     train, validation, seen = [], [], 0
     for document in documents:
         here = min(max(cut - seen, 0), len(document))
@@ -79,3 +91,12 @@ def split_documents(name: str, documents: list[str], validation_fraction: float)
     if not train or not validation:
         raise CorpusError(f"the corpus {name!r} is too short to split: {seen} characters")
     return Corpus(name, tuple(train), tuple(validation))
+
+
+def _document_at(documents: list[str], character: int) -> str:
+    """The document that holds a character of all of them together."""
+    for document in documents:
+        if character < len(document):
+            return document
+        character -= len(document)
+    return documents[-1]

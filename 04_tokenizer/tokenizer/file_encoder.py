@@ -63,7 +63,7 @@ def encode_files(
             documents of one file.
         shard_tokens: the most ids in a file; None for one file.
         workers: processes; see `parallel.map_in_order` for what more than one needs.
-        on_bytes: called with the bytes of text in each chunk that has been encoded.
+        on_bytes: called with the bytes of the files whose text has been encoded; together, the size of the files.
 
     Raises:
         TextError: a file is not UTF-8 or cannot be read.
@@ -77,34 +77,39 @@ def encode_files(
     chunks = _chunks([Path(path) for path in inputs], tokenizer, specials)
     text_bytes = 0
     with ShardWriter(Path(output), dtype, shard_tokens) as shards:
-        for ids, chunk_bytes in map_in_order(_ChunkEncoder, (tokenizer, specials), chunks, workers):
+        for ids, chunk_bytes, file_bytes in map_in_order(_ChunkEncoder, (tokenizer, specials), chunks, workers):
             shards.write(ids)
             text_bytes += chunk_bytes
             if on_bytes is not None:
-                on_bytes(chunk_bytes)
+                on_bytes(file_bytes)
         if not shards.tokens:
             raise TokenizerError("there is no text in the files: nothing to encode")
     return EncodedFiles(shards.paths, shards.tokens, text_bytes, dtype.str)
 
 
-Chunk = list[tuple[bool, str]]  # (does a document begin here, text)
+Chunk = tuple[list[tuple[bool, str]], int]  # ((does a document begin here, text), …), bytes of the files
 
 
 def _chunks(paths: list[Path], tokenizer: Tokenizer, specials: Collection[str]) -> Iterator[Chunk]:
-    chunk: Chunk = []
-    length = 0
+    texts: list[tuple[bool, str]] = []
+    length = read = 0
+
+    def count(size: int) -> None:
+        nonlocal read
+        read += size
+
     for path in paths:
-        for parts in read_documents(path):
+        for parts in read_documents(path, count):
             begins = True
             for text in join_safely(parts, tokenizer.last_safe_cut, specials, CHUNK_LENGTH):
-                chunk.append((begins, text))
+                texts.append((begins, text))
                 begins = False
                 length += len(text)
                 if length >= CHUNK_LENGTH:
-                    yield chunk
-                    chunk, length = [], 0
-    if chunk:
-        yield chunk
+                    yield texts, read
+                    texts, length, read = [], 0, 0
+    if texts or read:
+        yield texts, read
 
 
 class _ChunkEncoder:
@@ -113,8 +118,9 @@ class _ChunkEncoder:
     def __init__(self, tokenizer: Tokenizer, specials: Collection[str]):
         self._tokenizer, self._specials = tokenizer, specials
 
-    def __call__(self, chunk: Chunk) -> tuple[NDArray[np.unsignedinteger], int]:
-        """The ids of a chunk, and its bytes of text."""
-        begins, texts = zip(*chunk, strict=True)
+    def __call__(self, chunk: Chunk) -> tuple[NDArray[np.unsignedinteger], int, int]:
+        """The ids of a chunk, its bytes of text, and the bytes of the files that it was read from."""
+        begins, texts = [begins for begins, _ in chunk[0]], [text for _, text in chunk[0]]
         ids = self._tokenizer.encode_documents(texts, self._specials, begins)
-        return ids.astype(id_dtype(self._tokenizer.vocab_size)), sum(len(text.encode("utf-8")) for text in texts)
+        text_bytes = sum(len(text.encode("utf-8")) for text in texts)
+        return ids.astype(id_dtype(self._tokenizer.vocab_size)), text_bytes, chunk[1]

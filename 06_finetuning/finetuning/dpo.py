@@ -24,9 +24,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from finetuning.data.chat_format import ChatTemplate, ConversationError, EncodedConversation, Message
+from finetuning.data.chat_format import ChatTemplate, ConversationError, EncodedConversation, Message, encode_each
 from finetuning.data.conversation_batches import pack_rows
-from finetuning.data.instruction_data import Preference
+from finetuning.data.record_shapes import Preference
 from finetuning.data.shuffled_source import ShuffledSource
 from groundwork.user_errors import require_choices
 from tokenizer.interface import Tokenizer
@@ -129,23 +129,23 @@ def encode_preferences(
     """Encode pairs for a model; only the last answer is learned from.
 
     Returns:
-        The pairs, and for each pair that does not fit the context, its number and the reason.
+        The pairs, and for each pair that does not fit the context or has nothing to choose, its number and the reason.
     """
-    pairs, problems = [], []
-    for number, preference in enumerate(preferences, start=1):
-        try:
-            prompt_length = len(template.encode(preference.prompt, tokenizer, generation_prompt=True).ids)
-            both = []
-            for answer in (preference.chosen, preference.rejected):
-                encoded = template.encode([*preference.prompt, Message("assistant", answer)], tokenizer)
-                if len(encoded.ids) > context_length:
-                    raise ConversationError(f"{len(encoded.ids)} tokens, the context is {context_length}")
-                learned = [i >= prompt_length and learn for i, learn in enumerate(encoded.learned)]
-                both.append(EncodedConversation(encoded.ids, learned))
-            pairs.append(EncodedPair(*both))
-        except ConversationError as error:
-            problems.append(f"preference {number}: {error}")
-    return pairs, problems
+
+    def encode(preference: Preference) -> EncodedPair:
+        prompt_length = len(template.encode(preference.prompt, tokenizer, generation_prompt=True).ids)
+        both = []
+        for answer in (preference.chosen, preference.rejected):
+            encoded = template.encode([*preference.prompt, Message("assistant", answer)], tokenizer)
+            if len(encoded.ids) > context_length:
+                raise ConversationError(f"{len(encoded.ids)} tokens, the context is {context_length}")
+            learned = [i >= prompt_length and learn for i, learn in enumerate(encoded.learned)]
+            both.append(EncodedConversation(encoded.ids, learned))
+        if both[0] == both[1]:
+            raise ConversationError("both answers have the same tokens")
+        return EncodedPair(*both)
+
+    return encode_each("preference", preferences, encode)
 
 
 class PreferenceBatches(ShuffledSource):

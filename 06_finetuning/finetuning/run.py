@@ -7,11 +7,9 @@ import dataclasses
 import hashlib
 import json
 import platform
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,15 +22,9 @@ from finetuning.base_model import load_base
 from finetuning.config import FinetuningConfig
 from finetuning.data.chat_format import ChatTemplate, Message, chat_template
 from finetuning.data.conversation_batches import ConversationBatches
-from finetuning.data.instruction_data import (
-    SUFFIXES,
-    Example,
-    InstructionData,
-    InstructionDataError,
-    Preference,
-    read_instruction_data,
-)
-from finetuning.data.python_docs_qa import build_questions
+from finetuning.data.finetuning_data import FinetuningData, load_data
+from finetuning.data.instruction_data import SUFFIXES
+from finetuning.data.record_shapes import Example
 from finetuning.dpo import (
     PreferenceBatches,
     PreferenceLoss,
@@ -163,60 +155,6 @@ class FinetuningSession(Session):
 
 
 @dataclass(frozen=True)
-class FinetuningData:
-    """What was read.
-
-    Args:
-        examples: conversations to learn from.
-        held_out: conversations for validation.
-        preferences: pairs to learn from.
-        held_out_preferences: pairs for validation.
-    """
-
-    examples: Sequence[Example] = ()
-    held_out: Sequence[Example] = ()
-    preferences: Sequence[Preference] = ()
-    held_out_preferences: Sequence[Preference] = ()
-
-
-def load_data(config: FinetuningConfig, console: Console) -> FinetuningData:
-    """Read the data of a configuration, report what was left out, and set a part aside for validation.
-
-    Raises:
-        InstructionDataError: there is nothing that the method can use.
-    """
-    source, fraction = config.data.source, config.data.held_out_fraction
-    chance = random.Random(config.seed)
-    if source == "python_docs_qa":
-        with console.status("Making questions from the documentation …"):
-            questions = build_questions(held_out_fraction=fraction)
-        examples, held_out = list(questions.train), list(questions.held_out)
-        pairs = list(questions.preferences)
-    else:
-        data: InstructionData = read_instruction_data(source)
-        console.print(data.summary(), highlight=False)
-        examples, pairs, held_out = list(data.examples), list(data.preferences), []
-        chance.shuffle(examples)
-        if len(examples) > 1:
-            held_out, examples = _split(examples, fraction)
-    chance.shuffle(pairs)
-    held_out_pairs, pairs = _split(pairs, fraction) if len(pairs) > 1 else ([], pairs)
-    wanted = pairs if config.method in ("dpo", "ipo") else examples
-    if not wanted:
-        kind = "preferences" if config.method in ("dpo", "ipo") else "conversations"
-        raise InstructionDataError(f"{source} has no {kind}, which the method {config.method} learns from")
-    if config.data.max_examples is not None:
-        chance.shuffle(examples)
-        examples, pairs = examples[: config.data.max_examples], pairs[: config.data.max_examples]
-    return FinetuningData(examples, held_out, pairs, held_out_pairs)
-
-
-def _split(items: list[Any], fraction: float) -> tuple[list[Any], list[Any]]:
-    cut = max(1, round(len(items) * fraction))
-    return items[:cut], items[cut:]
-
-
-@dataclass(frozen=True)
 class Method:
     """What a method gives the trainer.
 
@@ -260,7 +198,14 @@ def prepare_method(
         description = f"{len(encoded):,} conversations in {batches.rows_per_epoch:,} rows"
         return Method(batches, conversation_loss, validate if held_out else None, description)
     if config.method == "grpo":
-        tasks = [exact_match_task(example) for example in data.examples if len(example.messages) == 2]
+        single = [e for e in data.examples if sum(message.role == "assistant" for message in e.messages) == 1]
+        tasks = [exact_match_task(example) for example in single]
+        if len(tasks) < len(data.examples):
+            console.print(
+                f"{len(data.examples) - len(tasks):,} of {len(data.examples):,} conversations have more than one answer "
+                "and are left out",
+                highlight=False,
+            )
         reference = copy.deepcopy(model).eval().requires_grad_(False) if config.lora is None else None
         rollouts = RolloutBatches(model, tokenizer, template, tasks, config.grpo, placement, config.seed, reference)
         return Method(rollouts, GRPOLoss(config.grpo), None, f"{len(tasks):,} questions")

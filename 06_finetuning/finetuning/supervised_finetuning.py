@@ -11,9 +11,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from finetuning.data.chat_format import ChatTemplate, ConversationError, EncodedConversation, fit_conversation
+from finetuning.data.chat_format import ChatTemplate, EncodedConversation, encode_each, fit_conversation
 from finetuning.data.conversation_batches import pack_rows
-from finetuning.data.instruction_data import Example
+from finetuning.data.record_shapes import Example
 from tokenizer.interface import Tokenizer
 from training.data.batches import IGNORED
 from training.loss import linear_cross_entropy
@@ -30,13 +30,11 @@ def encode_examples(
     Returns:
         The conversations, and for each one that does not fit the context, its number and the reason.
     """
-    encoded, problems = [], []
-    for number, example in enumerate(examples, start=1):
-        try:
-            encoded.append(fit_conversation(example.messages, template, tokenizer, context_length))
-        except ConversationError as error:
-            problems.append(f"conversation {number}: {error}")
-    return encoded, problems
+
+    def encode(example: Example) -> EncodedConversation:
+        return fit_conversation(example.messages, template, tokenizer, context_length)
+
+    return encode_each("conversation", examples, encode)
 
 
 def conversation_loss(model: nn.Module, tensors: dict[str, Tensor]) -> Tensor:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from finetuning.base_model import template_of
 from finetuning.data.chat_format import ChatTemplate, Message
+from groundwork.command_line import with_dashes
 from groundwork.user_errors import report_user_errors
 from optimization.engine.engine import Engine
 from optimization.engine.events import GenerationStats, PromptError
@@ -63,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--draft", help="checkpoint of a smaller model that guesses ahead, or `lookup` to guess from the text"
     )
     parser.add_argument("--stats", action="store_true", help="say how much of the memory's bandwidth was used")
-    return report_user_errors(lambda: _run(parser.parse_args(arguments)))
+    return report_user_errors(lambda: _run(parser.parse_args(with_dashes(arguments))))
 
 
 def _run(options: argparse.Namespace) -> int:

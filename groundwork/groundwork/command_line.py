@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -14,6 +16,19 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefau
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         return action.help if action.default in (None, "") else super()._get_help_string(action)
+
+
+def with_dashes(arguments: Sequence[str] | None = None) -> list[str]:
+    """The arguments with `--max_tokens` as `--max-tokens`: both spellings are allowed, as in configurations.
+
+    Args:
+        arguments: None for those of the command line.
+    """
+    given = sys.argv[1:] if arguments is None else arguments
+    split = [argument.partition("=") for argument in given]
+    return [
+        (name.replace("_", "-") if name.startswith("--") else name) + equals + value for name, equals, value in split
+    ]
 
 
 def at_least_one(name: str, value: int) -> int:

@@ -3,6 +3,7 @@
 Every stage reads text with this module, so that a file means the same everywhere. A byte order mark is dropped.
 Line ends stay as they are. Only "\\n" ends a line of a JSONL file, because characters such as U+2028 and U+0085
 may occur inside a JSON string. If something cannot be read, a `TextError` names the file and the line.
+What can be read only in part (a folder that also holds programs, half of a surrogate pair) is read, and said once.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-from groundwork.user_errors import UserError
+from groundwork.user_errors import UserError, notice
 
 BLOCK_BYTES = 1 << 22
 RECORD_SUFFIXES = frozenset(
@@ -26,6 +27,15 @@ TEXT_SUFFIXES = RECORD_SUFFIXES | {".txt", ".md", ".rst", ".py", ".tex", ".html"
 # Escapes in a JSON string. The first alternative takes a whole surrogate pair, so that group 1 is half of one.
 _ESCAPE = re.compile(r"\\(?:u[dD][89abAB]..\\u[dD][c-fC-F]..|u([dD][89a-fA-F]..)|.)")
 _ADVICE = "convert the file first, for example with:"
+# The first bytes of packed files → what they are, the suffix they have, and what unpacks them.
+_PACKED = {
+    b"\x1f\x8b": ("gzip", ".gz", "gunzip -k"),
+    b"\x28\xb5\x2f\xfd": ("Zstandard", ".zst", "unzstd"),
+    b"\xfd7zXZ\0": ("xz", ".xz", "unxz -k"),
+    b"BZh": ("bzip2", ".bz2", "bunzip2 -k"),
+    b"PK\x03\x04": ("zip", ".zip", "unzip"),
+}
+_LOOK_BYTES = 1 << 16  # how much of a file in a folder is looked at, to see whether it is text
 
 
 class TextError(UserError):
@@ -35,7 +45,9 @@ class TextError(UserError):
 def find_text_files(path: Path | str, suffixes: Collection[str] = TEXT_SUFFIXES) -> list[Path]:
     """The file itself, or the text files below a folder in the order of their paths.
 
-    Hidden files and hidden folders below the folder are left out, such as `.git` and `.ipynb_checkpoints`.
+    Hidden files and hidden folders below the folder are left out, such as `.git` and `.ipynb_checkpoints`, and what
+    was installed there: virtual environments and `node_modules`. Files that have a suffix of text (or none) but do not
+    begin with UTF-8 text are left out too, and so are packed files. These are said in one line.
 
     Args:
         path: a file with any suffix, or a folder.
@@ -55,12 +67,40 @@ def find_text_files(path: Path | str, suffixes: Collection[str] = TEXT_SUFFIXES)
         return [path]
     files: list[Path] = []
     for folder, folders, names in os.walk(path, onerror=_refuse_folder):  # does not follow links to folders
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        folders[:] = [name for name in folders if not name.startswith(".") and not _is_installed(Path(folder, name))]
         files += [Path(folder, name) for name in names if not name.startswith(".")]
-    files = sorted(file for file in files if file.suffix.lower() in suffixes and file.is_file())
-    if not files:
+    packed = {suffix for _, suffix, _ in _PACKED.values()}
+    files = sorted(file for file in files if file.suffix.lower() in {*suffixes, *packed} and file.is_file())
+    readable: list[Path] = []
+    left_out: list[Path] = []
+    for file in files:
+        is_text = file.suffix.lower() in suffixes and _begins_with_text(file)
+        (readable if is_text else left_out).append(file)
+    if left_out:
+        some = ", ".join(str(file.relative_to(path)) for file in left_out[:3])
+        more = f" and {len(left_out) - 3:,} more" if len(left_out) > 3 else ""
+        notice(f"{path}: left out, because packed or not UTF-8 text: {some}{more}")
+    if not readable:
         raise TextError(f"the folder {path} holds no file that ends in {', '.join(sorted(filter(None, suffixes)))}")
-    return files
+    return readable
+
+
+def _is_installed(folder: Path) -> bool:
+    """Whether other people's programs were installed into a folder."""
+    return folder.name == "node_modules" or (folder / "pyvenv.cfg").exists() or (folder / "conda-meta").exists()
+
+
+def _begins_with_text(file: Path) -> bool:
+    """Whether a file of a folder can be read as text, by its beginning; files of records are always read."""
+    if file.suffix.lower() in RECORD_SUFFIXES:
+        return True
+    try:
+        with open(file, "rb") as opened:
+            data = opened.read(_LOOK_BYTES)
+        codecs.getincrementaldecoder("utf-8")().decode(data, final=len(data) < _LOOK_BYTES)
+    except (UnicodeDecodeError, OSError):
+        return False
+    return b"\0" not in data
 
 
 def _refuse_folder(error: OSError) -> None:
@@ -89,7 +129,7 @@ def read_blocks(path: Path | str, on_bytes: Callable[[int], None] | None = None)
         on_bytes: called with the number of bytes of each block that is read.
 
     Raises:
-        TextError: the file is not UTF-8 or cannot be read.
+        TextError: the file is packed, is not UTF-8 or cannot be read.
     """
     path = Path(path)
     _check_file(path)
@@ -113,6 +153,10 @@ def read_blocks(path: Path | str, on_bytes: Callable[[int], None] | None = None)
                     on_bytes(len(data))
     except UnicodeDecodeError as error:
         at, found = read - held_back + error.start, error.object[error.start :]
+        if packed := _packed_as(path):
+            raise TextError(
+                f"{path} is packed with {packed[0]}: unpack it first, for example with: {packed[2]}"
+            ) from None
         if at == 0 and found.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
             raise TextError(f"{path}, line 1, is UTF-16, not UTF-8; {_ADVICE} iconv -f UTF-16 -t UTF-8") from None
         lines += error.object[: error.start].count(b"\n")
@@ -122,6 +166,12 @@ def read_blocks(path: Path | str, on_bytes: Callable[[int], None] | None = None)
         ) from None
     except OSError as error:
         raise TextError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def _packed_as(path: Path) -> tuple[str, str, str] | None:
+    with open(path, "rb") as file:
+        head = file.read(8)
+    return next((packed for begin, packed in _PACKED.items() if head.startswith(begin)), None)
 
 
 def read_text(path: Path | str) -> str:
@@ -160,20 +210,39 @@ def read_lines(path: Path | str, on_bytes: Callable[[int], None] | None = None) 
 
 
 def read_jsonl(path: Path | str, on_bytes: Callable[[int], None] | None = None) -> Iterator[tuple[int, Any]]:
-    """The records of a JSONL file, each with the number of its line.
+    """The records of a JSONL file, each with the number of its line; see `parse_record`.
 
     Raises:
         TextError: see `read_blocks`; or a line is not JSON.
     """
     for number, line in read_lines(path, on_bytes):
-        yield number, parse_json(line, path, number)
+        yield number, parse_record(line, path, number)
 
 
-def parse_json(text: str, path: Path | str, line: int = 1) -> Any:
-    r"""The content of a JSON text from a file.
+def parse_record(text: str, path: Path | str, line: int = 1) -> Any:
+    r"""Text of a user's data as JSON. Half of a surrogate pair, such as \ud83d, becomes U+FFFD, and that is said once.
+
+    Programs that cut texts to a length leave such halves. All tokenizers here read them as U+FFFD too.
 
     Args:
         text: a line of a JSONL file, or a whole JSON file.
+        path: the file, for messages.
+        line: number of the line in the file where the text begins.
+
+    Raises:
+        TextError: the text is not JSON.
+    """
+    if "\\u" in text and any(escape[1] for escape in _ESCAPE.finditer(text)):
+        notice(f"{path}: half of a surrogate pair, such as \\ud83d, is not a character; each is read as U+FFFD")
+        text = _ESCAPE.sub(lambda escape: "\\ufffd" if escape[1] else escape[0], text)
+    return parse_json(text, path, line)
+
+
+def parse_json(text: str, path: Path | str, line: int = 1) -> Any:
+    r"""The content of a JSON text from a file that must be exact, such as a vocabulary; see also `parse_record`.
+
+    Args:
+        text: a whole JSON file, or a part of it.
         path: the file, for messages.
         line: number of the line in the file where the text begins.
 
@@ -196,17 +265,21 @@ def parse_json(text: str, path: Path | str, line: int = 1) -> Any:
     return content
 
 
-def read_parquet(path: Path | str, columns: list[str] | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
+def read_parquet(
+    path: Path | str, columns: list[str] | None = None, on_bytes: Callable[[int], None] | None = None
+) -> Iterator[tuple[int, dict[str, Any]]]:
     """The rows of a Parquet file, read in batches, each with its number, which begins at 1.
 
     Args:
         path: the file to read.
         columns: which columns to read; None for all.
+        on_bytes: called with the share of the file's bytes that each batch has among the rows.
 
     Raises:
         TextError: the package pyarrow or a column is missing, the file is not Parquet, or a text is not UTF-8.
     """
-    _check_file(Path(path))
+    path = Path(path)
+    _check_file(path)
     try:
         import pyarrow.parquet
     except ImportError:
@@ -217,7 +290,8 @@ def read_parquet(path: Path | str, columns: list[str] | None = None) -> Iterator
         for column in columns or ():
             if column not in present:
                 raise TextError(f'{path} has no column "{column}"; its columns are {", ".join(present)}')
-        number = 0
+        number = told = 0
+        size, total = path.stat().st_size, file.metadata.num_rows
         for batch in file.iter_batches(batch_size=1024, columns=columns):
             try:
                 rows = batch.to_pylist()
@@ -225,6 +299,9 @@ def read_parquet(path: Path | str, columns: list[str] | None = None) -> Iterator
                 raise TextError(f"{path}, rows {number + 1} to {number + len(batch)}: a text is not UTF-8") from None
             yield from enumerate(rows, start=number + 1)
             number += len(batch)
+            if on_bytes is not None:
+                on_bytes(size * number // total - told)
+                told = size * number // total
     except (pyarrow.ArrowException, OSError) as error:
         raise TextError(f"{path} is not a readable Parquet file: {str(error).splitlines()[0]}") from None
 
@@ -236,19 +313,17 @@ def read_documents(path: Path | str, on_bytes: Callable[[int], None] | None = No
 
     Args:
         path: the file to read.
-        on_bytes: called with the number of bytes of each block that is read; for Parquet, of each text.
+        on_bytes: called with the number of bytes of the file that were read; together, the size of the file.
 
     Raises:
         TextError: see `read_blocks`, `read_jsonl` and `read_parquet`; or a record has no text.
     """
     suffix = Path(path).suffix.lower()
     if suffix == ".parquet":
-        for number, row in read_parquet(path, ["text"]):
+        for number, row in read_parquet(path, ["text"], on_bytes):
             if not isinstance(row["text"], str):
                 raise TextError(f'{path}, row {number}: expected a string in "text", got {type(row["text"]).__name__}')
             yield iter([row["text"]])
-            if on_bytes is not None:
-                on_bytes(len(row["text"].encode("utf-8")))
     elif suffix == ".jsonl":
         for number, record in read_jsonl(path, on_bytes):
             if not isinstance(record, dict) or not isinstance(record.get("text"), str):

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable
 from importlib.util import find_spec
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+_noticed: set[str] = set()  # files are read several times, and each thing is said once
+
 
 class UserError(ValueError):
     """A mistake of the user; the message is one line that names the value, the limit and the way out."""
@@ -34,6 +36,18 @@ def report_user_errors(command: Callable[[], int | None], status: int = 1) -> in
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return status
+
+
+def notice(message: str) -> None:
+    """Say something on the standard error stream, once in a process: what was done otherwise than a user may expect.
+
+    Args:
+        message: one line that names the file.
+    """
+    if message not in _noticed:
+        _noticed.add(message)
+        shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in message)  # a name may hold escape sequences
+        print(f"note: {shown}", file=sys.stderr)
 
 
 def require(condition: bool, message: str) -> None:

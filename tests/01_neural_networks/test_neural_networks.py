@@ -90,6 +90,30 @@ def test_a_folder_gives_every_text_once_whatever_the_file_names(tmp_path: Path):
     assert first.sha256 == second.sha256
 
 
+@pytest.mark.parametrize("copies", [1, 2, 7])
+@pytest.mark.parametrize("fraction", [0.01, 0.1, 0.3, 0.5])
+def test_no_document_is_in_both_parts(copies: int, fraction: float, tmp_path: Path):
+    for index in range(9):
+        for copy in range(copies):
+            (tmp_path / f"{index} {copy}.txt").write_text(f"document {index} " * 5)
+    corpus = load_corpus(tmp_path, fraction)
+    assert corpus.name == str(tmp_path)
+    assert not set(corpus.train) & set(corpus.validation)
+    if corpus.train[-1] + corpus.validation[0] in {f"document {index} " * 5 for index in range(9)}:  # cut in two
+        assert corpus.train[-1] + corpus.validation[0] not in {*corpus.train, *corpus.validation}
+
+
+def test_copies_of_one_document_are_cut_as_one(tmp_path: Path, capsys):
+    for name in "abc":
+        (tmp_path / f"{name}.txt").write_text("the same text " * 9)
+    corpus = load_corpus(tmp_path, 0.5)
+    assert (corpus.train, corpus.validation) == (
+        ("the same text " * 4 + "the sam",),
+        ("e text " + "the same text " * 4,),
+    )
+    assert "2 copies of a document at the cut" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [

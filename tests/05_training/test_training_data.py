@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 import torch
 
+from neural_networks.corpus import Corpus, CorpusError
 from training.checkpoints.checkpoint import load_model
 from training.data.batches import PrefetchingSource
 from training.data.data_loader import Mixture, WindowLoader
+from training.data.document_sources import LoadedSource, never_trained_on
 from training.data.document_stream import is_held_out, stream_documents
 from training.data.token_files import DataError, TokenShards, find_token_files
 from training.train_command import main
@@ -152,3 +154,13 @@ def test_a_long_record_stays_one_document_of_a_stream(tmp_path: Path):
     (tmp_path / "long.txt").write_text(long, encoding="utf-8", newline="")
     pieces = list(stream_documents(str(tmp_path / "long.txt")))
     assert len(pieces) > 1 and "".join(pieces) == long
+
+
+def test_a_mixture_holds_out_nothing_that_another_corpus_trains_on():
+    first = LoadedSource(Corpus("first", ("a", "b"), ("c", "d")))
+    second = LoadedSource(Corpus("second", ("c", "e"), ("a", "f")))
+    kept = [source.corpus for source in never_trained_on([first, second]) if isinstance(source, LoadedSource)]
+    assert [corpus.train for corpus in kept] == [("a", "b"), ("c", "e")]
+    assert [corpus.validation for corpus in kept] == [("d",), ("f",)]
+    with pytest.raises(CorpusError, match="all held-out documents of third are trained on in another corpus"):
+        never_trained_on([first, LoadedSource(Corpus("third", ("g",), ("a", "b")))])

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
+import jinja2
 import pytest
 import torch
 from hypothesis import given, strategies as st
+from rich.console import Console
 
+from finetuning.config import FinetuningConfig, FinetuningDataConfig
 from finetuning.data.chat_format import (
     TEMPLATES,
     ChatTemplate,
@@ -18,6 +22,7 @@ from finetuning.data.chat_format import (
     check_conversation,
     fit_conversation,
 )
+from finetuning.data.finetuning_data import load_data
 from finetuning.data.instruction_data import InstructionDataError, Problem, read_instruction_data
 from finetuning.data.python_docs_qa import build_questions, first_sentence
 from finetuning.vocabulary_extension import add_special_tokens, extend_vocabulary
@@ -28,6 +33,7 @@ from transformer.gpt_model import GPTModel
 
 MARKS = sorted({token for template in TEMPLATES.values() for token in template.special_tokens})
 TOKENIZER = BPETokenizer([(104, 105), (10, 10)], MARKS)
+ASK, ANSWER = Message("user", "2+2?"), Message("assistant", "4")
 TALK = (
     Message("system", "Be brief."),
     Message("user", "hi there "),
@@ -77,6 +83,40 @@ def test_the_jinja_template_renders_the_same_in_transformers(template: ChatTempl
     assert theirs == template.render(conversation, generation_prompt)
 
 
+@EACH
+@pytest.mark.parametrize("generation_prompt", [False, True])
+def test_every_jinja_renders_the_template(template: ChatTemplate, generation_prompt: bool):
+    conversation = TALK if not generation_prompt else TALK[:-1]
+    messages = [{"role": message.role, "content": message.content} for message in conversation]
+    plain = jinja2.Environment().from_string(template.to_jinja())
+    found = plain.render(messages=messages, add_generation_prompt=generation_prompt)
+    assert found == template.render(conversation, generation_prompt)
+
+
+@pytest.mark.slow
+@EACH
+def test_the_marked_template_gives_transformers_the_mask_of_what_is_learned(template: ChatTemplate):
+    transformers = pytest.importorskip("transformers")
+    from tokenizers import Tokenizer as FastTokenizer, models, pre_tokenizers
+
+    characters = FastTokenizer(models.WordLevel({chr(code): code for code in range(256)}, unk_token="\0"))
+    characters.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=characters)
+    messages = [{"role": message.role, "content": message.content} for message in TALK]
+    theirs = fast.apply_chat_template(
+        messages,
+        chat_template=template.to_jinja(mark_learned=True),
+        return_dict=True,
+        return_assistant_tokens_mask=True,
+    )
+    text = "".join(map(chr, theirs["input_ids"]))
+    assert text == template.render(TALK)
+    learned = "".join(c for c, learn in zip(text, theirs["assistant_masks"], strict=True) if learn)
+    encoded = template.encode(TALK, TOKENIZER)
+    ours = [i for i, learn in zip(encoded.ids, encoded.learned, strict=True) if learn]
+    assert learned == TOKENIZER.decode(ours)
+
+
 def test_the_generation_prompt_is_what_training_showed_before_an_answer():
     for template in TEMPLATES.values():
         whole = template.encode(TALK, TOKENIZER).ids
@@ -93,6 +133,27 @@ def test_long_conversations_lose_whole_exchanges_from_the_front():
     assert fit_conversation(TALK, template, TOKENIZER, len(whole.ids) - 1) == shorter
     with pytest.raises(ConversationError, match=f"has {len(shorter.ids)} tokens with its marks, the context is 9"):
         fit_conversation(TALK, template, TOKENIZER, 9)
+
+
+def test_what_is_not_learned_is_read_only():
+    template = chat_template("nullm")
+    talk = (ASK, Message("assistant", "5", learned=False), Message("user", "No."), ANSWER)
+    encoded = fit_conversation(talk, template, TOKENIZER, 200)
+    assert (
+        encoded.ids == fit_conversation([*talk[:1], Message("assistant", "5"), *talk[2:]], template, TOKENIZER, 200).ids
+    )
+    assert TOKENIZER.decode([i for i, learn in zip(encoded.ids, encoded.learned, strict=True) if learn]) == "4<|end|>"
+    with pytest.raises(ConversationError, match="nothing that the assistant says in it is to be learned"):
+        fit_conversation(talk[:2], template, TOKENIZER, 200)
+
+
+def test_a_greeting_may_come_first_and_is_left_out_first():
+    template = chat_template("nullm")
+    greeted = (TALK[0], Message("assistant", "Welcome."), *TALK[1:])
+    check_conversation(greeted)
+    whole = template.encode(greeted, TOKENIZER)
+    assert fit_conversation(greeted, template, TOKENIZER, len(whole.ids)) == whole
+    assert fit_conversation(greeted, template, TOKENIZER, len(whole.ids) - 1) == template.encode(TALK, TOKENIZER)
 
 
 @pytest.mark.parametrize(
@@ -152,8 +213,6 @@ def test_new_tokens_start_at_the_mean_and_leave_the_others_alone(tied):
 
 # --- files ------------------------------------------------------------------------------------
 
-ASK, ANSWER = Message("user", "2+2?"), Message("assistant", "4")
-
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
@@ -164,6 +223,7 @@ ASK, ANSWER = Message("user", "2+2?"), Message("assistant", "4")
         {"messages": [{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "4"}]},
         {"prompt": "2+2?", "completion": "4"},
         {"prompt": [{"role": "user", "content": "2+2?"}], "completion": [{"role": "assistant", "content": "4"}]},
+        {"question": "2+2?", "answer": "4"},
     ],
 )
 @pytest.mark.parametrize("ending", ["json", "jsonl", "parquet"])
@@ -196,9 +256,123 @@ def test_preferences_are_read_with_and_without_a_prompt(tmp_path: Path):
     assert [(p.prompt, p.chosen, p.rejected) for p in data.preferences] == [((ASK,), "4", "5")] * 2
 
 
+def turns(*texts: str, names: tuple[str, str] = ("role", "content")) -> list[dict]:
+    roles = ("user", "assistant") if names[0] == "role" else ("human", "gpt")
+    return [{names[0]: roles[number % 2], names[1]: text} for number, text in enumerate(texts)]
+
+
+def read_one(record: object, folder: Path, unused: str = ""):
+    (folder / "data.jsonl").write_text(json.dumps(record))
+    data = read_instruction_data(folder / "data.jsonl")
+    assert not data.problems and ", ".join(sorted(data.unused_fields)) == unused
+    return (data.examples or data.preferences)[0]
+
+
+BRIEF = Message("system", "Be brief.")
+FIRST = (Message("user", "1+1?"), Message("assistant", "2"))
+
+
+@pytest.mark.parametrize(
+    ("record", "expected"),
+    [
+        ({"conversations": turns("2+2?", "4")}, (ASK, ANSWER)),
+        ({"messages": turns("2+2?", "4", names=("from", "value"))}, (ASK, ANSWER)),
+        (turns("2+2?", "4"), (ASK, ANSWER)),
+        ({"messages": [{"role": "developer", "content": "Be brief."}, *turns("2+2?", "4")]}, (BRIEF, ASK, ANSWER)),
+        ({"messages": [{"role": "system", "content": ""}, *turns("2+2?", "4")]}, (ASK, ANSWER)),
+        ({"messages": [{"role": "assistant", "content": "Hi."}, *turns("2+2?", "4")]},
+         (Message("assistant", "Hi."), ASK, ANSWER)),
+        ({"messages": [{"role": "user", "content": [{"type": "text", "text": "2+"}, {"type": "text", "text": "2?"}]},
+                       {"role": "assistant", "content": "4", "weight": None, "tool_calls": [], "refusal": None}],
+          "tools": []}, (ASK, ANSWER)),
+        ({"instruction": "2+2?", "input": "", "output": "4", "system": "Be brief.", "history": [["1+1?", "2"]]},
+         (BRIEF, *FIRST, ASK, ANSWER)),
+        ({"conversations": turns("2+2?", "4", names=("from", "value")), "system": "Be brief."}, (BRIEF, ASK, ANSWER)),
+        ({"messages": [{"role": "system", "content": "Be brief."}, *turns("2+2?", "4")], "system": " Be brief. "},
+         (BRIEF, ASK, ANSWER)),
+        ({"system_prompt": "Be brief.", "question": "2+2?", "response": "4"}, (BRIEF, ASK, ANSWER)),
+        ({"instruction": "2+2?", "context": "", "response": "4"}, (ASK, ANSWER)),
+        ({"messages": [*turns("1+1?"), {"role": "assistant", "content": "3", "weight": 0}, *turns("2+2?", "4")]},
+         (FIRST[0], Message("assistant", "3", learned=False), ASK, ANSWER)),
+        ({"messages": [{"role": "user", "content": "2+2?", "weight": 0}, {"from": "gpt", "value": "4", "weight": 1.0}]},
+         (ASK, ANSWER)),
+    ],
+)  # fmt: skip
+def test_conversations_of_every_shape_say_the_same(record, expected, tmp_path: Path):
+    assert read_one(record, tmp_path).messages == expected
+
+
+@pytest.mark.parametrize(
+    ("record", "prompt"),
+    [
+        ({"prompt": "2+2?", "chosen": turns("2+2?", "4"), "rejected": turns("2+2?", "5")}, (ASK,)),  # UltraFeedback
+        ({"question": "2+2?", "system": "Be brief.", "chosen": "4", "rejected": "5"}, (BRIEF, ASK)),
+        ({"prompt": "1+1?", "chosen": turns("1+1?", "2", "2+2?", "4"), "rejected": turns("1+1?", "2", "2+2?", "5")},
+         (*FIRST, ASK)),
+        ({"conversations": turns("2+2?", names=("from", "value")), "chosen": {"from": "gpt", "value": "4"},
+          "rejected": {"from": "gpt", "value": "5"}}, (ASK,)),
+        ({"input": {"messages": turns("2+2?"), "tools": []}, "preferred_output": turns("", "4")[1:],
+          "non_preferred_output": turns("", "5")[1:]}, (ASK,)),
+        ({"messages": turns("2+2?"), "chosen": "4", "rejected": "5"}, (ASK,)),
+        ({"instruction": "2+", "input": "2?", "chosen": "4", "rejected": "5"}, (Message("user", "2+\n\n2?"),)),
+        ({"prompt": "2+2?", "chosen": [{"role": "system", "content": "Be brief."}, *turns("2+2?", "4")],
+          "rejected": [{"role": "system", "content": "Be brief."}, *turns("2+2?", "5")]}, (BRIEF, ASK)),
+    ],
+)  # fmt: skip
+def test_preferences_of_every_shape_say_the_same(record, prompt, tmp_path: Path):
+    read = read_one(record, tmp_path)
+    assert (read.prompt, read.chosen, read.rejected) == (prompt, "4", "5")
+
+
+def test_fields_that_change_nothing_are_named(tmp_path: Path):
+    record = {
+        "id": 7,
+        "prompt": "x",
+        "prompt_id": None,
+        "messages": [{**turns("2+2?")[0], "name": "Ann"}, *turns("", "4")[1:]],
+    }
+    assert read_one(record, tmp_path, unused="id, messages.name, prompt").messages == (ASK, ANSWER)
+    assert (
+        "fields that are not used: id (1), messages.name (1), prompt (1)" in read_instruction_data(tmp_path).summary()
+    )
+
+
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
+        ('{"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y", "tool_calls": [1]}]}',
+         "field messages, message 2, tool_calls changes what is to be learned, and cannot be obeyed"),
+        ('{"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": null, "tool_calls": [1]}]}',
+         "message 2, tool_calls changes"),
+        ('{"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y", "thinking": "z"}]}',
+         "message 2, thinking changes"),
+        ('{"prompt": "a", "completion": "b", "tools": [{"type": "function"}]}', "field tools changes"),
+        ('{"prompt": "a", "completion": "b", "label": false}', "field label says whether the answer is good"),
+        ('{"prompt": "a", "completion": "b", "weight": 0}', "field weight of a whole record must be 1, got 0"),
+        ('{"prompt": "a", "question": "c", "completion": "b"}', "prompt and question: only one of them can be used"),
+        ('{"question": "a"}', "the question has no answer: there is none of the fields output, completion"),
+        ('{"messages": [{"role": "user", "content": "x", "weight": 1}, {"role": "assistant", "content": "y"}]}',
+         "message 1, weight is 1, and what the user says cannot be learned"),
+        ('{"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y", "weight": 0.5}]}',
+         "message 2, weight must be 0 or 1, got 0.5"),
+        ('{"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y", "weight": 0}]}',
+         "weight is 0 for all that the assistant says"),
+        ('{"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}',
+         "message 1, content, part 1 is of the type 'image_url': only text can be learned"),
+        ('{"messages": [{"role": ["user"], "content": "x"}]}', "message 1 has the role ['user']"),
+        ('{"messages": [{"role": "system", "content": " "}]}', "has an empty system message and nothing else"),
+        ('{"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}], "history": [["a", "b"]]}',
+         "field history stands beside a whole conversation"),
+        ('{"instruction": "a", "output": "b", "history": [["a"]]}', "field history, item 1 must be a pair"),
+        ('{"instruction": "a", "output": "b", "history": "a"}', "field history must be a list of pairs"),
+        ('{"messages": [{"role": "system", "content": "a"}, {"role": "user", "content": "x"}, '
+         '{"role": "assistant", "content": "y"}], "system": "b"}', "two different system messages"),
+        ('{"prompt": "a", "chosen": " b c", "rejected": "b  c\\n"}', "are the same, or differ only in white space"),
+        ('{"chosen": "b", "rejected": "c"}', "nothing stands before chosen and rejected"),
+        ('{"prompt": "x", "chosen": [{"role": "user", "content": "y"}, {"role": "assistant", "content": "b"}], '
+         '"rejected": "c"}', "field chosen begins with another conversation than the prompt"),
+        ('{"prompt": "x", "chosen": [{"role": "assistant", "content": "b", "weight": 0}], "rejected": "c"}',
+         "field chosen must end with a message of the assistant, whose weight is not 0"),
         ("{", "not valid JSON"),
         ("[1]", "a record must be an object, this is a list"),
         ('{"text": "x"}', "no known format has the fields text"),
@@ -211,7 +385,7 @@ def test_preferences_are_read_with_and_without_a_prompt(tmp_path: Path):
         ('{"prompt": "a", "chosen": "b", "rejected": "b"}', "chosen and rejected are the same"),
         ('{"prompt": "a", "chosen": "b"}', "field rejected must be a list of messages"),
     ],
-)
+)  # fmt: skip
 def test_a_malformed_record_is_reported_with_its_line_and_the_others_are_read(line, reason, tmp_path: Path):
     path = tmp_path / "data.jsonl"
     good = '{"prompt": "2+2?", "completion": "4"}'
@@ -227,6 +401,7 @@ def test_files_that_cannot_be_used_at_all_are_refused(tmp_path: Path):
     for name, content, message in (
         ("a.json", "[{]", r"a\.json, line 1: not valid JSON"),
         ("b.json", "{}", "must hold a list of records, it holds a dict"),
+        ("e.json", "{}\n{}", r"Extra data; if each line is a record, let the name end in \.jsonl"),
         ("c.jsonl", '{"text": 1}', "has no usable record"),
         ("d.parquet", "x", "not a readable Parquet file"),
     ):
@@ -238,6 +413,24 @@ def test_files_that_cannot_be_used_at_all_are_refused(tmp_path: Path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(InstructionDataError, match=r"holds no file that ends in \.json"):
         read_instruction_data(tmp_path / "empty")
+
+
+def test_nothing_is_held_out_that_is_also_learned_from(tmp_path: Path):
+    records = [
+        {"prompt": f"{number}?", "completion": f"{number}" + " " * copy} for number in range(20) for copy in (0, 1)
+    ]
+    records += [
+        {"prompt": f"{n}?", "chosen": f"{n}", "rejected": "no" + " " * copy} for n in range(20) for copy in (0, 1)
+    ]
+    (tmp_path / "data.jsonl").write_text("\n".join(map(json.dumps, records)))
+    said = Console(record=True, quiet=False, file=io.StringIO(), width=200)
+    data = load_data(FinetuningConfig(data=FinetuningDataConfig(source=str(tmp_path), held_out_fraction=0.5)), said)
+    assert len(data.examples) == len(data.preferences) == 20 and data.held_out and data.held_out_preferences
+    questions = {example.messages[0] for example in data.examples}
+    assert not any(example.messages[0] in questions for example in data.held_out)
+    pairs = {preference.prompt for preference in data.preferences}
+    assert not any(preference.prompt in pairs for preference in data.held_out_preferences)
+    assert f"{20 - len(data.held_out)} of 20 held-out conversations are also learned from" in said.export_text()
 
 
 # --- questions from documentation -------------------------------------------------------------

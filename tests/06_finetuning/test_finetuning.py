@@ -12,7 +12,7 @@ from finetuning.adapters.lora import LoRAConfig, add_lora
 from finetuning.classification import LabelledBatches, SequenceClassifier, classification_loss
 from finetuning.data.chat_format import Message, chat_template
 from finetuning.data.conversation_batches import ConversationBatches
-from finetuning.data.instruction_data import Example, Preference
+from finetuning.data.record_shapes import Example, Preference
 from finetuning.dpo import (
     PreferenceBatches,
     PreferenceConfig,
@@ -209,6 +209,12 @@ def test_preferences_are_learned_from_where_the_reference_stands(model: GPTModel
     assert losses[0] == pytest.approx(first, rel=1e-3)
     assert losses[-1] < 0.7 * first
     assert preference_accuracy(model.eval(), pairs, reference, config, CPU) == 1.0
+
+
+def test_pairs_whose_answers_have_the_same_tokens_are_left_out():
+    same = Preference(PREFERENCES[0].prompt, "yes", " yes ")
+    pairs, problems = encode_preferences([same, PREFERENCES[0]], TEMPLATE, TOKENIZER, 192)
+    assert len(pairs) == 1 and problems == ["preference 1: both answers have the same tokens"]
 
 
 def test_preferences_that_do_not_fit_are_counted():

@@ -11,7 +11,7 @@ import torch
 from finetuning.adapters.peft_format import load_adapter
 from finetuning.base_model import load_base, template_of
 from finetuning.data.chat_format import Message
-from finetuning.data.instruction_data import Example
+from finetuning.data.record_shapes import Example
 from finetuning.finetune_command import main
 from finetuning.run import answer, exact_match_task
 from training.checkpoints.checkpoint import list_checkpoints, load_model
@@ -23,7 +23,8 @@ PAIRS = [("up?", "down"), ("left?", "right"), ("in?", "out"), ("hot?", "cold")]
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     records = [{"prompt": question, "completion": reply} for question, reply in PAIRS * 6]
-    records += [{"prompt": q, "chosen": a, "rejected": "no"} for q, a in PAIRS * 6]
+    # All different, because a pair that is also learned from is not held out.
+    records += [{"prompt": q, "chosen": a, "rejected": f"no {n}"} for n, (q, a) in enumerate(PAIRS * 6)]
     path = tmp_path / "data.jsonl"
     path.write_text("\n".join(map(json.dumps, records)) + "\nnot json\n")
     return path

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, strategies as st
 
 from evaluation.benchmark_command import main, read_log
 from evaluation.tasks.answer_scoring import encode_pair, score_continuations
@@ -181,6 +182,35 @@ def test_a_continuation_scores_as_one_token_at_a_time_would(model: GPTModel):
 
 def test_the_space_before_a_word_belongs_to_the_word():
     assert encode_pair(TOKENIZER, "see ", "the") == encode_pair(TOKENIZER, "see", " the") == ([115, 101, 101], [258])
+
+
+@pytest.mark.parametrize(
+    ("context", "continuation"),
+    [
+        ("see t", "he"),  # " the" is one token
+        ("see t", "he cat"),
+        ("a t", "hen"),
+        ("see", " the"),
+        ("see ", "the"),
+        ("", "the"),
+        ("see the", "\u0301"),
+    ],
+)
+def test_the_whole_continuation_is_scored_where_a_token_reaches_across_the_join(model, context: str, continuation: str):
+    before, after = encode_pair(TOKENIZER, context, continuation)
+    spaces = context[len(context.rstrip()) :]
+    assert (TOKENIZER.decode(before), TOKENIZER.decode(after)) == (context.rstrip(), spaces + continuation)
+    (score,) = score_continuations(model, TOKENIZER, [(context, continuation)], CPU)
+    assert score.num_tokens == len(after) > 0
+
+
+@given(context=st.text("the \n", max_size=12), continuation=st.text("the \n", min_size=1, max_size=6))
+def test_every_context_and_continuation_are_cut_where_they_meet(context: str, continuation: str):
+    before, after = encode_pair(TOKENIZER, context, continuation)
+    assert TOKENIZER.decode([*before, *after]) == context + continuation
+    assert TOKENIZER.decode(before) == context.rstrip()
+    if before + after == TOKENIZER.encode(context + continuation):  # as lm-evaluation-harness scores it
+        assert before == TOKENIZER.encode(context.rstrip())
 
 
 def test_a_prompt_that_does_not_fit_loses_its_beginning_and_says_so(model: GPTModel):

@@ -8,13 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings, strategies as st
 
 from evaluation.evaluate_command import main
-from evaluation.sliding_window import score_documents, score_text
+from evaluation.sliding_window import score_documents, score_stream, score_text
 from evaluation.visualize_attention_command import main as visualize
 from groundwork.user_errors import UserError
 from tokenizer.bpe_tokenizer import BPETokenizer
 from tokenizer.character_tokenizer import CharacterTokenizer
+from tokenizer.patterns import GPT2_PATTERN
 from training.placement import Placement
 from transformer.config import GPTConfig
 from transformer.gpt_model import GPTModel
@@ -52,6 +54,47 @@ def test_every_token_is_counted_once_whatever_the_stride(model: GPTModel, stride
     loss = score_text(model, BPETokenizer([], ["<|endoftext|>"]), TEXT, CPU, stride)
     assert loss.total_nats == pytest.approx(len(TEXT) * math.log(257), rel=1e-6)
     assert loss.perplexity == pytest.approx(257, rel=1e-6)
+
+
+# Characters of one to four bytes, so that tokens cut them everywhere, and the text of a special token.
+PIECES = st.sampled_from(["a", "é", "東", "🙂", "e\u0301", "\u200d", "<|endoftext|>", " ", "\r\n", "\0"])
+DOCUMENTS = st.lists(st.lists(PIECES, min_size=1, max_size=9).map("".join), min_size=1, max_size=4)
+
+
+@st.composite
+def tokenizers(draw) -> BPETokenizer:
+    """Merges of any two tokens that are there: most tokens begin or end within a character."""
+    text = "".join(draw(DOCUMENTS)).encode()
+    tokens = {bytes([value]): value for value in range(256)}
+    merges: list[tuple[int, int]] = []
+    for _ in range(draw(st.integers(0, 8))):
+        start = draw(st.integers(0, max(0, len(text) - 2)))
+        middle, end = sorted(draw(st.tuples(st.integers(1, 4), st.integers(1, 8))))
+        left, right = text[start : start + middle], text[start + middle : start + end]
+        if left in tokens and right in tokens and left + right not in tokens:
+            merges.append((tokens[left], tokens[right]))
+            tokens[left + right] = 256 + len(merges) - 1
+    return BPETokenizer(merges, ["<|endoftext|>"], pattern=".+|\\s+" if draw(st.booleans()) else GPT2_PATTERN)
+
+
+@settings(deadline=None, max_examples=60)
+@given(tokenizer=tokenizers(), documents=DOCUMENTS, context=st.integers(1, 12), data=st.data())
+def test_bits_per_byte_count_every_byte_of_the_documents_once_whatever_the_tokens(
+    tokenizer: BPETokenizer, documents: list[str], context: int, data: st.DataObject
+):
+    size = tokenizer.vocab_size
+    uniform = GPTModel(GPTConfig(vocab_size=size, context_length=context, num_layers=1, num_heads=1, d_model=2)).eval()
+    with torch.no_grad():
+        uniform.token_embedding.weight.zero_()
+    stride = data.draw(st.integers(1, context))
+    written = "".join(documents).encode()
+    for score, marks in ((score_documents, 0), (score_stream, len(documents) - 1)):
+        found = score(uniform, tokenizer, documents, CPU, stride)
+        text = [token for token in found.ids.tolist() if token != tokenizer.end_of_text_id]
+        assert tokenizer.decode_bytes(text) == written and found.num_bytes == len(written)
+        assert len(found.ids) == len(text) + marks
+        bits = len(found.ids) * math.log2(size) / len(written)
+        assert found.bits_per_byte == pytest.approx(bits, rel=1e-5)
 
 
 def test_each_document_is_measured_by_itself_and_every_token_has_its_context(model: GPTModel):

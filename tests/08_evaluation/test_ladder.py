@@ -21,7 +21,7 @@ from evaluation.scaling.small_training import train_small
 from evaluation.scaling_command import draw_scaling
 from evaluation.sliding_window import score_documents, score_stream
 from finetuning.data.chat_format import Message, chat_template
-from finetuning.data.instruction_data import Example
+from finetuning.data.record_shapes import Example
 from groundwork.user_errors import UserError
 from neural_networks.corpora import load_corpus
 from neural_networks.corpus import Corpus

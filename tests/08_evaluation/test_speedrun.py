@@ -11,7 +11,7 @@ import yaml
 from evaluation.speedrun_command import main
 from evaluation.tasks.question_answering import nearest_question_answers, retrieved_answers, score_answers
 from finetuning.data.chat_format import Message
-from finetuning.data.instruction_data import Example
+from finetuning.data.record_shapes import Example
 from training.run.run_folder import RunFolder
 
 pytestmark = pytest.mark.slow

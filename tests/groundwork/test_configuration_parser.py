@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from groundwork.command_line import with_dashes
 from groundwork.configuration import ConfigurationParser
 
 
@@ -55,3 +56,8 @@ def test_an_unknown_field_ends_with_one_line(parser: ConfigurationParser[Outer],
         parser.parse(["--output-folder", "x"])
     assert end.value.code == 2
     assert "output-folder" in capsys.readouterr().err.splitlines()[0]
+
+
+def test_both_spellings_of_an_option_are_allowed():
+    given = ["--max_tokens", "5", "--cache_dtype=int8_x", "a_b", "--top-k"]
+    assert with_dashes(given) == ["--max-tokens", "5", "--cache-dtype=int8_x", "a_b", "--top-k"]

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import json
+import lzma
 import os
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,10 +18,11 @@ import pytest
 
 from evaluation.tasks.records import read_records
 from finetuning.data.instruction_data import read_instruction_data
-from groundwork import text_sources
+from groundwork import text_sources, user_errors
 from groundwork.text_sources import (
     find_text_files,
     parse_json,
+    parse_record,
     read_blocks,
     read_documents,
     read_jsonl,
@@ -193,17 +198,34 @@ def test_a_document_of_a_jsonl_file_is_an_object_with_a_text(line: str, tmp_path
         ("{", "not valid JSON: Expecting property name"),
         ("[" * 100_000, "not valid JSON: nested too deeply"),
         ("1" * 5000, "not valid JSON: Exceeds the limit"),
-        (r'{"text": "a \ud83d"}', r"\ud83d is half of a surrogate pair"),
-        (r'{"text": "\ude00\ud83d"}', r"\ude00 is half of a surrogate pair"),
-        (r'{"text": "\ud83d \ude00"}', r"\ud83d is half of a surrogate pair"),
-        (r'{"\\\uDFFF": 1}', r"\uDFFF is half of a surrogate pair"),
-        (r'{"text": "\ud83d\ude00\ud83d"}', r"\ud83d is half of a surrogate pair"),
     ],
 )
 def test_a_line_that_holds_no_record_is_named(line: str, reason: str, block_bytes: int, tmp_path: Path):
     path = write(tmp_path / "a.jsonl", '{"text": "\\ud83d\\ude00 \\\\ud800"}\n\n' + line + "\n")
     message = message_of(lambda: list(read_jsonl(path)))
     assert message.startswith(f"{path}, line 3: {reason}")
+
+
+HALVES = [
+    (r'{"text": "a \ud83d"}', {"text": "a \ufffd"}, r"\ud83d"),
+    (r'{"text": "\ude00\ud83d"}', {"text": "\ufffd\ufffd"}, r"\ude00"),
+    (r'{"text": "\ud83d \ude00"}', {"text": "\ufffd \ufffd"}, r"\ud83d"),
+    (r'{"\\\uDFFF": 1}', {"\\\ufffd": 1}, r"\uDFFF"),
+    (r'{"text": "\ud83d\ude00\ud83d\\ud83d"}', {"text": "\U0001f600\ufffd\\ud83d"}, r"\ud83d"),
+]
+
+
+@pytest.mark.parametrize(("line", "expected", "half"), HALVES)
+def test_half_of_a_surrogate_pair_is_read_as_the_replacement_character_and_said_once(
+    line: str, expected: dict, half: str, block_bytes: int, tmp_path: Path, capsys, monkeypatch
+):
+    monkeypatch.setattr(user_errors, "_noticed", set())
+    path = write(tmp_path / "a.jsonl", f"{line}\n" * 3)
+    assert [record for _, record in read_jsonl(path)] == [expected] * 3
+    assert [record for _, record in read_jsonl(path)] == [expected] * 3
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith(f"note: {path}: half of a surrogate pair")
+    assert f"line 1: {half} is half of a surrogate pair" in message_of(lambda: parse_json(line, "a.json"))
 
 
 def test_json_over_several_lines_is_read_with_the_line_of_a_fault():
@@ -216,7 +238,7 @@ def test_parquet_rows_are_read_as_documents(tmp_path: Path):
     texts = [f"{number} é\u2028🙂" for number in range(3000)]
     path, sizes = write_parquet(tmp_path / "a.PARQUET", text=texts, number=list(range(3000))), []
     assert ["".join(parts) for parts in read_documents(path, sizes.append)] == texts
-    assert sizes == [len(text.encode()) for text in texts]
+    assert len(sizes) == 3 and sum(sizes) == path.stat().st_size  # what a progress bar counts to
     assert [row for row, _ in read_parquet(path)] == list(range(1, 3001))
 
 
@@ -258,6 +280,50 @@ def test_a_folder_gives_its_text_files_in_order_without_hidden_ones(tmp_path: Pa
     assert find_text_files(str(folder), {".md"}) == [folder / "b" / "z.md"]
     assert "holds no file that ends in .csv, .html" in message_of(lambda: find_text_files(tmp_path))
     assert "holds no file that ends in .png" in message_of(lambda: find_text_files(folder / "d", [".png"]))
+
+
+PROGRAM = b"\x7fELF\x02" + bytes(range(128, 256))
+
+
+def test_what_is_installed_or_not_text_is_left_out_of_a_folder_and_said(tmp_path: Path, capsys, monkeypatch):
+    monkeypatch.setattr(user_errors, "_noticed", set())
+    folder = tmp_path / "texts"
+    wanted = ["LICENSE", "a.py", "environment/notes.md", "package/__init__.py", "z.jsonl"]
+    for name in wanted:
+        write(folder / name, "" if name.endswith("__init__.py") else "text é\n" * 20)
+    for name in ("env/lib/other.py", "node_modules/x/index.html", "conda/lib/other.py", ".venv/lib/other.py"):
+        write(folder / name, "not mine")
+    write(folder / "env" / "pyvenv.cfg", "home = /usr/bin")
+    (folder / "conda" / "conda-meta").mkdir()
+    write(folder / ".git" / "objects" / "ab" / "cdef", zlib.compress(b"blob 3\0abc"))
+    left_out = {"b.txt.gz": gzip.compress(b"x"), "image.txt": b"GIF89a\0\0", "latin.txt": CAFE, "program": PROGRAM}
+    for name, content in left_out.items():
+        write(folder / name, content)
+    assert [str(path.relative_to(folder)) for path in find_text_files(folder)] == wanted
+    find_text_files(folder)
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said == (
+        f"note: {folder}: left out, because packed or not UTF-8 text: b.txt.gz, image.txt, latin.txt and 1 more"
+    )
+    assert find_text_files(folder / "env" / "lib") == [folder / "env" / "lib" / "other.py"]  # named
+
+
+def test_a_character_at_the_end_of_the_look_is_no_reason_to_leave_a_file_out(tmp_path: Path, monkeypatch):
+    path = write(tmp_path / "texts" / "a.txt", "a" + "東" * 50)
+    for size in range(1, 9):
+        monkeypatch.setattr(text_sources, "_LOOK_BYTES", size)
+        assert find_text_files(tmp_path / "texts") == [path]
+
+
+def test_a_packed_file_is_named_with_the_way_out(block_bytes: int, tmp_path: Path):
+    for name, content, said in (
+        ("book.txt.gz", gzip.compress(TEXT.encode()), "packed with gzip: unpack it first, for example with: gunzip -k"),
+        ("a.jsonl.xz", lzma.compress(TEXT.encode()), "packed with xz"),
+        ("a.bz2", bz2.compress(TEXT.encode() * 9), "packed with bzip2"),
+        ("a.txt", gzip.compress(b"not named so"), "packed with gzip"),
+    ):
+        path = write(tmp_path / name, content)
+        assert said in message_of(lambda path=path: read_text(path))
 
 
 def test_links_to_files_are_read_and_loops_do_not_hang(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -351,11 +417,9 @@ def test_a_parquet_file_means_the_same_everywhere(door: Callable[[Path], str], t
 @pytest.mark.parametrize("door", DOORS)
 def test_every_door_names_the_file_and_the_line(door: Callable[[Path], str], tmp_path: Path):
     path, good = tmp_path / "in" / "a.jsonl", json.dumps(record("fine text"))
-    lone = r'{"text": "a \ud800 b", "instruction": "a", "output": "\ud800"}'
     for content, place, reason in (
         ((good + "\n").encode() + CAFE, "line 3", "is not UTF-8: byte 0xe9"),
         (good.encode("utf-16"), "line 1", "is UTF-16"),
-        (f"\n{lone}\n", "line 2", r"\ud800 is half of a surrogate pair"),
         ("\n\n{\n", "line 3", "not valid JSON"),
     ):
         message = " ".join(_said_by(door, write(path, content)).split())
@@ -372,9 +436,35 @@ def _said_by(door: Callable[[Path], str], path: Path) -> str:
     return str(caught.value)
 
 
-def test_a_lone_surrogate_in_a_json_list_is_named(tmp_path: Path):
+@pytest.mark.parametrize("door", DOORS)
+def test_half_of_a_surrogate_pair_means_the_same_everywhere(door: Callable[[Path], str], tmp_path: Path):
+    half = {"text": "a\ud800 b\udfff", "instruction": "a\ud800 ", "output": "b\udfff"}
+    assert door(write(tmp_path / "in" / "a.jsonl", json.dumps(half))) == "a\ufffd b\ufffd"
+
+
+def test_half_of_a_surrogate_pair_in_a_json_list_is_replaced(tmp_path: Path):
     path = write(tmp_path / "a.json", '[\n{"instruction": "a",\n"output": "\\ud800"}]')
-    assert message_of(lambda: read_instruction_data(path)).startswith(f"{path}, line 3: \\ud800 is half")
+    assert _instructions(path) == "a\ufffd"
+    assert parse_record('"\\ud83d\\ude00"', path) == "\U0001f600"
+
+
+@pytest.mark.parametrize("door", TEXT_DOORS)
+def test_a_folder_that_holds_more_than_text_is_read(door: Callable[[Path], str], tmp_path: Path):
+    write(tmp_path / "in" / "__init__.py", "")
+    write(tmp_path / "in" / "program", PROGRAM)
+    write(tmp_path / "in" / ".git" / "HEAD", "ref")
+    write(tmp_path / "in" / "a.txt", TEXT)
+    assert door(tmp_path / "in") == TEXT
+
+
+def test_a_folder_of_records_is_read_where_one_file_holds_none(tmp_path: Path):
+    write(tmp_path / "config.json", '{"a": 1}')
+    write(tmp_path / "empty.json", "")
+    write(tmp_path / "latin.jsonl", CAFE)
+    write(tmp_path / "z.jsonl", json.dumps(record("fine text")))
+    data = read_instruction_data(tmp_path)
+    assert len(data.examples) == 1
+    assert {Path(problem.file).name for problem in data.problems} >= {"config.json", "empty.json", "latin.jsonl"}
 
 
 @pytest.mark.parametrize("door", DOORS)

@@ -13,8 +13,8 @@ class DataConfig:
     """What to train on.
 
     Args:
-        corpus: python_docs, tiny_shakespeare, or the path of a text file, a JSONL file or a folder. With
-            stream, also a Parquet file, a folder of them, or hub:NAME for a data set of the Hugging Face hub.
+        corpus: python_docs, tiny_shakespeare, the path of a text, JSONL or Parquet file or of a folder of them, or
+            hub:NAME for a data set of the Hugging Face hub. A Parquet file and a data set are always streamed.
         mixture: several corpora and how often to draw from each, as {corpus: weight}, instead of one corpus.
         stream: read one document after another and write token files in shards, for text larger than memory.
         stream_documents: the most documents to take from a stream; null for all.

@@ -39,7 +39,7 @@ from tokenizer.shard_writer import ShardWriter, id_dtype
 from tokenizer.tokenizer_trainer import train_bpe
 from training.checkpoints.manifest import MANIFEST, force_to_disk, write_manifest
 from training.data.config import DataConfig, TokenizerConfig
-from training.data.document_sources import DocumentSource, LoadedSource, StreamedSource
+from training.data.document_sources import DocumentSource, LoadedSource, StreamedSource, never_trained_on
 from training.data.document_stream import HUB
 from training.data.prepared_dataset import DatasetMeta, PreparedDataset, open_dataset
 
@@ -108,7 +108,7 @@ def _lock_of(folder: Path) -> ProcessLock:
 def _prepare(
     folder: Path, data: DataConfig, tokenizer: TokenizerConfig, request: dict[str, Any], console: Console
 ) -> None:
-    sources = [_open_source(name, data, console) for name in data.weights]
+    sources = never_trained_on([_open_source(name, data, console) for name in data.weights])
     temporary = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
     temporary.mkdir()
     try:
@@ -122,7 +122,7 @@ def _prepare(
 
 
 def _open_source(name: str, data: DataConfig, console: Console) -> DocumentSource:
-    if data.stream or name.startswith(HUB) or name.endswith(".parquet"):
+    if data.stream or name.startswith(HUB) or name.lower().endswith(".parquet"):
         console.print(f"Corpus [bold]{name}[/bold]: read one document after another")
         return StreamedSource(name, data.validation_fraction, data.stream_documents)
     with console.status(f"Gathering the corpus {name} …"):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Protocol
 
+from groundwork.user_errors import notice
 from neural_networks.bits_per_byte import xz_bits_per_byte
-from neural_networks.corpus import Corpus
+from neural_networks.corpus import Corpus, CorpusError
 from training.data.document_stream import is_held_out, stream_documents
 
 # Bytes of a stream that the tokenizer is trained on. More text would change few of its merges.
@@ -118,3 +119,27 @@ class StreamedSource:
     def baselines(self) -> tuple[float, float] | None:
         """None: xz would take longer than the training."""
         return None
+
+
+def never_trained_on(sources: Sequence[DocumentSource]) -> list[DocumentSource]:
+    """The corpora of a mixture, without held-out documents that are training documents of another one.
+
+    Only corpora in memory are compared. In streams the hash of a document decides, so equal documents go the same way.
+
+    Raises:
+        CorpusError: nothing that is held out is left in one of them.
+    """
+    trained = {document for source in sources if isinstance(source, LoadedSource) for document in source.corpus.train}
+    kept: list[DocumentSource] = []
+    for source in sources:
+        if isinstance(source, LoadedSource):
+            held_out = tuple(document for document in source.corpus.validation if document not in trained)
+            if missing := len(source.corpus.validation) - len(held_out):
+                notice(
+                    f"{missing:,} held-out documents of {source.name} are trained on in another corpus, and left out"
+                )
+            if not held_out:
+                raise CorpusError(f"all held-out documents of {source.name} are trained on in another corpus")
+            source = LoadedSource(replace(source.corpus, validation=held_out))
+        kept.append(source)
+    return kept

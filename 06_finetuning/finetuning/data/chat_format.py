@@ -12,14 +12,16 @@ should answer, not imitate the questions.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, TypeVar, get_args
 
 from tokenizer.interface import Tokenizer
 
 Role = Literal["system", "user", "assistant"]
 ROLES: tuple[str, ...] = get_args(Role)
+Item = TypeVar("Item")
+Encoded = TypeVar("Encoded")
 
 
 class ConversationError(ValueError):
@@ -28,10 +30,17 @@ class ConversationError(ValueError):
 
 @dataclass(frozen=True)
 class Message:
-    """What one side says."""
+    """What one side says.
+
+    Args:
+        role: who says it.
+        content: what is said.
+        learned: for the assistant, whether the model learns to say it. Otherwise it is only read, like a question.
+    """
 
     role: Role
     content: str
+    learned: bool = True
 
 
 Conversation = Sequence[Message]
@@ -123,7 +132,7 @@ class ChatTemplate:
 
         add(marks(self.begin), False)
         for message in conversation:
-            speaks = message.role == "assistant"
+            speaks = message.role == "assistant" and message.learned
             add(marks(self.header.format(role=message.role)), False)
             add(tokenizer.encode(message.content.strip()), speaks)  # no special token allowed
             add(marks(self.end), speaks)
@@ -136,16 +145,22 @@ class ChatTemplate:
         """The token by which the assistant says that it has finished."""
         return tokenizer.special_tokens[self.end]
 
-    def to_jinja(self) -> str:
-        """The same as a Jinja template, as Hugging Face's `tokenizer_config.json` holds it."""
+    def to_jinja(self, mark_learned: bool = False) -> str:
+        """The same as a Jinja template, as Hugging Face's `tokenizer_config.json` holds it.
+
+        Args:
+            mark_learned: put what the assistant says into `{% generation %}` tags, from which `transformers` makes the
+                mask of learned tokens. The tags are a syntax error in every other Jinja.
+        """
         header = " + message['role'] + ".join(_quote(part) for part in self.header.split("{role}"))
+        said = f"{{{{ message['content'] | trim }}}}{{{{ {_quote(self.end)} }}}}"
+        if mark_learned:
+            marked = f"{{% generation %}}{said}{{% endgeneration %}}"
+            said = f"{{% if message['role'] == 'assistant' %}}{marked}{{% else %}}{said}{{% endif %}}"
         return (
             f"{{{{ {_quote(self.begin)} }}}}"
             "{% for message in messages %}"
-            f"{{{{ {header} }}}}"
-            "{% if message['role'] == 'assistant' %}"
-            f"{{% generation %}}{{{{ message['content'] | trim }}}}{{{{ {_quote(self.end)} }}}}{{% endgeneration %}}"
-            f"{{% else %}}{{{{ message['content'] | trim }}}}{{{{ {_quote(self.end)} }}}}{{% endif %}}"
+            f"{{{{ {header} }}}}{said}"
             f"{{{{ {_quote(self.separator)} }}}}"
             "{% endfor %}"
             f"{{% if add_generation_prompt %}}{{{{ {_quote(self.header.format(role='assistant'))} }}}}{{% endif %}}"
@@ -195,7 +210,9 @@ def chat_template(name: str) -> ChatTemplate:
 
 
 def check_conversation(conversation: Conversation) -> None:
-    """Check that the roles take turns: an optional system message, then user, assistant, user, …
+    """Check that the roles take turns: user, assistant, user, …
+
+    A system message may come first, and then a greeting of the assistant.
 
     Raises:
         ConversationError: the conversation is empty, a role is unknown, or one is out of turn; says which message.
@@ -203,10 +220,13 @@ def check_conversation(conversation: Conversation) -> None:
     if not conversation:
         raise ConversationError("the conversation is empty")
     expected = "user"
+    before = 1 if conversation[0].role == "system" else 0
+    if len(conversation) > before + 1 and conversation[before].role == "assistant":
+        before += 1
     for number, message in enumerate(conversation, start=1):
         if message.role not in ROLES:
             raise ConversationError(f"message {number} has the role {message.role!r}; the roles are {', '.join(ROLES)}")
-        if message.role == "system" and number == 1:
+        if number <= before:
             continue
         if message.role != expected:
             raise ConversationError(f"message {number} is from the {message.role}, it should be from the {expected}")
@@ -220,7 +240,8 @@ def fit_conversation(
 ) -> EncodedConversation:
     """Encode a conversation for training, leaving out its oldest exchanges until it fits.
 
-    Whole exchanges are left out, never a part of a message, and the system message stays.
+    An exchange ends with what the assistant says. Whole exchanges are left out, never a part of a message, and the
+    system message stays.
 
     Args:
         conversation: ends with the assistant.
@@ -229,7 +250,7 @@ def fit_conversation(
         context_length: the most tokens there may be.
 
     Raises:
-        ConversationError: the last exchange alone does not fit, or the assistant says nothing.
+        ConversationError: the last exchange alone does not fit, or nothing that is left is to be learned.
     """
     if conversation and conversation[-1].role != "assistant":
         raise ConversationError(
@@ -240,12 +261,36 @@ def fit_conversation(
     while True:
         encoded = template.encode([*system, *turns], tokenizer)
         if len(encoded.ids) <= context_length:
-            return encoded
-        if len(turns) <= 2:
+            break
+        exchange = next(number for number, turn in enumerate(turns, start=1) if turn.role == "assistant")
+        if exchange == len(turns):
             raise ConversationError(
                 f"the last exchange has {len(encoded.ids)} tokens with its marks, the context is {context_length}"
             )
-        turns = turns[2:]
+        turns = turns[exchange:]
+    if not any(encoded.learned):
+        raise ConversationError("nothing that the assistant says in it is to be learned")
+    return encoded
+
+
+def encode_each(what: str, items: Sequence[Item], encode: Callable[[Item], Encoded]) -> tuple[list[Encoded], list[str]]:
+    """Encode data for a model, and leave out what does not fit.
+
+    Args:
+        what: the name of an item in the reasons.
+        items: conversations, or pairs of answers.
+        encode: encodes one; raises `ConversationError` where it cannot be learned from.
+
+    Returns:
+        What was encoded, and for each item that was not, its number and the reason.
+    """
+    encoded, problems = [], []
+    for number, item in enumerate(items, start=1):
+        try:
+            encoded.append(encode(item))
+        except ConversationError as error:
+            problems.append(f"{what} {number}: {error}")
+    return encoded, problems
 
 
 def _quote(text: str) -> str:

@@ -27,7 +27,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from finetuning.data.chat_format import Message
-from finetuning.data.instruction_data import Example, Preference
+from finetuning.data.record_shapes import Example, Preference
 from neural_networks.python_docs import DocumentedSymbol, gather_symbols
 
 MAX_ANSWER_CHARACTERS = 160

@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from evaluation.scaling.small_training import short_recipe, take_steps
 from finetuning.data.chat_format import chat_template
 from finetuning.data.conversation_batches import ConversationBatches
-from finetuning.data.instruction_data import Example
 from finetuning.data.python_docs_qa import build_questions
+from finetuning.data.record_shapes import Example
 from finetuning.supervised_finetuning import conversation_loss, encode_examples
 from finetuning.vocabulary_extension import add_special_tokens
 from groundwork.user_errors import UserError

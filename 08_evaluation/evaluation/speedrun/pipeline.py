@@ -30,9 +30,10 @@ from evaluation.tasks.question_answering import (
     retrieved_answers,
     score_answers,
 )
-from finetuning.data.chat_format import ChatTemplate, chat_template
-from finetuning.data.instruction_data import Example, Preference, read_instruction_data
+from finetuning.data.chat_format import ChatTemplate, Message, chat_template
+from finetuning.data.instruction_data import read_instruction_data
 from finetuning.data.python_docs_qa import QuestionSet, build_questions, first_sentence
+from finetuning.data.record_shapes import Example, Preference
 from finetuning.finetune_command import parse_config as parse_finetuning
 from finetuning.run import run_finetuning
 from groundwork.files import write_atomically
@@ -293,15 +294,17 @@ def _template(path: str) -> ChatTemplate:
     return chat_template(parse_finetuning([f"--config={path}"]).chat_template)
 
 
+def _messages(messages: Sequence[Message]) -> list[dict[str, str]]:
+    return [{"role": message.role, "content": message.content} for message in messages]
+
+
 def _conversations(examples: Sequence[Example]) -> str:
-    records = [{"messages": [asdict(message) for message in example.messages]} for example in examples]
+    records = [{"messages": _messages(example.messages)} for example in examples]
     return "".join(json.dumps(record) + "\n" for record in records)
 
 
 def _preferences(pairs: Sequence[Preference]) -> str:
-    records = [
-        {"prompt": [asdict(m) for m in pair.prompt], "chosen": pair.chosen, "rejected": pair.rejected} for pair in pairs
-    ]
+    records = [{"prompt": _messages(pair.prompt), "chosen": pair.chosen, "rejected": pair.rejected} for pair in pairs]
     return "".join(json.dumps(record) + "\n" for record in records)
 
 

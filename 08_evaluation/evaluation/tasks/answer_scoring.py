@@ -1,8 +1,11 @@
 """ln p(continuation | context): how likely a model finds an answer to a question.
 
-BPE may merge characters across the place where the context ends and the continuation begins. As in
-lm-evaluation-harness, both are encoded together, and the ids are cut at the length of the context's own encoding.
+As in lm-evaluation-harness, both are encoded together, and the ids are cut at the length of the context's own encoding.
 Spaces at the end of the context go to the continuation, because a word and the space before it are one token.
+
+A token may reach across the place where the context ends and the continuation begins: "the func" and "tion". The cut
+would then give a part of the continuation away, or leave nothing of it to score; the harness does the first in
+silence and stops at the second. In this case the two are encoded separately here, so that the whole continuation counts.
 """
 
 from __future__ import annotations
@@ -45,8 +48,10 @@ def encode_pair(tokenizer: Tokenizer, context: str, continuation: str) -> tuple[
     stripped = context.rstrip()
     continuation, context = context[len(stripped) :] + continuation, stripped
     whole = tokenizer.encode(context + continuation)
-    split = len(tokenizer.encode(context)) if context else 0
-    return whole[:split], whole[split:]
+    before = tokenizer.encode(context) if context else []
+    if whole[: len(before)] == before and len(whole) > len(before):
+        return before, whole[len(before) :]
+    return before, tokenizer.encode(continuation)  # a token reaches across
 
 
 def score_continuations(

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from evaluation.text_overlap import rouge_l, token_f1
 from finetuning.data.chat_format import ChatTemplate
-from finetuning.data.instruction_data import Example
+from finetuning.data.record_shapes import Example
 from groundwork.user_errors import UserError
 from optimization.engine.engine import Engine
 from optimization.engine.request import GenerationRequest

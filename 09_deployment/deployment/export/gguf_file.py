@@ -7,7 +7,6 @@ rows of queries and keys are put in llama.cpp's order. And `gpt2` has queries, k
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -159,8 +158,7 @@ def _add_tokenizer(writer: Any, tokenizer: BPETokenizer, template: ChatTemplate 
         writer.add_eos_token_id(begin if template is None else template.end_id(tokenizer))
     if template is not None:
         writer.add_eot_token_id(template.end_id(tokenizer))
-        # The generation tags mark the learned text; only transformers reads them.
-        writer.add_chat_template(re.sub(r"\{% (end)?generation %\}", "", template.to_jinja()))
+        writer.add_chat_template(template.to_jinja())
 
 
 def _tensors(model: GPTModel, architecture: str) -> list[tuple[str, Tensor]]:

@@ -17,6 +17,8 @@ from transformer.gpt_model import GPTModel
 from transformer.pretrained import family_of_model, save_pretrained
 from transformer.pretrained_family import Family, PretrainedError
 
+TRAINING_TEMPLATE = "chat_template_training.jinja"  # with tags that only transformers reads
+
 
 def exportable_family(model: GPTModel, where: str) -> Family:
     """The Hugging Face class that has the parts of a model.
@@ -83,6 +85,7 @@ def export_huggingface(
         configuration = read_json(path)
         configuration |= {"chat_template": template.to_jinja(), "eos_token": template.end}
         write_atomically(path, json.dumps(configuration, ensure_ascii=False, indent=1) + "\n")
+        write_atomically(folder / TRAINING_TEMPLATE, template.to_jinja(mark_learned=True))
     ids = {"bos_token_id": begin, "eos_token_id": ends or None, "pad_token_id": begin}
     generation = {
         **{key: value for key, value in ids.items() if value is not None},
@@ -97,6 +100,10 @@ def export_huggingface(
 def _model_card(model: GPTModel, family: Family, name: str, chat: bool) -> str:
     use = 'tokenizer.apply_chat_template([{"role": "user", "content": "…"}], add_generation_prompt=True)'
     plain = 'tokenizer("<|endoftext|>…")  # every training document began with this token'
+    further = (
+        f"`{TRAINING_TEMPLATE}` is the same chat template with tags around what the assistant says. Pass it to\n"
+        "`apply_chat_template` as `chat_template` to get `return_assistant_tokens_mask` for further training.\n\n"
+    )
     return f"""---
 library_name: transformers
 pipeline_tag: text-generation
@@ -116,5 +123,5 @@ tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
 {use if chat else plain}
 ```
 
-To be written by the person who trained it: the training data, the evaluation, and what it must not be used for.
+{further if chat else ""}To be written by the person who trained it: the training data, the evaluation, and what it must not be used for.
 """
