@@ -63,8 +63,10 @@ class ServedModel:
     def encode_conversation(self, messages: Sequence[Message]) -> list[int]:
         """A conversation as ids, up to the place where the assistant answers.
 
+        The roles need not take turns: a template writes two users in a row and a later system message as they are.
+
         Raises:
-            ConversationError: the model has no chat format, or the last message is not from the user.
+            ConversationError: the model has no chat format, or there is nothing to answer.
             PromptError: the conversation is longer than the context.
         """
         if self.template is None:
@@ -72,9 +74,11 @@ class ServedModel:
                 f"the model {self.name!r} was not taught a chat format: its tokenizer has the special tokens of none of "
                 f"{', '.join(TEMPLATES)}. Fine-tune it (stage 6), or use /v1/completions"
             )
+        if messages[-1].role == "assistant":
+            raise ConversationError(f"message {len(messages)} is from the assistant, it should be from the user")
+        if all(message.role != "user" for message in messages):
+            raise ConversationError("no message is from the user: there is nothing to answer")
         ids = self.template.encode(messages, self.tokenizer, generation_prompt=True).ids
-        if messages[-1].role != "user":
-            raise ConversationError(f"the last message is from the {messages[-1].role}; it should be from the user")
         if len(ids) > self.engine.context_length:
             raise PromptError(
                 f"the conversation has {len(ids)} tokens, the model's context is {self.engine.context_length}: "

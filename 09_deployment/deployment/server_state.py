@@ -9,13 +9,14 @@ import anyio
 import structlog
 from fastapi import Request
 
-from deployment.errors import ApiError, check_limit
+from deployment.errors import ApiError, check_limit, shown
 from deployment.gate.rate_limiting import RateLimiter
 from deployment.generation import GenerationDesk
 from deployment.metrics import Metrics
 from deployment.served_model import ServedModel
 from deployment.settings import ServerSettings
 from finetuning.data.chat_format import Message
+from optimization.engine.events import PromptError
 from optimization.engine.request import GenerationRequest
 
 LONG_TEXT = 10_000  # characters; a text of this length or longer is encoded in another thread
@@ -49,12 +50,17 @@ class ServerState:
             return next(iter(self.models.values()))
         if name not in self.models:
             raise ApiError(
-                404, f"there is no model {name!r}; there are: {', '.join(self.models)}", "model", "model_not_found"
+                404,
+                f"there is no model '{shown(name)}'; there are: {', '.join(self.models)}",
+                "model",
+                "model_not_found",
             )
         return self.models[name]
 
     async def encode_prompt(self, model: ServedModel, prompt: str | list[int]) -> list[int]:
         """A prompt as ids. A long text is encoded in another thread, so that it does not block the event loop."""
+        if prompt == []:
+            raise PromptError("the prompt is empty: give a text, or at least one id")
         check_limit("prompt", len(prompt), self.settings.limits.max_prompt_characters, "characters or ids")
         if len(prompt) < LONG_TEXT:
             return model.encode_prompt(prompt)
@@ -80,11 +86,27 @@ class ServerState:
             wanted: the texts that the request asks for.
 
         Raises:
-            ApiError: the client is over the rate.
+            ApiError: the client is over the rate, or the answer would report too many probabilities.
         """
+        self._check_probabilities(wanted)
         tokens = sum(len(g.prompt_ids) + g.parameters.max_tokens for g in wanted)
         structlog.contextvars.bind_contextvars(model=model.name, prompt_tokens=sum(len(g.prompt_ids) for g in wanted))
         if self.settings.log_prompts:
             prompts = [model.tokenizer.decode(g.prompt_ids) for g in wanted]
             structlog.get_logger().info("prompt", prompts=prompts)
         await self.limiter.charge_tokens(request.scope, tokens)
+
+    def _check_probabilities(self, wanted: list[GenerationRequest]) -> None:
+        """Each field may be within its limit, and the answer still have 30 MB, which take seconds to write."""
+        limit, reported = self.settings.limits.max_probabilities, 0
+        for request in wanted:
+            if request.logprobs is not None:
+                tokens = request.parameters.max_tokens + request.prompt_logprobs * len(request.prompt_ids)
+                reported += tokens * (request.logprobs + 1)
+        if reported > limit:
+            raise ApiError(
+                400,
+                f"the answer may report {reported:,} probabilities, one for each token and alternative of each choice; this "
+                f"server's limit is {limit:,}: ask for fewer alternatives, tokens or choices",
+                "logprobs",
+            )

@@ -1,4 +1,6 @@
-"""Answers that end early if nobody reads them: a closed connection cancels its generations."""
+"""How answers are sent, whole or as a stream. They end early if nobody reads them: a closed connection cancels its
+generations.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,8 @@ from fastapi.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from deployment.errors import as_api_error, unexpected
-from deployment.generation import Generation
+from deployment.generation import Generation, merge
+from optimization.engine.events import TokenEvent
 
 T = TypeVar("T")
 
@@ -46,7 +49,7 @@ def sse(data: Any, event: str | None = None) -> bytes:
     >>> sse({"a": 1}, "token")
     b'event: token\\ndata: {"a":1}\\n\\n'
     """
-    text = json.dumps(data, separators=(",", ":"))
+    text = json.dumps(data, separators=(",", ":"), allow_nan=False)
     return (f"data: {text}\n\n" if event is None else f"event: {event}\ndata: {text}\n\n").encode()
 
 
@@ -58,6 +61,28 @@ async def _errors_as_events(events: AsyncIterator[bytes]) -> AsyncIterator[bytes
     except Exception as error:
         known = as_api_error(error) or unexpected(error)
         yield sse(known.body(), "error")
+
+
+async def whole(generations: Sequence[Generation], write: Callable[[list[list[TokenEvent]]], Any]) -> Response:
+    """Wait for the events of an answer, and send it as one piece of JSON.
+
+    To write probabilities can take longer than others should wait, so it is done in another thread.
+
+    Args:
+        generations: where the events come from.
+        write: makes what is sent from all the events of each generation.
+    """
+    gathered: list[list[TokenEvent]] = [[] for _ in generations]
+    async for index, events in merge(generations):
+        gathered[index] += events
+
+    def to_json() -> bytes:
+        text = json.dumps(write(gathered), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+        return text.encode("utf-8", "replace")
+
+    long = any(generation.request.logprobs is not None for generation in generations)
+    content = await anyio.to_thread.run_sync(to_json) if long else to_json()
+    return Response(content, media_type="application/json")
 
 
 async def unless_disconnected(
