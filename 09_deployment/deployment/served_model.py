@@ -41,6 +41,7 @@ class ServedModel:
     template: ChatTemplate | None
     base: str | None = None
     created: int = field(default_factory=lambda: int(time.time()))
+    _texts: dict[int, str] = field(default_factory=dict)
     _looking: threading.Lock = field(default_factory=threading.Lock)
 
     @property
@@ -92,11 +93,13 @@ class ServedModel:
 
     def token_text(self, token: int) -> str:
         """The text of an id, for people. A part of a character is written as OpenAI writes it: `bytes:\\xe2\\x82`."""
-        data = self.token_bytes(token)
-        try:
-            return data.decode("utf-8")
-        except UnicodeDecodeError:
-            return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
+        if token not in self._texts:  # an answer may name 250,000 alternatives
+            data = self.token_bytes(token)
+            try:
+                self._texts[token] = data.decode("utf-8")
+            except UnicodeDecodeError:
+                self._texts[token] = "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
+        return self._texts[token]
 
     def pieces(self, tokens: Sequence[int]) -> list[str]:
         """The text that each id completes. Joined, the pieces are the decoded text."""

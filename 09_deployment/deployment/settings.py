@@ -52,7 +52,7 @@ class Limits(BaseModel):
     header_seconds: float = Field(default=10.0, gt=0, description="Time to send the headers, against slow clients.")
     body_seconds: float = Field(default=20.0, gt=0, description="Time to send the body, against slow clients.")
     write_seconds: float = Field(
-        default=20.0, gt=0, description="Time to take 64 KiB of an answer, against clients that do not read."
+        default=10.0, gt=0, description="Time to take 32 KiB of an answer, against clients that do not read."
     )
     max_connections: int = Field(default=1024, ge=1, description="Open connections; more are answered with 503.")
 

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-LEAST_TAKEN = 65_536  # bytes that a client must take within the deadline, or all that there are
+LEAST_TAKEN = 32_768  # bytes that a client must take within the deadline, or all that there are
 LOOKS = 10  # within the deadline
 
 
@@ -74,7 +74,7 @@ class GuardedProtocol(H11Protocol):
     """Ends a connection whose headers are not complete in time, or whose answers are not taken; see `with_deadlines`."""
 
     header_seconds: ClassVar[float] = 10.0
-    write_seconds: ClassVar[float] = 20.0
+    write_seconds: ClassVar[float] = 10.0
     _deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -114,7 +114,7 @@ def with_deadlines(header_seconds: float, write_seconds: float) -> type[GuardedP
 
     Args:
         header_seconds: time for the headers of a request.
-        write_seconds: time in which a client must take 64 KiB of an answer, or all that is ready.
+        write_seconds: time in which a client must take 32 KiB of an answer, or all that is ready.
     """
     deadlines = {"header_seconds": header_seconds, "write_seconds": write_seconds}
     return type("GuardedProtocol", (GuardedProtocol,), deadlines)

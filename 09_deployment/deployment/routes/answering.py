@@ -66,8 +66,6 @@ async def _errors_as_events(events: AsyncIterator[bytes]) -> AsyncIterator[bytes
 async def whole(generations: Sequence[Generation], write: Callable[[list[list[TokenEvent]]], Any]) -> Response:
     """Wait for the events of an answer, and send it as one piece of JSON.
 
-    To write probabilities can take longer than others should wait, so it is done in another thread.
-
     Args:
         generations: where the events come from.
         write: makes what is sent from all the events of each generation.
@@ -76,11 +74,22 @@ async def whole(generations: Sequence[Generation], write: Callable[[list[list[To
     async for index, events in merge(generations):
         gathered[index] += events
 
+    long = any(generation.request.logprobs is not None for generation in generations)
+    return await json_answer(lambda: write(gathered), long)
+
+
+async def json_answer(make: Callable[[], Any], long: bool) -> Response:
+    """An answer in JSON.
+
+    Args:
+        make: makes what is sent.
+        long: whether this takes longer than other clients should wait. It is then done in another thread.
+    """
+
     def to_json() -> bytes:
-        text = json.dumps(write(gathered), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+        text = json.dumps(make(), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
         return text.encode("utf-8", "replace")
 
-    long = any(generation.request.logprobs is not None for generation in generations)
     content = await anyio.to_thread.run_sync(to_json) if long else to_json()
     return Response(content, media_type="application/json")
 
