@@ -79,6 +79,11 @@ class ServedModel:
             raise ConversationError(f"message {len(messages)} is from the assistant, it should be from the user")
         if all(message.role != "user" for message in messages):
             raise ConversationError("no message is from the user: there is nothing to answer")
+        if len(messages) > self.engine.context_length:  # each has a token at least; to encode them would take long
+            raise PromptError(
+                f"the conversation has {len(messages)} messages, the model's context is {self.engine.context_length} "
+                "tokens: leave out its oldest messages"
+            )
         ids = self.template.encode(messages, self.tokenizer, generation_prompt=True).ids
         if len(ids) > self.engine.context_length:
             raise PromptError(

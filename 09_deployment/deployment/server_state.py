@@ -19,6 +19,7 @@ from finetuning.data.chat_format import Message
 from optimization.engine.events import PromptError
 from optimization.engine.request import GenerationRequest
 
+MARKS = 50  # characters that take as long to encode as the marks around a message
 LONG_TEXT = 10_000  # characters; a text of this length or longer is encoded in another thread
 
 
@@ -70,7 +71,7 @@ class ServerState:
         """A conversation as ids; see `encode_prompt`."""
         length = sum(len(message.content) for message in messages)
         check_limit("messages", length, self.settings.limits.max_prompt_characters, "characters")
-        if length < LONG_TEXT:
+        if length + MARKS * len(messages) < LONG_TEXT:
             return model.encode_conversation(messages)
         return await anyio.to_thread.run_sync(model.encode_conversation, messages)
 

@@ -147,7 +147,7 @@ def test_an_empty_prompt_is_called_empty(served: Served):
         [HI, {"role": "assistant", "content": "a"}, {"role": "system", "content": "be brief"}],
         [HI, HI],
         [{"role": "assistant", "content": "How can I help?"}, HI],
-        [{"role": "user", "name": "alice", "content": [{"type": "text", "text": "hi"}]}],
+        [{"role": "user", "name": "alice", "content": [{"type": "text", "text": "hi", "annotations": None}]}],
         [{"role": "system", "content": [{"type": "text", "text": "a"}]}, {"role": "system", "content": "b"}, HI],
     ],
 )
@@ -175,8 +175,13 @@ def test_conversations_that_clients_send_are_answered(served: Served, messages: 
         ({"messages": [HI, {"role": "assistant", "tool_calls": [{}]}, HI]}, "messages.1.tool_calls: not supported"),
         (
             {"messages": [{**HI, "content": [{"type": "image_url"}]}]},
-            "messages.0.content.list.0: only parts of the type",
+            "messages.0.content: part 0 is not of the type text",
         ),
+        (
+            {"messages": [{**HI, "content": [{"type": "text", "text": "a", "cache_control": {}}]}]},
+            "messages.0.content: part 0 has the unknown field cache_control",
+        ),
+        ({"messages": [HI] * 200}, "the conversation has 200 messages, the model's context is 128 tokens"),
         ({"messages": [{"role": "system", "content": "a"}]}, "no message is from the user"),
         ({"messages": [HI, {"role": "assistant", "content": "a"}]}, "message 2 is from the assistant, it should be"),
     ],

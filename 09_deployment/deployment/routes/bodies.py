@@ -18,6 +18,7 @@ from pydantic import (
     Field,
     Strict,
     Tag,
+    WithJsonSchema,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
@@ -79,6 +80,19 @@ def _one_or_several(value: Any) -> str | None:
     return "text" if isinstance(value, str) else "list" if isinstance(value, list) else None
 
 
+def _joined(value: Any) -> Any:
+    """Join the parts of a message to one text. There may be 80,000, so they are read without a validator for each."""
+    if not isinstance(value, list):
+        return value
+    for number, part in enumerate(value):
+        if not (isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)):
+            raise PydanticCustomError("part", f"part {number} is not of the type text, the only one that is supported")
+        for name in part:
+            if name not in ("type", "text") and part[name] is not None:
+                raise PydanticCustomError("part", f"part {number} has the unknown field {shown(name)}")
+    return "".join(part["text"] for part in value)
+
+
 Integer = Annotated[int, Strict()]  # neither true nor "1" nor 1.5
 Number = Annotated[float, Strict(), Field(allow_inf_nan=False)]
 Switch = Annotated[bool, Strict()]
@@ -114,29 +128,23 @@ Stops = Annotated[
 ]
 
 
-class TextPart(Body):
-    """A part of a message, as OpenAI's API allows it."""
-
-    type: Literal["text"]
-    text: str
-
-    @model_validator(mode="before")
-    @classmethod
-    def _only_text(cls, data: Any) -> Any:
-        if isinstance(data, dict) and data.get("type") != "text":
-            raise PydanticCustomError("not_supported", "only parts of the type text are supported")
-        return data
+_PART = {
+    "type": "object",
+    "properties": {"type": {"const": "text"}, "text": {"type": "string"}},
+    "required": ["type", "text"],
+}
+Content = Annotated[
+    str,
+    BeforeValidator(_joined),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": _PART}]}),
+]
 
 
 class ChatMessage(Body):
     """What one side says, or the message of an earlier answer as it came."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: Annotated[
-        Annotated[str, Tag("text")]
-        | Annotated[list[TextPart], Field(max_length=MAX_ENTRIES, fail_fast=True), Tag("list")],
-        Discriminator(_one_or_several, "content_type", "Input should be a text or a list of parts"),
-    ]
+    content: Content
     name: Unused = None
     annotations: Unused = None
     refusal: Literal["", None] = Field(None, description="Not supported: what the assistant said is the content.")
@@ -152,8 +160,7 @@ class ChatMessage(Body):
 
     def to_message(self) -> Message:
         """The message in the chat format. A developer's instructions become a system message."""
-        content = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
-        return Message("system" if self.role == "developer" else self.role, content)
+        return Message("system" if self.role == "developer" else self.role, self.content)
 
 
 Messages = Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_ENTRIES, fail_fast=True)]
