@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import bitsandbytes
 import torch
 from torch import Tensor, nn
 
 from finetuning.adapters.qlora import quantize_layers
+from groundwork.library_noise import silence_libraries
 from harness import Comparison, Contender, compare
 from optimization.weights.packed_linear import PackedLinear
 from optimization.weights.packed_quantized import pack_quantized_layer
@@ -23,6 +23,7 @@ IN, OUT, MATRICES = 768, 3072, 16
 
 def run(quick: bool) -> list[Comparison]:
     """Compare one token, as in decoding, and 32 tokens, as in a batch."""
+    silence_libraries()
     with torch.inference_mode():
         return [_compare(rows, 2 if quick else 20) for rows in (1, 32)]
 
@@ -58,7 +59,9 @@ def _ours(kind: type[Int8Linear] | type[Int4Linear], linear: nn.Linear) -> nn.Mo
 
 
 def _theirs_8bit(linear: nn.Linear) -> nn.Module:
-    layer = bitsandbytes.nn.Linear8bitLt(IN, OUT, bias=False, has_fp16_weights=False)
+    from bitsandbytes.nn import Linear8bitLt  # not earlier: it writes into the terminal while it is loaded
+
+    layer = Linear8bitLt(IN, OUT, bias=False, has_fp16_weights=False)
     layer.load_state_dict({"weight": linear.weight.clone()})
     return layer.to("cpu")
 

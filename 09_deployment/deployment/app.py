@@ -86,7 +86,8 @@ def create_app(models: Mapping[str, ServedModel], settings: ServerSettings) -> F
             CORSMiddleware,
             allow_origins=settings.cors_origins,
             allow_methods=["GET", "POST"],
-            allow_headers=["Authorization", "Content-Type"],
+            allow_headers=["*"],  # clients in a browser send many of their own, such as x-stainless-os
+            expose_headers=["Retry-After", "X-Request-ID"],
         )
     app.add_middleware(RequestContext, metrics=metrics)
     return app

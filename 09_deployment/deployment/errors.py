@@ -30,6 +30,26 @@ CODES = {  # status → OpenAI's type
 }
 
 
+LONGEST_MESSAGE = 500  # characters
+
+
+def shown(value: object, longest: int = 100) -> str:
+    """What a client sent, as part of a message or a log line: cut, and with escapes for what cannot be seen.
+
+    Control characters could move the cursor of a terminal, and half of a surrogate pair cannot be sent at all.
+
+    >>> shown("a\x1b[2J" + "b" * 9, longest=8)
+    'a\\x1b[2Jbbb…'
+
+    Args:
+        value: a name, a path.
+        longest: characters of the value that are kept.
+    """
+    text = str(value)
+    kept = text if len(text) <= longest else text[:longest] + "…"
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in kept)
+
+
 class ErrorDetail(BaseModel):
     """The error itself."""
 
@@ -52,7 +72,7 @@ class ApiError(HTTPException):
 
     Args:
         status: HTTP status.
-        message: one line that names the value, the limit and the way out.
+        message: one line that names the value, the limit and the way out; cut if it is very long.
         param: the field at fault.
         code: for programs.
         retry_after: seconds after which to try again.
@@ -66,6 +86,7 @@ class ApiError(HTTPException):
         code: str | None = None,
         retry_after: int | None = None,
     ):
+        message = shown(message, LONGEST_MESSAGE)
         super().__init__(status, message)
         self.status, self.message, self.param, self.code, self.retry_after = status, message, param, code, retry_after
 
@@ -117,11 +138,13 @@ def install_error_handlers(app: FastAPI) -> None:
         """The first problem in one line, instead of a nested list that also repeats the input."""
         assert isinstance(error, RequestValidationError)
         first = error.errors()[0]
-        param = ".".join(str(part) for part in first["loc"][1:]) if first["type"] != "json_invalid" else ""
-        message = "unknown field" if first["type"] == "extra_forbidden" else first["msg"]
+        message = first["msg"].removeprefix("Value error, ")
         if first["type"] == "json_invalid":
             message = f"the body is not JSON: {first['ctx']['error']} at character {first['loc'][-1]}"
-        elif not param and isinstance(error.body, bytes):
+            return ApiError(400, message).response()
+        places = [*first["loc"][1:], *([first["ctx"]["name"]] if first["type"] == "unknown_field" else [])]
+        param = ".".join(shown(place) for place in places)
+        if not param and isinstance(error.body, bytes):
             message = "the body must be JSON, with the header Content-Type: application/json"
         return ApiError(400, f"{param}: {message}" if param else message, param or None).response()
 

@@ -26,6 +26,8 @@ from deployment.served_model import ServedModel
 from optimization.engine.events import GenerationStats, TokenEvent, TokenLogprobs
 from optimization.engine.request import GenerationRequest
 
+MANY_EVENTS = 64  # of one generation at once, when its client read slowly or waited for the whole answer
+
 
 class EventRelay:
     """Carries events from any thread to their generations on one event loop.
@@ -261,3 +263,5 @@ async def merge(generations: Sequence[Generation]) -> AsyncIterator[tuple[int, l
                 running.remove(index)
             if events:
                 yield index, events
+            if len(events) > MANY_EVENTS:
+                await asyncio.sleep(0)  # their text takes long to write: let others have a turn

@@ -43,6 +43,7 @@ class ServedModel:
     template: ChatTemplate | None
     base: str | None = None
     created: int = field(default_factory=lambda: int(time.time()))
+    _texts: dict[int, str] = field(default_factory=dict)
     _looking: threading.Lock = field(default_factory=threading.Lock)
 
     @property
@@ -65,8 +66,10 @@ class ServedModel:
     def encode_conversation(self, messages: Sequence[Message]) -> list[int]:
         """A conversation as ids, up to the place where the assistant answers.
 
+        The roles need not take turns: a template writes two users in a row and a later system message as they are.
+
         Raises:
-            ConversationError: the model has no chat format, or the last message is not from the user.
+            ConversationError: the model has no chat format, or there is nothing to answer.
             PromptError: the conversation is longer than the context.
         """
         if self.template is None:
@@ -74,9 +77,16 @@ class ServedModel:
                 f"the model {self.name!r} was not taught a chat format: its tokenizer has the special tokens of none of "
                 f"{', '.join(TEMPLATES)}. Fine-tune it (stage 6), or use /v1/completions"
             )
+        if messages[-1].role == "assistant":
+            raise ConversationError(f"message {len(messages)} is from the assistant, it should be from the user")
+        if all(message.role != "user" for message in messages):
+            raise ConversationError("no message is from the user: there is nothing to answer")
+        if len(messages) > self.engine.context_length:  # each has a token at least; to encode them would take long
+            raise PromptError(
+                f"the conversation has {len(messages)} messages, the model's context is {self.engine.context_length} "
+                "tokens: leave out its oldest messages"
+            )
         ids = self.template.encode(messages, self.tokenizer, generation_prompt=True).ids
-        if messages[-1].role != "user":
-            raise ConversationError(f"the last message is from the {messages[-1].role}; it should be from the user")
         if len(ids) > self.engine.context_length:
             raise PromptError(
                 f"the conversation has {len(ids)} tokens, the model's context is {self.engine.context_length}: "
@@ -90,11 +100,13 @@ class ServedModel:
 
     def token_text(self, token: int) -> str:
         """The text of an id, for people. A part of a character is written as OpenAI writes it: `bytes:\\xe2\\x82`."""
-        data = self.token_bytes(token)
-        try:
-            return data.decode("utf-8")
-        except UnicodeDecodeError:
-            return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
+        if token not in self._texts:  # an answer may name 250,000 alternatives
+            data = self.token_bytes(token)
+            try:
+                self._texts[token] = data.decode("utf-8")
+            except UnicodeDecodeError:
+                self._texts[token] = "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
+        return self._texts[token]
 
     def pieces(self, tokens: Sequence[int]) -> list[str]:
         """The text that each id completes. Joined, the pieces are the decoded text."""

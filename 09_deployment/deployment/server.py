@@ -17,7 +17,7 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 
-from deployment.gate.http_protocol import with_deadline
+from deployment.gate.http_protocol import with_deadlines
 from deployment.server_state import ServerState
 from deployment.settings import ServerSettings
 
@@ -29,7 +29,7 @@ def uvicorn_config(app: FastAPI, settings: ServerSettings) -> uvicorn.Config:
     limits = settings.limits
     return uvicorn.Config(
         app,
-        http=with_deadline(limits.header_seconds),
+        http=with_deadlines(limits.header_seconds, limits.write_seconds),
         ws="none",
         log_config=None,
         access_log=False,

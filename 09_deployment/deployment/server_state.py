@@ -9,15 +9,17 @@ import anyio
 import structlog
 from fastapi import Request
 
-from deployment.errors import ApiError, check_limit
+from deployment.errors import ApiError, check_limit, shown
 from deployment.gate.rate_limiting import RateLimiter
 from deployment.generation import Generation, GenerationDesk
 from deployment.metrics import Metrics
 from deployment.served_model import ServedModel
 from deployment.settings import ServerSettings
 from finetuning.data.chat_format import Message
+from optimization.engine.events import PromptError
 from optimization.engine.request import GenerationRequest
 
+MARKS = 50  # characters that take as long to encode as the marks around a message
 LONG_TEXT = 10_000  # characters; a text of this length or longer is encoded in another thread
 
 
@@ -49,12 +51,17 @@ class ServerState:
             return next(iter(self.models.values()))
         if name not in self.models:
             raise ApiError(
-                404, f"there is no model {name!r}; there are: {', '.join(self.models)}", "model", "model_not_found"
+                404,
+                f"there is no model '{shown(name)}'; there are: {', '.join(self.models)}",
+                "model",
+                "model_not_found",
             )
         return self.models[name]
 
     async def encode_prompt(self, model: ServedModel, prompt: str | list[int]) -> list[int]:
         """A prompt as ids. A long text is encoded in another thread, so that it does not block the event loop."""
+        if prompt == []:
+            raise PromptError("the prompt is empty: give a text, or at least one id")
         check_limit("prompt", len(prompt), self.settings.limits.max_prompt_characters, "characters or ids")
         if len(prompt) < LONG_TEXT:
             return model.encode_prompt(prompt)
@@ -64,7 +71,7 @@ class ServerState:
         """A conversation as ids; see `encode_prompt`."""
         length = sum(len(message.content) for message in messages)
         check_limit("messages", length, self.settings.limits.max_prompt_characters, "characters")
-        if length < LONG_TEXT:
+        if length + MARKS * len(messages) < LONG_TEXT:
             return model.encode_conversation(messages)
         return await anyio.to_thread.run_sync(model.encode_conversation, messages)
 
@@ -80,7 +87,8 @@ class ServerState:
             streamed: whether the client wants the tokens as they come.
 
         Raises:
-            ApiError: the client is over the rate, or the server is stopping.
+            ApiError: the client is over the rate, the answer would report too many probabilities, or the server is
+                stopping.
             EngineFullError, PromptError, RequestError: see `Engine.submit`.
         """
         await self._charge(request, model, wanted)
@@ -92,9 +100,25 @@ class ServerState:
         The prompt and all the tokens that were asked for are charged. Both are known in advance, so nobody can use more
         than they may. But a text that ends early is charged in full too.
         """
+        self._check_probabilities(wanted)
         tokens = sum(len(g.prompt_ids) + g.parameters.max_tokens for g in wanted)
         structlog.contextvars.bind_contextvars(model=model.name, prompt_tokens=sum(len(g.prompt_ids) for g in wanted))
         if self.settings.log_prompts:
             prompts = [model.tokenizer.decode(g.prompt_ids) for g in wanted]
             structlog.get_logger().info("prompt", prompts=prompts)
         await self.limiter.charge_tokens(request.scope, tokens)
+
+    def _check_probabilities(self, wanted: list[GenerationRequest]) -> None:
+        """Each field may be within its limit, and the answer still have 30 MB, which take seconds to write."""
+        limit, reported = self.settings.limits.max_probabilities, 0
+        for request in wanted:
+            if request.logprobs is not None:
+                tokens = request.parameters.max_tokens + request.prompt_logprobs * len(request.prompt_ids)
+                reported += tokens * (request.logprobs + 1)
+        if reported > limit:
+            raise ApiError(
+                400,
+                f"the answer may report {reported:,} probabilities, one for each token and alternative of each choice; this "
+                f"server's limit is {limit:,}: ask for fewer alternatives, tokens or choices",
+                "logprobs",
+            )

@@ -44,12 +44,16 @@ class Limits(BaseModel):
     max_tokens: int = Field(default=4096, ge=1, description="Tokens to generate for one choice.")
     max_n: int = Field(default=16, ge=1, description="Choices for one prompt.")
     max_logprobs: int = Field(default=20, ge=0, description="Alternatives to report with each token.")
+    max_probabilities: int = Field(default=250_000, ge=0, description="Probabilities to report in one answer.")
     max_stop: int = Field(default=16, ge=0, description="Stop strings, each of at most 256 characters.")
     max_logit_bias: int = Field(default=300, ge=0, description="Entries of logit_bias.")
     max_attention_tokens: int = Field(default=512, ge=1, description="Tokens of one look at the attention weights.")
     request_seconds: float = Field(default=300.0, gt=0, description="Deadline of a request, waiting included.")
     header_seconds: float = Field(default=10.0, gt=0, description="Time to send the headers, against slow clients.")
     body_seconds: float = Field(default=20.0, gt=0, description="Time to send the body, against slow clients.")
+    write_seconds: float = Field(
+        default=10.0, gt=0, description="Time to take 32 KiB of an answer, against clients that do not read."
+    )
     max_connections: int = Field(default=1024, ge=1, description="Open connections; more are answered with 503.")
 
 
@@ -60,6 +64,7 @@ class RateLimits(BaseModel):
 
     requests_per_minute: int | None = Field(default=None, ge=1)
     tokens_per_minute: int | None = Field(default=None, ge=1, description="Prompt tokens plus the tokens asked for.")
+    wrong_keys_per_minute: int = Field(default=30, ge=1, description="Wrong API keys from one address.")
     storage: str = Field(
         default="memory://", description="memory://, or redis://HOST to count for several servers at once."
     )

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import Literal
+from typing import Any, Literal
 
 import structlog
-from structlog.typing import Processor
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+from deployment.errors import LONGEST_MESSAGE, shown
 
 
 def configure_logging(style: Literal["json", "console"]) -> None:
@@ -25,8 +27,10 @@ def configure_logging(style: Literal["json", "console"]) -> None:
         rendering = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     else:
         # The default writes the local variables of every frame, prompts included, and takes seconds for that.
-        plain = structlog.dev.plain_traceback
-        rendering = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain)]
+        console = structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+        )
+        rendering = [structlog.processors.format_exc_info, _without_control_characters, console]
     structlog.configure(
         processors=[*shared, *rendering],
         logger_factory=structlog.WriteLoggerFactory(sys.stderr),
@@ -43,3 +47,15 @@ def configure_logging(style: Literal["json", "console"]) -> None:
     root.handlers = [handler]
     root.setLevel(logging.WARNING)
     logging.getLogger("uvicorn.error").setLevel(logging.INFO)
+
+
+def _without_control_characters(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Escape what clients and libraries wrote: it could move the cursor of the terminal or look like another line."""
+
+    def safe(name: str, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        lines = value.split("\n") if name == "exception" else [value]
+        return "\n".join(shown(line, LONGEST_MESSAGE) for line in lines)
+
+    return {name: safe(name, value) for name, value in event.items()}

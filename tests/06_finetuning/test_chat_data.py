@@ -173,6 +173,18 @@ def test_roles_out_of_turn_are_refused(roles, message):
         check_conversation([Message(names[role], "text") for role in roles])
 
 
+def test_a_template_writes_messages_in_any_order_but_only_turns_are_learned_from():
+    """A server gets two questions in a row, or a later system message; in training data they are a mistake."""
+    template = chat_template("nullm")
+    later = [Message("user", "a"), Message("user", "b"), Message("system", "c"), Message("assistant", "d")]
+    text = template.encode(later, TOKENIZER)
+    assert TOKENIZER.decode(text.ids) == template.render(later)
+    with pytest.raises(ConversationError, match="message 2 is from the user"):
+        fit_conversation(later, template, TOKENIZER, 100)
+    with pytest.raises(ConversationError, match="message 1 has the role 'tool'"):
+        template.encode([Message("tool", "a")], TOKENIZER)  # type: ignore[arg-type]
+
+
 def test_templates_and_tokenizers_that_cannot_work_are_refused():
     with pytest.raises(ConversationError, match="nothing would mark what the assistant says"):
         ChatTemplate("mine", "", "### ", "<|end|>", "", ("<|end|>",))

@@ -11,7 +11,7 @@ from support.raw_http import exchange, post
 from support.serving import Served, serve, tiny_models
 
 from deployment.gate.api_keys import find_key, hash_key, new_key
-from deployment.settings import SettingsFileError, is_loopback, load_settings
+from deployment.settings import RateLimits, SettingsFileError, is_loopback, load_settings
 
 KEYS = {"alice": new_key(), "bob": new_key()}
 
@@ -50,6 +50,17 @@ def test_wrong_keys_are_refused(locked: Served, value: str):
     answer = locked.client.get("/v1/models", headers={"Authorization": value.encode("latin-1")})
     assert answer.status_code == 401
     assert answer.json()["error"]["type"] == "authentication_error"
+
+
+def test_wrong_keys_are_counted_and_do_not_shut_out_the_right_one():
+    settings = {"api_keys": {"alice": hash_key(KEYS["alice"])}, "rate_limits": RateLimits(wrong_keys_per_minute=3)}
+    with serve(tiny_models(), **settings) as server:
+        wrong = [server.client.get("/v1/models", headers={"Authorization": f"Bearer {i}"}) for i in range(5)]
+        assert [answer.status_code for answer in wrong] == [401, 401, 401, 429, 429]
+        assert 1 <= int(wrong[-1].headers["retry-after"]) <= 60
+        assert server.client.get("/v1/models").status_code == 401  # no key is no guess
+        right = server.client.get("/v1/models", headers={"Authorization": f"Bearer {KEYS['alice']}"})
+        assert right.status_code == 200
 
 
 def test_each_key_has_a_name_and_no_key_is_in_the_log(locked: Served, capsys):
@@ -122,6 +133,12 @@ def test_named_sites_may_call():
         headers = {"Origin": "https://chat.example", "Access-Control-Request-Method": "POST"}
         answer = server.client.options("/generate", headers=headers)
         assert answer.headers["access-control-allow-origin"] == "https://chat.example"
+        # OpenAI's client in a browser sends headers of its own, and the browser asks for each.
+        wanted = "authorization,content-type,x-stainless-os,x-stainless-retry-count,openai-organization"
+        asked = server.client.options("/generate", headers={**headers, "Access-Control-Request-Headers": wanted})
+        assert asked.status_code == 200 and asked.headers["access-control-allow-headers"] == wanted
+        foreign = {**headers, "Origin": "https://evil.example", "Access-Control-Request-Headers": wanted}
+        assert "access-control-allow-origin" not in server.client.options("/generate", headers=foreign).headers
 
 
 def test_every_answer_has_security_headers_and_an_id(served: Served):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import httpx
 import pytest
@@ -16,9 +17,10 @@ from support.serving import ENDLESS, Served, serve, tiny_models
 
 from deployment.errors import ApiError
 from deployment.gate.api_keys import hash_key, new_key
-from deployment.gate.http_protocol import GuardedProtocol, with_deadline
+from deployment.gate.http_protocol import DeadlineTransport, GuardedProtocol, with_deadlines
 from deployment.gate.rate_limiting import RateLimiter
 from deployment.settings import Limits, RateLimits, SettingsFileError
+from optimization.engine.engine import Engine
 
 KEYS = {"alice": new_key(), "bob": new_key()}
 SMALL = Limits(max_body_bytes=10_000, max_header_bytes=2_000, header_seconds=0.4, body_seconds=0.4)
@@ -28,6 +30,39 @@ SMALL = Limits(max_body_bytes=10_000, max_header_bytes=2_000, header_seconds=0.4
 def served() -> Iterator[Served]:
     with serve(tiny_models(), limits=SMALL) as server:
         yield server
+
+
+@contextlib.contextmanager
+def held(engine: Engine) -> Iterator[Engine]:
+    """An engine that computes nothing, so that what is submitted waits."""
+    go, step = threading.Event(), engine.step
+    engine.step = lambda: go.wait() and step()  # type: ignore[method-assign]
+    try:
+        yield engine
+    finally:
+        del engine.step  # type: ignore[misc]
+        go.set()
+
+
+def ask(served: Served, bodies: list[dict]) -> tuple[list[httpx.Response], list[threading.Thread]]:
+    """Send requests to /generate at the same time; the list of answers fills while the threads run."""
+    answers: list[httpx.Response] = []
+
+    def post(body: dict) -> None:
+        answers.append(httpx.post(served.url + "/generate", json=body, trust_env=False, timeout=60))
+
+    threads = [threading.Thread(target=post, args=(body,)) for body in bodies]
+    for thread in threads:
+        thread.start()
+    return answers, threads
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    """Wait until something has happened that must happen."""
+    stop = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < stop, "it did not happen"
+        time.sleep(0.002)
 
 
 # --- giants and the slow ----------------------------------------------------------------------
@@ -71,25 +106,23 @@ def test_many_slow_clients_do_not_keep_others_out(served: Served):
     for connection in slow:
         connection.sendall(b"POST /generate HTTP/1.1\r\nHost: ")
     assert served.client.post("/generate", json={"prompt": "a", "max_tokens": 3}).status_code == 200
-    time.sleep(0.6)
     assert all(connection.recv(1) == b"" for connection in slow)  # closed by the server
     for connection in slow:
         connection.close()
 
 
-@pytest.mark.slow
 def test_a_generation_longer_than_the_header_deadline_is_not_cut(served: Served):
-    body = {"prompt": "a", "max_tokens": 600, "logit_bias": ENDLESS}
-    started = time.monotonic()
-    answer = served.client.post("/generate", json=body)
-    assert answer.json()["generated_tokens"] == 600
-    assert time.monotonic() - started > SMALL.header_seconds, (
-        "make the generation longer for this test to say something"
-    )
+    with held(served.state.model(None).engine) as engine:
+        answers, threads = ask(served, [{"prompt": "a", "max_tokens": 3}])
+        wait_for(lambda: engine.stats().waiting == 1)
+        time.sleep(2 * SMALL.header_seconds)
+    threads[0].join()
+    assert answers[0].status_code == 200
 
 
-def test_the_protocol_is_uvicorns_with_a_deadline():
-    assert issubclass(with_deadline(3.0), GuardedProtocol) and with_deadline(3.0).header_seconds == 3.0
+def test_the_protocol_is_uvicorns_with_deadlines():
+    protocol = with_deadlines(3.0, 4.0)
+    assert issubclass(protocol, GuardedProtocol) and (protocol.header_seconds, protocol.write_seconds) == (3.0, 4.0)
 
 
 # --- the malformed ----------------------------------------------------------------------------
@@ -141,31 +174,138 @@ def test_what_is_no_http_does_no_harm(served: Served, data: bytes):
 # --- floods -----------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
-def test_a_full_queue_refuses_quickly_and_those_inside_are_unharmed():
+def test_a_full_queue_refuses_while_the_engine_is_busy_and_those_inside_are_unharmed():
     with serve(tiny_models(max_running=2, max_waiting=3)) as server:
-        body = {"prompt": "the", "max_tokens": 150, "temperature": 0, "logit_bias": ENDLESS}
+        body = {"prompt": "the", "max_tokens": 30, "temperature": 0, "logit_bias": ENDLESS}
         alone = server.client.post("/generate", json=body).json()
-        answers: list[httpx.Response] = []
-        threads = [
-            threading.Thread(
-                target=lambda: answers.append(
-                    httpx.post(server.url + "/generate", json=body, trust_env=False, timeout=60)
-                )
-            )
-            for _ in range(30)
-        ]
-        for thread in threads:
-            thread.start()
+        with held(server.state.model(None).engine) as engine:
+            inside, threads = ask(server, [body] * 3)
+            wait_for(lambda: engine.stats().waiting == 3)
+            refused = [server.client.post("/generate", json=body) for _ in range(5)]
         for thread in threads:
             thread.join()
-        refused = [answer for answer in answers if answer.status_code == 429]
-        served = [answer for answer in answers if answer.status_code == 200]
-        assert len(refused) + len(served) == 30 and refused and len(served) >= 5
+        assert [answer.status_code for answer in refused] == [429] * 5
         assert all(answer.headers["retry-after"] == "1" for answer in refused)
         assert refused[0].json()["error"]["code"] == "queue_full"
-        assert all(answer.json() == alone for answer in served)
+        assert [answer.json() for answer in inside] == [alone] * 3
         server.wait_until_idle()
+
+
+# --- those who do not read --------------------------------------------------------------------
+
+
+class Pipe:
+    """Stands for a transport whose other side takes what the test says."""
+
+    def __init__(self) -> None:
+        self.left, self.aborted = 0, False
+
+    def write(self, data: bytes) -> None:
+        self.left += len(data)
+
+    def get_write_buffer_size(self) -> int:
+        return self.left
+
+    def abort(self) -> None:
+        self.aborted = True
+
+
+class Clock:
+    """Stands for an event loop: time passes when the test says so."""
+
+    def __init__(self) -> None:
+        self.now, self.calls = 0.0, []
+
+    def time(self) -> float:
+        return self.now
+
+    def call_later(self, delay: float, call: Callable[[], None]) -> None:
+        self.calls.append((self.now + delay, call))
+
+    def pass_time(self, seconds: float) -> None:
+        end = self.now + seconds
+        while due := sorted((item for item in self.calls if item[0] <= end), key=lambda item: item[0]):
+            self.calls.remove(due[0])
+            self.now = due[0][0]
+            due[0][1]()
+        self.now = end
+
+
+@pytest.mark.parametrize(
+    ("written", "taken_each_second", "broken"),
+    [
+        (200_000, 0, True),
+        (200, 0, True),
+        (200_000, 100, True),  # a byte from time to time is not reading
+        (200_000, 3_500, False),  # slow, but it reads: 32 KiB in 10 seconds
+        (2_000_000, 3_500, False),
+        (200, 200, False),
+    ],
+)
+def test_a_client_must_take_its_answer(written: int, taken_each_second: int, broken: bool):
+    pipe, clock = Pipe(), Clock()
+    DeadlineTransport(pipe, clock, seconds=10).write(b"x" * written)  # type: ignore[arg-type]
+    for _ in range(60):
+        pipe.left = max(0, pipe.left - taken_each_second)
+        clock.pass_time(1)
+    assert pipe.aborted == broken
+
+
+def test_a_client_that_keeps_up_with_a_slow_stream_is_not_cut():
+    pipe, clock = Pipe(), Clock()
+    transport = DeadlineTransport(pipe, clock, seconds=10)  # type: ignore[arg-type]
+    for _ in range(100):  # something is always left when the clock looks, but never the same
+        pipe.left = 0
+        transport.write(b"x" * 50)
+        clock.pass_time(1)
+    assert not pipe.aborted
+
+
+def test_clients_that_read_nothing_do_not_keep_others_out():
+    """They ask for several megabytes, in answers as long as the largest buffers of a system."""
+    with serve(tiny_models(), limits=Limits(max_connections=3, write_seconds=0.5)) as server:
+        host, port = server.url.removeprefix("http://").split(":")
+        deaf = [socket.socket() for _ in range(2)]
+        for connection in deaf:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            connection.connect((host, int(port)))
+            connection.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n" * 200)
+        answer = []
+
+        def served_again() -> bool:
+            answer[:] = [httpx.get(server.url + "/health", trust_env=False).status_code]
+            return answer == [200]
+
+        wait_for(served_again)
+        for connection in deaf:
+            connection.close()
+
+
+def test_an_answer_of_too_many_probabilities_is_refused(served: Served):
+    body = {"prompt": ["a"] * 4, "n": 16, "max_tokens": 800, "logprobs": 20}
+    error = served.client.post("/v1/completions", json=body).json()["error"]
+    assert error["param"] == "logprobs"
+    assert "1,075,200 probabilities" in error["message"] and "limit is 250,000: ask for fewer" in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "reported"),
+    [
+        ("/v1/completions", {"prompt": [5] * 10, "max_tokens": 3, "logprobs": 1}, 3 * 2),
+        ("/v1/completions", {"prompt": [5] * 10, "max_tokens": 3, "logprobs": 1, "echo": True}, 13 * 2),
+        ("/v1/completions", {"prompt": [[5] * 10] * 2, "n": 2, "max_tokens": 3, "logprobs": 0}, 4 * 3),
+        (
+            "/v1/chat/completions",
+            {"messages": [{"role": "user", "content": "a"}], "max_tokens": 3, "logprobs": True},
+            3,
+        ),
+        ("/generate", {"prompt": "a", "max_tokens": 3, "top_logprobs": 2}, 3 * 3),
+    ],
+)
+def test_probabilities_are_counted_on_every_route(path: str, body: dict, reported: int):
+    for limit, status in ((reported, 200), (reported - 1, 400)):
+        with serve(tiny_models(), limits=Limits(max_probabilities=limit)) as server:
+            assert server.client.post(path, json=body).status_code == status
 
 
 def test_requests_a_minute_are_counted_for_each_address_and_key():
@@ -212,11 +352,10 @@ def test_an_unknown_storage_is_named():
 def test_too_many_connections_are_answered_with_503():
     with serve(tiny_models(), limits=Limits(max_connections=5)) as server:
         host, port = server.url.removeprefix("http://").split(":")
-        held = [socket.create_connection((host, int(port))) for _ in range(6)]
-        time.sleep(0.1)
-        held[-1].sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        assert b" 503 " in held[-1].recv(1000)
-        for connection in held:
+        opened = [socket.create_connection((host, int(port))) for _ in range(6)]  # accepted in this order
+        opened[-1].sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert b" 503 " in opened[-1].recv(1000)
+        for connection in opened:
             connection.close()
 
 

@@ -85,7 +85,7 @@ class Served:
 
     def wait_until_idle(self) -> None:
         """Wait until the engine has no work left, and check that it kept no block."""
-        stop = time.monotonic() + 10
+        stop = time.monotonic() + 60
         engines = [model.engine for model in self.state.models.values()]
         while time.monotonic() < stop:
             stats = [engine.stats() for engine in engines]

@@ -6,11 +6,12 @@ The base of a LoRA layer is only read, so it may be stored with low precision: N
 
 from __future__ import annotations
 
-import logging
 from fnmatch import fnmatch
 
 import torch
 from torch import nn
+
+from groundwork.library_noise import silence_libraries
 
 
 def quantize_layers(
@@ -29,12 +30,11 @@ def quantize_layers(
     Raises:
         ValueError: bitsandbytes is not installed, or no layer matches.
     """
+    silence_libraries()
     try:
         from bitsandbytes.nn.modules import Linear4bit
     except ImportError:
         raise ValueError("4-bit layers need the package bitsandbytes: pip install bitsandbytes") from None
-    # bitsandbytes says for each layer that a kernel for some CPUs could be downloaded. Its own computes the same.
-    logging.getLogger("bitsandbytes.backends.cpu").setLevel(logging.ERROR)
     linears = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
     chosen = [name for name in linears if fnmatch(name, pattern)]
     if not chosen:

@@ -107,14 +107,14 @@ class ChatTemplate:
         """The conversation as tokens.
 
         Args:
-            conversation: see `check_conversation`.
+            conversation: messages in any order; what is learned from should take turns, see `check_conversation`.
             tokenizer: with this template's special tokens.
             generation_prompt: end with the assistant's header, for the model to go on.
 
         Raises:
-            ConversationError: the tokenizer lacks a special token, or the conversation makes no sense.
+            ConversationError: the tokenizer lacks a special token, the conversation is empty, or a role is unknown.
         """
-        check_conversation(conversation)
+        check_roles(conversation)
         missing = [token for token in self.special_tokens if token not in tokenizer.special_tokens]
         if missing:
             raise ConversationError(
@@ -209,23 +209,33 @@ def chat_template(name: str) -> ChatTemplate:
     return TEMPLATES[name]
 
 
+def check_roles(conversation: Conversation) -> None:
+    """Check that there are messages, and that a template can write the role of each.
+
+    Raises:
+        ConversationError: the conversation is empty, or a role is unknown; says which message.
+    """
+    if not conversation:
+        raise ConversationError("the conversation is empty")
+    for number, message in enumerate(conversation, start=1):
+        if message.role not in ROLES:
+            raise ConversationError(f"message {number} has the role {message.role!r}; the roles are {', '.join(ROLES)}")
+
+
 def check_conversation(conversation: Conversation) -> None:
     """Check that the roles take turns: user, assistant, user, …
 
     A system message may come first, and then a greeting of the assistant.
 
     Raises:
-        ConversationError: the conversation is empty, a role is unknown, or one is out of turn; says which message.
+        ConversationError: see `check_roles`; or a message is out of turn; says which one.
     """
-    if not conversation:
-        raise ConversationError("the conversation is empty")
+    check_roles(conversation)
     expected = "user"
     before = 1 if conversation[0].role == "system" else 0
     if len(conversation) > before + 1 and conversation[before].role == "assistant":
         before += 1
     for number, message in enumerate(conversation, start=1):
-        if message.role not in ROLES:
-            raise ConversationError(f"message {number} has the role {message.role!r}; the roles are {', '.join(ROLES)}")
         if number <= before:
             continue
         if message.role != expected:
@@ -252,11 +262,12 @@ def fit_conversation(
     Raises:
         ConversationError: the last exchange alone does not fit, or nothing that is left is to be learned.
     """
-    if conversation and conversation[-1].role != "assistant":
+    check_conversation(conversation)
+    if conversation[-1].role != "assistant":
         raise ConversationError(
             "the conversation does not end with the assistant: there is nothing to learn at its end"
         )
-    start = 1 if conversation and conversation[0].role == "system" else 0
+    start = 1 if conversation[0].role == "system" else 0
     system, turns = list(conversation[:start]), list(conversation[start:])
     while True:
         encoded = template.encode([*system, *turns], tokenizer)

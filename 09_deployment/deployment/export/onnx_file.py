@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import warnings
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from torch import Tensor
 from attention.attention_visualizer import record_attention
 from deployment.export.graph import CachedGraphModel, GraphModel
 from groundwork.files import replacing
+from groundwork.library_noise import silence_libraries
 from groundwork.user_errors import UserError, require_package
 from transformer.gpt_model import GPTModel
 
@@ -85,11 +85,8 @@ def _example(model: GPTModel) -> tuple[Tensor, list[Tensor]]:
 def _write(
     model: torch.nn.Module, inputs: tuple[Any, ...], path: Path, names: list[str], outputs: list[str], shapes: Any
 ) -> None:
-    noisy = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in noisy]
+    silence_libraries()
     try:
-        for logger in noisy:
-            logger.setLevel(logging.ERROR)
         with replacing(path) as temporary, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
@@ -106,6 +103,3 @@ def _write(
             program.save(temporary)
     except torch.onnx.OnnxExporterError as error:
         raise UserError(f"the model could not be recorded for ONNX: {str(error).strip().splitlines()[0]}") from None
-    finally:
-        for logger, level in zip(noisy, levels, strict=True):
-            logger.setLevel(level)

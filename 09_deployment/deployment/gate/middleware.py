@@ -15,7 +15,7 @@ import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from deployment.errors import ApiError, unexpected
+from deployment.errors import ApiError, shown, unexpected
 from deployment.gate.api_keys import find_key
 from deployment.gate.rate_limiting import RateLimiter
 from deployment.metrics import Metrics
@@ -85,8 +85,8 @@ class RequestContext:
             self._metrics.answered(path, status)
             structlog.get_logger().info(
                 "request",
-                method=scope["method"],
-                path=scope["path"],
+                method=shown(scope["method"]),
+                path=shown(scope["path"], 200),
                 status=status,
                 seconds=round(time.perf_counter() - started, 4),
                 client=scope["client"][0] if scope.get("client") else None,
@@ -133,7 +133,7 @@ class Gate:
             self._check_host(headers)
             path = scope["path"]
             if self._keys and not is_open(path):
-                scope["state"]["key_name"] = self._check_key(headers)
+                scope["state"]["key_name"] = await self._check_key(scope, headers)
             counted = {} if path in UNCOUNTED_PATHS or is_open(path) else await self._limiter.charge_request(scope)
         except ApiError as error:
             await error.response()(scope, receive, send)
@@ -156,12 +156,13 @@ class Gate:
                 code="wrong_host",
             )
 
-    def _check_key(self, headers: Headers) -> str:
+    async def _check_key(self, scope: Scope, headers: Headers) -> str:
         scheme, _, key = headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not key:
             raise ApiError(401, "an API key is needed, in the header Authorization: Bearer KEY", code="missing_api_key")
         name = find_key(key.strip(), self._keys)
         if name is None:
+            await self._limiter.charge_wrong_key(scope)
             raise ApiError(401, "the API key is not one of this server's", code="invalid_api_key")
         return name
 

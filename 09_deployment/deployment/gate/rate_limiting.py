@@ -34,6 +34,7 @@ class RateLimiter:
     def __init__(self, settings: RateLimits):
         self.requests = _per_minute(settings.requests_per_minute)
         self.tokens = _per_minute(settings.tokens_per_minute)
+        self.wrong_keys = _per_minute(settings.wrong_keys_per_minute)
         shared = settings.storage.startswith("redis")
         options: dict[str, Any] = {"socket_connect_timeout": 2, "socket_timeout": 2} if shared else {}
         try:
@@ -63,6 +64,14 @@ class RateLimiter:
             ApiError: the client is over the rate, or asks for more than the rate ever allows.
         """
         await self._charge(self.tokens, "tokens", scope, tokens)
+
+    async def charge_wrong_key(self, scope: Scope) -> None:
+        """Count a key that is not one of the server's. A right key from the same address is never refused for it.
+
+        Raises:
+            ApiError: too many wrong keys came from the address.
+        """
+        await self._charge(self.wrong_keys, "wrong keys", scope, 1)
 
     async def _charge(self, rate: RateLimitItem | None, what: str, scope: Scope, cost: int) -> dict[str, str]:
         if rate is None:

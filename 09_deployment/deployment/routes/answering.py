@@ -1,4 +1,6 @@
-"""Answers that end early if nobody reads them: a closed connection cancels its generations."""
+"""How answers are sent, whole or as a stream. They end early if nobody reads them: a closed connection cancels its
+generations.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,8 @@ from fastapi.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from deployment.errors import as_api_error, unexpected
-from deployment.generation import Generation
+from deployment.generation import Generation, merge
+from optimization.engine.events import TokenEvent
 
 T = TypeVar("T")
 
@@ -50,12 +53,6 @@ def sse(data: Any, event: str | None = None) -> bytes:
     return (f"data: {text}\n\n" if event is None else f"event: {event}\ndata: {text}\n\n").encode()
 
 
-def json_response(answer: dict[str, Any]) -> Response:
-    """A whole answer as JSON, which has no NaN and no Infinity."""
-    text = json.dumps(answer, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return Response(text, media_type="application/json")
-
-
 async def _errors_as_events(events: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     """The status has been sent already. So an error from now on can only be reported inside the stream."""
     try:
@@ -64,6 +61,37 @@ async def _errors_as_events(events: AsyncIterator[bytes]) -> AsyncIterator[bytes
     except Exception as error:
         known = as_api_error(error) or unexpected(error)
         yield sse(known.body(), "error")
+
+
+async def whole(generations: Sequence[Generation], write: Callable[[list[list[TokenEvent]]], Any]) -> Response:
+    """Wait for the events of an answer, and send it as one piece of JSON.
+
+    Args:
+        generations: where the events come from.
+        write: makes what is sent from all the events of each generation.
+    """
+    gathered: list[list[TokenEvent]] = [[] for _ in generations]
+    async for index, events in merge(generations):
+        gathered[index] += events
+
+    long = any(generation.request.logprobs is not None for generation in generations)
+    return await json_answer(lambda: write(gathered), long)
+
+
+async def json_answer(make: Callable[[], Any], long: bool) -> Response:
+    """An answer in JSON.
+
+    Args:
+        make: makes what is sent.
+        long: whether this takes longer than other clients should wait. It is then done in another thread.
+    """
+
+    def to_json() -> bytes:
+        text = json.dumps(make(), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+        return text.encode("utf-8", "replace")
+
+    content = await anyio.to_thread.run_sync(to_json) if long else to_json()
+    return Response(content, media_type="application/json")
 
 
 async def unless_disconnected(

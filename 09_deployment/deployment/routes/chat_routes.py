@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -11,7 +12,7 @@ from fastapi.responses import Response
 
 from deployment.errors import ApiError, ErrorResponse, check_limit
 from deployment.generation import Generation, merge
-from deployment.routes.answering import EventStream, json_response, sse, unless_disconnected, usage_of
+from deployment.routes.answering import EventStream, sse, unless_disconnected, usage_of, whole
 from deployment.routes.logprobs import chat_logprobs
 from deployment.routes.openai_schemas import ChatCompletion, ChatCompletionRequest
 from deployment.server_state import ServerState
@@ -29,7 +30,7 @@ def chat_routes(state: ServerState) -> APIRouter:
         model, limits = state.model(body.model), state.settings.limits
         check_limit("n", body.n, limits.max_n)
         check_limit("top_logprobs", body.top_logprobs or 0, min(limits.max_logprobs, model.tokenizer.vocab_size))
-        if body.top_logprobs is not None and not body.logprobs:
+        if body.top_logprobs and not body.logprobs:
             raise ApiError(400, "top_logprobs needs logprobs: true", "top_logprobs")
         if body.max_completion_tokens is not None:
             body.max_tokens = body.max_completion_tokens
@@ -54,15 +55,15 @@ def chat_routes(state: ServerState) -> APIRouter:
         }
         if body.stream:
             return EventStream(_stream(body, head, generations), generations)
-        return await unless_disconnected(request, generations, lambda: _whole(body, head, generations))
+        write = partial(_answer, body, head, generations)
+        return await unless_disconnected(request, generations, lambda: whole(generations, write))
 
     return router
 
 
-async def _whole(body: ChatCompletionRequest, head: dict[str, Any], generations: list[Generation]) -> Response:
-    gathered: list[list[TokenEvent]] = [[] for _ in generations]
-    async for index, events in merge(generations):
-        gathered[index] += events
+def _answer(
+    body: ChatCompletionRequest, head: dict[str, Any], generations: list[Generation], gathered: list[list[TokenEvent]]
+) -> dict[str, Any]:
     choices = [
         {
             "index": index,
@@ -72,8 +73,7 @@ async def _whole(body: ChatCompletionRequest, head: dict[str, Any], generations:
         }
         for index, events in enumerate(gathered)
     ]
-    answer = {**head, "choices": choices, "usage": usage_of(generations, body.n)}
-    return json_response(answer)
+    return {**head, "choices": choices, "usage": usage_of(generations, body.n)}
 
 
 async def _stream(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -11,13 +12,14 @@ from fastapi.responses import Response
 
 from deployment.errors import ApiError, ErrorResponse, check_limit
 from deployment.generation import Generation, merge
-from deployment.routes.answering import EventStream, json_response, sse, unless_disconnected, usage_of
+from deployment.routes.answering import EventStream, sse, unless_disconnected, usage_of, whole
 from deployment.routes.logprobs import CompletionLogprobsWriter
 from deployment.routes.openai_schemas import Completion, CompletionRequest
 from deployment.served_model import ServedModel
 from deployment.server_state import ServerState
 from optimization.engine.events import TokenEvent
 from optimization.engine.request import GenerationRequest
+from tokenizer.patterns import replace_surrogates
 
 
 class CompletionWriter:
@@ -58,7 +60,10 @@ class CompletionWriter:
 
     def _echoed(self) -> tuple[str, dict[str, list] | None]:
         ids = list(self._generation.request.prompt_ids)
-        written = self._prompt if isinstance(self._prompt, str) else self._model.tokenizer.decode(self._prompt)
+        if isinstance(self._prompt, str):
+            written = replace_surrogates(self._prompt)  # as the tokenizer reads it; half of a pair cannot be sent
+        else:
+            written = self._model.tokenizer.decode(self._prompt)
         if self._logprobs is None:
             return written, None
         added = int(isinstance(self._prompt, str) and ids[0] == self._model.tokenizer.end_of_text_id)
@@ -94,26 +99,24 @@ def completion_routes(state: ServerState) -> APIRouter:
         }
         if body.stream:
             return EventStream(_stream(body, head, writers, generations), generations)
-        return await unless_disconnected(request, generations, lambda: _whole(body, head, writers, generations))
+        write = partial(_answer, body, head, writers, generations)
+        return await unless_disconnected(request, generations, lambda: whole(generations, write))
 
     return router
 
 
-async def _whole(
-    body: CompletionRequest, head: dict[str, Any], writers: Sequence[CompletionWriter], generations: list[Generation]
-) -> Response:
-    texts = [""] * len(writers)
-    logprobs: list[dict[str, list] | None] = [None] * len(writers)
-    async for index, events in merge(generations):
-        text, more = writers[index].write(events)
-        texts[index] += text
-        logprobs[index] = _joined(logprobs[index], more)
-    choices = [
-        {"index": i, "text": texts[i], "logprobs": logprobs[i], "finish_reason": writer.finish_reason}
-        for i, writer in enumerate(writers)
-    ]
-    answer = {**head, "choices": choices, "usage": usage_of(generations, body.n, body.max_tokens == 0)}
-    return json_response(answer)
+def _answer(
+    body: CompletionRequest,
+    head: dict[str, Any],
+    writers: Sequence[CompletionWriter],
+    generations: list[Generation],
+    gathered: list[list[TokenEvent]],
+) -> dict[str, Any]:
+    choices = []
+    for index, (writer, events) in enumerate(zip(writers, gathered, strict=True)):
+        text, logprobs = writer.write(events)
+        choices.append({"index": index, "text": text, "logprobs": logprobs, "finish_reason": writer.finish_reason})
+    return {**head, "choices": choices, "usage": usage_of(generations, body.n, body.max_tokens == 0)}
 
 
 async def _stream(

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from functools import partial
+from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from deployment.errors import ErrorResponse, check_limit
 from deployment.generation import Generation, merge
-from deployment.routes.answering import EventStream, sse, unless_disconnected
+from deployment.routes.answering import EventStream, sse, unless_disconnected, whole
 from deployment.routes.logprobs import token_report
 from deployment.routes.schemas import GenerateRequest, GenerateResponse
 from deployment.server_state import ServerState
@@ -22,7 +24,7 @@ def generate_routes(state: ServerState) -> APIRouter:
     router = APIRouter(tags=["nuLLM"])
 
     @router.post("/generate", response_model=GenerateResponse, responses={"4XX": {"model": ErrorResponse}})
-    async def generate(body: GenerateRequest, request: Request) -> Response | GenerateResponse:
+    async def generate(body: GenerateRequest, request: Request) -> Response:
         """Continue a prompt, or answer a conversation.
 
         With `stream`, the events are `start` with the prompt's ids, a `token` for each token, and `end` or `error`.
@@ -38,27 +40,25 @@ def generate_routes(state: ServerState) -> APIRouter:
         generations = await state.submit(request, model, [wanted], body.stream)
         if body.stream:
             return EventStream(_stream(generations[0]), generations)
-        return await unless_disconnected(request, generations, lambda: _whole(generations[0], body))
+        write = partial(_answer, generations[0], body)
+        return await unless_disconnected(request, generations, lambda: whole(generations, write))
 
     return router
 
 
-async def _whole(generation: Generation, body: GenerateRequest) -> GenerateResponse:
-    gathered: list[TokenEvent] = []
-    async for _, events in merge([generation]):
-        gathered += events
-    model, stats = generation.model, generation.stats
-    tokens = [token_report(model, event) for event in gathered if event.token is not None]
-    return GenerateResponse.model_validate(
-        {
-            "generated_text": "".join(event.text for event in gathered),
-            "finish_reason": gathered[-1].finish_reason,
-            "prompt_tokens": stats.prompt_tokens,
-            "generated_tokens": stats.generated_tokens,
-            "context_shifts": stats.context_shifts,
-            "tokens": None if body.top_logprobs is None else tokens,
-        }
-    )
+def _answer(generation: Generation, body: GenerateRequest, gathered: list[list[TokenEvent]]) -> dict[str, Any]:
+    events, stats = gathered[0], generation.stats
+    tokens = None
+    if body.top_logprobs is not None:
+        tokens = [token_report(generation.model, event) for event in events if event.token is not None]
+    return {
+        "generated_text": "".join(event.text for event in events),
+        "finish_reason": events[-1].finish_reason,
+        "prompt_tokens": stats.prompt_tokens,
+        "generated_tokens": stats.generated_tokens,
+        "context_shifts": stats.context_shifts,
+        "tokens": tokens,
+    }
 
 
 async def _stream(generation: Generation) -> AsyncIterator[bytes]:

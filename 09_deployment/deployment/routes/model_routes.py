@@ -6,8 +6,10 @@ from typing import Any
 
 import anyio
 from fastapi import APIRouter
+from fastapi.responses import Response
 
 from deployment.errors import ApiError, ErrorResponse, check_limit
+from deployment.routes.answering import json_answer
 from deployment.routes.schemas import (
     AttentionRequest,
     AttentionResponse,
@@ -43,8 +45,8 @@ def model_routes(state: ServerState) -> APIRouter:
         """One model."""
         return _describe(state.model(name), state)
 
-    @router.post("/tokenize", tags=["nuLLM"])
-    async def tokenize(body: TokenizeRequest) -> TokenizeResponse:
+    @router.post("/tokenize", tags=["nuLLM"], response_model=TokenizeResponse)
+    async def tokenize(body: TokenizeRequest) -> Response:
         """The ids of a text, and how it is cut.
 
         Special tokens in the text are plain text, with one exception: a text that is exactly the end-of-text token
@@ -52,21 +54,17 @@ def model_routes(state: ServerState) -> APIRouter:
         """
         model = state.model(body.model)
         check_limit("prompt", len(body.prompt), limits.max_prompt_characters, "characters")
-        if body.prompt == END_OF_TEXT and model.tokenizer.end_of_text_id is not None:
-            ids = [model.tokenizer.end_of_text_id]
-        elif len(body.prompt) < LONG_TEXT:
-            ids = model.tokenizer.encode(body.prompt)
-        else:
-            ids = await anyio.to_thread.run_sync(model.tokenizer.encode, body.prompt)
-        first = model.tokenizer.end_of_text_id
-        if body.add_special_tokens and first is not None:
-            ids = [first, *ids]
-        return TokenizeResponse(
-            count=len(ids),
-            max_model_len=model.engine.context_length,
-            tokens=ids,
-            token_strs=[model.token_text(token) for token in ids],
-        )
+
+        def cut() -> dict[str, Any]:
+            first = model.tokenizer.end_of_text_id
+            begin = [] if first is None else [first]
+            ids = begin if begin and body.prompt == END_OF_TEXT else model.tokenizer.encode(body.prompt)
+            if body.add_special_tokens:
+                ids = begin + ids
+            texts = [model.token_text(token) for token in ids]
+            return {"count": len(ids), "max_model_len": model.engine.context_length, "tokens": ids, "token_strs": texts}
+
+        return await json_answer(cut, long=len(body.prompt) >= LONG_TEXT)
 
     @router.post("/detokenize", tags=["nuLLM"])
     async def detokenize(body: DetokenizeRequest) -> DetokenizeResponse:

@@ -1,23 +1,25 @@
 """What `/v1/completions` and `/v1/chat/completions` accept and return, as OpenAI documents it.
 
 OpenAI's fields that change nothing here (`user`, `metadata` and similar ones) are accepted. Fields that would change
-the answer but are not supported (tools, images) are refused by name, never ignored.
+the answer but are not supported (tools, images) are refused by name, never ignored; a value of such a field that asks
+for nothing (`tools: []`, `verbosity: medium`) is accepted, because clients send it.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from deployment.routes.schemas import Body, ChatMessage, SamplingFields, TokenId
+from deployment.routes.bodies import Body, Empty, Integer, Messages, Prompts, Switch, Unused
+from deployment.routes.schemas import SamplingFields
 
 
 class StreamOptions(Body):
     """What a stream says besides the text."""
 
-    include_usage: bool = False
-    include_obfuscation: bool = Field(False, description="Accepted and not used.")
+    include_usage: Switch = False
+    include_obfuscation: Unused = None
 
 
 class ResponseFormat(Body):
@@ -29,38 +31,46 @@ class ResponseFormat(Body):
 class OpenAIFields(SamplingFields):
     """What both routes have in common beyond sampling."""
 
-    n: int = Field(1, ge=1, description="Answers to each prompt.")
+    n: Integer = Field(1, ge=1, description="Answers to each prompt.")
     stream_options: StreamOptions | None = None
-    ignore_eos: bool = Field(False, description="Go on after tokens that end a text, as in vLLM.")
-    user: str | None = Field(None, description="Accepted and not used, as are the fields below.")
-    metadata: dict[str, Any] | None = None
-    store: bool | None = None
-    service_tier: str | None = None
-    safety_identifier: str | None = None
-    prompt_cache_key: str | None = None
+    ignore_eos: Switch = Field(False, description="Go on after tokens that end a text, as in vLLM.")
+    user: Unused = None
+    metadata: Unused = None
+    store: Unused = None
+    service_tier: Unused = None
+    safety_identifier: Unused = None
+    prompt_cache_key: Unused = None
+    prompt_cache_options: Unused = None
+    prompt_cache_retention: Unused = None
 
 
 class CompletionRequest(OpenAIFields):
     """Body of `POST /v1/completions`."""
 
-    prompt: str | list[str] | list[TokenId] | list[list[TokenId]] = Field(
-        description="Text, ids, or several of either."
-    )
-    max_tokens: int | None = Field(16, ge=0, description="0 with echo: only report on the prompt.")
-    echo: bool = Field(False, description="Give the prompt back in front of the text.")
-    logprobs: int | None = Field(None, ge=0, description="Alternatives to report with each token.")
-    best_of: int | None = Field(None, ge=1, description="Must equal n.")
+    prompt: Prompts = Field(description="Text, ids, or several of either.")
+    max_tokens: Integer | None = Field(16, ge=0, description="0 with echo: only report on the prompt.")
+    echo: Switch = Field(False, description="Give the prompt back in front of the text.")
+    logprobs: Integer | None = Field(None, ge=0, description="Alternatives to report with each token.")
+    best_of: Integer | None = Field(None, ge=1, description="Must equal n.")
     suffix: Literal[None, ""] = Field(None, description="Not supported: the model reads from left to right.")
 
 
 class ChatCompletionRequest(OpenAIFields):
-    """Body of `POST /v1/chat/completions`."""
+    """Body of `POST /v1/chat/completions`. Fields for what the model cannot do may say that it need not."""
 
-    messages: list[ChatMessage] = Field(min_length=1)
-    max_completion_tokens: int | None = Field(None, ge=1, description="The same as max_tokens.")
-    logprobs: bool = False
-    top_logprobs: int | None = Field(None, ge=0, description="With logprobs.")
+    messages: Messages
+    max_completion_tokens: Integer | None = Field(None, ge=1, description="The same as max_tokens.")
+    logprobs: Switch = False
+    top_logprobs: Integer | None = Field(None, ge=0, description="With logprobs.")
     response_format: ResponseFormat | None = None
+    modalities: list[Literal["text"]] = Field([], max_length=1, fail_fast=True)
+    tools: Empty = Field([], description="Not supported; may be empty.")
+    tool_choice: Literal["none", "auto", None] = None
+    parallel_tool_calls: Unused = None
+    functions: Empty = Field([], description="Not supported; may be empty.")
+    function_call: Literal["none", "auto", None] = None
+    reasoning_effort: Literal["none", None] = None
+    verbosity: Literal["medium", None] = None
 
 
 class PromptTokensDetails(BaseModel):

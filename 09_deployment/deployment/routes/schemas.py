@@ -3,46 +3,35 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from deployment.errors import ApiError, check_limit
+from deployment.routes.bodies import Biases, Body, Integer, Messages, Number, Prompt, Stops, Switch, TokenIds
 from deployment.settings import Limits
-from finetuning.data.chat_format import Message
 from transformer.sampling import SamplingParameters
 
 MAX_STOP_CHARACTERS = 256
-
-TokenId = Annotated[int, Field(ge=0, lt=2**32)]
-Number = Annotated[float, Field(allow_inf_nan=False)]
-
-
-class Body(BaseModel):
-    """A request. Unknown fields are refused, so that a typo is not silently ignored."""
-
-    model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
 
 class SamplingFields(Body):
     """How to choose tokens: what all routes that generate have in common. The defaults are OpenAI's."""
 
     model: str | None = Field(None, description="One of /v1/models; null for the first.")
-    max_tokens: int | None = Field(None, ge=1, description="The most tokens to generate.")
+    max_tokens: Integer | None = Field(None, ge=1, description="The most tokens to generate.")
     temperature: Number = Field(1.0, ge=0.0, le=100.0, description="0 is greedy, 1 as trained.")
     top_p: Number = Field(1.0, gt=0.0, le=1.0, description="Keep the likeliest tokens up to this probability.")
-    top_k: int = Field(0, ge=0, le=2**31, description="Keep the k likeliest tokens; 0 keeps all.")
+    top_k: Integer = Field(0, ge=0, le=2**31, description="Keep the k likeliest tokens; 0 keeps all.")
     min_p: Number = Field(0.0, ge=0.0, le=1.0, description="Keep tokens this many times as likely as the best.")
     typical_p: Number = Field(1.0, gt=0.0, le=1.0, description="Keep the most typical tokens.")
     repetition_penalty: Number = Field(1.0, gt=0.0, le=100.0, description="Above 1: tokens seen become less likely.")
     presence_penalty: Number = Field(0.0, ge=-2.0, le=2.0)
     frequency_penalty: Number = Field(0.0, ge=-2.0, le=2.0)
-    logit_bias: dict[TokenId, Annotated[Number, Field(ge=-100.0, le=100.0)]] | None = Field(
-        None, description="Token id to a number that is added to its logit."
-    )
-    seed: int | None = Field(None, ge=-(2**63), lt=2**63, description="Repeat the same draw.")
-    stop: str | list[str] | None = Field(None, description="Strings that end the text and are not part of it.")
-    stream: bool = Field(False, description="Send tokens as they come, as server-sent events.")
+    logit_bias: Biases | None = Field(None, description="Token id to a number that is added to its logit.")
+    seed: Integer | None = Field(None, ge=-(2**63), lt=2**63, description="Repeat the same draw.")
+    stop: Stops | None = Field(None, description="Strings that end the text and are not part of it.")
+    stream: Switch = Field(False, description="Send tokens as they come, as server-sent events.")
 
     def sampling(self, limits: Limits, default_max_tokens: int, choice: int = 0) -> SamplingParameters:
         """These fields as the engine's parameters.
@@ -74,35 +63,17 @@ class SamplingFields(Body):
         return SamplingParameters(**values)
 
 
-class TextPart(Body):
-    """A part of a message, as OpenAI's API allows it."""
-
-    type: Literal["text"]
-    text: str
-
-
-class ChatMessage(Body):
-    """What one side says."""
-
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart]
-    name: str | None = Field(None, description="Accepted and not used.")
-
-    def to_message(self) -> Message:
-        """The message in the chat format. A developer's instructions become a system message."""
-        content = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
-        return Message("system" if self.role == "developer" else self.role, content)
-
-
 class GenerateRequest(SamplingFields):
     """Body of `POST /generate`: a prompt to continue, or a conversation to answer."""
 
-    prompt: str | list[TokenId] | None = Field(None, description="Text to continue, or its ids.")
-    messages: list[ChatMessage] | None = Field(None, description="A conversation to answer.")
-    max_tokens: int | None = Field(200, ge=1, description="The most tokens to generate.")
+    prompt: Prompt | None = Field(None, description="Text to continue, or its ids.")
+    messages: Messages | None = Field(None, description="A conversation to answer.")
+    max_tokens: Integer | None = Field(200, ge=1, description="The most tokens to generate.")
     temperature: Number = Field(0.8, ge=0.0, le=100.0, description="0 is greedy, 1 as trained.")
     top_p: Number = Field(0.95, gt=0.0, le=1.0, description="Keep the likeliest tokens up to this probability.")
-    top_logprobs: int | None = Field(None, ge=0, description="Report every token's probability and this many others.")
+    top_logprobs: Integer | None = Field(
+        None, ge=0, description="Report every token's probability and this many others."
+    )
 
     @model_validator(mode="after")
     def _one_of_two(self) -> GenerateRequest:
@@ -145,7 +116,7 @@ class TokenizeRequest(Body):
 
     model: str | None = None
     prompt: str
-    add_special_tokens: bool = Field(True, description="Begin as /v1/completions does, with the end-of-text token.")
+    add_special_tokens: Switch = Field(True, description="Begin as /v1/completions does, with the end-of-text token.")
 
 
 class TokenizeResponse(BaseModel):
@@ -161,7 +132,7 @@ class DetokenizeRequest(Body):
     """Body of `POST /detokenize`."""
 
     model: str | None = None
-    tokens: list[TokenId]
+    tokens: TokenIds
 
 
 class DetokenizeResponse(BaseModel):
@@ -174,7 +145,7 @@ class AttentionRequest(Body):
     """Body of `POST /attention`: a text as ids; what is shown is where its last token looks."""
 
     model: str | None = None
-    tokens: list[TokenId] = Field(min_length=1)
+    tokens: TokenIds = Field(min_length=1)
 
 
 class AttentionResponse(BaseModel):
