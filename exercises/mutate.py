@@ -9,20 +9,23 @@ python exercises/mutate.py 2.3 4      # exercise 2.3 and all of stage 4
 from __future__ import annotations
 
 import ast
+import contextlib
 import copy
 import inspect
 import multiprocessing
+import os
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from difflib import ndiff
+from multiprocessing.connection import Connection
 from typing import Any
 
 from learn.catalogue import Entry, all_exercises, choose
 from learn.exercise import Exercise
+from learn.limits import MEMORY_LIMIT, limit_this_process
 
 SECONDS = 60.0  # a change that makes the function run longer has been noticed
-_SURVIVED = 7  # the exit status that says so
 
 _OPERATORS: dict[type, tuple[type, ...]] = {
     ast.Add: (ast.Sub,), ast.Sub: (ast.Add,), ast.Mult: (ast.Div,), ast.Div: (ast.Mult,), ast.FloorDiv: (ast.Div,),
@@ -141,32 +144,46 @@ def reference_source(exercise: Exercise) -> str:
     return textwrap.dedent(inspect.getsource(inspect.unwrap(exercise.resolve().function)))
 
 
-def _grade(entry: Entry, source: str) -> None:
+def survivors(entry: Entry) -> Iterator[tuple[bool, str]]:
+    """Grade every change of an exercise's reference in another process: whether it survived, and what it was."""
+    found = list(changes(reference_source(entry.load())))
+    done = 0
+    while done < len(found):
+        ours, theirs = multiprocessing.Pipe(duplex=False)
+        process = multiprocessing.Process(target=_grade, args=(theirs, entry, [source for source, _ in found[done:]]))
+        process.start()
+        theirs.close()
+        try:
+            while done < len(found) and ours.poll(SECONDS):
+                survived = ours.recv()
+                yield survived, found[done][1]
+                done += 1
+        except EOFError:
+            pass
+        if done < len(found):  # this one took too long, or ended the process
+            yield False, found[done][1]
+            done += 1
+        process.kill()
+        process.join()
+
+
+def _grade(connection: Connection, entry: Entry, sources: list[str]) -> None:
     import torch
 
+    from learn.expectations import expectations, questions
     from learn.grading import first_failure
 
     torch.set_num_threads(1)
     exercise = entry.load()
-    with open("/dev/null" if sys.platform != "win32" else "NUL", "w") as sys.stdout:
-        try:
-            failure = first_failure(exercise, compiled(exercise, source))
-        except BaseException:
-            sys.exit(0)
-        sys.exit(0 if failure is not None else _SURVIVED)
-
-
-def survivors(entry: Entry) -> Iterator[tuple[bool, str]]:
-    """Grade every change of an exercise's reference, each in its own process: whether it survived, and what it was."""
-    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-    for source, difference in changes(reference_source(entry.load())):
-        process = context.Process(target=_grade, args=(entry, source))
-        process.start()
-        process.join(SECONDS)
-        if process.is_alive():
-            process.kill()
-            process.join()
-        yield process.exitcode == _SURVIVED, difference
+    expected = expectations(exercise)
+    limit_this_process(MEMORY_LIMIT, 3600.0)
+    with open(os.devnull, "w") as nothing, contextlib.redirect_stdout(nothing), contextlib.redirect_stderr(nothing):
+        for source in sources:
+            try:
+                failure = first_failure(exercise, compiled(exercise, source), questions(exercise, expected))
+                connection.send(failure is None)
+            except Exception:  # it cannot even be defined
+                connection.send(False)
 
 
 def main() -> None:

@@ -74,6 +74,7 @@ def cases() -> Iterator[Case]:
         ("the fourth step", [(3,)], {"lr": 0.1}, 3),
         ("two parameters, a matrix and a vector, the third step", [(2, 3), (4,)], {"lr": 0.01}, 2),
         ("a large eps, 0.1", [(3,)], {"lr": 0.1, "eps": 0.1}, 1),
+        ("20,000 numbers, the second step", [(20_000,)], {"lr": 0.1}, 1),
         ("betas of 0", [(3,)], {"lr": 0.1, "betas": (0.0, 0.0)}, 1),
         ("the hundredth step", [(3,)], {"lr": 0.1}, 99),
     ]

@@ -48,6 +48,8 @@ def cases() -> Iterator[Case]:
     yield Case(
         "(1, 4, 1) to (2, 3, 4, 5): axes in front and stretched ones", [rng.normal(size=(2, 3, 4, 5)), (1, 4, 1)]
     )
+    yield Case("(2, 1) to (2, 2)", [rng.normal(size=(2, 2)), (2, 1)])
+    yield Case("(1, 1) to (2, 4, 1)", [rng.normal(size=(2, 4, 1)), (1, 1)])
     yield Case("float32 stays float32", [rng.normal(size=(4, 3)).astype(np.float32), (3,)])
     yield Case("an axis of length 1 that stayed 1", [rng.normal(size=(5, 1, 2)), (1, 2)])
 

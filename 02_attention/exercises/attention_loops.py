@@ -69,6 +69,7 @@ def cases() -> Iterator[Case]:
         ("one query with large scores and one with small ones", [[1e5], [-1e5]], [[1.0], [2.0]], [[1.0], [2.0]], False),
         ("a hidden key with a score of 1e5", [[1.0], [1.0]], [[0.0], [1e5]], [[1.0], [2.0]], True),
         ("one new query after a cache of four", q[4:], k, v, True),
+        ("three queries of one key, not causal", q[:3], k[:1], v[:1], False),
         ("three queries of all five keys, not causal", q[:3], k, v, False),
     ]
     for what, *rows, causal in questions:

@@ -67,6 +67,7 @@ def cases() -> Iterator[Case]:
         [torch.ones(1, 1, 1), column, column + 1, torch.tensor([[True, False]])],
     )
     yield Case("two new queries after a cache of three", [random(1, 2, 2, 8), random(1, 2, 5, 8), random(1, 2, 5, 8)])
+    yield Case("4 heads, 2 key-value heads, no batch", [random(4, 2, 8), random(2, 4, 8), random(2, 4, 8)])
     masks = torch.stack([causal_mask(3, 3), torch.ones(3, 3, dtype=torch.bool)])[:, None]
     yield Case(
         "a batch of two, each with its own mask",

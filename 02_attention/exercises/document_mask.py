@@ -12,7 +12,7 @@ def document_mask(documents: Tensor, window: int | None = None, sinks: int = 0) 
     """A causal mask within each document: documents that were packed into one row do not see each other.
 
     Args:
-        documents: (batch, time) the number of the document that each token belongs to.
+        documents: (batch, time) the number of the document that each token belongs to; the mask is on its device.
         window: see `causal_mask`, which you may use (exercise 2.3).
         sinks: see `causal_mask`.
 

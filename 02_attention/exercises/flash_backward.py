@@ -24,7 +24,8 @@ def tiled_backward(
         dS = P ∘ (dP - D)                    the gradient of a softmax
         dQ = dS K / sqrt(head_dim)           dK = dSᵀ Q / sqrt(head_dim)
 
-    The gradient of a key-value head that serves several query heads is the sum over them.
+    The gradient of a key-value head that serves several query heads is the sum over them. What you make yourself belongs
+    on the device of `q`.
 
     Args:
         q: (batch, heads, num_queries, head_dim), at the last positions of the keys.

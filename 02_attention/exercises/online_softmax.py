@@ -21,7 +21,7 @@ def tiled_forward(q: Tensor, k: Tensor, v: Tensor, causal: bool, tile: int) -> t
     They begin at m = -inf, l = 0, a = 0. At the end the output is a / l, and the second result is m + ln l.
 
     There must never be a tensor of scores for all keys: take `tile` keys at a time. (A GPU needs the queries in tiles
-    too. You do not need to do that.)
+    too. You do not need to do that.) What you make yourself belongs on the device of `q`.
 
     Args:
         q: (batch, heads, num_queries, head_dim), at the last positions of the keys.

@@ -126,6 +126,7 @@ EXERCISE = Exercise(
     stub=count_pre_tokens,
     reference="tokenizer.pre_token_counts:count_pre_tokens",
     cases=cases,
+    in_place=True,  # iterators are used up
     hints=(
         "A Counter can be updated with any iterable: counts.update(…). Keys are bytes: word.encode('utf-8').",
         "If a document is not a str, join it: ''.join(document). Before you cut into pre-tokens, cut the text at special "

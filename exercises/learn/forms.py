@@ -26,12 +26,12 @@ class Form:
         phrase: how it differs, in words for the learner.
         convert: turns a tensor, an array or a dictionary into another with the same content. It returns the very same
             object if it has nothing to change.
-        move: changes a module in the same way.
+        move: changes a module in the same way. Without it, modules and other objects may stay as they are.
     """
 
     phrase: str
     convert: Callable[[Any], Any]
-    move: Callable[[nn.Module], nn.Module] = lambda module: module
+    move: Callable[[nn.Module], nn.Module] | None = None
 
     def of(self, case: Case) -> Case | None:
         """The case in this form; None if its arguments stay the same."""
@@ -39,7 +39,10 @@ class Form:
         new = [self._visit(value) for value in old]
         if all(value is before for value, before in zip(new, old, strict=True)):
             return None
-        new = [self.move(value) if isinstance(value, nn.Module) else value for value in new]
+        if self.move is not None:
+            if not all(value is None or isinstance(value, _UNDERSTOOD) for value in new):
+                return None  # a store or a function may hold tensors of its own, which would not go with the others
+            new = [self.move(value) if isinstance(value, nn.Module) else value for value in new]
         count = len(case.arguments)
         return replace(case, arguments=new[:count], keywords=dict(zip(case.keywords, new[count:], strict=True)))
 
@@ -88,6 +91,8 @@ def _differentiable(value: Any) -> Any:
         return value.detach().clone().requires_grad_()
     return value
 
+
+_UNDERSTOOD = (Tensor, np.ndarray, nn.Module, list, tuple, dict, str, bytes, int, float, torch.dtype)
 
 FORMS = {
     "float64": Form("the same in float64", _with_type(torch.float64, np.float64), lambda module: module.double()),

@@ -11,6 +11,7 @@ python -m learn.grading_process SECONDS EXERCISE_FILE LEARNERS_FILE …
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -103,7 +104,10 @@ def _load(entry: Entry) -> Exercise:
 
 def _graded(entry: Entry, path: Path, expected: bytes, seconds: float) -> Grade:
     """Grade a file in a process of its own, and end that process if it takes too much."""
-    context: Any = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+    import torch
+
+    safe = sys.platform == "linux" and not torch.accelerator.is_available()  # a device that no variable has hidden
+    context: Any = multiprocessing.get_context("fork" if safe else "spawn")
     connection, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_answer, args=(theirs, entry, path, expected, seconds))
     process.start()
@@ -112,19 +116,16 @@ def _graded(entry: Entry, path: Path, expected: bytes, seconds: float) -> Grade:
     try:
         while True:
             wait([connection, process.sentinel], LOOK_SECONDS)
-            if connection.poll():
-                try:
-                    message = connection.recv_bytes()
-                except (EOFError, OSError):  # the process ends
-                    message = b""
-                    process.join(LOOK_SECONDS)
-                if message == b"begin":
-                    patience.begin(seconds, MEMORY_LIMIT)
-                elif message:
-                    return Grade(**json.loads(message))
-            if not process.is_alive():
+            ended, message = not process.is_alive(), b""  # what it sent before it ended is read first
+            with contextlib.suppress(EOFError, OSError):
+                message = connection.recv_bytes() if connection.poll() else b""
+            if message == b"begin":
+                patience.begin(seconds, MEMORY_LIMIT)
+            elif message:
+                return Grade(**json.loads(message))
+            elif ended:
                 return Grade("failed", problem=f"Python itself ended with {_status(process.exitcode or 0)}")
-            if complaint := patience.complaint():
+            elif complaint := patience.complaint():
                 return Grade("failed", problem=complaint)
     finally:
         end_family(process.pid)

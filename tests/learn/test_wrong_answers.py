@@ -48,13 +48,13 @@ HEADS = """
 TILED = """
     group = q.shape[1] // k.shape[1]
     k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
-    positions = torch.arange(k.shape[2] - q.shape[2], k.shape[2])
-    m = torch.full(q.shape[:-1], -torch.inf, dtype=q.dtype)
+    positions = torch.arange(k.shape[2] - q.shape[2], k.shape[2], device=q.device)
+    m = torch.full(q.shape[:-1], -torch.inf, dtype=q.dtype, device=q.device)
     l, a = torch.zeros_like(m), torch.zeros_like(q)
     if {whole}:
         m = (q.flatten(0, 2) @ k.flatten(0, 2).T).max() / math.sqrt(q.shape[-1]) + torch.zeros_like(l)
     for start in range(0, k.shape[2], tile):
-        columns = torch.arange(start, min(start + tile, k.shape[2]))
+        columns = torch.arange(start, min(start + tile, k.shape[2]), device=q.device)
         s = q @ k[:, :, columns].mT / math.sqrt(q.shape[-1])
         if causal:
             s = s.masked_fill(~visible_keys(positions, columns), -torch.inf)
