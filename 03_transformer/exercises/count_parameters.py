@@ -60,7 +60,7 @@ def cases() -> Iterator[Case]:
         ("biases with heads of 16", {"bias": True, "head_dim": 16}),
     ):
         yield Case(what, [dataclasses.replace(plain, **changes)])
-    everything = {
+    everything: dict[str, Any] = {
         "bias": True, "norm": "layernorm", "positions": "learned", "norm_position": "post", "tie_embeddings": False,
         "qk_norm": True, "qk_norm_weight": True, "num_kv_heads": 1, "head_dim": 12, "d_ff": 50,
     }  # fmt: skip

@@ -116,7 +116,8 @@ def first_failure(
     """
     if asked is None:
         asked = questions(exercise, expectations(exercise))
-    names, earlier = parameter_names(exercise.stub), {}
+    names = parameter_names(exercise.stub)
+    earlier: dict[int, Any] = {}
     for question in asked:
         outcome = _answer(exercise, function, question, names, package_calls)
         index, form = question.expected.index, question.expected.form
