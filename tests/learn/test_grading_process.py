@@ -61,7 +61,7 @@ def test_each_file_is_graded_as_if_it_were_alone(tmp_path: Path):
         for index, (name, *parts, _, _) in enumerate(FILES)
     ]
     for (_, grade), (_, before, body, after, state, problem) in zip(
-        grade_apart(tasks, time_limit=3.0), FILES, strict=True
+        grade_apart(tasks, time_limit=4.0), FILES, strict=True
     ):
         assert grade.state == state, (before, body, after, grade)
         assert problem in grade.problem, (before, body, after, grade)
