@@ -40,10 +40,10 @@ import torch
 from learn.exercise import Case, Exercise, Mistake
 
 
-def _parameters_after(result: Any, arguments: Sequence[Any]) -> dict[str, Any]:
-    optimizer: Adam = arguments[0]
+def _after(optimizer: Adam, held: list[Array]) -> dict[str, Any]:
+    """What the caller sees in its own arrays, and what the optimizer keeps."""
     return {
-        "parameters": optimizer.parameters,
+        "parameters": [parameter.reshape(-1) for parameter in held],
         "means": optimizer.means,
         "squares": optimizer.squares,
         "steps": optimizer.steps,
@@ -74,6 +74,9 @@ def cases() -> Iterator[Case]:
         ("the fourth step", [(3,)], {"lr": 0.1}, 3),
         ("two parameters, a matrix and a vector, the third step", [(2, 3), (4,)], {"lr": 0.01}, 2),
         ("a large eps, 0.1", [(3,)], {"lr": 0.1, "eps": 0.1}, 1),
+        ("20,000 numbers, the second step", [(20_000,)], {"lr": 0.1}, 1),
+        ("betas of 0", [(3,)], {"lr": 0.1, "betas": (0.0, 0.0)}, 1),
+        ("the hundredth step", [(3,)], {"lr": 0.1}, 99),
     ]
     for what, shapes, settings, before in questions:
         rng = np.random.default_rng(0)
@@ -83,7 +86,11 @@ def cases() -> Iterator[Case]:
         optimizer = Adam(start, **settings)
         for _ in range(before):
             optimizer.step(gradients)
-        yield Case(what, [optimizer, gradients], expected=expected, observe=_parameters_after)
+
+        def observe(result: Any, arguments: Sequence[Any], held: list[Array] = start) -> dict[str, Any]:
+            return _after(arguments[0], held)
+
+        yield Case(what, [optimizer, gradients], expected=expected, observe=observe)
 
 
 def _variant(
@@ -145,7 +152,6 @@ EXERCISE = Exercise(
     stub=step,
     reference="neural_networks.optimizers:Adam.step",
     cases=cases,
-    in_place=True,
     hints=(
         "Count the step first, so that t is 1 at the first one. Then loop over parameters, gradients, means and squares.",
         "Change means and squares in place too: m *= beta1; m += (1 - beta1) * g. Only then correct them, and do not "

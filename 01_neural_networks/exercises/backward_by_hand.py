@@ -70,21 +70,24 @@ def cases() -> Iterator[Case]:
     """One window; a batch; bytes that repeat; old gradients. The expected values come from PyTorch."""
     rng = np.random.default_rng(0)
 
-    def question(what: str, windows: Array) -> Case:
+    def question(what: str, windows: Array, scale: float = 1.0) -> Case:
         model = MLP(MLPConfig(context=3, embedding_dim=4, hidden=5), np.random.default_rng(1), np.float64)
+        model.views["w2"][:] *= scale
         model.gradients[:] = 7.0  # left from the step before
         views = dict(model.gradient_views)  # what the optimizer sees, whatever the names point to afterwards
 
         def observe(result: Any, arguments: Any) -> dict[str, Any]:
-            return {"loss": float(result), **views}
+            return {"loss": float(result), **views, "parameters": model.parameters}
 
-        return Case(what, [model, windows], expected=_by_torch(model, windows), tolerance=1e-9, observe=observe)
+        expected = {**_by_torch(model, windows), "parameters": model.parameters.copy()}
+        return Case(what, [model, windows], expected=expected, tolerance=1e-9, observe=observe)
 
     yield question("one window", rng.integers(0, 256, (1, 4)).astype(np.uint8))
     yield question("a batch of six", rng.integers(0, 256, (6, 4)).astype(np.uint8))
     yield question(
         "a batch in which the bytes 0 to 2 come again and again", rng.integers(0, 3, (8, 4)).astype(np.uint8)
     )
+    yield question("scores in the thousands, where exp overflows", rng.integers(0, 256, (6, 4)).astype(np.uint8), 5e3)
 
 
 def _variant(self: MLP, windows: Array, **wrong: bool) -> float:
@@ -134,7 +137,6 @@ EXERCISE = Exercise(
     stub=loss_and_gradients,
     reference="neural_networks.mlp_numpy:MLP.loss_and_gradients",
     cases=cases,
-    in_place=True,
     hints=(
         "Write the forward pass first and compare only the loss. Once the loss is right, the first failed value is one "
         "of the gradients. Go backwards through the lines of the forward pass, and keep x, h and p.",

@@ -33,11 +33,13 @@ from learn.exercise import Case, Exercise, Mistake
 
 
 def cases() -> Iterator[Case]:
-    """A uniform guess, a certain guess, a text, and no text."""
+    """A uniform guess, a certain guess, a text, one byte, no text, and less than none."""
     yield Case("ten bytes, each a uniform guess among 256: 8 bits", [math.log(256) * 10, 10], expected=8.0)
     yield Case("a text that was predicted with certainty", [0.0, 7])
     yield Case("1,000 bytes that cost 1,065 nats", [1065.0, 1000])
+    yield Case("one byte", [1.0, 1])
     yield Case("no text at all: a ValueError with a line that says so", [1.0, 0], raises=ValueError)
+    yield Case("-1 bytes: a ValueError too", [1.0, -1], raises=ValueError)
 
 
 def _nats(total_nats: float, num_bytes: int) -> float:

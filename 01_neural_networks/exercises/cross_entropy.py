@@ -40,15 +40,15 @@ from learn.exercise import Case, Exercise, Mistake
 
 def _value_and_gradient(result: Any, arguments: Sequence[Any]) -> dict[str, Any]:
     (result * 3.0).backward()
-    return {"value": np.asarray(result.data), "gradient": arguments[0].grad}
+    return {"value": np.asarray(result.data), "gradient": arguments[0].grad, "logits": arguments[0].data}
 
 
 def _by_torch(logits: np.ndarray, targets: np.ndarray) -> dict[str, Any]:
     tensor = torch.tensor(logits, requires_grad=True)
-    loss = F.cross_entropy(tensor.reshape(-1, logits.shape[-1]), torch.tensor(targets).reshape(-1))
+    loss = F.cross_entropy(tensor.reshape(-1, logits.shape[-1]), torch.tensor(targets.astype(np.int64)).reshape(-1))
     (loss * 3.0).backward()
     assert tensor.grad is not None
-    return {"value": loss.detach().numpy(), "gradient": tensor.grad.numpy()}
+    return {"value": loss.detach().numpy(), "gradient": tensor.grad.numpy(), "logits": logits}
 
 
 def cases() -> Iterator[Case]:
@@ -63,6 +63,15 @@ def cases() -> Iterator[Case]:
             rng.integers(0, 5, (2, 3)),
         ),
         ("a target that is 2,000 below the largest logit", np.array([[1000.0, -1000.0]]), np.array([1])),
+        ("-1,000, 0 and 1,000 in one row", np.array([[-1000.0, 0.0, 1000.0]]), np.array([2])),
+        (
+            "one row near 1,000 and one near -1,000",
+            np.array([[1000.0, 1001.0], [-1000.0, -1001.0]]),
+            np.array([0, 0]),
+        ),
+        ("float32, where exp overflows from 89 on", np.array([[100.0, 0.0]], dtype=np.float32), np.array([0])),
+        ("targets that are bytes", rng.normal(size=(3, 5)), np.array([4, 0, 4], dtype=np.uint8)),
+        ("a single row", rng.normal(size=5), np.array(3)),
     ]
     for what, logits, targets in questions:
         tensor = Tensor(logits, requires_grad=True)
@@ -115,7 +124,6 @@ EXERCISE = Exercise(
     stub=cross_entropy,
     reference="neural_networks.operations:cross_entropy",
     cases=cases,
-    in_place=True,
     hints=(
         "First compute ln p for all classes: z minus its largest, minus ln of the sum of exponentials. Then pick the "
         "values of the targets.",

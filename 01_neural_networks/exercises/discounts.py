@@ -47,6 +47,10 @@ def cases() -> Iterator[Case]:
     yield Case("3,000 n-grams with counts as in a text", [zipf])
     yield Case("all n-grams seen once: nothing is known about 2 and 3", [np.ones(5, dtype=np.int64)])
     yield Case("counts of 3, 3 and 5: nothing was seen once or twice, and Y is 0/0", [np.array([3, 3, 5])])
+    yield Case("one n-gram seen once, one twice and two three times: D(2) is exactly 0", [np.array([1, 2, 3, 3])])
+    yield Case("nothing seen four times: D(3 and more) is exactly 3", [np.array([1, 1, 1, 2, 3])])
+    yield Case("one n-gram seen once and none twice: Y is 1", [np.array([1, 3, 3, 4])])
+    yield Case("no n-grams at all", [np.array([], dtype=np.int64)])
     yield Case("an estimate that is not positive", [np.array([1, 2, 2, 2, 3, 3, 3, 3, 3, 4, 4, 4, 4, 4, 4])])
 
 

@@ -43,16 +43,16 @@ from learn.exercise import Case, Exercise, Mistake
 def _value_and_gradients(result: Any, arguments: Sequence[Any]) -> dict[str, Any]:
     result.backward(np.random.default_rng(1).normal(size=result.shape))
     a, b = arguments
-    found = {"value": result.data, "gradient of A": a.grad}
-    return found | ({"gradient of B": b.grad} if isinstance(b, Tensor) else {})
+    found = {"value": result.data, "gradient of A": a.grad, "A": a.data}
+    return found | ({"gradient of B": b.grad, "B": b.data} if isinstance(b, Tensor) else {})
 
 
 def cases() -> Iterator[Case]:
-    """Matrices; a plain array; batches; a matrix shared by a batch."""
+    """Matrices; a plain array; batches; a matrix shared by a batch; float32; no gradient wanted."""
     rng = np.random.default_rng(0)
 
-    def pair(first: tuple[int, ...], second: tuple[int, ...]) -> list[Tensor]:
-        return [Tensor(rng.normal(size=shape), requires_grad=True) for shape in (first, second)]
+    def pair(first: tuple[int, ...], second: tuple[int, ...], dtype: type = np.float64) -> list[Tensor]:
+        return [Tensor(rng.normal(size=shape).astype(dtype), requires_grad=True) for shape in (first, second)]
 
     yield Case("(2, 3) @ (3, 4)", pair((2, 3), (3, 4)), observe=_value_and_gradients)
     yield Case("a square matrix", pair((3, 3), (3, 3)), observe=_value_and_gradients)
@@ -62,6 +62,13 @@ def cases() -> Iterator[Case]:
     yield Case(
         "one weight for a batch of five: gradients add up", pair((5, 2, 3), (3, 4)), observe=_value_and_gradients
     )
+    yield Case("a batch of one and a batch of five", pair((1, 2, 3), (5, 3, 4)), observe=_value_and_gradients)
+    yield Case("(5, 1, 2, 3) @ (4, 3, 2): both are shared", pair((5, 1, 2, 3), (4, 3, 2)), observe=_value_and_gradients)
+    yield Case("float32 stays float32", pair((2, 3), (3, 4), np.float32), observe=_value_and_gradients)
+    lists = [Tensor(rng.normal(size=(2, 2)).astype(np.float32), requires_grad=True), [[1.5, 2.0], [3.0, 4.0]]]
+    yield Case("a float32 tensor and a list of lists", lists, observe=_value_and_gradients)
+    constant = [Tensor(rng.normal(size=(2, 3))), Tensor(rng.normal(size=(3, 2)), requires_grad=True)]
+    yield Case("A needs no gradient", constant, observe=_value_and_gradients)
 
 
 def _operation(a: Tensor, b: Tensor, backward: Any) -> Tensor:
@@ -96,7 +103,6 @@ EXERCISE = Exercise(
     stub=__matmul__,
     reference="neural_networks.backpropagation:Tensor.__matmul__",
     cases=cases,
-    in_place=True,  # gradients are left in the tensors
     hints=(
         "The shapes decide: dL/dA has A's shape (m, k), dL/dY has (m, n), B has (k, n). Which product fits?",
         "Transpose only the last two axes: swapaxes(-1, -2). Then unbroadcast each gradient to the shape of its operand, "

@@ -32,13 +32,16 @@ from learn.exercise import Case, Exercise, Mistake
 
 
 def cases() -> Iterator[Case]:
-    """Two letters; a text; every byte."""
+    """Two letters; a text; every byte; next to nothing; counts that a small integer cannot hold."""
     yield Case("the text 'abab'", [np.frombuffer(b"abab", dtype=np.uint8)])
     yield Case("three times the same letter", [np.frombuffer(b"aaa", dtype=np.uint8)])
     text = b"the cat sat on the mat, and the rat sat on the cat. "
     yield Case("a sentence", [np.frombuffer(text, dtype=np.uint8)])
     every_byte = np.random.default_rng(0).integers(0, 256, 5000).astype(np.uint8)
     yield Case("5,000 random bytes, up to 255", [every_byte])
+    yield Case("a single byte, which has no pair", [np.array([7], dtype=np.uint8)])
+    yield Case("a text without bytes", [np.array([], dtype=np.uint8)])
+    yield Case("70,000 times the same letter", [np.full(70_000, 97, dtype=np.uint8)])
 
 
 def _transposed(stream: Array) -> Array:

@@ -40,19 +40,19 @@ from learn.exercise import Case, Exercise, Mistake
 
 def _value_and_gradient(result: Any, arguments: Sequence[Any]) -> dict[str, Any]:
     result.backward(np.random.default_rng(1).normal(size=result.shape))
-    return {"value": result.data, "gradient": arguments[0].grad}
+    return {"value": result.data, "gradient": arguments[0].grad, "x": arguments[0].data}
 
 
 def _by_torch(x: np.ndarray, axis: int) -> dict[str, Any]:
     tensor = torch.tensor(x, requires_grad=True)
     out = tensor.softmax(dim=axis)
-    out.backward(torch.tensor(np.random.default_rng(1).normal(size=x.shape)))
+    out.backward(torch.tensor(np.random.default_rng(1).normal(size=x.shape)).to(out.dtype))
     assert tensor.grad is not None
-    return {"value": out.detach().numpy(), "gradient": tensor.grad.numpy()}
+    return {"value": out.detach().numpy(), "gradient": tensor.grad.numpy(), "x": x}
 
 
 def cases() -> Iterator[Case]:
-    """A row; a matrix; another axis; large numbers. The expected values come from PyTorch."""
+    """A row; a matrix; another axis; large numbers, near and far; float32. The expected values come from PyTorch."""
     rng = np.random.default_rng(0)
     questions = [
         ("a row of three", np.array([1.0, 2.0, 3.0]), -1),
@@ -60,6 +60,13 @@ def cases() -> Iterator[Case]:
         ("a matrix, along its first axis", rng.normal(size=(4, 5)), 0),
         ("the middle axis of three", rng.normal(size=(2, 3, 4)), 1),
         ("numbers near 1,000, where exp overflows", np.array([1000.0, 999.0, 1001.0]), -1),
+        ("numbers near -1,000, where exp underflows", np.array([-1000.0, -999.0, -1001.0]), -1),
+        ("-1,000, 0 and 1,000 in one row", np.array([-1000.0, 0.0, 1000.0]), -1),
+        ("one row near 1,000 and one near -1,000", np.array([[1000.0, 1001.0], [-1000.0, -1001.0]]), -1),
+        ("one column near 1,000 and one near -1,000", np.array([[1000.0, -1000.0], [1001.0, -1001.0]]), 0),
+        ("float32, where exp overflows from 89 on", np.array([[100.0, 0.0, 99.0]], dtype=np.float32), -1),
+        ("an axis of length 1", rng.normal(size=(3, 1)), -1),
+        ("a number that is hidden by -inf", np.array([1.0, -np.inf, 2.0]), -1),
     ]
     for what, x, axis in questions:
         expected = _by_torch(x, axis)
@@ -106,7 +113,6 @@ EXERCISE = Exercise(
     stub=softmax,
     reference="neural_networks.operations:softmax",
     cases=cases,
-    in_place=True,
     hints=(
         "Compute p as an array first, with NumPy alone; the backward function can then use it.",
         "Sums and maxima along the axis need keepdims=True, so that they broadcast against the array again.",

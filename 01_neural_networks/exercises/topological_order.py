@@ -43,6 +43,7 @@ def _in_order(result: Any, arguments: Sequence[Any]) -> dict[str, Any]:
     ]
     return {
         "operations and leaves": sorted(tensor.operation for tensor in result),
+        "each once": len(places) == len(result),
         "order": late[0] if late else "inputs before outputs",
         "the last is the tensor itself": bool(result) and result[-1] is arguments[0],
     }
@@ -61,6 +62,16 @@ def cases() -> Iterator[Case]:
     yield Case("(y²)² · y with y = 3 x: a long way and a short way to y", [(y**2) ** 2 * y], observe=_in_order)
     x, constant = Tensor(2.0, requires_grad=True), Tensor(5.0)
     yield Case("x · c, where c needs no gradient", [x * constant], observe=_in_order)
+    x, hidden = Tensor(2.0, requires_grad=True), Tensor(3.0) * 2.0
+    yield Case("x · c + x, where c was computed and needs no gradient", [x * hidden + x], observe=_in_order)
+    x = Tensor(2.0, requires_grad=True)
+    yield Case("x · x: the same input twice", [x * x], observe=_in_order)
+    x, y = Tensor(2.0, requires_grad=True), Tensor(2.0, requires_grad=True)
+    yield Case("x + y, where both hold the same number", [x + y], observe=_in_order)
+    x = Tensor(1.0, requires_grad=True)
+    for _ in range(12):
+        x = x + x
+    yield Case("x + x, twelve times: 4,096 ways lead to x", [x], observe=_in_order)
     x = Tensor(1.0, requires_grad=True)
     deep = x
     for _ in range(2000):

@@ -44,6 +44,13 @@ def cases() -> Iterator[Case]:
     yield Case("a single number added to a matrix", [rng.normal(size=(4, 3)), ()])
     yield Case("(1, 3) to (2, 4, 3): an axis in front and a stretched one", [rng.normal(size=(2, 4, 3)), (1, 3)])
     yield Case("(3,) to (3, 3), where the sizes do not show which axis is new", [np.arange(9.0).reshape(3, 3), (3,)])
+    yield Case("(1, 1) to (4, 3): both axes stretched", [rng.normal(size=(4, 3)), (1, 1)])
+    yield Case(
+        "(1, 4, 1) to (2, 3, 4, 5): axes in front and stretched ones", [rng.normal(size=(2, 3, 4, 5)), (1, 4, 1)]
+    )
+    yield Case("(2, 1) to (2, 2)", [rng.normal(size=(2, 2)), (2, 1)])
+    yield Case("(1, 1) to (2, 4, 1)", [rng.normal(size=(2, 4, 1)), (1, 1)])
+    yield Case("float32 stays float32", [rng.normal(size=(4, 3)).astype(np.float32), (3,)])
     yield Case("an axis of length 1 that stayed 1", [rng.normal(size=(5, 1, 2)), (1, 2)])
 
 

@@ -55,8 +55,8 @@ def _by_torch(queries: Matrix, keys: Matrix, values: Matrix, causal: bool) -> li
 
 def cases() -> Iterator[Case]:
     """One query; several; causal; a cache; huge scores. The expected values come from PyTorch's kernel."""
-    torch.manual_seed(0)
-    q, k, v = (torch.randn(5, size, dtype=torch.float64).tolist() for size in (4, 4, 3))
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(5, size, generator=generator, dtype=torch.float64).tolist() for size in (5, 5, 3))
     huge = [[30.0 * number for number in row] for row in q]
     questions: list[tuple[str, Matrix, Matrix, Matrix, bool]] = [
         ("one query and two keys", [[1.0, 0.0]], [[1.0, 0.0], [0.0, 1.0]], [[10.0], [20.0]], False),
@@ -65,10 +65,17 @@ def cases() -> Iterator[Case]:
         ("two new queries after a cache of three", q[3:], k, v, True),
         ("scores so large that exp overflows", [[1e5]], [[1.0], [2.0]], [[1.0], [2.0]], False),
         ("large scores, causal", huge, [[30.0 * number for number in row] for row in k], v, True),
+        ("scores so small that exp underflows", [[-1e5]], [[1.0], [2.0]], [[1.0], [2.0]], False),
+        ("one query with large scores and one with small ones", [[1e5], [-1e5]], [[1.0], [2.0]], [[1.0], [2.0]], False),
+        ("a hidden key with a score of 1e5", [[1.0], [1.0]], [[0.0], [1e5]], [[1.0], [2.0]], True),
+        ("one new query after a cache of four", q[4:], k, v, True),
+        ("three queries of one key, not causal", q[:3], k[:1], v[:1], False),
+        ("three queries of all five keys, not causal", q[:3], k, v, False),
     ]
     for what, *rows, causal in questions:
         queries, keys, values = rows
         yield Case(what, [queries, keys, values, causal], expected=_by_torch(queries, keys, values, causal))
+    yield Case("causal unless it is said otherwise", [q, k, v], expected=_by_torch(q, k, v, True))
 
 
 def _variant(queries: Matrix, keys: Matrix, values: Matrix, causal: bool, **wrong: bool) -> list[list[float]]:

@@ -66,6 +66,23 @@ def cases() -> Iterator[Case]:
         "a hidden key with a score of 400, while the visible key has 0",
         [torch.ones(1, 1, 1), column, column + 1, torch.tensor([[True, False]])],
     )
+    yield Case("two new queries after a cache of three", [random(1, 2, 2, 8), random(1, 2, 5, 8), random(1, 2, 5, 8)])
+    yield Case("4 heads, 2 key-value heads, no batch", [random(4, 2, 8), random(2, 4, 8), random(2, 4, 8)])
+    masks = torch.stack([causal_mask(3, 3), torch.ones(3, 3, dtype=torch.bool)])[:, None]
+    yield Case(
+        "a batch of two, each with its own mask",
+        [random(2, 2, 3, 4), random(2, 2, 3, 4), random(2, 2, 3, 4), masks],
+    )
+    yield Case(
+        "grouped heads, a bias for each head, and no mask",
+        [random(2, 4, 3, 8), random(2, 2, 3, 8), random(2, 2, 3, 8), None, random(4, 3, 3)],
+    )
+    yield Case("one query with large scores and one with small ones", [
+        torch.tensor([[[900.0], [-900.0]]], dtype=torch.float64),
+        torch.tensor([[[1.0], [2.0]]], dtype=torch.float64),
+        torch.tensor([[[1.0], [2.0]]], dtype=torch.float64),
+        torch.ones(1, 1, dtype=torch.bool),
+    ])  # fmt: skip
 
 
 def _variant(
@@ -111,6 +128,7 @@ EXERCISE = Exercise(
     stub=attention_reference,
     reference="attention.scaled_dot_product:attention_reference",
     cases=cases,
+    differentiable=True,
     hints=(
         "@ multiplies the last two axes of tensors and treats all axes before them as a batch. So you need no loop over heads.",
         "Give keys and values as many heads as the queries, with repeat_interleave on axis -3. Without a mask take the "

@@ -58,7 +58,13 @@ def cases() -> Iterator[Case]:
     yield Case("one new query sees everything", [1, 5])
     yield Case("3 new queries after a cache of 5, window 3", [3, 8], {"window": 3})
     yield Case("the same with 1 sink", [3, 8, 3, 1])
-    yield Case("on the device 'meta', which has only shapes", [2, 4, None, 0, torch.device("meta")], observe=_device)
+    yield Case("one new query after a cache of 7, window 2 and 3 sinks", [1, 8, 2, 3])
+    yield Case("a window of 1", [3, 3, 1])
+    yield Case("sinks without a window", [2, 4], {"sinks": 2})
+    yield Case("a window that is longer than the text", [2, 4, 9])
+    meta = torch.device("meta")
+    yield Case("on the device 'meta', which has only shapes", [2, 4, None, 0, meta], observe=_device)
+    yield Case("the same with a window of 2 and 1 sink", [2, 4, 2, 1, meta], observe=_device)
 
 
 def _first_aligned(

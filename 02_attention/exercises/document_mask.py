@@ -12,7 +12,7 @@ def document_mask(documents: Tensor, window: int | None = None, sinks: int = 0) 
     """A causal mask within each document: documents that were packed into one row do not see each other.
 
     Args:
-        documents: (batch, time) the number of the document that each token belongs to.
+        documents: (batch, time) the number of the document that each token belongs to; the mask is on its device.
         window: see `causal_mask`, which you may use (exercise 2.3).
         sinks: see `causal_mask`.
 
@@ -38,11 +38,16 @@ def cases() -> Iterator[Case]:
     yield Case("two documents of two tokens", [torch.tensor([[0, 0, 1, 1]])])
     yield Case("a batch of two, cut differently", [torch.tensor([[0, 0, 0, 1], [0, 1, 1, 2]])])
     yield Case("a window of 2", [torch.tensor([[0, 0, 0, 1, 1, 1]]), 2])
+    yield Case("a window of 2 and 1 sink", [torch.tensor([[0, 0, 0, 0, 1, 1]]), 2, 1])
+    yield Case("a window of 1 by name, with 2 sinks", [torch.tensor([[3, 3, 3, 3]])], {"window": 1, "sinks": 2})
+    yield Case("a document that goes on after another", [torch.tensor([[0, 1, 0, 1]])])
+    yield Case("numbers that are not in order", [torch.tensor([[7, 7, -1, 2]])])
+    yield Case("a single token", [torch.tensor([[5]])])
 
 
 def _masks(documents: Tensor, window: int | None, sinks: int) -> tuple[Tensor, Tensor]:
     same = documents[:, :, None] == documents[:, None, :]
-    return same, causal_mask(documents.shape[-1], documents.shape[-1], window, sinks)
+    return same, causal_mask(documents.shape[-1], documents.shape[-1], window, sinks, documents.device)
 
 
 def _not_causal(documents: Tensor, window: int | None = None, sinks: int = 0) -> Tensor:
@@ -61,6 +66,16 @@ def _earlier_documents(documents: Tensor, window: int | None = None, sinks: int 
 def _no_window(documents: Tensor, window: int | None = None, sinks: int = 0) -> Tensor:
     same, causal = _masks(documents, None, 0)
     return (same & causal)[:, None]
+
+
+def _no_sinks(documents: Tensor, window: int | None = None, sinks: int = 0) -> Tensor:
+    same, causal = _masks(documents, window, 0)
+    return (same & causal)[:, None]
+
+
+def _no_device(documents: Tensor, window: int | None = None, sinks: int = 0) -> Tensor:
+    same = documents[:, :, None] == documents[:, None, :]
+    return (same & causal_mask(documents.shape[-1], documents.shape[-1], window, sinks))[:, None]
 
 
 def _first_row_for_all(documents: Tensor, window: int | None = None, sinks: int = 0) -> Tensor:
@@ -82,6 +97,8 @@ EXERCISE = Exercise(
         Mistake(_not_causal, "within a document, causality (and the window) still holds"),
         Mistake(_no_head_axis, "an axis of length 1 for the heads is missing: [:, None]"),
         Mistake(_no_window, "window and sinks are not passed on to causal_mask"),
+        Mistake(_no_sinks, "sinks are not passed on to causal_mask"),
+        Mistake(_no_device, "the causal mask is on another device: causal_mask(…, device=documents.device)"),
         Mistake(_first_row_for_all, "each sequence of the batch has its own documents"),
     ),
 )

@@ -24,7 +24,8 @@ def tiled_backward(
         dS = P ∘ (dP - D)                    the gradient of a softmax
         dQ = dS K / sqrt(head_dim)           dK = dSᵀ Q / sqrt(head_dim)
 
-    The gradient of a key-value head that serves several query heads is the sum over them.
+    The gradient of a key-value head that serves several query heads is the sum over them. What you make yourself belongs
+    on the device of `q`.
 
     Args:
         q: (batch, heads, num_queries, head_dim), at the last positions of the keys.
@@ -61,14 +62,17 @@ def _question(
     causal: bool,
     tile: int,
     most_bytes: int | None = None,
+    head_dim: int = 4,
+    scale: float = 1.0,
 ) -> Case:
     """The expected values come from PyTorch's autograd through the matrix form."""
     generator = torch.Generator().manual_seed(0)
-    shapes = [(2, heads, queries, 4), (2, kv_heads, keys, 4), (2, kv_heads, keys, 4)]
-    q, k, v = (torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_() for shape in shapes)
+    shapes = [(2, heads, queries, head_dim), (2, kv_heads, keys, head_dim), (2, kv_heads, keys, head_dim)]
+    q, k, v = (scale * torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes)
+    q, k, v = (x.requires_grad_() for x in (q, k, v))
     grad = torch.randn(shapes[0], generator=generator, dtype=torch.float64)
     group = heads // kv_heads
-    scores = q @ k.repeat_interleave(group, dim=1).mT / 2.0
+    scores = q @ k.repeat_interleave(group, dim=1).mT / math.sqrt(head_dim)
     allowed = causal_mask(queries, keys) if causal else torch.ones(queries, keys, dtype=torch.bool)
     scores = scores.masked_fill(~allowed, -torch.inf)
     outputs = attention_reference(q, k, v, allowed)[0]
@@ -84,6 +88,8 @@ def cases() -> Iterator[Case]:
     yield _question("tiles of two keys, causal", 2, 2, 5, 5, True, 2)
     yield _question("two queries after a cache of five", 2, 2, 2, 7, True, 3)
     yield _question("4 heads, 2 key-value heads", 4, 2, 5, 5, True, 2)
+    yield _question("heads of 6, one key-value head, the last tile shorter", 3, 1, 4, 5, True, 3, head_dim=6)
+    yield _question("scores in the hundreds, one key in each tile", 2, 2, 4, 4, True, 1, scale=20.0)
     # One matrix of all weights has 2 · 256 · 512 numbers of 8 bytes: 2 MiB.
     yield _question("512 keys in tiles of 64, and memory counted", 1, 1, 256, 512, False, 64, 5 << 19)
 

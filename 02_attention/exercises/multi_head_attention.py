@@ -61,16 +61,17 @@ from learn.exercise import Case, Exercise, Mistake
 
 
 class _Store:
-    """A store that has seen three tokens."""
+    """A store that has seen three tokens, in each of three layers."""
 
-    def __init__(self, kv_heads: int, head_dim: int):
+    def __init__(self, kv_heads: int, head_dim: int, batch: int = 1):
         generator = torch.Generator().manual_seed(5)
         self.length = 3
-        self.keys, self.values = torch.randn(2, 1, kv_heads, 3, head_dim, generator=generator, dtype=torch.float64)
+        shape = (2, 3, batch, kv_heads, 3, head_dim)
+        self.keys, self.values = torch.randn(shape, generator=generator, dtype=torch.float64)
 
     def update(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Return old and new keys and values."""
-        return torch.cat([self.keys, keys], dim=2), torch.cat([self.values, values], dim=2)
+        return torch.cat([self.keys[layer], keys], dim=2), torch.cat([self.values[layer], values], dim=2)
 
     def advance(self, num_tokens: int) -> None:
         """Do nothing: this store does not count."""
@@ -117,6 +118,25 @@ def cases() -> Iterator[Case]:
         [layer(8, 2, query_norm=_Scale(), key_norm=_Scale()), x(2, 1), _turned, _Store(2, 4)],
     )
     yield Case("a bias on the scores", [layer(8, 2), x(4), None, None, None, bias])
+    yield Case(
+        "the second layer's store, a batch of two, grouped heads",
+        [layer(8, 4, 2, layer=1), x(2), None, _Store(2, 2, 2)],
+    )
+    yield Case("a window of 2 after three stored tokens", [layer(8, 2, window=2), x(2, 1), None, _Store(2, 4)])
+    yield Case(
+        "a window of 2 and 1 sink after three stored tokens",
+        [layer(8, 2, window=2, sinks=1), x(2, 1), None, _Store(2, 4)],
+    )
+    yield Case("a window of 2 and 1 sink", [layer(8, 2, window=2, sinks=1), x(5)])
+    yield Case("a bias on the scores after three stored tokens", [layer(8, 2), x(2, 1), None, _Store(2, 4), None, bias])
+    hidden = torch.tensor([[True, False, True, True, False], [True, True, False, True, True]])
+    yield Case(
+        "a mask, where the layer has a window, after three stored tokens",
+        [layer(8, 2, window=1), x(2, 1), None, _Store(2, 4), hidden],
+    )
+    yield Case("a norm for the queries only", [layer(8, 2, query_norm=_Scale()), x(3)])
+    yield Case("heads of 3, which is not d_model / num_heads, and biases", [layer(8, 2, head_dim=3, bias=True), x(3)])
+    yield Case("one token alone", [layer(8, 2), x(1, 1)])
 
 
 def _variant(
@@ -144,17 +164,18 @@ def _variant(
         k, v = store.update(self.layer, k, v)
     if wrong.get("late_norm") and rotate is not None:
         q, k = rotate(q), rotate(k)
-    if self.query_norm is not None and self.key_norm is not None:
-        q, k = self.query_norm(q), self.key_norm(k)
+    q = q if self.query_norm is None else self.query_norm(q)
+    k = k if self.key_norm is None else self.key_norm(k)
     if rotate is not None and not wrong.get("late_norm"):
         q, k = rotate(q), rotate(k)
         v = rotate(v) if wrong.get("values_rotated") else v
     if store is not None and not wrong.get("no_store") and not wrong.get("stored_first"):
-        k, v = store.update(self.layer, k, v)
+        k, v = store.update(0 if wrong.get("no_layer") else self.layer, k, v)
     num_keys = k.shape[-2]
     if allowed is None or wrong.get("always_causal"):
         width = time if wrong.get("square_mask") else num_keys
-        allowed = causal_mask(time, width, None if wrong.get("no_window") else self.window, self.sinks)
+        forgotten = wrong.get("no_window") or (wrong.get("window_lost") and store is not None)
+        allowed = causal_mask(time, width, None if forgotten else self.window, self.sinks, x.device)
     bias = score_bias(time, num_keys) if score_bias is not None else None
     heads = attention_reference(q, k, v, allowed, bias)[0]
     if wrong.get("joined_wrongly") or wrong.get("never_transposed"):
@@ -182,7 +203,7 @@ EXERCISE = Exercise(
     stub=forward,
     reference="attention.multi_head_attention:MultiHeadAttention.forward",
     cases=cases,
-    in_place=True,  # the layer itself is among the arguments
+    differentiable=True,
     hints=(
         "First write it without rotate, norms, store and bias: the first three questions need none of them.",
         "view(batch, time, heads, head_dim) cuts the width into heads, and transpose(1, 2) brings the heads forward. At the "
@@ -200,6 +221,8 @@ EXERCISE = Exercise(
         Mistake(_mistaken("values_rotated"), "positions are encoded into queries and keys, not into values"),
         Mistake(_mistaken("late_norm"), "norms come before positions: a norm after the rotation would depend on them"),
         Mistake(_mistaken("no_window"), "the layer's window and sinks are not in the mask"),
+        Mistake(_mistaken("window_lost"), "with a store, too, the layer's window and sinks are in the mask"),
+        Mistake(_mistaken("no_layer"), "the store keeps each layer's keys apart: store.update(self.layer, …)"),
         Mistake(_mistaken("always_causal"), "a given mask is the whole mask: use it instead of the causal mask"),
         Mistake(_mistaken("no_store"), "the stored keys and values are not used"),
         Mistake(_mistaken("square_mask"), "with a store there are more keys than queries: take num_keys from the keys"),

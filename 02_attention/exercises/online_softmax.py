@@ -21,7 +21,7 @@ def tiled_forward(q: Tensor, k: Tensor, v: Tensor, causal: bool, tile: int) -> t
     They begin at m = -inf, l = 0, a = 0. At the end the output is a / l, and the second result is m + ln l.
 
     There must never be a tensor of scores for all keys: take `tile` keys at a time. (A GPU needs the queries in tiles
-    too. You do not need to do that.)
+    too. You do not need to do that.) What you make yourself belongs on the device of `q`.
 
     Args:
         q: (batch, heads, num_queries, head_dim), at the last positions of the keys.
@@ -61,6 +61,12 @@ def cases() -> Iterator[Case]:
         "4 heads, 2 key-value heads, the last tile shorter",
         [*_random((2, 4, 5, 4), (2, 2, 5, 4), (2, 2, 5, 4)), True, 3],
     )
+    apart = torch.tensor([[[[-40.0, 0.0], [40.0, 0.0]]]], dtype=torch.float64)
+    keys = 50.0 + torch.arange(4.0, dtype=torch.float64).repeat(2, 1).T[None, None]
+    yield Case("one query with large scores and one with small ones", [apart, keys, keys / 50, False, 2])
+    yield Case("scores near -1,000 that become larger, causal", [apart[:, :, :1], keys, keys / 50, True, 1])
+    yield Case("one key in each tile", [*_random(same, same, same), True, 1])
+    yield Case("heads of 6, one query", [*_random((1, 3, 1, 6), (1, 1, 5, 6), (1, 1, 5, 6)), True, 2])
     long = [x.float() for x in _random((1, 1, 256, 8), (1, 1, 1024, 8), (1, 1, 1024, 8))]
     # All scores of 256 queries and 1,024 keys take 1 MiB.
     yield Case("1,024 keys in tiles of 64, and memory counted", [*long, False, 64], tolerance=1e-4, most_bytes=1 << 19)

@@ -49,6 +49,15 @@ def cases() -> Iterator[Case]:
     yield Case("queries at positions 7 and 8, keys at 5 to 8, window 3", [torch.tensor([7, 8]), torch.arange(5, 9), 3])
     positions = torch.tensor([[0, 1, 2], [4, 5, 6]])
     yield Case("a batch of two, each with its own positions", [positions, positions, 2, 1])
+    yield Case("keys at 5 to 8, window 1, and the sinks are the positions below 7", [
+        torch.tensor([7, 8]), torch.arange(5, 9), 1, 7,
+    ])  # fmt: skip
+    yield Case("sinks without a window", [torch.arange(4), torch.arange(4), None, 2])
+    yield Case("a window that is longer than the text", [torch.arange(3), torch.arange(3), 5, 1])
+    yield Case("padding at positions -2 and -1", [torch.arange(-2, 3), torch.arange(-2, 3), 2, 1])
+    yield Case("a batch of two queries, with keys for both", [torch.tensor([[3], [1]]), torch.arange(5), 2, 1])
+    yield Case("positions that are not in order", [torch.tensor([4, 0, 2]), torch.tensor([3, 0, 4, 1]), 2])
+    yield Case("positions in int32", [torch.arange(4, dtype=torch.int32), torch.arange(4, dtype=torch.int32), 2, 1])
 
 
 def _rule(q: Tensor, k: Tensor, window: int | None, sinks: int, reach: int = 0, causal_sinks: bool = True) -> Tensor:

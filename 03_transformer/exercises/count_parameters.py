@@ -60,6 +60,14 @@ def cases() -> Iterator[Case]:
         ("biases with heads of 16", {"bias": True, "head_dim": 16}),
     ):
         yield Case(what, [dataclasses.replace(plain, **changes)])
+    everything: dict[str, Any] = {
+        "bias": True, "norm": "layernorm", "positions": "learned", "norm_position": "post", "tie_embeddings": False,
+        "qk_norm": True, "qk_norm_weight": True, "num_kv_heads": 1, "head_dim": 12, "d_ff": 50,
+    }  # fmt: skip
+    yield Case("everything at once", [dataclasses.replace(plain, **everything)])
+    yield Case("three layers, GELU, a width of 50 inside", [
+        dataclasses.replace(plain, num_layers=3, feed_forward="gelu", d_ff=50, bias=True),
+    ])  # fmt: skip
     yield Case("GPT-2 with 124 million", [preset("gpt2_124m")])
 
 

@@ -40,6 +40,10 @@ def cases() -> Iterator[Case]:
     yield Case("a token that occurred three times", [torch.tensor([1.0, 2.0, 3.0]), [2, 2, 0, 2], 1.5])
     yield Case("nothing occurred yet", [torch.tensor([1.0, -2.0]), [], 1.3])
     yield Case("a penalty of 1", [torch.tensor([1.0, -2.0]), [0, 1], 1.0])
+    yield Case("a logit of 0, and one of -inf", [torch.tensor([0.0, -torch.inf, 3.0]), [0, 1], 2.0])
+    yield Case("a penalty of 0.5, which makes tokens more likely", [torch.tensor([1.0, -2.0, 3.0]), [1, 2], 0.5])
+    yield Case("ids in a tuple, the last one included", [torch.tensor([1.0, -2.0, 3.0]), (2, 0), 1.3])
+    yield Case("logits in bfloat16", [torch.tensor([1.0, -2.0, 3.0]).bfloat16(), [0, 1], 2.0])
 
 
 def _variant(logits: Tensor, seen: Sequence[int], penalty: float, **wrong: bool) -> Tensor:

@@ -60,6 +60,13 @@ def cases() -> Iterator[Case]:
     yield question("the vector (0, 1) at positions 0, 1, 2", torch.tensor([0.0, 1.0]).expand(1, 1, 3, 2))
     yield question("a batch of two, three heads of 8 dimensions", torch.randn(2, 3, 4, 8, generator=generator))
     yield question("positions 20 to 24", torch.randn(1, 1, 5, 8, generator=generator), 20)
+    yield question("float64", torch.randn(1, 1, 5, 8, generator=generator, dtype=torch.float64), 3)
+    yield question("a single position, far on", torch.randn(2, 1, 1, 4, generator=generator), 60)
+    positions = torch.tensor([[0, 1, 2], [7, 8, 9]])
+    heads = torch.randn(2, 2, 3, 4, generator=generator)
+    each = torch.cat([_by_complex_numbers(heads[:1], 0), _by_complex_numbers(heads[1:], 7)])
+    rotation = RotaryEmbedding(4, 64)(positions)
+    yield Case("a batch of two, each at its own positions", [rotation, heads], expected=each, tolerance=1e-5)
     yield question("bfloat16", torch.randn(1, 1, 5, 8, generator=generator).bfloat16(), tolerance=3e-2)
 
 
@@ -93,6 +100,7 @@ EXERCISE = Exercise(
     stub=__call__,
     reference="transformer.positional_encoding:Rotation.__call__",
     cases=cases,
+    differentiable=True,
     hints=(
         "Both lines have the same form: the number itself times cos φ, plus its partner times ± sin φ.",
         "To get the partners of all numbers, exchange the two halves: heads.chunk(2, dim=-1) and torch.cat in the other order, "

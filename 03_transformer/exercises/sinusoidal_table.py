@@ -48,6 +48,7 @@ def cases() -> Iterator[Case]:
         ("3 positions, 2 dimensions", 3, 2),
         ("4 positions, 6 dimensions", 4, 6),
         ("500 positions, 64 dimensions", 500, 64),
+        ("one position", 1, 4),
     ):
         expected = _by_definition(context_length, d_model)
         yield Case(what, [context_length, d_model], expected=expected, tolerance=1e-4)

@@ -61,6 +61,18 @@ def cases() -> Iterator[Case]:
         ("'aab', held back 'aa', then 'ab'", ["aab"], ["aa"], "ab"),
         ("after the stop", ["User:"], ["User:"], "more"),
         ("no stop strings at all", [], [], "anything"),
+        ("the stop string twice in one piece: the first counts", ["User:"], [], "a User: b User: c"),
+        ("two stop strings that begin at the same place", ["ab", "abc"], [], "xabc"),
+        ("a stop string within a longer one", ["xbz", "b"], [], "axbz"),
+        ("'aab' in 'aaab', the first 'a' is not part of it", ["aab"], [], "aaab"),
+        ("a stop string of one character", ["\n"], [], "one"),
+        ("a stop string of one character, in the piece", ["\n"], ["one"], "two\nthree"),
+        ("an empty piece, while 'Us' is held back", ["User:"], ["Us"], ""),
+        ("held back 'Use', and 'r' comes", ["User:"], ["Use"], "r"),
+        ("held back 'ab', which a longer beginning replaces", ["abcd", "bcx"], ["ab"], "c"),
+        ("held back 'abc', a false alarm that leaves a shorter beginning", ["abcd", "bcx"], ["abc"], "x"),
+        ("the whole stop string as one piece", ["User:"], [], "User:"),
+        ("an empty piece after the stop", ["User:"], ["User:"], ""),
     ]
     for what, strings, before, piece in questions:
         yield Case(what, [_after(strings, *before), piece], observe=_returned_and_kept)
@@ -102,7 +114,6 @@ EXERCISE = Exercise(
     stub=push,
     reference="transformer.stop_sequences:StopSequences.push",
     cases=cases,
-    in_place=True,
     hints=(
         "Put the text that was held back in front of the piece, and treat both as one text. Is a stop string in it?",
         "If there is one, cut at the earliest place. If not, find the longest end of the text that some stop string begins "

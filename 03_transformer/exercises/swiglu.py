@@ -51,6 +51,7 @@ def cases() -> Iterator[Case]:
     yield Case("one vector", [layer(), x[0, 0]], observe=_detached)
     yield Case("a batch (2, 3, 4)", [layer(), x], observe=_detached)
     yield Case("with biases, large numbers", [layer(bias=True), 20 * x], observe=_detached)
+    yield Case("a gate of -1,000, where exp overflows", [layer(), -1000 * x[:1, :1]], observe=_detached)
 
 
 def _exchanged(self: SwiGLU, x: Tensor) -> Tensor:
@@ -77,7 +78,7 @@ EXERCISE = Exercise(
     stub=forward,
     reference="transformer.feed_forward:SwiGLU.forward",
     cases=cases,
-    in_place=True,
+    differentiable=True,
     hints=(
         "There are two ways up, side by side, and one of them has an activation. Their product goes down.",
         "silu is torch.nn.functional.silu, or y * y.sigmoid() with y = self.gate(x). Multiply element by element.",

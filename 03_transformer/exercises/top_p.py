@@ -52,6 +52,14 @@ def cases() -> Iterator[Case]:
         "p = 1, where the first token has all but 2e-13 of the probability", [torch.tensor([30.0, 0.0, 0.0]), 1.0]
     )
     yield Case("logits whose exponentials do not sum to 1", [torch.tensor([5.0, 4.0, 6.0, 1.0]), 0.8])
+    yield Case("p = 1.5, which keeps all", [torch.tensor([30.0, 0.0, 0.0]), 1.5])
+    yield Case("logits near 1,000, where exp overflows", [torch.tensor([1000.0, 998.0, 1001.0]), 0.7])
+    yield Case("a token that was dropped before", [torch.tensor([1.0, -torch.inf, 2.0]), 0.7])
+    yield Case("a vocabulary of one token", [torch.tensor([3.0]), 0.5])
+    yield Case("a batch with two axes", [batch.view(3, 2, 10).clone(), 0.6])
+    large = torch.randn(2, 2000, generator=torch.Generator().manual_seed(1))
+    yield Case("2,000 tokens of similar probability, p = 0.9", [large, 0.9])
+    yield Case("2,000 tokens, of which a few are likely", [5 * large, 0.6])
 
 
 def _variant(logits: Tensor, p: float, **wrong: bool) -> Tensor:

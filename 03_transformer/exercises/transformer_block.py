@@ -78,13 +78,10 @@ def cases() -> Iterator[Case]:
 
     x = torch.randn(2, 3, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     everything = torch.ones(3, 3, dtype=torch.bool)
+    first_hidden = torch.tensor([False, True, True, True, True]).expand(3, 5)
 
     def question(what: str, of: TransformerBlock, *rest: Any) -> Case:
-        def observe(result: Any, arguments: Any) -> dict[str, Any]:
-            changed = not torch.equal(arguments[1], x)
-            return {"result": result.detach(), "the argument x": "changed" if changed else "as it was"}
-
-        return Case(what, [of, x.clone(), *rest], observe=observe)
+        return Case(what, [of, x.clone(), *rest], observe=lambda result, _: result.detach())
 
     post = {"norm_position": "post"}
     yield question("pre-norm", block().eval())
@@ -94,6 +91,11 @@ def cases() -> Iterator[Case]:
     yield question("pre-norm, with a store and a bias on the scores", block().eval(), None, _Store(), None, _bias)
     yield question("post-norm, with a store and a bias", block(**post).eval(), None, _Store(), None, _bias)
     yield question("dropout of 0.5 while training", block(dropout=0.5).train())
+    yield question("dropout of 0.5 while training, post-norm", block(dropout=0.5, **post).train())
+    yield question("pre-norm, with a store, positions and a mask", block().eval(), torch.tanh, _Store(), first_hidden)
+    yield question(
+        "post-norm, with positions, a mask and a bias", block(**post).eval(), torch.tanh, None, everything, _bias
+    )
 
 
 def _variant(self: TransformerBlock, x: Tensor, *rest: Any, **wrong: bool) -> Tensor:
@@ -145,7 +147,7 @@ EXERCISE = Exercise(
     stub=forward,
     reference="transformer.transformer_block:TransformerBlock.forward",
     cases=cases,
-    in_place=True,
+    differentiable=True,
     hints=(
         "Write the two lines of pre-norm first. Only the part's output is added to x.",
         "Pre-norm: x + dropout(part(norm(x))). Post-norm: norm(x + dropout(part(x))). First attention, then feed-forward.",

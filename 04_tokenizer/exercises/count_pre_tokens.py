@@ -68,6 +68,23 @@ def cases() -> Iterator[Case]:
         ["<|x|>", "<|x|><|y|>"],
     )
     yield question("GPT-4's pattern, numbers in groups of three", ["12345 12345"], CL100K_PATTERN)
+    yield question(
+        "the same special tokens, the longer one first", ["a<|x|>b<|x|><|y|>c"], GPT2_PATTERN, ["<|x|><|y|>", "<|x|>"]
+    )
+    yield question("'a.b' as a special token, which is not 'axb'", ["axb a.b axb"], GPT2_PATTERN, ["a.b"])
+    yield question(
+        "documents and special tokens that can be read once",
+        iter(["a<|x|>b", "a<|x|>b"]),
+        GPT2_PATTERN,
+        iter(["<|x|>"]),
+    )
+    yield question(
+        "a special token that lies across two parts", [iter(["one<|e", "nd|> two"])], GPT2_PATTERN, ["<|end|>"]
+    )
+    yield question("special tokens at both ends, and two together", ["<|x|>a<|x|><|x|>b<|x|>"], GPT2_PATTERN, {"<|x|>"})
+    yield question("an empty text, and no parts", ["", iter([])])
+    yield question("no documents", [])
+    yield question("white space at the end, and line breaks", ["a  b\n\n c \t"])
 
 
 def _count(documents: Any, pattern: str, special_tokens: Any, **wrong: bool) -> Counter[bytes]:

@@ -36,6 +36,10 @@ def cases() -> Iterator[Case]:
     yield Case("half of a character at the end", [ByteTokenizer(), [104, 195]])
     yield Case("a byte that cannot begin a character", [ByteTokenizer(), [104, 255, 105]])
     yield Case("no ids", [ByteTokenizer(), []])
+    yield Case("ids that can be read once", [ByteTokenizer(), iter(b"hi!")])
+    yield Case("line breaks and tabs stay as they are", [ByteTokenizer(), list(b"a\r\nb\rc\td\x00")])
+    yield Case("a byte order mark stays too", [ByteTokenizer(), list("\ufeffhi".encode())])
+    yield Case("half of an emoji, a letter, and a surrogate", [ByteTokenizer(), [240, 159, 97, 237, 160, 128]])
 
 
 def _one_by_one(self: Tokenizer, ids: Iterable[int]) -> str:
@@ -58,7 +62,6 @@ EXERCISE = Exercise(
     stub=decode,
     reference="tokenizer.interface:Tokenizer.decode",
     cases=cases,
-    in_place=True,
     hints=(
         "First get all bytes, then decode them once: a character may lie across two tokens.",
         "bytes.decode has an argument `errors`. Which of its values puts U+FFFD where bytes do not form a character?",

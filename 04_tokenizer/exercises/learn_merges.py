@@ -58,6 +58,11 @@ def cases() -> Iterator[Case]:
     yield Case("fewer pairs than merges wanted", [{b"abc": 1}, 10])
     text = b"the cat sat on the mat and the rat sat on the cat that sat on the hat"
     yield Case("a sentence, 12 merges", [dict(Counter(text.replace(b" ", b"| ").split(b"|"))), 12])
+    yield Case("no merges wanted", [{b"abab": 3}, 0])
+    yield Case("no pre-tokens", [{}, 3])
+    yield Case("pre-tokens of one byte, and an empty one", [{b"a": 5, b"": 2}, 3])
+    yield Case("bytes above 127", [{b"\xff\xfe": 2, b"\x00\xff": 2}, 2])
+    yield Case("a tie between a token and a longer one that begins with it", [{b"ab" * 2: 1, b"xa": 1, b"xab": 2}, 4])
     calls: list[tuple[int, int]] = []
     yield Case(
         "the calls of on_merge: 10 merges wanted, 2 possible",

@@ -39,6 +39,11 @@ def cases() -> Iterator[Case]:
     yield Case(f"{bc_before_ab}, and 97 + 260 = 263", [Merger([*_MERGES, (97, 260)]), b"abc"])
     yield Case(bc_before_ab, [Merger(_MERGES), b"abc"])
     yield Case("seven times 97, with 97 + 97 = 258, 258 + 258 = 259", [Merger(_MERGES), b"aaaaaaa"])
+    yield Case("a single byte", [Merger(_MERGES), b"h"])
+    yield Case("bytes above 127, without a merge", [Merger(_MERGES), b"\xff\x80\xff"])
+    yield Case("no merges at all", [Merger([]), b"hihi"])
+    yield Case("a merge at the very end: 120 104 105, with 104 + 105 = 256", [Merger(_MERGES), b"xhi"])
+    yield Case("the whole table at work", [Merger(_MERGES), b" hiaaaabcdab hi"])
     yield Case("2,000 bytes without a space", [Merger(_MERGES), b"abcaaabhiaab" * 166])
 
 
@@ -86,7 +91,6 @@ EXERCISE = Exercise(
     stub=merge,
     reference="tokenizer.merging:Merger.merge",
     cases=cases,
-    in_place=True,
     hints=(
         "The last list of exercise 4.3 is the answer, but you do not need to keep the lists before it.",
         "Beside the tokens, keep a list of the token that each pair of neighbours would make (a very large number if it has no "

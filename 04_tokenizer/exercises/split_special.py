@@ -41,6 +41,8 @@ from typing import Any
 from learn.exercise import Case, Exercise, Mistake
 
 _SPECIALS = {"<|end|>": 256, "<|user|>": 257, "<|end|><|user|>": 258, "a.b": 259}
+# Twenty tokens, each of which begins with the one before: an order by chance is wrong for some of them.
+_NESTED = {"+" * length: 300 + length for length in range(20, 0, -1)}
 
 
 def cases() -> Iterator[Case]:
@@ -53,6 +55,12 @@ def cases() -> Iterator[Case]:
     yield Case("no special token in the text", ["plain", _SPECIALS, "all"])
     yield Case("an empty text, nothing allowed", ["", _SPECIALS, ()])
     yield Case("an empty text, all allowed", ["", _SPECIALS, "all"])
+    yield Case("twenty special tokens, each the beginning of the next", ["a++b+++++c" + "+" * 23, _NESTED, "all"])
+    yield Case("the same, in a set, without the longest", ["+" * 20, _NESTED, set(_NESTED) - {"+" * 20}])
+    yield Case("special tokens around a text with line breaks", ["<|end|>a\nb\n<|end|>", _SPECIALS, {"<|end|>"}])
+    yield Case("capital letters are other letters", ["<|END|>", _SPECIALS, "all"])
+    yield Case("a special token that starts again in its middle", ["<|end<|end|>", _SPECIALS, ["<|end|>"]])
+    yield Case("an unknown name among the allowed", ["one", _SPECIALS, ["<|other|>"]], raises=ValueError)
 
 
 def _split(text: str, special_ids: Mapping[str, int], allowed: Any, **wrong: bool) -> Iterator[tuple[str, int | None]]:

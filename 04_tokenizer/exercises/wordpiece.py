@@ -26,7 +26,10 @@ from typing import Any
 
 from learn.exercise import Case, Exercise, Mistake
 
-_PIECES = ["un", "##aff", "##able", "##ord", "able", "u", "##n", "a", "##b", "ab", "##c", "abcd", "##ble", "##a"]
+_PIECES = [
+    *("un", "##aff", "##able", "##ord", "able", "u", "##n", "a", "##b", "ab", "##c", "abcd", "##ble", "##a"),
+    *("é", "##é", "##y"),
+]
 
 
 def cases() -> Iterator[Case]:
@@ -40,6 +43,10 @@ def cases() -> Iterator[Case]:
         ("'unx', whose x is in no piece", "unx"),
         ("100 times 'a'", "a" * 100),
         ("101 times 'a'", "a" * 101),
+        ("100 times 'é', which is 200 bytes", "é" * 100),
+        ("'aby', whose last piece only continues a word", "aby"),
+        ("'y', which only continues a word", "y"),
+        ("'abcabcd': 'abcd' only begins a word", "abcabcd"),
     ):
         fitting = [f"{piece} {i}" for piece, i in tokenizer._ids.items() if piece.removeprefix(CONTINUATION) in word]
         unknown = f"{UNKNOWN} {tokenizer._special_ids[UNKNOWN]}"
@@ -76,7 +83,6 @@ EXERCISE = Exercise(
     stub=_encode_word,
     reference="tokenizer.wordpiece_tokenizer:WordPieceTokenizer._encode_word",
     cases=cases,
-    in_place=True,
     hints=(
         "Keep the place where the next piece starts. Begin with the whole rest of the word, and make it shorter until it is in "
         "the vocabulary.",

@@ -34,7 +34,8 @@ class Case:
         arguments: arguments of the call by position. Make new ones for each case, since a function may change them.
         keywords: arguments of the call by name.
         expected: what should be observed; by default what is observed with the reference.
-        tolerance: for numbers: |got - expected| may be at most tolerance · (1 + |expected|).
+        tolerance: for numbers: |got - expected| may be at most tolerance · (1 + |expected|). By default 1e-6, and 1e-9
+            for arrays and tensors of float64.
         observe: gives what is compared; by default what the function returns.
         raises: the exception that the call must raise. `observe` is then called afterwards, with None as the result.
         most_bytes: how many bytes of tensors the call may hold at a time, besides its arguments; None for any number.
@@ -44,7 +45,7 @@ class Case:
     arguments: Sequence[Any] = ()
     keywords: Mapping[str, Any] = field(default_factory=dict)
     expected: Any = FROM_REFERENCE
-    tolerance: float = 1e-6
+    tolerance: float | None = None
     observe: Observe = lambda result, arguments: result
     raises: type[Exception] | None = None
     most_bytes: int | None = None
@@ -73,7 +74,9 @@ class Exercise:
         cases: yields the questions, the same ones at each call, easy ones first.
         hints: three hints: what to think about; how to do it; nearly the code.
         mistakes: two or more. Each must fail some case.
-        in_place: whether the function should change its arguments; if not, a change is a mistake.
+        in_place: whether the function should change a tensor, array, list, dictionary or set that it is given; if not,
+            a change is a mistake.
+        differentiable: whether gradients must flow through the function, to floating tensors and to parameters.
     """
 
     stub: Callable[..., Any]
@@ -82,6 +85,7 @@ class Exercise:
     hints: tuple[str, str, str]
     mistakes: tuple[Mistake, ...]
     in_place: bool = False
+    differentiable: bool = False
 
     def resolve(self) -> Reference:
         """Find the function of the package that the learner's function is compared with."""

@@ -6,7 +6,6 @@ python -m learn.experiment LAB_FILE LEARNERS_FILE
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import subprocess
 import sys
@@ -17,12 +16,12 @@ from typing import TYPE_CHECKING
 
 from learn.catalogue import LabEntry, LearnError, all_labs
 from learn.learners_file import describe, load_function, own_line
-from learn.patience import LOOK_SECONDS, Patience, start_apart
+from learn.limits import MEMORY_LIMIT, BoundedText, limit_this_process
+from learn.patience import LOOK_SECONDS, Patience, end_family, start_apart
 
 if TYPE_CHECKING:
     from learn.lab import Measurement
 
-_PRINTED = 2000  # characters
 TIME_LIMIT = 120.0  # seconds of computing; both runs take a few, and the import of PyTorch takes a few more
 
 
@@ -57,14 +56,14 @@ def run_apart(entry: LabEntry, path: Path, time_limit: float = TIME_LIMIT) -> Fi
         LearnError: the process does not end, or ends by itself.
     """
     process = start_apart("learn.experiment", str(entry.path), str(path))
-    patience = Patience(process.pid, time_limit)
+    patience = Patience(process.pid, time_limit, 4 * MEMORY_LIMIT)  # PyTorch's own part is in it
     while True:
         try:
             printed, errors = process.communicate(timeout=LOOK_SECONDS)
             break
         except subprocess.TimeoutExpired:
             if complaint := patience.complaint():
-                process.kill()
+                end_family(process.pid)
                 process.communicate()
                 raise LearnError(f"the experiment with {path.name} is {complaint}") from None
     if process.returncode:
@@ -81,21 +80,22 @@ def experiment(entry: LabEntry, path: Path) -> Findings:
         path: the learner's file.
     """
     lab = entry.load_lab()
-    package, printed = lab.experiment(), io.StringIO()
+    package, printed = lab.experiment(), BoundedText()
     try:
-        with contextlib.redirect_stdout(printed):
+        with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(BoundedText()):
             file = lab.experiment(load_function(path, lab.broken.__name__))
     except (KeyboardInterrupt, GeneratorExit):
         raise
     except BaseException as error:  # also SystemExit: the learner's code must not end the experiment
         problem = " · ".join(filter(None, [describe(error), own_line(error, path)]))
-        return Findings(package, problem=problem, printed=printed.getvalue()[:_PRINTED])
-    return Findings(package, file, visible=lab.visible(file, package), printed=printed.getvalue()[:_PRINTED])
+        return Findings(package, problem=problem, printed=printed.kept)
+    return Findings(package, file, visible=lab.visible(file, package), printed=printed.kept)
 
 
 def main(arguments: Sequence[str]) -> None:
     """Print the findings of an experiment as a line of JSON."""
     entry = next(entry for entry in all_labs() if str(entry.path) == arguments[0])
+    limit_this_process(4 * MEMORY_LIMIT, 2 * TIME_LIMIT)
     with contextlib.redirect_stdout(sys.stderr):
         findings = experiment(entry, Path(arguments[1]))
     print(json.dumps(vars(findings)))

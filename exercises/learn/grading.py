@@ -7,83 +7,81 @@ result, it shows what was misunderstood. Nothing that the learner's code does ra
 from __future__ import annotations
 
 import inspect
-import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext, redirect_stdout
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
-from groundwork.memory_meter import MemoryMeter
+from learn.asking import Outcome, ask, parameter_names, shares_memory
 from learn.comparison import first_difference, show
-from learn.exercise import Case, Exercise, FromReference, Mistake
+from learn.exercise import Case, Exercise, Mistake
+from learn.expectations import Expected, Question, expectations, questions
 from learn.grade import Grade
 from learn.learners_file import describe, load_function, own_line
-
-_PRINTED = 2000  # characters of the learner's own output that are kept
-
-
-@dataclass
-class Outcome:
-    """What a function does with a question: a value or an error, and anything that it did but must not do."""
-
-    value: Any = None
-    error: BaseException | None = None
-    misdeed: str = ""
-
-    def same_as(self, other: Outcome, tolerance: float) -> bool:
-        """Whether both went wrong in the same way."""
-        if self.error is not None or other.error is not None:
-            return repr(self.error) == repr(other.error)  # the same type and message
-        return self.misdeed == other.misdeed and first_difference(self.value, other.value, tolerance) is None
+from learn.limits import BoundedText
+from learn.substitution import CountedFunction, substituted
 
 
-def grade_file(exercise: Exercise, path: Path) -> Grade:
+def grade_file(exercise: Exercise, path: Path, expected: Sequence[Expected] | None = None) -> Grade:
     """Grade the function in a learner's file.
 
     Args:
         exercise: the exercise that it should solve.
         path: the path of the file.
+        expected: the right answers, if they have been computed already.
     """
-    printed = io.StringIO()
-    with redirect_stdout(printed):
+    expected = expectations(exercise) if expected is None else expected
+    asked = list(questions(exercise, expected))  # before the file can change what they are made with
+    printed = BoundedText()
+    reference = exercise.resolve()
+    package = CountedFunction(reference.function)
+    with redirect_stdout(printed), redirect_stderr(BoundedText()), substituted(reference, package.function):
         try:
             function = load_function(path, exercise.stub.__name__)
-        except (KeyboardInterrupt, GeneratorExit):
-            raise
-        except BaseException as error:
-            return Grade("failed", problem=describe(error), line=own_line(error, path))
-        grade = grade_function(exercise, function, path)
-    return replace(grade, printed=printed.getvalue()[:_PRINTED])
+        except BaseException as error:  # also SystemExit: the learner's code must not end the grader
+            return Grade("failed", problem=describe(error), line=own_line(error, path), printed=printed.kept)
+        failure = first_failure(exercise, function, asked, lambda: package.calls)
+        grade = _grade(exercise, function, failure, expected, path)
+    return replace(grade, printed=printed.kept)
 
 
-def grade_function(exercise: Exercise, function: Callable[..., Any], path: Path | None = None) -> Grade:
+def grade_function(exercise: Exercise, function: Callable[..., Any]) -> Grade:
     """Grade a function.
 
     Args:
         exercise: the exercise that it should solve.
         function: the answer.
-        path: the path of its file, to find the line of an exception.
     """
-    total = sum(1 for _ in exercise.cases())
-    failure = first_failure(exercise, function)
+    expected = expectations(exercise)
+    return _grade(exercise, function, first_failure(exercise, function, questions(exercise, expected)), expected)
+
+
+def _grade(
+    exercise: Exercise,
+    function: Callable[..., Any],
+    failure: Failure | None,
+    expected: Sequence[Expected],
+    path: Path | None = None,
+) -> Grade:
+    total = sum(not one.form for one in expected)
     if failure is None:
         return Grade("passed", total, total)
     error = failure.outcome.error
     if isinstance(error, NotImplementedError) and str(error).startswith("Exercise "):
         return Grade("to do", total=total)
+    likely = ""
+    with suppress(Exception):  # the learner's file may have changed what the planted mistakes are made of
+        likely = likely_mistake(exercise, function, failure, known_failures(exercise, expected), expected)
     return Grade(
         "failed",
-        failure.index,
+        failure.question.expected.index,
         total,
-        failure.case.what,
-        _render_call(exercise.stub, failure.case),
+        failure.question.case.what,
+        _render_call(exercise.stub, failure.question.pristine),
         failure.problem,
         own_line(error, path) if error is not None and path is not None else "",
-        likely_mistake(exercise, function, failure, known_failures(exercise)),
+        likely,
     )
 
 
@@ -92,118 +90,121 @@ class Failure:
     """The first question that a function answers wrong.
 
     Args:
-        index: index of the question.
-        case: the question.
+        question: the question.
         outcome: what the function did.
         problem: what is wrong with the outcome, in words.
     """
 
-    index: int
-    case: Case
+    question: Question
     outcome: Outcome
     problem: str
 
 
-def first_failure(exercise: Exercise, function: Callable[..., Any]) -> Failure | None:
-    """Ask every question until one is answered wrong; return None if all are answered right."""
-    reference = exercise.resolve().function
-    # Each call of `cases` makes new arguments: for the learner's function, for the reference, and for comparison.
-    for index, (case, again, pristine) in enumerate(
-        zip(exercise.cases(), exercise.cases(), exercise.cases(), strict=True)
-    ):
-        outcome = _ask(exercise, function, case, pristine)
-        expected = again.expected
-        if isinstance(expected, FromReference):
-            expected = _run(reference, again)
-        problem = None
-        if outcome.error is not None:
-            problem = describe(outcome.error)
-        elif (difference := first_difference(outcome.value, expected, case.tolerance)) is not None:
-            problem = difference
-        elif outcome.misdeed:
-            problem = outcome.misdeed
-        if problem is not None:
-            return Failure(index, pristine, outcome, problem)
+def first_failure(
+    exercise: Exercise,
+    function: Callable[..., Any],
+    asked: Iterable[Question] | None = None,
+    package_calls: Callable[[], int] = lambda: 0,
+) -> Failure | None:
+    """Ask every question until one is answered wrong; return None if all are answered right.
+
+    Args:
+        exercise: the exercise.
+        function: the answer.
+        asked: the questions, if they have been made already.
+        package_calls: how often the package's own function has been called so far.
+    """
+    if asked is None:
+        asked = questions(exercise, expectations(exercise))
+    names = parameter_names(exercise.stub)
+    earlier: dict[int, Any] = {}
+    for question in asked:
+        outcome = _answer(exercise, function, question, names, package_calls)
+        index, form = question.expected.index, question.expected.form
+        problem = _problem(outcome, question.expected, earlier.get(index))
+        if problem:
+            return Failure(question, outcome, problem)
+        if not form:
+            earlier[index] = outcome.result
     return None
 
 
-def known_failures(exercise: Exercise) -> list[tuple[Mistake, Failure]]:
+def _answer(
+    exercise: Exercise,
+    function: Callable[..., Any],
+    question: Question,
+    names: list[str],
+    package_calls: Callable[[], int] = lambda: 0,
+) -> Outcome:
+    form = question.expected.form
+    pristine = None if form or exercise.in_place else question.pristine
+    return ask(function, question.case, names, pristine, form == "gradient", package_calls)
+
+
+def _problem(outcome: Outcome, expected: Expected, earlier: Any) -> str:
+    """What is wrong with an answer, or an empty text."""
+    if outcome.error is not None:
+        needs_numbers = isinstance(outcome.error, NotImplementedError) or "meta tensor" in str(outcome.error).lower()
+        return "" if expected.form == "device" and needs_numbers else describe(outcome.error)
+    try:
+        difference = first_difference(outcome.value, expected.value, expected.tolerance)
+        again = expected.fresh and shares_memory(earlier, outcome.result)
+    except BaseException as error:  # a learner's object may do anything when it is compared
+        return describe(error)
+    if difference or outcome.misdeed:
+        return difference or outcome.misdeed
+    if again:
+        return "the result is the same object as at an earlier call: a change of one changes the other"
+    if names := sorted(outcome.shared - expected.shared):
+        return f"the result shares its memory with the argument {names[0]}: a change of one changes the other"
+    return ""
+
+
+def known_failures(exercise: Exercise, expected: Sequence[Expected] | None = None) -> list[tuple[Mistake, Failure]]:
     """How each planted mistake fails."""
+    expected = expectations(exercise) if expected is None else expected
     found = []
     for mistake in exercise.mistakes:
-        failure = first_failure(exercise, mistake.function)
+        failure = first_failure(exercise, mistake.function, questions(exercise, expected))
         assert failure is not None, f"a planted mistake is right: {mistake.explanation}"
         found.append((mistake, failure))
     return found
 
 
 def likely_mistake(
-    exercise: Exercise, function: Callable[..., Any], failure: Failure, known: Sequence[tuple[Mistake, Failure]]
+    exercise: Exercise,
+    function: Callable[..., Any],
+    failure: Failure,
+    known: Sequence[tuple[Mistake, Failure]],
+    expected: Sequence[Expected],
 ) -> str:
     """Explain the planted mistake that fails at the same question in the same way, if there is one.
 
     If several do, some of them do so by chance. Then the one that agrees most with the function on the later questions
     is chosen.
     """
+    at = failure.question.expected
     alike = [
         mistake
         for mistake, other in known
-        if other.index == failure.index and failure.outcome.same_as(other.outcome, failure.case.tolerance)
+        if (other.question.expected.form, other.question.expected.index) == (at.form, at.index)
+        and failure.outcome.same_as(other.outcome, at.tolerance)
     ]
     if len(alike) < 2:
         return alike[0].explanation if alike else ""
-    mine = _outcomes_after(exercise, function, failure.index)
+    later = [one for one in expected if not one.form and (at.form or one.index > at.index)]
+    mine = _outcomes(exercise, function, later)
 
     def agreement(mistake: Mistake) -> int:
-        others = _outcomes_after(exercise, mistake.function, failure.index)
-        return sum(a.same_as(b, case.tolerance) for (case, a), (_, b) in zip(mine, others, strict=True))
+        others = _outcomes(exercise, mistake.function, later)
+        return sum(a.same_as(b, one.tolerance) for one, a, b in zip(later, mine, others, strict=True))
 
     return max(alike, key=agreement).explanation
 
 
-def _outcomes_after(exercise: Exercise, function: Callable[..., Any], index: int) -> list[tuple[Case, Outcome]]:
-    pairs = list(zip(exercise.cases(), exercise.cases(), strict=True))[index + 1 :]
-    return [(case, _ask(exercise, function, case, pristine)) for case, pristine in pairs]
-
-
-def _run(function: Callable[..., Any], case: Case) -> Any:
-    torch.manual_seed(0)  # so that all functions draw the same random numbers
-    if case.raises is not None:
-        raised = "nothing"
-        try:
-            function(*case.arguments, **case.keywords)
-        except case.raises as error:
-            raised = type(error).__name__
-        return {"raised": raised, "afterwards": case.observe(None, case.arguments)}
-    result = function(*case.arguments, **case.keywords)
-    if isinstance(result, Iterator):
-        result = list(result)
-    return case.observe(result, case.arguments)
-
-
-def _ask(exercise: Exercise, function: Callable[..., Any], case: Case, pristine: Case) -> Outcome:
-    try:
-        with MemoryMeter() if case.most_bytes is not None else nullcontext() as meter:
-            value = _run(function, case)
-    except (KeyboardInterrupt, GeneratorExit):
-        raise
-    except BaseException as error:  # also SystemExit: the learner's code must not end the grader
-        return Outcome(error=error)
-    misdeed = "" if exercise.in_place else _changed_argument(exercise, case, pristine)
-    if meter is not None and meter.peak_bytes > (case.most_bytes or 0):
-        misdeed = (
-            f"more than {case.most_bytes:,} bytes of tensors are held at the same time, the limit of this question"
-        )
-    return Outcome(value, misdeed=misdeed)
-
-
-def _changed_argument(exercise: Exercise, case: Case, pristine: Case) -> str:
-    kinds = (torch.Tensor, np.ndarray, list, Mapping)
-    names = list(inspect.signature(exercise.stub).parameters)
-    for name, mine, before in zip(names, case.arguments, pristine.arguments, strict=False):
-        if isinstance(before, kinds) and first_difference(mine, before) is not None:
-            return f"the function changes its argument {name}, which belongs to the caller"
-    return ""
+def _outcomes(exercise: Exercise, function: Callable[..., Any], asked: Sequence[Expected]) -> list[Outcome]:
+    names = parameter_names(exercise.stub)
+    return [_answer(exercise, function, question, names) for question in questions(exercise, asked)]
 
 
 def _render_call(stub: Callable[..., Any], case: Case) -> str:

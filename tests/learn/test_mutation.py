@@ -1,0 +1,41 @@
+"""The small changes by which an exercise's questions are tried."""
+
+from __future__ import annotations
+
+import pytest
+
+from learn.catalogue import all_exercises, choose_one
+from learn.expectations import expectations, questions
+from learn.grading import first_failure
+from mutate import changes, compiled, reference_source
+
+
+def test_operators_constants_conditions_statements_and_arguments_are_changed():
+    source = """
+        def f(a: int, b=1):
+            \"\"\"What it does.\"\"\"
+            if a < 3 and not b:
+                raise ValueError(f"{a + 1} is small")
+            return max(a[1:], key=len)
+    """
+    found = {difference for _, difference in changes(source)}
+    assert "if a < 3 and (not b):  →  if a <= 3 and (not b):" in found
+    assert "if a < 3 and (not b):  →  if a < 4 and (not b):" in found
+    assert "if a < 3 and (not b):  →  if a < 3 or not b:" in found
+    assert "if a < 3 and (not b):  →  if True:" in found
+    assert "raise ValueError(f'{a + 1} is small')  →  pass" in found
+    assert "return max(a[1:], key=len)  →  return min(a[1:], key=len)" in found
+    assert "return max(a[1:], key=len)  →  return max(a[:], key=len)" in found
+    assert "return max(a[1:], key=len)  →  return max(a[1:])" in found
+    assert not [difference for difference in found if "b=" in difference or "a - 1" in difference]
+
+
+@pytest.mark.parametrize("name", ["bits_per_byte", "causal_mask", "split_special"])
+def test_the_questions_notice_every_change(name: str):
+    exercise = choose_one(all_exercises(), name).load()
+    expected = expectations(exercise)
+    for source, difference in changes(reference_source(exercise)):
+        if "require_key_for_each_query" in difference:
+            continue  # the exercise does not ask for refusals
+        function = compiled(exercise, source)
+        assert first_failure(exercise, function, questions(exercise, expected)) is not None, difference
