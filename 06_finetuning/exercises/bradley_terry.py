@@ -16,25 +16,37 @@ def bradley_terry_loss(chosen: Tensor, rejected: Tensor) -> Tensor:
         rejected: (pairs,) scores of the worse answers.
 
     Returns:
-        A scalar, finite for any scores.
+        A scalar, differentiable, and finite for any scores.
     """
     raise NotImplementedError("Exercise 6.5: the better answer should win")
 
 
 # === Above: what the learner gets. Below: how it is graded, with hints and wrong answers. ===
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 
 from learn.exercise import Case, Exercise, Mistake
 
 
+def _loss_and_gradients(result: Any, arguments: Sequence[Any]) -> dict[str, Any]:
+    result.backward()
+    return {
+        "loss": result.detach(),
+        "gradient of chosen": arguments[0].grad,
+        "gradient of rejected": arguments[1].grad,
+    }
+
+
 def cases() -> Iterator[Case]:
-    """Equal; right; wrong; very wrong."""
+    """Equal; right; wrong; very wrong; the gradients."""
     yield Case("two equal scores: ln 2", [torch.tensor([1.0]), torch.tensor([1.0])])
     yield Case("two pairs, one of them in the wrong order", [torch.tensor([2.0, -1.0]), torch.tensor([0.5, 1.0])])
-    yield Case("differences of ±200", [torch.tensor([-100.0, 100.0]), torch.tensor([100.0, -100.0])])
+    yield Case("differences of ±2,000", [torch.tensor([-1000.0, 1000.0]), torch.tensor([1000.0, -1000.0])])
+    scores = [torch.tensor([2.0, -1.0, 100.0, -100.0]), torch.tensor([0.5, 1.0, -100.0, 100.0])]
+    yield Case("the gradients", [s.requires_grad_() for s in scores], observe=_loss_and_gradients)
 
 
 def _exchanged(chosen: Tensor, rejected: Tensor) -> Tensor:
@@ -49,9 +61,23 @@ def _underflowing(chosen: Tensor, rejected: Tensor) -> Tensor:
     return -(chosen - rejected).sigmoid().log().mean()
 
 
+def _overflowing(chosen: Tensor, rejected: Tensor) -> Tensor:
+    return (1 + (rejected - chosen).exp()).log().mean()
+
+
+def _clamped(chosen: Tensor, rejected: Tensor) -> Tensor:
+    return -(chosen - rejected).sigmoid().clamp(min=1e-7).log().mean()
+
+
+def _detached(chosen: Tensor, rejected: Tensor) -> Tensor:
+    return torch.tensor([-F.logsigmoid(c - r).item() for c, r in zip(chosen, rejected, strict=True)]).mean()
+
+
 def _of_means(chosen: Tensor, rejected: Tensor) -> Tensor:
     return -F.logsigmoid(chosen.mean() - rejected.mean())
 
+
+_INFINITE = "if the worse answer's score is much higher, σ becomes 0 or exp infinite: use F.logsigmoid"
 
 EXERCISE = Exercise(
     stub=bradley_terry_loss,
@@ -66,6 +92,11 @@ EXERCISE = Exercise(
         Mistake(_of_means, "the difference is taken in each pair; a difference of means lets pairs cancel"),
         Mistake(_exchanged, "the better answer's score comes first: this rewards the worse one"),
         Mistake(_summed, "the loss is the mean over pairs, not the sum"),
-        Mistake(_underflowing, "σ underflows to 0 if the worse answer's score is much higher: use F.logsigmoid"),
+        Mistake(_underflowing, _INFINITE),
+        Mistake(_overflowing, _INFINITE),
+        Mistake(
+            _clamped, "clamping σ makes the loss finite, but wrong: it must grow with the difference. Use F.logsigmoid"
+        ),
+        Mistake(_detached, "torch.tensor makes new numbers, through which no gradient flows: compute with the tensors"),
     ),
 )
