@@ -42,7 +42,7 @@ def linear_cross_entropy(
 
 # === Above: what the learner gets. Below: how it is graded, with hints and wrong answers. ===
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from torch.utils.checkpoint import checkpoint
@@ -50,44 +50,20 @@ from torch.utils.checkpoint import checkpoint
 from learn.exercise import Case, Exercise, Mistake
 
 
-def _loss_and_gradients(result: Any, arguments: Sequence[Any]) -> dict[str, Any]:
-    result.backward()
-    hidden, weight, targets = arguments[:3]
-    return {
-        "loss": result.detach(),
-        "gradient of hidden": hidden.grad,
-        "gradient of weight": weight.grad,
-        "targets": targets,
-    }
-
-
-def _of_twice_the_loss(result: Any, arguments: Sequence[Any]) -> dict[str, Any]:
-    return _loss_and_gradients(2 * result, arguments)
-
-
-def _loss_alone(result: Any, arguments: Sequence[Any]) -> Tensor:
-    loss: Tensor = result.detach()
-    return loss
-
-
 def cases() -> Iterator[Case]:
-    """A few tokens; a batch; ignored; softcap; everything ignored; twice the loss; bfloat16; many tokens, with memory."""
+    """A few tokens; a batch; ignored; softcap; everything ignored; bfloat16; many tokens, with memory counted."""
 
-    def question(
-        what: str, shape: tuple[int, ...], vocab: int, *rest: Any, ignore: str = "", sliced: bool = False, **how: Any
-    ) -> Case:
+    def question(what: str, shape: tuple[int, ...], vocab: int, *rest: Any, ignore: str = "", **how: Any) -> Case:
         generator = torch.Generator().manual_seed(0)
         hidden = torch.randn(*shape, 8, generator=generator)
         weight = torch.randn(vocab, 8, generator=generator)
         targets = torch.randint(vocab, shape, generator=generator)
         if ignore:
             targets.view(-1)[: None if ignore == "all" else 2] = IGNORED
-        if sliced:  # as batches are cut: inputs = tokens[:, :-1], targets = tokens[:, 1:]
+        if how.pop("sliced", False):  # as batches are cut: inputs = tokens[:, :-1], targets = tokens[:, 1:]
             targets = torch.cat([targets[:, :1], targets], dim=1)[:, 1:]
         dtype = how.pop("dtype", torch.float32)
-        learned = [hidden.to(dtype).requires_grad_(), weight.to(dtype).requires_grad_()]
-        how = {"tolerance": 1e-5, "observe": _loss_and_gradients, **how}
-        return Case(what, [*learned, targets, *rest], **how)
+        return Case(what, [hidden.to(dtype), weight.to(dtype), targets, *rest], **{"tolerance": 1e-5, **how})
 
     yield question("three tokens", (3,), 10)
     yield question("a batch of two sequences of three", (2, 3), 10)
@@ -97,10 +73,9 @@ def cases() -> Iterator[Case]:
     yield question("label smoothing and z-loss", (5,), 10, None, 0.1, 0.01)
     yield question("every token ignored", (3,), 10, ignore="all")
     yield question("targets that are a slice of a longer batch", (2, 3), 10, sliced=True)
-    yield question("the gradient of twice the loss", (5,), 10, observe=_of_twice_the_loss)
-    yield question("bfloat16", (5,), 10, dtype=torch.bfloat16, tolerance=0.03, observe=_loss_alone)
+    yield question("bfloat16", (5,), 10, dtype=torch.bfloat16, tolerance=0.03)
     # All logits: 4,096 · 256 numbers of 4 bytes, 4 MiB.
-    yield question("4,096 tokens, 256 ids, memory counted", (4096,), 256, observe=_loss_alone, most_bytes=3 << 20)
+    yield question("4,096 tokens, 256 ids, memory counted", (4096,), 256, most_bytes=3 << 20)
 
 
 def _loss(
@@ -186,7 +161,7 @@ EXERCISE = Exercise(
     stub=linear_cross_entropy,
     reference="training.loss:linear_cross_entropy",
     cases=cases,
-    in_place=True,  # gradients are left in the tensors
+    differentiable=True,
     hints=(
         "First flatten hidden to (tokens, d_model) and targets to (tokens,). Write it with all logits at once; add chunks later.",
         "Write a function that takes a chunk of hidden and targets and returns the *sum* of their losses. Call it by checkpoint "

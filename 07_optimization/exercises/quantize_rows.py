@@ -38,7 +38,7 @@ def _with_magnitude(result: Any, arguments: Sequence[Any]) -> dict[str, Any]:
 
 
 def cases() -> Iterator[Case]:
-    """A row; rows of different sizes; zeros; a batch; bfloat16; one axis; tiny; transposed."""
+    """A row; rows of different sizes; zeros; a batch; bfloat16; one axis; tiny; transposed; float16."""
     generator = torch.Generator().manual_seed(0)
     yield Case("one row", [torch.tensor([[0.5, -1.0, 0.25]])])
     yield Case("two rows, one a thousand times larger", [torch.tensor([[0.5, -0.9, 0.1], [700.0, -200.0, 50.0]])])
