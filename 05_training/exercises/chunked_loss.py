@@ -42,12 +42,18 @@ def linear_cross_entropy(
 
 # === Above: what the learner gets. Below: how it is graded, with hints and wrong answers. ===
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from torch.utils.checkpoint import checkpoint
 
 from learn.exercise import Case, Exercise, Mistake
+
+
+def _after_the_backward_pass(loss: Any, arguments: Sequence[Any]) -> Tensor:
+    loss.backward()
+    value: Tensor = loss.detach()
+    return value
 
 
 def cases() -> Iterator[Case]:
@@ -63,7 +69,10 @@ def cases() -> Iterator[Case]:
         if how.pop("sliced", False):  # as batches are cut: inputs = tokens[:, :-1], targets = tokens[:, 1:]
             targets = torch.cat([targets[:, :1], targets], dim=1)[:, 1:]
         dtype = how.pop("dtype", torch.float32)
-        return Case(what, [hidden.to(dtype), weight.to(dtype), targets, *rest], **{"tolerance": 1e-5, **how})
+        learned = [hidden.to(dtype), weight.to(dtype)]
+        if "most_bytes" in how:
+            learned = [tensor.requires_grad_() for tensor in learned]
+        return Case(what, [*learned, targets, *rest], **{"tolerance": 1e-5, **how})
 
     yield question("three tokens", (3,), 10)
     yield question("a batch of two sequences of three", (2, 3), 10)
@@ -74,8 +83,9 @@ def cases() -> Iterator[Case]:
     yield question("every token ignored", (3,), 10, ignore="all")
     yield question("targets that are a slice of a longer batch", (2, 3), 10, sliced=True)
     yield question("bfloat16", (5,), 10, dtype=torch.bfloat16, tolerance=0.03)
-    # All logits: 4,096 · 256 numbers of 4 bytes, 4 MiB.
-    yield question("4,096 tokens, 256 ids, memory counted", (4096,), 256, most_bytes=3 << 20)
+    # All logits: 8,192 · 256 numbers of 4 bytes, 8 MiB.
+    counted = {"observe": _after_the_backward_pass, "most_bytes": 6 << 20}
+    yield question("8,192 tokens, 256 ids, memory counted, forwards and backwards", (8192,), 256, **counted)
 
 
 def _loss(
