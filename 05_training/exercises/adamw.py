@@ -21,7 +21,7 @@ def update(self: AdamW) -> None:
         self: the optimizer. `self.param_groups` is a list of dictionaries with the parameters in "params" and "lr" (η),
             "betas" (β₁ and β₂), "eps" (ε) and "weight_decay" (λ). `self.state[parameter]` is a dictionary, empty at first.
             Keep in it "step", a float32 tensor of shape () such as `torch.tensor(0.0)`, "exp_avg" (m) and "exp_avg_sq" (v),
-            as the checkpoint expects them.
+            as the checkpoint expects them. `parameter.grad` must not change.
     """
     raise NotImplementedError("Exercise 5.6: one step of AdamW")
 
@@ -32,70 +32,115 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from learn.exercise import Case, Exercise, Mistake
+from torch import Tensor
+
+from learn.exercise import Case, Exercise, Mistake, Observe
 
 
-def _after(result: Any, arguments: Sequence[Any]) -> dict[str, Any]:
-    optimizer: AdamW = arguments[0]
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    names = ("exp_avg", "exp_avg_sq", "step")
-    states = [{n: optimizer.state[p].get(n) for n in names} if p.grad is not None else {} for p in parameters]
-    return {"parameters": [p.detach() for p in parameters], "state": states}
+def _parameters(optimizer: Any) -> list[Tensor]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
-def _optimizer(kind: Any, settings: dict[str, Any]) -> Any:
+def _observing(optimizer: Any) -> Observe:
+    """Return parameters, gradients and state, and whether the parameters have the memory that they had."""
+    places = [parameter.data_ptr() for parameter in _parameters(optimizer)]
+
+    def observe(result: Any, arguments: Sequence[Any]) -> dict[str, Any]:
+        parameters, state = _parameters(arguments[0]), arguments[0].state
+        names = ("exp_avg", "exp_avg_sq", "step")
+        return {
+            "parameters": [p.detach() for p in parameters],
+            "state": [{n: state[p].get(n) for n in names} if p.grad is not None else {} for p in parameters],
+            "gradients": [p.grad for p in parameters],
+            "parameters are where they were": [p.data_ptr() for p in parameters] == places,
+        }
+
+    return observe
+
+
+def _optimizer(kind: Any, settings: dict[str, Any], device: str = "cpu") -> Any:
     generator = torch.Generator().manual_seed(0)
-    parameters = [torch.randn(3, generator=generator, dtype=torch.float64) for _ in range(3)]
-    for index, parameter in enumerate(parameters):
-        parameter.grad = None if index == 1 else torch.randn(3, generator=generator, dtype=torch.float64)
-    return kind([{"params": parameters[:2]}, {"params": parameters[2:], "weight_decay": 0.0}], **settings)
+    numbers = torch.randn(3, 2, 3, generator=generator, dtype=torch.float64).to(device)
+    parameters = [value.clone().requires_grad_() for value in numbers[:, 0]]
+    for parameter, gradient in zip(parameters, numbers[:, 1], strict=True):
+        parameter.grad = gradient.clone()
+    parameters[1].grad = None
+    second = settings.pop("second", {"weight_decay": 0.0})
+    return kind([{"params": parameters[:2]}, {"params": parameters[2:], **second}], lr=0.1, **settings)
+
+
+def _devices(result: Any, arguments: Sequence[Any]) -> list[str]:
+    parameters = _parameters(arguments[0])
+    return [str(arguments[0].state[p]["exp_avg"].device) for p in parameters if p.grad is not None]
 
 
 def cases() -> Iterator[Case]:
-    """The first step; decay; the fourth step; settings. The expected values come from torch.optim.AdamW."""
-    for what, before, settings in (
-        ("the first step without decay", 0, {"lr": 0.1, "weight_decay": 0.0}),
-        ("the first step with a decay of 0.5 for the first group", 0, {"lr": 0.1, "weight_decay": 0.5}),
-        ("the fourth step", 3, {"lr": 0.1, "weight_decay": 0.5}),
-        ("the third step with betas 0.5 and 0.9", 2, {"lr": 0.1, "betas": (0.5, 0.9), "weight_decay": 0.1}),
-        ("a large eps, 0.1", 1, {"lr": 0.1, "eps": 0.1, "weight_decay": 0.1}),
+    """The first step; decay; later steps; settings; another device. Expected values come from torch.optim.AdamW."""
+    other = {"lr": 0.02, "betas": (0.6, 0.7), "eps": 0.5, "weight_decay": 0.3}
+    for what, before, late, settings in (
+        ("the first step without decay", 0, False, {"weight_decay": 0.0}),
+        ("the first step with a decay of 0.5 for the first group", 0, False, {"weight_decay": 0.5}),
+        ("the fourth step", 3, False, {"weight_decay": 0.5}),
+        ("the third step with betas 0.5 and 0.9", 2, False, {"betas": (0.5, 0.9), "weight_decay": 0.1}),
+        ("a large eps, 0.1", 1, False, {"eps": 0.1, "weight_decay": 0.1}),
+        ("a second group with its own rate, betas and eps", 1, False, {"weight_decay": 0.1, "second": other}),
+        ("the third step, and the second parameter's first", 2, True, {"weight_decay": 0.1}),
     ):
-        theirs = _optimizer(torch.optim.AdamW, settings)
-        for _ in range(before + 1):
-            theirs.step()
-        optimizer = _optimizer(AdamW, settings)
-        for _ in range(before):
-            optimizer.step()
-        yield Case(what, [optimizer], expected=_after(None, [theirs]), observe=_after)
+        theirs, mine = (_optimizer(kind, dict(settings)) for kind in (torch.optim.AdamW, AdamW))
+        for optimizer in (theirs, mine):
+            for _ in range(before):
+                optimizer.step()
+            if late:
+                parameter = _parameters(optimizer)[1]
+                parameter.grad = torch.ones_like(parameter)
+        see_theirs = _observing(theirs)
+        theirs.step()
+        yield Case(what, [mine], expected=see_theirs(None, [theirs]), observe=_observing(mine))
+    elsewhere = _optimizer(AdamW, {}, "meta")
+    yield Case("parameters on another device (meta: shapes without numbers)", [elsewhere], observe=_devices)
 
 
 @torch.no_grad()
 def _step(self: AdamW, **wrong: bool) -> None:
     for group in self.param_groups:
-        lr, (beta1, beta2) = group["lr"], group["betas"]
+        lr, (beta1, beta2), eps = group["lr"], group["betas"], group["eps"]
+        if wrong.get("first_group"):
+            lr, (beta1, beta2), eps = (self.param_groups[0][name] for name in ("lr", "betas", "eps"))
         for p in group["params"]:
             if p.grad is None:
                 continue
             state = self.state[p]
             if not state:
                 state["step"] = torch.zeros(())
-                state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(p), torch.zeros_like(p)
+                zeros = torch.zeros(p.shape, dtype=p.dtype) if wrong.get("on_the_cpu") else torch.zeros_like(p)
+                state["exp_avg"], state["exp_avg_sq"] = zeros, zeros.clone()
             state["step"] += 1
             t = state["step"].item() if not wrong.get("uncorrected") else math.inf
             t += int(wrong.get("ahead", False)) - int(wrong.get("behind", False))
+            if wrong.get("shared_count"):
+                t = max(state["step"].item() for state in self.state.values() if "step" in state)
             g = p.grad
+            if wrong.get("gradient_changed"):
+                g.mul_(1 - beta1)
+                state["exp_avg"] = beta1 * state["exp_avg"] + g
+                g = g / (1 - beta1)
             if wrong.get("coupled"):
                 g = g + group["weight_decay"] * p
-            state["exp_avg"] = beta1 * state["exp_avg"] + (1 - beta1) * g
+            if not wrong.get("gradient_changed"):
+                state["exp_avg"] = beta1 * state["exp_avg"] + (1 - beta1) * g
             state["exp_avg_sq"] = beta2 * state["exp_avg_sq"] + (1 - beta2) * g * g
             mean = state["exp_avg"] / (1 - beta1**t)
-            size = (state["exp_avg_sq"] / (1.0 if wrong.get("v_uncorrected") else 1 - beta2**t)).sqrt() + group["eps"]
+            size = (state["exp_avg_sq"] / (1.0 if wrong.get("v_uncorrected") else 1 - beta2**t)).sqrt() + eps
             if wrong.get("eps_inside"):
-                size = (state["exp_avg_sq"] / (1 - beta2**t) + group["eps"]).sqrt()
+                size = (state["exp_avg_sq"] / (1 - beta2**t) + eps).sqrt()
+            if wrong.get("eps_scaled"):
+                size = (state["exp_avg_sq"].sqrt() + eps) / math.sqrt(1 - beta2**t)
             late = lr * mean / size if wrong.get("decay_late") else 0.0
             if not wrong.get("coupled") and not wrong.get("no_decay"):
                 p.sub_(late).mul_(1 - (1.0 if wrong.get("decay_without_lr") else lr) * group["weight_decay"])
-            if not wrong.get("decay_late"):
+            if wrong.get("replaced"):
+                p.data = p.data - lr * mean / size
+            elif not wrong.get("decay_late"):
                 p -= lr * mean / size
 
 
@@ -141,5 +186,14 @@ EXERCISE = Exercise(
         ),
         Mistake(_mistaken("decay_without_lr"), "the decay is multiplied by the learning rate: θ - η λ θ"),
         Mistake(_mistaken("eps_inside"), "ε is added to the root, not under it"),
+        Mistake(_mistaken("eps_scaled"), "ε is added after √v is corrected; here it is divided by √(1 - β₂ᵗ) as well"),
+        Mistake(_mistaken("first_group"), "each group has its own lr, betas and eps"),
+        Mistake(_mistaken("shared_count"), "t counts the steps of this parameter; another may have had more"),
+        Mistake(_mistaken("gradient_changed"), "parameter.grad must stay as it is: do not write into it"),
+        Mistake(_mistaken("replaced"), "change the parameter in place: p.data = … gives it other memory"),
+        Mistake(
+            _mistaken("on_the_cpu"),
+            "the state is on the parameter's device and of its type: torch.zeros_like(parameter)",
+        ),
     ),
 )

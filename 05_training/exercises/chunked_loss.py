@@ -50,25 +50,29 @@ from torch.utils.checkpoint import checkpoint
 from learn.exercise import Case, Exercise, Mistake
 
 
-def _loss_and_gradients(result: Any, arguments: Sequence[Any]) -> dict[str, Any]:
-    result.backward()
-    return {"loss": result.detach(), "gradient of hidden": arguments[0].grad, "gradient of weight": arguments[1].grad}
+def _after_the_backward_pass(loss: Any, arguments: Sequence[Any]) -> Tensor:
+    loss.backward()
+    value: Tensor = loss.detach()
+    return value
 
 
 def cases() -> Iterator[Case]:
-    """A few tokens; a batch; ignored; softcap; everything ignored; many tokens, with memory counted."""
+    """A few tokens; a batch; ignored; softcap; everything ignored; bfloat16; many tokens, with memory counted."""
 
-    def question(
-        what: str, shape: tuple[int, ...], vocab: int, *rest: Any, ignore: str = "", most: int | None = None
-    ) -> Case:
+    def question(what: str, shape: tuple[int, ...], vocab: int, *rest: Any, ignore: str = "", **how: Any) -> Case:
         generator = torch.Generator().manual_seed(0)
-        hidden = torch.randn(*shape, 8, generator=generator).requires_grad_()
-        weight = torch.randn(vocab, 8, generator=generator).requires_grad_()
+        hidden = torch.randn(*shape, 8, generator=generator)
+        weight = torch.randn(vocab, 8, generator=generator)
         targets = torch.randint(vocab, shape, generator=generator)
         if ignore:
             targets.view(-1)[: None if ignore == "all" else 2] = IGNORED
-        observe = _loss_and_gradients if most is None else (lambda loss, _: loss.detach())
-        return Case(what, [hidden, weight, targets, *rest], tolerance=1e-5, observe=observe, most_bytes=most)
+        if how.pop("sliced", False):  # as batches are cut: inputs = tokens[:, :-1], targets = tokens[:, 1:]
+            targets = torch.cat([targets[:, :1], targets], dim=1)[:, 1:]
+        dtype = how.pop("dtype", torch.float32)
+        learned = [hidden.to(dtype), weight.to(dtype)]
+        if "most_bytes" in how:
+            learned = [tensor.requires_grad_() for tensor in learned]
+        return Case(what, [*learned, targets, *rest], **{"tolerance": 1e-5, **how})
 
     yield question("three tokens", (3,), 10)
     yield question("a batch of two sequences of three", (2, 3), 10)
@@ -77,21 +81,28 @@ def cases() -> Iterator[Case]:
     yield question("a softcap of 2", (5,), 10, 2.0)
     yield question("label smoothing and z-loss", (5,), 10, None, 0.1, 0.01)
     yield question("every token ignored", (3,), 10, ignore="all")
-    # All logits: 4,096 · 256 numbers of 4 bytes, 4 MiB.
-    yield question("4,096 tokens, 256 ids, memory counted", (4096,), 256, most=3 << 20)
+    yield question("targets that are a slice of a longer batch", (2, 3), 10, sliced=True)
+    yield question("bfloat16", (5,), 10, dtype=torch.bfloat16, tolerance=0.03)
+    # All logits: 8,192 · 256 numbers of 4 bytes, 8 MiB.
+    counted = {"observe": _after_the_backward_pass, "most_bytes": 6 << 20}
+    yield question("8,192 tokens, 256 ids, memory counted, forwards and backwards", (8192,), 256, **counted)
 
 
 def _loss(
     hidden: Tensor, weight: Tensor, targets: Tensor, softcap: float | None, smoothing: float, z: float, **wrong: Any
 ) -> Tensor:
+    if wrong.get("viewed"):
+        targets = targets.view(-1)
     hidden, targets = hidden.flatten(0, -2), targets.flatten()
-    size = wrong.get("size", 512)
+    size, counted = wrong.get("size", 512), targets != IGNORED
+    if wrong.get("targets_changed"):
+        targets[~counted] = 0
 
-    def chunk_loss(h: Tensor, t: Tensor) -> Tensor:
+    def chunk_loss(h: Tensor, t: Tensor, c: Tensor) -> Tensor:
         logits = h @ weight.T
         if softcap is not None and not wrong.get("no_softcap"):
             logits = softcap * (logits / (1.0 if wrong.get("not_divided") else softcap)).tanh()
-        losses = cross_entropy(logits, t, smoothing, z)
+        losses = cross_entropy(logits, t, smoothing, z) * c
         return losses.mean() if wrong.get("mean_of_means") else losses.sum()
 
     starts = range(
@@ -101,14 +112,29 @@ def _loss(
     )
     parts = []
     for start in starts:
-        arguments = hidden[start : start + size], targets[start : start + size]
+        arguments = [tensor[start : start + size] for tensor in (hidden, targets, counted)]
         kept = wrong.get("kept")
         parts.append(chunk_loss(*arguments) if kept else checkpoint(chunk_loss, *arguments, use_reentrant=False))
     total = torch.stack(parts).sum()
     if wrong.get("mean_of_means"):
         return total / len(parts)
-    count = torch.tensor(len(targets)) if wrong.get("all_counted") else (targets != IGNORED).sum()
-    return total / (count if wrong.get("empty") else count.clamp(min=1))
+    count = torch.tensor(len(targets)) if wrong.get("all_counted") else counted.sum()
+    loss = total / (count if wrong.get("empty") else count.clamp(min=1))
+    return loss.to(hidden.dtype) if wrong.get("low") else loss
+
+
+class _WithoutChainRule(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, *rest: Any) -> Tensor:
+        with torch.enable_grad():
+            inputs = [hidden.detach().requires_grad_(), weight.detach().requires_grad_()]
+            loss = _loss(inputs[0], inputs[1], targets, *rest)
+            ctx.save_for_backward(*torch.autograd.grad(loss, inputs))
+        return loss.detach()
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        return (*ctx.saved_tensors, None, None, None, None)
 
 
 def _mistaken(**wrong: Any) -> Callable[..., Any]:
@@ -125,6 +151,18 @@ def _mistaken(**wrong: Any) -> Callable[..., Any]:
     return linear_cross_entropy
 
 
+def _unchained(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    softcap: float | None = None,
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+) -> Tensor:
+    loss: Tensor = _WithoutChainRule.apply(hidden, weight, targets, softcap, label_smoothing, z_loss)
+    return loss
+
+
 _TOO_MUCH = (
     "all logits are held at the same time: take chunks of tokens, and use checkpoint, which forgets their logits"
 )
@@ -133,7 +171,7 @@ EXERCISE = Exercise(
     stub=linear_cross_entropy,
     reference="training.loss:linear_cross_entropy",
     cases=cases,
-    in_place=True,  # gradients are left in the tensors
+    differentiable=True,
     hints=(
         "First flatten hidden to (tokens, d_model) and targets to (tokens,). Write it with all logits at once; add chunks later.",
         "Write a function that takes a chunk of hidden and targets and returns the *sum* of their losses. Call it by checkpoint "
@@ -154,6 +192,15 @@ EXERCISE = Exercise(
             "the logits are divided by the softcap before tanh: small ones stay as they are",
         ),
         Mistake(_mistaken(empty=True), "if every token is ignored, this divides by 0: clamp the count to at least 1"),
+        Mistake(
+            _mistaken(targets_changed=True), "`targets` belongs to the caller: do not write into it or a view of it"
+        ),
+        Mistake(
+            _mistaken(viewed=True),
+            "targets may be a slice of a batch, which has gaps in memory: flatten() and reshape() can take it, view() cannot",
+        ),
+        Mistake(_unchained, "a backward pass multiplies by the gradient that comes in, the argument of `backward`"),
+        Mistake(_mistaken(low=True), "the loss is a float32, whatever the type of hidden and weight"),
         Mistake(_mistaken(kept=True), _TOO_MUCH),
         Mistake(_mistaken(size=1 << 20), _TOO_MUCH),
     ),

@@ -13,7 +13,7 @@ def clip_gradients(parameters: Iterable[Tensor], max_norm: float) -> float:
     """Scale all gradients by one factor so that their norm is at most `max_norm` (Pascanu et al., 2013).
 
     The norm is the length of all gradients taken as one vector, in float32: the root of the sum of all squares. Where it is
-    larger than `max_norm`, every gradient is multiplied by max_norm / (norm + 1e-6).
+    larger than `max_norm`, every gradient is multiplied by max_norm / (norm + 1e-6), in place.
 
     Args:
         parameters: the parameters whose gradients (`parameter.grad`) to scale; leave out those whose gradient is None.
@@ -21,7 +21,8 @@ def clip_gradients(parameters: Iterable[Tensor], max_norm: float) -> float:
         max_norm: 0 leaves gradients as they are and only measures.
 
     Returns:
-        The norm before clipping, a float. It is inf or nan if a gradient is, and then nothing is scaled.
+        The norm before clipping, a float; 0.0 if there is no gradient. It is inf or nan if a gradient is, and then nothing
+        is scaled.
     """
     raise NotImplementedError("Exercise 5.4: one factor for all gradients")
 
@@ -31,31 +32,46 @@ def clip_gradients(parameters: Iterable[Tensor], max_norm: float) -> float:
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from learn.exercise import Case, Exercise, Mistake
+from learn.exercise import Case, Exercise, Mistake, Observe
 
 
 class _Parameters(list[Tensor]):
-    """A list that can be read only once, like `model.parameters()`."""
+    """A list that can be read only once, like `model.parameters()`. It remembers where the gradients were."""
 
     def __init__(self, tensors: Sequence[Tensor]):
         super().__init__(tensors)
         self._gone = iter(list(tensors))
+        self.gradients = [tensor.grad for tensor in tensors]
 
     def __iter__(self) -> Iterator[Tensor]:
         return self._gone
 
 
 def _norm_and_gradients(result: Any, arguments: Sequence[Any]) -> dict[str, Any]:
-    parameters: list[Tensor] = arguments[0]
+    parameters: _Parameters = arguments[0]
     gradients = [parameters[i].grad for i in range(len(parameters))]
-    return {"norm": result, "gradients": gradients}
+    return {
+        "norm": result,
+        "gradients": gradients,
+        "still the same tensors": all(a is b for a, b in zip(gradients, parameters.gradients, strict=True)),
+    }
+
+
+def _in_units_of_the_limit(result: Any, arguments: Sequence[Any]) -> dict[str, Any]:
+    # Numbers near 0 pass with any absolute tolerance; their ratio to the limit does not.
+    parameters: _Parameters = arguments[0]
+    return {"gradients / max_norm": [parameters[i].grad / arguments[1] for i in range(len(parameters))]}
 
 
 def cases() -> Iterator[Case]:
-    """Long; short; two parameters; none; 0; inf; bfloat16."""
+    """Long; short; two parameters; none; 0; inf and nan; float16; very small."""
 
     def question(
-        what: str, gradients: Sequence[list[float] | None], max_norm: float, dtype: torch.dtype = torch.float32
+        what: str,
+        gradients: Sequence[list[float] | None],
+        max_norm: float,
+        dtype: torch.dtype = torch.float32,
+        observe: Observe = _norm_and_gradients,
     ) -> Case:
         parameters = []
         for numbers in gradients:
@@ -63,7 +79,7 @@ def cases() -> Iterator[Case]:
             parameter.grad = None if numbers is None else torch.tensor(numbers, dtype=dtype)
             parameters.append(parameter)
         what = f"{what}. Gradients: {', '.join(map(str, gradients))}"
-        return Case(what, [_Parameters(parameters), max_norm], tolerance=1e-5, observe=_norm_and_gradients)
+        return Case(what, [_Parameters(parameters), max_norm], tolerance=1e-5, observe=observe)
 
     yield question("to a norm of 1", [[3.0, 4.0]], 1.0)
     yield question("shorter than the limit", [[0.3, 0.4]], 1.0)
@@ -71,14 +87,21 @@ def cases() -> Iterator[Case]:
     yield question("one of them without a gradient", [[3.0, 4.0], None], 2.0)
     yield question("a limit of 0 only measures", [[3.0, 4.0]], 0.0)
     yield question("a gradient that is infinite", [[3.0, math.inf]], 1.0)
+    yield question("a gradient that is nan, beside another", [[3.0, math.nan], [4.0]], 1.0)
+    yield question("no gradient at all", [None, None], 1.0)
+    yield question("float16, where 300² is infinite", [[300.0, 400.0]], 1.0, torch.float16)
+    yield question("a limit as small as the 1e-6", [[3e-6, 4e-6]], 1e-6, observe=_in_units_of_the_limit)
 
 
 def _clip(parameters: Iterable[Tensor], max_norm: float, **wrong: bool) -> float:
+    parameters = list(parameters)
     found = [p.grad for p in parameters if p.grad is not None]
-    if not found:
+    if not found and not wrong.get("empty"):
         return 0.0
-    norms = [torch.linalg.vector_norm(g) for g in found]
+    norms = [torch.linalg.vector_norm(g.float()) for g in found]
     norm = sum(norms).item() if wrong.get("norms_added") else torch.linalg.vector_norm(torch.stack(norms)).item()
+    if wrong.get("low"):
+        norm = torch.stack([g.square().sum() for g in found]).sum().sqrt().item()
     if wrong.get("one_by_one"):
         for g in found:
             g.mul_(min(1.0, max_norm / (g.norm().item() + 1e-6)) if max_norm else 1.0)
@@ -87,11 +110,15 @@ def _clip(parameters: Iterable[Tensor], max_norm: float, **wrong: bool) -> float
         for g in found:
             g.clamp_(-max_norm, max_norm) if max_norm else None
         return norm
-    if wrong.get("always") or (
-        (max_norm or wrong.get("zero")) and norm > max_norm and (norm < math.inf or wrong.get("infinite"))
-    ):
-        for g in found:
-            g.mul_(max_norm / (norm + 1e-6))
+    too_long = not norm <= max_norm if wrong.get("nan_scaled") else norm > max_norm
+    finite = not math.isinf(norm) if wrong.get("nan_scaled") else norm < math.inf or wrong.get("infinite")
+    if wrong.get("always") or ((max_norm or wrong.get("zero")) and too_long and finite):
+        factor = max_norm / (norm + (0.0 if wrong.get("no_eps") else 1e-6))
+        for p in parameters:
+            if p.grad is not None and wrong.get("replaced"):
+                p.grad = p.grad * factor
+            elif p.grad is not None:
+                p.grad.mul_(factor)
     return max_norm if wrong.get("norm_after") and norm > max_norm else norm
 
 
@@ -100,6 +127,10 @@ def _mistaken(name: str) -> Callable[..., Any]:
         return _clip(parameters, max_norm, **{name: True})
 
     return clip_gradients
+
+
+def _tensor(parameters: Iterable[Tensor], max_norm: float) -> Any:
+    return torch.tensor(_clip(parameters, max_norm))
 
 
 def _twice(parameters: Iterable[Tensor], max_norm: float) -> float:
@@ -148,5 +179,13 @@ EXERCISE = Exercise(
         ),
         Mistake(_mistaken("zero"), "a limit of 0 only measures"),
         Mistake(_mistaken("infinite"), "if the norm is infinite, nothing is scaled: the step will be skipped"),
+        Mistake(
+            _mistaken("nan_scaled"), "if the norm is nan, nothing is scaled; and every comparison with nan is False"
+        ),
+        Mistake(_mistaken("empty"), "there may be no gradient at all: the norm is 0.0 then"),
+        Mistake(_mistaken("replaced"), "scale the gradient itself, grad.mul_(factor): others hold the same tensor"),
+        Mistake(_mistaken("low"), "squares overflow in float16: take the norm in float32, grad.float()"),
+        Mistake(_mistaken("no_eps"), "the factor is max_norm / (norm + 1e-6)"),
+        Mistake(_tensor, "the norm is a float: take it out of the tensor by .item()"),
     ),
 )

@@ -53,7 +53,7 @@ def _exact(matrices: Tensor, rounds: int) -> Tensor:
 
 
 def cases() -> Iterator[Case]:
-    """One round; five; wide; tall; several; zeros. Expected values: the polynomial of singular values."""
+    """One round; five; wide; tall; several; zeros; tiny; bfloat16; none. Expected: the polynomial of singular values."""
     generator = torch.Generator().manual_seed(0)
     for what, shape, rounds in (
         ("a square matrix, one round", (4, 4), 1),
@@ -62,10 +62,16 @@ def cases() -> Iterator[Case]:
         ("a tall matrix, 8 × 3", (8, 3), 5),
         ("two matrices of very different size", (2, 4, 6), 5),
         ("two matrices; the first is all zeros", (2, 4, 6), 5),
+        ("two matrices; the first has a norm of about EPS / 2, one round", (2, 4, 6), 1),
+        ("two times three tall matrices", (2, 3, 6, 4), 5),
+        ("a matrix in bfloat16", (4, 4), 5),
+        ("no round: only the norm", (4, 4), 0),
     ):
         matrices = torch.randn(shape, generator=generator)
         if len(shape) == 3:
-            matrices[0] *= 0 if "zeros" in what else 100
+            matrices[0] *= 0 if "zeros" in what else 0.1 * EPS if "EPS" in what else 100
+        if "bfloat16" in what:
+            matrices = matrices.bfloat16()
         expected = _in_float32(_exact(matrices, rounds), None)
         yield Case(what, [matrices, rounds], expected=expected, tolerance=0.06, observe=_in_float32)
 
@@ -79,7 +85,12 @@ def _rounds(matrices: Tensor, rounds: int, **wrong: bool) -> Tensor:
         norm = x.norm() if wrong.get("one_norm") else x.norm(dim=(-2, -1), keepdim=True)
         if wrong.get("largest"):
             norm = x.abs().amax(dim=(-2, -1), keepdim=True)
-        x = x / (norm if wrong.get("no_floor") else norm.clamp(min=EPS))
+        if wrong.get("eps_added"):
+            norm = norm + EPS
+        if wrong.get("in_place"):
+            x /= norm.clamp(min=EPS)
+        else:
+            x = x / (norm if wrong.get("no_floor") else norm.clamp(min=EPS))
     for _ in range(rounds - bool(wrong.get("one_fewer"))):
         gram = x @ x.mT
         if wrong.get("without_x"):
@@ -87,6 +98,8 @@ def _rounds(matrices: Tensor, rounds: int, **wrong: bool) -> Tensor:
             continue
         if wrong.get("other_square"):
             gram = x.mT @ x
+        if wrong.get("batched"):
+            gram = torch.bmm(x, x.mT)
         x = a * x + (b * gram + (0 if wrong.get("no_fifth") else c) * gram @ gram) @ x
     return x.mT if tall and not wrong.get("not_turned_back") else x
 
@@ -132,5 +145,10 @@ EXERCISE = Exercise(
         Mistake(_mistaken("float32"), "the result is in bfloat16; compute in bfloat16 too, which is half the work"),
         Mistake(_mistaken("not_turned_back"), "a tall matrix must be transposed back at the end"),
         Mistake(_mistaken("one_norm"), "each matrix has its own norm: keep the axes in front separate"),
+        Mistake(_mistaken("eps_added"), "the norm is at least EPS: clamp(min=EPS), not + EPS"),
+        Mistake(_mistaken("batched"), "bmm takes three axes exactly; @ takes any number of them"),
+        Mistake(
+            _mistaken("in_place"), "bfloat16() returns the same tensor if it is bfloat16 already: write x = x / norm"
+        ),
     ),
 )

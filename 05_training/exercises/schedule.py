@@ -20,7 +20,7 @@ def learning_rate_factor(step: int, max_steps: int, config: ScheduleConfig) -> f
     - wsd: 1 until the last decay_fraction of the run; then down in a straight line as above. The decay begins at step
       round(max_steps · (1 - decay_fraction)), but not before the warm-up ends.
 
-    Progress is (step - start of the decay) / (max_steps - start of the decay).
+    Progress is (step - start of the decay) / (max_steps - start of the decay). Past max_steps the factor stays where it ended.
 
     Args:
         step: how many optimizer steps were taken so far, from 0.
@@ -35,19 +35,17 @@ def learning_rate_factor(step: int, max_steps: int, config: ScheduleConfig) -> f
 
 # === Above: what the learner gets. Below: how it is graded, with hints and wrong answers. ===
 
-import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from learn.exercise import Case, Exercise, Mistake
-from training.optimizers.schedule import learning_rate_factor as _reference
 
 
 def cases() -> Iterator[Case]:
-    """Each kind, at its turning points."""
+    """Each kind, at its turning points; without a warm-up; a warm-up and nothing else; roundings; past the end."""
     for kind, steps in (
-        ("cosine", (0, 1, 2, 5, 6, 9)),
-        ("linear", (0, 1, 2, 6, 9)),
+        ("cosine", (0, 1, 2, 5, 6, 9, 10)),
+        ("linear", (0, 1, 2, 6, 9, 10)),
         ("constant", (0, 1, 2, 9)),
         ("inverse_sqrt", (0, 1, 2, 7)),
         ("wsd", (0, 2, 6, 7, 8, 9)),
@@ -55,42 +53,53 @@ def cases() -> Iterator[Case]:
         for step in steps:
             yield Case(f"{kind}, step {step} of 10, warm-up of 2", [step, 10, ScheduleConfig(kind, 2, 0.1, 0.3)])  # type: ignore[arg-type]
     yield Case("inverse_sqrt without a warm-up", [3, 10, ScheduleConfig("inverse_sqrt", 0)])
-    yield Case("wsd, whose decay begins at step round(2.8)", [3, 4, ScheduleConfig("wsd", 0, 0.1, 0.3)])
+    yield Case("cosine without a warm-up", [0, 10, ScheduleConfig("cosine", 0, 0.25)])
+    yield Case("cosine that ends at a quarter", [7, 10, ScheduleConfig("cosine", 0, 0.25)])
+    yield Case("linear, with a warm-up as long as the run", [9, 10, ScheduleConfig("linear", 10)])
+    yield Case("linear, step 12 of 10", [12, 10, ScheduleConfig("linear", 2, 0.25)])
+    yield Case("inverse_sqrt, step 12 of 10", [12, 10, ScheduleConfig("inverse_sqrt", 2)])
+    yield Case("wsd, whose decay begins at step round(2.8) = 3", [3, 4, ScheduleConfig("wsd", 0, 0.1, 0.3)])
+    yield Case("wsd, whose decay begins at step round(2.5) = 2", [3, 5, ScheduleConfig("wsd", 0, 0.1, 0.5)])
     yield Case("wsd whose warm-up reaches into the decay", [8, 10, ScheduleConfig("wsd", 8, 0.0, 0.9)])
 
 
-def _variant(step: int, max_steps: int, config: ScheduleConfig, **wrong: bool) -> float:
-    if wrong.get("from_zero") and step < config.warmup_steps:
-        return step / config.warmup_steps
-    if wrong.get("warmup_in_progress") and step >= config.warmup_steps and config.kind == "cosine":
-        return 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * step / max_steps))
-    if wrong.get("to_zero"):
-        config = dataclasses.replace(config, final_fraction=0.0)
-    if wrong.get("whole_cosine") and config.kind == "cosine" and step >= config.warmup_steps:
-        progress = (step - config.warmup_steps) / (max_steps - config.warmup_steps)
-        return 0.1 + 0.9 * 0.5 * (1 + math.cos(2 * math.pi * progress))
-    if wrong.get("decay_from_warmup") and config.kind == "wsd":
-        config = dataclasses.replace(config, kind="linear")
-    if wrong.get("decay_before_warmup") and config.kind == "wsd" and config.warmup_steps == 8:
-        return 1 - (8 - 1) / (10 - 1)
-    if wrong.get("cut_off") and config.kind == "wsd":
-        start = max(config.warmup_steps, int(max_steps * (1 - config.decay_fraction)))
-        if step >= start:
-            return config.final_fraction + (1 - config.final_fraction) * (max_steps - step) / (max_steps - start)
-    if wrong.get("one_short") and config.kind in ("linear", "cosine"):
-        max_steps -= 1
-    if wrong.get("line_to_zero") and config.kind == "linear":
-        config = dataclasses.replace(config, final_fraction=0.0)
-    factor = _reference(step, max_steps, config)
-    if wrong.get("above_one") and config.kind == "cosine" and step >= config.warmup_steps:
-        whole = _reference(step, max_steps, dataclasses.replace(config, final_fraction=0.0))
-        return config.final_fraction + whole
-    return factor
+def _factor(step: int, max_steps: int, config: ScheduleConfig, **wrong: bool) -> float:
+    kind, warmup, end = config.kind, config.warmup_steps, config.final_fraction
+    if not wrong.get("goes_on"):
+        step = min(step, max_steps)
+    if wrong.get("progress_first"):
+        (step - warmup) / (max_steps - warmup)
+    if step < warmup or (wrong.get("one_step_more") and step == warmup > 0):
+        return (step if wrong.get("from_zero") else step + 1) / warmup
+    if kind == "constant":
+        return 1.0
+    if kind == "inverse_sqrt":
+        return math.sqrt((warmup if wrong.get("no_floor") else max(1, warmup)) / (step + 1))
+    start = warmup
+    if kind == "wsd":
+        begin = max_steps * (1 - config.decay_fraction)
+        start = int(begin) if wrong.get("cut_off") else math.ceil(begin) if wrong.get("up") else round(begin)
+        start = start if wrong.get("decay_before_warmup") else max(warmup, start)
+        if step < start and not wrong.get("decay_from_warmup"):
+            return 1.0
+        start = warmup if wrong.get("decay_from_warmup") else start
+    if wrong.get("warmup_in_progress") and kind == "cosine":
+        start = 0
+    last = max_steps - 1 if wrong.get("one_short") else max_steps
+    progress = (step - start) / max(1, last - start)
+    curve = 1 - progress
+    if kind == "cosine":
+        curve = 0.5 * (1 + math.cos((2 if wrong.get("whole_cosine") else 1) * math.pi * progress))
+    if wrong.get("to_zero") or (wrong.get("line_to_zero") and kind == "linear"):
+        return curve
+    if wrong.get("tenth"):
+        end = 0.1
+    return end + (1 if wrong.get("above_one") and kind == "cosine" else 1 - end) * curve
 
 
 def _mistaken(name: str) -> Callable[..., Any]:
     def learning_rate_factor(step: int, max_steps: int, config: ScheduleConfig) -> float:
-        return _variant(step, max_steps, config, **{name: True})
+        return _factor(step, max_steps, config, **{name: True})
 
     return learning_rate_factor
 
@@ -119,5 +128,11 @@ EXERCISE = Exercise(
         Mistake(_mistaken("whole_cosine"), "half a cosine, from 1 to -1: cos(π progress)"),
         Mistake(_mistaken("decay_from_warmup"), "wsd stays at the peak until the last decay_fraction of the run"),
         Mistake(_mistaken("decay_before_warmup"), "wsd's decay does not begin before the warm-up ends"),
+        Mistake(_mistaken("up"), "the start of wsd's decay is rounded to the nearest step, not rounded up"),
+        Mistake(_mistaken("one_step_more"), "the warm-up is the steps below warmup_steps: here it is one step longer"),
+        Mistake(_mistaken("no_floor"), "without a warm-up, inverse_sqrt begins at 1: max(1, warmup_steps)"),
+        Mistake(_mistaken("progress_first"), "a warm-up may be as long as the run: return in it before you divide"),
+        Mistake(_mistaken("tenth"), "the curve ends at config.final_fraction, which need not be 0.1"),
+        Mistake(_mistaken("goes_on"), "past max_steps the factor stays where it ended: min(step, max_steps)"),
     ),
 )

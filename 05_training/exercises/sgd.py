@@ -18,7 +18,8 @@ def update(self: SGD) -> None:
     Args:
         self: the optimizer. `self.param_groups` is a list of dictionaries with the parameters in "params" and the numbers
             "lr" (η), "momentum" (μ) and "weight_decay" (λ). `self.state[parameter]` is a dictionary, empty at first. Keep v
-            there as "momentum_buffer". If μ = 0, keep nothing. The gradient, `parameter.grad`, must not change.
+            there as "momentum_buffer". If μ = 0, keep nothing. The gradient, `parameter.grad`, must not change, and v must not
+            change with it: `zero_grad(set_to_none=False)` writes zeros into the gradient.
     """
     raise NotImplementedError("Exercise 5.5: one step against the gradient")
 
@@ -28,55 +29,87 @@ def update(self: SGD) -> None:
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from learn.exercise import Case, Exercise, Mistake
+from torch import Tensor
+
+from learn.exercise import Case, Exercise, Mistake, Observe
 
 
-def _after(result: Any, arguments: Sequence[Any]) -> dict[str, Any]:
-    optimizer: SGD = arguments[0]
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    return {
-        "parameters": [p.detach() for p in parameters],
-        "gradients": [p.grad for p in parameters],
-        "v": [optimizer.state[p].get("momentum_buffer") for p in parameters],
-    }
+def _parameters(optimizer: Any) -> list[Tensor]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
-def _by_torch(steps: int, groups: int, settings: dict[str, float]) -> dict[str, Any]:
-    optimizer = _optimizer(torch.optim.SGD, groups, settings)
-    for _ in range(steps):
-        optimizer.step()
-    return _after(None, [optimizer])
+def _observing(optimizer: Any) -> Observe:
+    """Return parameters, gradients and v, and whether each has memory of its own."""
+    places = [parameter.data_ptr() for parameter in _parameters(optimizer)]
+
+    def observe(result: Any, arguments: Sequence[Any]) -> dict[str, Any]:
+        parameters = _parameters(arguments[0])
+        buffers = [arguments[0].state[p].get("momentum_buffer") for p in parameters]
+        seen = {
+            "parameters": [p.detach().clone() for p in parameters],
+            "gradients": [None if p.grad is None else p.grad.clone() for p in parameters],
+            "v": [None if v is None else v.clone() for v in buffers],
+            "parameters are where they were": [p.data_ptr() for p in parameters] == places,
+        }
+        for parameter in parameters:
+            if parameter.grad is not None:
+                parameter.grad.zero_()  # as zero_grad(set_to_none=False) does
+        return {**seen, "v after the gradients were set to 0": buffers}
+
+    return observe
 
 
-def _optimizer(kind: Any, groups: int, settings: dict[str, float]) -> Any:
+def _optimizer(kind: Any, groups: Sequence[dict[str, float]], device: str = "cpu") -> Any:
     generator = torch.Generator().manual_seed(0)
-    parameters = [torch.randn(3, generator=generator, dtype=torch.float64) for _ in range(2 * groups)]
-    for index, parameter in enumerate(parameters):
-        parameter.grad = None if index == 1 else torch.randn(3, generator=generator, dtype=torch.float64)
-    made = [{"params": parameters[2 * i : 2 * i + 2], "lr": settings["lr"] * (i + 1)} for i in range(groups)]
-    return kind(made, **settings)
+    numbers = torch.randn(len(groups), 2, 2, 3, generator=generator, dtype=torch.float64).to(device)
+    made: list[dict[str, Any]] = []
+    for settings, (values, gradients) in zip(groups, numbers, strict=True):
+        pair = [value.clone().requires_grad_() for value in values]
+        for parameter, gradient in zip(pair, gradients, strict=True):
+            parameter.grad = gradient.clone()
+        made.append({"params": pair, **settings})
+    made[0]["params"][1].grad = None
+    return kind(made, lr=0.1)
+
+
+def _devices(result: Any, arguments: Sequence[Any]) -> list[str]:
+    parameters = _parameters(arguments[0])
+    return [str(arguments[0].state[p]["momentum_buffer"].device) for p in parameters if p.grad is not None]
 
 
 def cases() -> Iterator[Case]:
-    """Plain; decay; momentum; later steps; two groups. The expected values come from torch.optim.SGD."""
-    for what, before, groups, settings in (
-        ("a plain step; the second parameter has no gradient", 0, 1, {"lr": 0.1}),
-        ("weight decay of 0.5", 0, 1, {"lr": 0.1, "weight_decay": 0.5}),
-        ("the first step with momentum 0.9", 0, 1, {"lr": 0.1, "momentum": 0.9}),
-        ("the third step with momentum 0.9", 2, 1, {"lr": 0.1, "momentum": 0.9}),
-        ("two groups with rates 0.1 and 0.2, momentum and decay, the second step", 1, 2,
-         {"lr": 0.1, "momentum": 0.5, "weight_decay": 0.1}),
+    """Plain; decay; momentum; later steps; two groups; another device. Expected values come from torch.optim.SGD."""
+    for what, before, late, *groups in (
+        ("a plain step; the second parameter has no gradient", 0, False, {}),
+        ("weight decay of 0.5", 0, False, {"weight_decay": 0.5}),
+        ("the first step with momentum 0.9", 0, False, {"momentum": 0.9}),
+        ("the third step with momentum 0.9", 2, False, {"momentum": 0.9}),
+        ("two groups with rates 0.1 and 0.2, momentum and decay, the second step", 1, False,
+         {"momentum": 0.5, "weight_decay": 0.1}, {"lr": 0.2, "momentum": 0.5, "weight_decay": 0.1}),
+        ("two groups with momentum 0 and 0.9, decay 0.5 and 0, the second step", 1, False,
+         {"weight_decay": 0.5}, {"momentum": 0.9}),
+        ("the third step, and the second parameter's first", 2, True, {"momentum": 0.9}),
     ):  # fmt: skip
-        optimizer = _optimizer(SGD, groups, settings)
-        for _ in range(before):
-            optimizer.step()
-        yield Case(what, [optimizer], expected=_by_torch(before + 1, groups, settings), observe=_after)
+        theirs, mine = (_optimizer(kind, groups) for kind in (torch.optim.SGD, SGD))
+        for optimizer in (theirs, mine):
+            for _ in range(before):
+                optimizer.step()
+            if late:
+                parameter = _parameters(optimizer)[1]
+                parameter.grad = torch.ones_like(parameter)
+        see_theirs = _observing(theirs)
+        theirs.step()
+        yield Case(what, [mine], expected=see_theirs(None, [theirs]), observe=_observing(mine))
+    elsewhere = _optimizer(SGD, [{"momentum": 0.9}], "meta")
+    yield Case("parameters on another device (meta: shapes without numbers)", [elsewhere], observe=_devices)
 
 
 @torch.no_grad()
 def _step(self: SGD, **wrong: bool) -> None:
     for group in self.param_groups:
-        lr = self.param_groups[0]["lr"] if wrong.get("first_group") else group["lr"]
+        first = self.param_groups[0]
+        lr = first["lr"] if wrong.get("first_rate") else group["lr"]
+        momentum = first["momentum"] if wrong.get("first_momentum") else group["momentum"]
         for parameter in group["params"]:
             if parameter.grad is None:
                 continue
@@ -86,18 +119,25 @@ def _step(self: SGD, **wrong: bool) -> None:
                 d = parameter.grad
             else:
                 d = parameter.grad + decay * parameter
-            if group["momentum"]:
+            if momentum:
                 state = self.state[parameter]
-                velocity = state.get("momentum_buffer", torch.zeros_like(parameter))
+                zeros = torch.zeros(parameter.shape) if wrong.get("on_the_cpu") else torch.zeros_like(parameter)
+                velocity = state.get("momentum_buffer", zeros)
                 if wrong.get("decay_late"):
                     d = parameter.grad
-                share = 1 - group["momentum"] if wrong.get("averaged") else 1.0
-                d = group["momentum"] * velocity + share * d
+                share = 1 - momentum if wrong.get("averaged") else 1.0
+                if wrong.get("aliased") and not state and not decay:
+                    d = parameter.grad
+                else:
+                    d = momentum * velocity + share * d
                 if not wrong.get("forgotten"):
-                    state["momentum_buffer"] = d.clone()
+                    state["momentum_buffer"] = d
                 if wrong.get("decay_late"):
                     d = d + decay * parameter
-            parameter -= lr * d
+            if wrong.get("replaced"):
+                parameter.data = parameter.data - lr * d
+            else:
+                parameter -= lr * d
 
 
 def _mistaken(name: str) -> Callable[..., Any]:
@@ -127,6 +167,13 @@ EXERCISE = Exercise(
             _mistaken("decay_late"), "the decay is part of d and so goes into v; here it is added after the momentum"
         ),
         Mistake(_mistaken("forgotten"), "v is not kept from step to step: put it into self.state[parameter]"),
-        Mistake(_mistaken("first_group"), "each group has its own rate"),
+        Mistake(_mistaken("first_rate"), "each group has its own rate"),
+        Mistake(_mistaken("first_momentum"), "each group has its own momentum"),
+        Mistake(
+            _mistaken("aliased"),
+            "v is the gradient's own tensor here: it changes when the gradient is set to 0, so keep a copy",
+        ),
+        Mistake(_mistaken("replaced"), "change the parameter in place: p.data = … gives it other memory"),
+        Mistake(_mistaken("on_the_cpu"), "v is on the parameter's device and of its type: torch.zeros_like(parameter)"),
     ),
 )

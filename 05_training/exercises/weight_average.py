@@ -41,6 +41,7 @@ def _observing(tensors: Mapping[str, Tensor]) -> Observe:
         return {
             "averages": kept,
             "weights": weights,
+            "averages belong to a graph": any(tensor.requires_grad for tensor in average.averages.values()),
             "averages after another change of the weights": dict(average.averages),
             "still the same tensors": all(average.averages[name] is tensor for name, tensor in tensors.items()),
         }
@@ -49,8 +50,13 @@ def _observing(tensors: Mapping[str, Tensor]) -> Observe:
 
 
 def cases() -> Iterator[Case]:
-    """A decay of a half; a decay of 0.9; two updates."""
-    for what, decay, before in (("decay 0.5", 0.5, 0), ("decay 0.9", 0.9, 0), ("decay 0.9, the second update", 0.9, 1)):
+    """A decay of a half; a decay of 0.9; two updates; a decay of 0."""
+    for what, decay, before in (
+        ("decay 0.5", 0.5, 0),
+        ("decay 0.9", 0.9, 0),
+        ("decay 0.9, the second update", 0.9, 1),
+        ("decay 0: the average is the weights, in its own tensor", 0.0, 0),
+    ):
         torch.manual_seed(0)
         model = nn.Linear(2, 2)
         average = WeightAverage(model, decay)
@@ -92,6 +98,18 @@ def _replaced(self: WeightAverage) -> None:
         self.averages[name] = self.decay * self.averages[name] + (1 - self.decay) * parameter
 
 
+@torch.no_grad()
+def _first_alone(self: WeightAverage) -> None:
+    name = next(iter(self.parameters))
+    self.averages[name].lerp_(self.parameters[name], 1 - self.decay)
+
+
+@torch.enable_grad()
+def _with_graph(self: WeightAverage) -> None:
+    for name, parameter in self.parameters.items():
+        self.averages[name].mul_(self.decay).add_(parameter, alpha=1 - self.decay)
+
+
 EXERCISE = Exercise(
     stub=update,
     reference="training.optimizers.weight_average:WeightAverage.update",
@@ -108,5 +126,7 @@ EXERCISE = Exercise(
         Mistake(_same_tensor, "the average must be a separate tensor, which does not change with the weights"),
         Mistake(_replaced, "the average must be changed in place: others hold the same tensor"),
         Mistake(_not_weighted, "multiply the new weights by 1 - d"),
+        Mistake(_first_alone, "every parameter has an average: update all of them"),
+        Mistake(_with_graph, "keep @torch.no_grad(): otherwise the average remembers every step, and memory grows"),
     ),
 )

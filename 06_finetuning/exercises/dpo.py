@@ -30,14 +30,14 @@ def preference_loss(
         config: `config.loss` is "dpo" or "ipo", `config.beta` is β, `config.label_smoothing` is ε (dpo only).
 
     Returns:
-        A scalar.
+        A scalar, differentiable.
     """
     raise NotImplementedError("Exercise 6.6: prefer the better answer, measured from where the model began")
 
 
 # === Above: what the learner gets. Below: how it is graded, with hints and wrong answers. ===
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -45,8 +45,17 @@ import torch
 from learn.exercise import Case, Exercise, Mistake
 
 
+def _loss_and_gradients(result: Any, arguments: Sequence[Any]) -> dict[str, Any]:
+    result.backward()
+    return {
+        "loss": result.detach(),
+        "gradient of policy_chosen": arguments[0].grad,
+        "gradient of policy_rejected": arguments[1].grad,
+    }
+
+
 def cases() -> Iterator[Case]:
-    """The beginning; moved; far; smoothing; ipo."""
+    """The beginning; moved; far; smoothing; ipo; gradients."""
 
     def pairs(count: int, scale: float = 1.0) -> list[Tensor]:
         generator = torch.Generator().manual_seed(0)
@@ -58,7 +67,15 @@ def cases() -> Iterator[Case]:
     yield Case("five pairs", [*pairs(5, 20.0), PreferenceConfig(beta=0.3)])
     yield Case("margins of several thousand", [*pairs(3, 9000.0), PreferenceConfig(beta=1.0)])
     yield Case("label smoothing of 0.2", [*pairs(5, 20.0), PreferenceConfig(beta=0.3, label_smoothing=0.2)])
+    smoothed = PreferenceConfig(beta=1.0, label_smoothing=0.2)
+    yield Case("label smoothing, and margins of several thousand", [*pairs(3, 9000.0), smoothed])
     yield Case("ipo", [*pairs(5, 20.0), PreferenceConfig("ipo", beta=0.3)])
+    yield Case("ipo, to which label smoothing does not apply", [*pairs(5), PreferenceConfig("ipo", 0.3, 0.2)])
+    for config in (PreferenceConfig(beta=0.3), PreferenceConfig("ipo", beta=0.3)):
+        arguments = pairs(5, 20.0)
+        for policy in arguments[:2]:
+            policy.requires_grad_()
+        yield Case(f"the gradients of {config.loss}", [*arguments, config], observe=_loss_and_gradients)
 
 
 def _loss(a: Tensor, b: Tensor, c: Tensor, d: Tensor, config: PreferenceConfig, **wrong: bool) -> Tensor:
@@ -69,15 +86,24 @@ def _loss(a: Tensor, b: Tensor, c: Tensor, d: Tensor, config: PreferenceConfig, 
         margin = (a + c) - (b + d)
     if wrong.get("exchanged"):
         margin = -margin
+    if wrong.get("of_means"):
+        margin = margin.mean()
+    if wrong.get("detached"):
+        margin = margin.detach()
     if config.loss == "ipo" and not wrong.get("always_dpo"):
         target = 1 / config.beta if wrong.get("twice_the_target") else 1 / (2 * config.beta)
         if wrong.get("half_beta"):
             target = 0.5 * config.beta
-        return (margin * (config.beta if wrong.get("scaled_for_ipo") else 1.0) - target).square().mean()
+        squares = (margin * (config.beta if wrong.get("scaled_for_ipo") else 1.0) - target).square()
+        if wrong.get("ipo_smoothed"):
+            squares = (1 - config.label_smoothing) * squares + config.label_smoothing * (margin + target).square()
+        return squares.mean()
     scaled = margin * (1.0 if wrong.get("no_beta") else config.beta)
     smoothing = 0.0 if wrong.get("no_smoothing") else config.label_smoothing
     if wrong.get("underflowing"):
         return (-(1 - smoothing) * scaled.sigmoid().log() - smoothing * (-scaled).sigmoid().log()).mean()
+    if wrong.get("one_minus") and smoothing:
+        return (-(1 - smoothing) * F.logsigmoid(scaled) - smoothing * (1 - scaled.sigmoid()).log()).mean()
     if wrong.get("one_term"):
         return -(1 - smoothing) * F.logsigmoid(scaled).mean()
     return (-(1 - smoothing) * F.logsigmoid(scaled) - smoothing * F.logsigmoid(-scaled)).mean()
@@ -120,6 +146,14 @@ EXERCISE = Exercise(
         Mistake(_mistaken("underflowing"), "σ underflows to 0 for large margins: use F.logsigmoid"),
         Mistake(_mistaken("no_smoothing"), "label smoothing assumes that a share ε of the preferences is wrong"),
         Mistake(_mistaken("one_term"), "the share ε of the pairs has a loss too: - ε ln σ(-β margin)"),
+        Mistake(
+            _mistaken("one_minus"), "σ(-x) is 1 - σ(x), which rounds to 0 for a large margin: use F.logsigmoid(-scaled)"
+        ),
+        Mistake(
+            _mistaken("of_means"), "the loss of each pair comes first, then the mean: a mean margin lets pairs cancel"
+        ),
+        Mistake(_mistaken("ipo_smoothed"), "label smoothing is for dpo only"),
+        Mistake(_mistaken("detached"), "a loss is there to train with: gradients must flow back to the policy"),
         Mistake(_mistaken("scaled_for_ipo"), "ipo takes the margin itself, without β"),
         Mistake(_mistaken("half_beta"), "1 / (2 β) divides by β, but 1 / 2 * β multiplies by it"),
         Mistake(_mistaken("always_dpo"), "for ipo the loss is (margin - 1 / (2 β))²"),

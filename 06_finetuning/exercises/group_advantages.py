@@ -33,12 +33,14 @@ from learn.exercise import Case, Exercise, Mistake
 
 
 def cases() -> Iterator[Case]:
-    """One right of four; two groups; equal rewards; nearly equal rewards."""
+    """One right of four; two groups; equal rewards; nearly equal rewards; one answer; large rewards."""
     yield Case("one of four answers is right", [torch.tensor([[1.0, 0.0, 0.0, 0.0]])])
     yield Case("an easy and a hard question", [torch.tensor([[1.0, 1.0, 1.0, 0.0], [0.0, 0.0, 1.0, 0.0]])])
     yield Case("a group whose answers are all right", [torch.tensor([[1.0, 1.0, 1.0], [0.0, 0.5, 1.0]])])
     # In float32 the deviation of these is exact to four digits.
     yield Case("two rewards that differ very little", [torch.tensor([[0.5, 0.502]])], tolerance=1e-3)
+    yield Case("a group of one answer", [torch.tensor([[0.7], [0.2]])])
+    yield Case("rewards of about 10,000, a unit apart", [torch.tensor([[10000.0, 10001.0, 10002.0]])], tolerance=1e-3)
 
 
 def _advantages(rewards: Tensor, **wrong: bool) -> Tensor:
@@ -49,6 +51,11 @@ def _advantages(rewards: Tensor, **wrong: bool) -> Tensor:
     if wrong.get("centred_only"):
         return centred
     deviation = rewards.std(dim=dim, keepdim=True, correction=int(bool(wrong.get("bessel"))))
+    if wrong.get("squares"):
+        mean = rewards.mean(dim=dim, keepdim=True)
+        deviation = (rewards.square().mean(dim=dim, keepdim=True) - mean.square()).clamp(min=0.0).sqrt()
+    if wrong.get("in_place"):
+        rewards -= rewards.mean(dim=dim, keepdim=True)
     if wrong.get("one_deviation"):
         deviation = rewards.std(correction=0)
     if wrong.get("eps_inside"):
@@ -84,6 +91,14 @@ EXERCISE = Exercise(
         Mistake(_mistaken("whole"), "each group has its own mean and standard deviation"),
         Mistake(_mistaken("one_deviation"), "each group has its own standard deviation, not only its own mean"),
         Mistake(_mistaken("eps_inside"), "1e-6 is added to the standard deviation, not under the root"),
+        Mistake(
+            _mistaken("squares"),
+            "mean(r²) - mean(r)² loses all digits if rewards are large: take the mean of (r - mean)²",
+        ),
+        Mistake(
+            _mistaken("in_place"),
+            "`rewards` belongs to the caller: r = r - mean makes a new tensor, r -= mean does not",
+        ),
         Mistake(_mistaken("no_eps"), "a group of equal rewards has deviation 0: add 1e-6"),
     ),
 )

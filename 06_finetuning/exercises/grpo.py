@@ -29,21 +29,26 @@ def grpo_loss(
         config: `config.clip` is ε, `config.beta` is β.
 
     Returns:
-        A scalar.
+        A scalar, differentiable with respect to `new`.
     """
     raise NotImplementedError("Exercise 6.8: gain, clip, divergence")
 
 
 # === Above: what the learner gets. Below: how it is graded, with hints and wrong answers. ===
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from learn.exercise import Case, Exercise, Mistake
 
 
+def _loss_and_gradient(result: Any, arguments: Sequence[Any]) -> dict[str, Any]:
+    result.backward()
+    return {"loss": result.detach(), "gradient of new": arguments[0].grad}
+
+
 def cases() -> Iterator[Case]:
-    """Nothing moved; moved; far; divergence; unequal lengths; an empty answer."""
+    """Nothing moved; moved; far; divergence; unequal lengths; an empty answer; another clip; gradients."""
     generator = torch.Generator().manual_seed(0)
 
     def random(*shape: int) -> Tensor:
@@ -70,13 +75,22 @@ def cases() -> Iterator[Case]:
     )
     none = torch.tensor([[True, True, False], [False, False, False]])
     yield Case("an answer without tokens", [far, base.clone(), base.clone(), advantages, none, plain])
+    wide = GRPOConfig(clip=0.45, beta=0.0)
+    yield Case("a clip of 0.45", [far, base.clone(), base.clone(), advantages, everything, wide])
+    for what, new in (("nothing has moved", base.clone()), ("moves beyond the clip", far.clone())):
+        arguments = [new.requires_grad_(), base.clone(), random(2, 3), advantages, some, GRPOConfig(beta=0.1)]
+        yield Case(f"the gradient where {what}", arguments, observe=_loss_and_gradient)
 
 
 def _loss(
     new: Tensor, old: Tensor, reference: Tensor, advantages: Tensor, counted: Tensor, config: GRPOConfig, **wrong: bool
 ) -> Tensor:
     ratio = (old - new if wrong.get("inverse_ratio") else new - old).exp()
+    if wrong.get("ratio_detached"):
+        ratio = ratio.detach()
     advantage = advantages[:, None]
+    if wrong.get("usual_clip"):
+        config = GRPOConfig(beta=config.beta)
     clipped = ratio.clamp(1 - config.clip, 1 + config.clip) * advantage
     gain = torch.minimum(ratio * advantage, clipped)
     if wrong.get("clip_only"):
@@ -130,6 +144,8 @@ EXERCISE = Exercise(
             _mistaken("ratios_compared"),
             "the smaller of ρ A and clip(ρ) A: multiply by A first, since a negative A turns smaller into larger",
         ),
+        Mistake(_mistaken("usual_clip"), "ε is config.clip, which need not be 0.2"),
+        Mistake(_mistaken("ratio_detached"), "gradients flow through the ratio to `new`: do not detach it"),
         Mistake(_mistaken("padding_counted"), "the mean is over the tokens that count: divide by their number"),
         Mistake(_mistaken("divergence_reversed"), "the divergence is of π₀/π: exp(reference - new)"),
         Mistake(_mistaken("plain_divergence"), "ln π/π₀ alone may be negative; the estimate here is never negative"),

@@ -45,16 +45,24 @@ from learn.exercise import Case, Exercise, Mistake
 
 
 def _value_and_gradients(result: Any, arguments: Sequence[Any]) -> dict[str, Any]:
-    adapter: LoRAAdapter = arguments[0]
+    adapter, x, base = arguments
     result.sin().sum().backward()
     gradients = {f"gradient of {name}": parameter.grad for name, parameter in adapter.named_parameters()}
-    return {"output": result.detach(), **gradients}
+    kept = {"base.weight afterwards": base.weight.detach(), "x afterwards": x.detach()}
+    return {"output": result.detach(), **gradients, "gradient of x": x.grad, **kept}
 
 
 def cases() -> Iterator[Case]:
-    """A fresh adapter; a trained one; a batch; a bias; dropout; DoRA."""
+    """A fresh adapter; a trained one; a bias; dropout; one vector; DoRA."""
 
-    def question(what: str, fresh: bool = False, bias: bool = False, training: bool = False, **settings: Any) -> Case:
+    def question(
+        what: str,
+        fresh: bool = False,
+        bias: bool = False,
+        training: bool = False,
+        single: bool = False,
+        **settings: Any,
+    ) -> Case:
         torch.manual_seed(0)
         base = nn.Linear(6, 4, bias=bias).double().requires_grad_(False)
         adapter = LoRAAdapter(base, LoRAConfig(rank=2, **settings)).double().train(training)
@@ -63,6 +71,7 @@ def cases() -> Iterator[Case]:
         if adapter.magnitude is not None:
             adapter.magnitude.data *= torch.rand(4) + 0.5
         x = torch.randn(2, 3, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        x = (x[0, 0].clone() if single else x).requires_grad_()
         return Case(what, [adapter, x, base], observe=_value_and_gradients)
 
     yield question("a fresh adapter, whose B is 0", fresh=True)
@@ -72,6 +81,7 @@ def cases() -> Iterator[Case]:
     yield question("a base with a bias", bias=True)
     yield question("dropout of 0.5 while training", training=True, dropout=0.5)
     yield question("dropout of 0.5, not training", dropout=0.5)
+    yield question("x is one vector (in,)", single=True)
     yield question("DoRA", dora=True)
     yield question("DoRA with a bias", dora=True, bias=True)
 
@@ -87,6 +97,13 @@ def _forward(self: LoRAAdapter, x: Tensor, base: nn.Linear, **wrong: bool) -> Te
     if wrong.get("over_rank"):
         scale = self.config.alpha / self.config.rank
     correction = scale * (dropped @ self.lora_a.T @ self.lora_b.T)
+    if wrong.get("merged"):
+        base.weight.data += scale * (self.lora_b @ self.lora_a)
+        return base(x) + 0 * correction
+    if wrong.get("three_axes"):
+        correction = scale * torch.einsum("bti,ri,or->bto", dropped, self.lora_a, self.lora_b)
+    if wrong.get("x_detached"):
+        correction = scale * (dropped.detach() @ self.lora_a.T @ self.lora_b.T)
     if self.magnitude is None or wrong.get("no_dora"):
         kept = F.linear(dropped, base.weight, base.bias) if wrong.get("base_dropped") else base(x)
         return kept + correction
@@ -130,6 +147,13 @@ EXERCISE = Exercise(
         Mistake(_mistaken("no_dropout"), "dropout applies to the correction's input while training"),
         Mistake(_mistaken("base_dropped"), "only the correction has dropout; the base layer reads x itself"),
         Mistake(_mistaken("always_dropped"), "there is no dropout outside training: pass self.training"),
+        Mistake(
+            _mistaken("merged"), "base.weight itself must stay: at the next call the correction would be in it twice"
+        ),
+        Mistake(
+            _mistaken("x_detached"), "gradients flow to x through the correction too, since there are layers below"
+        ),
+        Mistake(_mistaken("three_axes"), "x may have any number of axes: @ with a matrix takes all of them"),
         Mistake(_mistaken("columns"), "one norm for each row of W + s B A: sum over its columns, dim=1"),
         Mistake(_mistaken("weight_alone"), "the norm is of the corrected weight W + s B A, not of W alone"),
         Mistake(_mistaken("no_dora"), "where self.magnitude is not None, the rows get lengths of their own"),

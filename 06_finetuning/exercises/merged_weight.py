@@ -35,11 +35,13 @@ from learn.exercise import Case, Exercise, Mistake
 
 
 def _result_and_base(result: Any, arguments: Sequence[Any]) -> dict[str, Any]:
-    return {"result": result.detach(), "base.weight": arguments[1].weight.detach()}
+    adapter, base = arguments
+    kept = {f"{name} afterwards": parameter.detach() for name, parameter in adapter.named_parameters()}
+    return {"result": result.detach(), "base.weight": base.weight.detach(), **kept}
 
 
 def cases() -> Iterator[Case]:
-    """LoRA, LoRA of a square matrix, DoRA."""
+    """LoRA, LoRA of a square matrix, rank-stabilised, DoRA."""
 
     def question(what: str, width: int = 6, **settings: Any) -> Case:
         torch.manual_seed(0)
@@ -52,13 +54,19 @@ def cases() -> Iterator[Case]:
 
     yield question("a 4 × 6 matrix")
     yield question("a square matrix, alpha 1", width=4, alpha=1.0)
+    yield question("alpha divided by the root of the rank", rank_stabilised=True)
     yield question("DoRA", dora=True)
     yield question("DoRA of a square matrix", width=4, dora=True)
 
 
 def _merged(self: LoRAAdapter, base: nn.Linear, **wrong: bool) -> Tensor:
+    scale = 1.0 if wrong.get("unscaled") or wrong.get("b_changed") else self.config.scale
+    if wrong.get("b_changed"):
+        self.lora_b.data *= self.config.scale
     product = (self.lora_a.T @ self.lora_b.T) if wrong.get("transposed") else self.lora_b @ self.lora_a
-    weight = base.weight + (1.0 if wrong.get("unscaled") else self.config.scale) * product
+    if wrong.get("over_rank"):
+        scale = self.config.alpha / self.config.rank
+    weight = base.weight + scale * product
     if wrong.get("base_changed"):
         base.weight.data.copy_(weight)
     if self.magnitude is None or wrong.get("no_dora"):
@@ -94,6 +102,11 @@ EXERCISE = Exercise(
         Mistake(_mistaken("base_changed"), "base.weight itself must stay as it is: make a new tensor"),
         Mistake(_mistaken("weight_alone"), "the norm is of the corrected weight W + s B A, not of W alone"),
         Mistake(_mistaken("unscaled"), "the correction is multiplied by s = self.config.scale"),
+        Mistake(
+            _mistaken("over_rank"),
+            "s is alpha / sqrt(rank) if the adapter is rank-stabilised; self.config.scale is right in both cases",
+        ),
+        Mistake(_mistaken("b_changed"), "the adapter must stay as it is: do not multiply B itself by s"),
         Mistake(_mistaken("transposed"), "the product is B A, (out, rank) times (rank, in), not Aᵀ Bᵀ"),
         Mistake(_mistaken("no_dora"), "where self.magnitude is not None, the rows get lengths of their own"),
         Mistake(_mistaken("not_divided"), "divide the rows by their lengths before you multiply them by m"),

@@ -77,6 +77,21 @@ def _equal_steps() -> Tensor:
     return torch.linspace(-1, 1, 16)
 
 
+def _ends_at_half() -> Tensor:
+    outermost = 0.5 * ((1 - 1 / 32) + (1 - 1 / 30))
+    side = torch.special.ndtri(torch.linspace(outermost, 0.5, 8, dtype=torch.float64))
+    return (torch.cat([-side, side]).sort().values / side.max()).float()
+
+
+def _unsorted() -> Tensor:
+    levels = _levels()
+    return torch.cat([levels[8:].flip(0), levels[7:8], levels[:7]])
+
+
+def _double() -> Tensor:
+    return _levels().double()
+
+
 EXERCISE = Exercise(
     stub=nf4_levels,
     reference="finetuning.adapters.nf4:nf4_levels",
@@ -91,6 +106,11 @@ EXERCISE = Exercise(
     mistakes=(
         Mistake(_symmetric, "eight levels on each side leave no room for 0, which must be a level exactly"),
         Mistake(_other_side, "the positive side has eight levels, the negative side seven"),
+        Mistake(
+            _ends_at_half, "the shares are the first 8 of 9 down to 0.5: the ninth, 0.5 itself, would be the level 0"
+        ),
+        Mistake(_unsorted, "the levels are sorted, from -1 to 1"),
+        Mistake(_double, "the result is float32; only the way to it is float64"),
         Mistake(_not_divided, "divide by the largest, so that the levels end at 1"),
         Mistake(_one_margin, "outermost is the mean of 1 - 1/32 and 1 - 1/30"),
         Mistake(_equal_steps, "these are equal steps; the levels are quantiles of the normal distribution"),

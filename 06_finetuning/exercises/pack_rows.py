@@ -42,13 +42,20 @@ from learn.exercise import Case, Exercise, Mistake
 
 
 def cases() -> Iterator[Case]:
-    """One; padding; two in a row; two rows."""
+    """One; padding; two in a row; two rows; id 0; a first token that is learned; one token; an empty row."""
     first = EncodedConversation([5, 6, 7, 8, 9], [False, False, False, True, True])
     second = EncodedConversation([1, 2, 3], [False, True, True])
     yield Case("one conversation of five tokens in a row of four", [[[first]], 4])
     yield Case("the same in a row of six: padding", [[[first]], 6])
     yield Case("two in one row of eight", [[[first, second]], 8])
     yield Case("two rows", [[[second], [second, first]], 7])
+    zeros = EncodedConversation([0, 4, 0, 0], [False, False, True, True])
+    yield Case("a conversation with the id 0 in it, then padding", [[[zeros]], 5])
+    all_learned = EncodedConversation([1, 2, 3], [True, True, True])
+    yield Case("a conversation whose first token is learned, though nothing predicts it", [[[all_learned]], 4])
+    single = EncodedConversation([4], [True])
+    yield Case("a conversation of one token, which takes no place, between two others", [[[second, single, first]], 7])
+    yield Case("a row without conversations", [[[], [second]], 3])
 
 
 def _pack(rows: Sequence[Sequence[EncodedConversation]], context_length: int, **wrong: bool) -> Batch:
@@ -69,8 +76,14 @@ def _pack(rows: Sequence[Sequence[EncodedConversation]], context_length: int, **
             targets[row, place] = torch.where(mask, following, IGNORED)
             positions[row, place] = torch.arange(len(ids) - 1) + (start if wrong.get("positions_go_on") else 0)
             documents[row, place] = 0 if wrong.get("one_document") else number
+            if wrong.get("zero_is_padding"):
+                documents[row, place] = torch.where(ids[:-1] == 0, -1, number)
             start = place.stop + bool(wrong.get("gap"))
+    if wrong.get("zero_is_padding"):
+        targets[targets == 0] = IGNORED
     weight = float((targets != IGNORED).sum())
+    if wrong.get("weight_of_learned"):
+        weight = float(sum(sum(conversation.learned) for row in rows for conversation in row))
     if wrong.get("weight_of_places"):
         weight = float(targets.numel())
     tensors = {"inputs": inputs, "targets": targets, "positions": positions, "allowed": document_mask(documents)}
@@ -109,6 +122,14 @@ EXERCISE = Exercise(
             _mistaken("padding_is_first"), "padding is a document of its own: -1, not the number of a conversation"
         ),
         Mistake(_mistaken("weight_of_places"), "the weight counts the targets that are learned, not the places"),
+        Mistake(
+            _mistaken("zero_is_padding"),
+            "0 is an ordinary id: padding is where no conversation is, not where ids are 0",
+        ),
+        Mistake(
+            _mistaken("weight_of_learned"),
+            "the first token of a conversation is never a target: count targets that are not IGNORED",
+        ),
         Mistake(_mistaken("positions_go_on"), "positions begin at 0 in each conversation"),
         Mistake(
             _mistaken("one_document"),

@@ -22,19 +22,26 @@ def slots(self: BlockTable, start: int, stop: int) -> list[int]:
 
 # === Above: what the learner gets. Below: how it is graded, with hints and wrong answers. ===
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from learn.exercise import Case, Exercise, Mistake
 from optimization.engine.block_pool import BlockPool
 
 
+def _slots_and_blocks(result: Any, arguments: Sequence[Any]) -> dict[str, Any]:
+    return {"slots": result, "blocks afterwards": arguments[0].blocks}
+
+
 def cases() -> Iterator[Case]:
-    """One block; a border; scattered; nothing."""
+    """One block; a border; scattered; nothing; one token a block; a part of a block."""
 
     def question(what: str, blocks: list[int], start: int, stop: int, block_size: int = 4) -> Case:
         table = BlockTable(BlockPool(20, block_size))
         table.blocks = list(blocks)
-        return Case(f"blocks {blocks}, block_size {block_size}: {what}", [table, start, stop])
+        return Case(
+            f"blocks {blocks}, block_size {block_size}: {what}", [table, start, stop], observe=_slots_and_blocks
+        )
 
     yield question("the first three tokens", [0], 0, 3)
     yield question("the first three tokens", [7], 0, 3)
@@ -42,6 +49,8 @@ def cases() -> Iterator[Case]:
     yield question("one new token, position 8, in the third block", [5, 2, 9], 8, 9)
     yield question("positions 1 to 8", [1, 0, 4], 1, 9, 3)
     yield question("nothing", [1], 2, 2)
+    yield question("the end of the first block and nothing of the second", [3, 6], 2, 4)
+    yield question("one token a block", [4, 2, 9], 0, 3, 1)
 
 
 def _contiguous(self: BlockTable, start: int, stop: int) -> list[int]:
@@ -57,6 +66,20 @@ def _by_block(self: BlockTable, start: int, stop: int) -> list[int]:
 def _position_in_text(self: BlockTable, start: int, stop: int) -> list[int]:
     size = self.pool.block_size
     return [(self.blocks[p // size] or 0) * size + p for p in range(start, stop)]
+
+
+def _whole_blocks(self: BlockTable, start: int, stop: int) -> list[int]:
+    size = self.pool.block_size
+    touched = self.blocks[start // size : -(-stop // size)]
+    return [(block or 0) * size + place for block in touched for place in range(size)]
+
+
+def _consumed(self: BlockTable, start: int, stop: int) -> list[int]:
+    size, found = self.pool.block_size, []
+    del self.blocks[: start // size]
+    for p in range(start % size, start % size + stop - start):
+        found.append((self.blocks[p // size] or 0) * size + p % size)
+    return found
 
 
 def _inclusive(self: BlockTable, start: int, stop: int) -> list[int]:
@@ -80,5 +103,7 @@ EXERCISE = Exercise(
         Mistake(_contiguous, "the blocks of a sequence may lie anywhere: look up each block"),
         Mistake(_position_in_text, "within the block the place is p mod block_size, not p"),
         Mistake(_inclusive, "`stop` is not included"),
+        Mistake(_whole_blocks, "only the tokens from start to stop are asked for, not all of their blocks"),
+        Mistake(_consumed, "self.blocks must stay as it is: the sequence still has all its blocks"),
     ),
 )

@@ -31,13 +31,16 @@ from learn.exercise import Case, Exercise, Mistake
 
 
 def cases() -> Iterator[Case]:
-    """Small; bfloat16; grouped heads; int8."""
+    """Small; bfloat16; grouped heads; int8; float8; heads of another size."""
     small = GPTConfig(vocab_size=10, num_layers=2, num_heads=4, d_model=32)
     grouped = GPTConfig(vocab_size=10, num_layers=3, num_heads=8, num_kv_heads=2, d_model=64)
     yield Case("num_layers 2, kv_heads 4, head_size 8, float32", [small, torch.float32])
     yield Case("num_layers 2, kv_heads 4, head_size 8, bfloat16", [small, torch.bfloat16])
     yield Case("num_layers 3, num_heads 8, kv_heads 2, head_size 8, bfloat16", [grouped, torch.bfloat16])
     yield Case("num_layers 3, num_heads 8, kv_heads 2, head_size 8, int8 with its scales", [grouped, torch.int8])
+    yield Case("the same in float8, which has no scales", [grouped, torch.float8_e4m3fn])
+    wide = GPTConfig(vocab_size=10, num_layers=1, num_heads=4, num_kv_heads=1, head_dim=16, d_model=32)
+    yield Case("num_heads 4, kv_heads 1, head_size 16, d_model 32, float32", [wide, torch.float32])
 
 
 def _keys_alone(config: GPTConfig, dtype: torch.dtype) -> int:
@@ -54,6 +57,15 @@ def _no_scales(config: GPTConfig, dtype: torch.dtype) -> int:
 
 def _one_scale(config: GPTConfig, dtype: torch.dtype) -> int:
     return _no_scales(config, dtype) + 4 * (dtype == torch.int8)
+
+
+def _every_byte_scaled(config: GPTConfig, dtype: torch.dtype) -> int:
+    return 2 * config.num_layers * config.kv_heads * (config.head_size * dtype.itemsize + 4 * (dtype.itemsize == 1))
+
+
+def _divided_width(config: GPTConfig, dtype: torch.dtype) -> int:
+    vector = config.d_model // config.num_heads * dtype.itemsize + 4 * (dtype == torch.int8)
+    return 2 * config.num_layers * config.kv_heads * vector
 
 
 def _always_float32(config: GPTConfig, dtype: torch.dtype) -> int:
@@ -75,5 +87,9 @@ EXERCISE = Exercise(
         Mistake(_query_heads, "only key-value heads are stored, and grouped attention has fewer of them"),
         Mistake(_one_scale, "each vector (a key or a value, of each head and layer) has a scale of its own"),
         Mistake(_no_scales, "in int8 each vector has a scale of 4 bytes"),
+        Mistake(
+            _every_byte_scaled, "only int8 has scales: float8 takes one byte as well, and has an exponent of its own"
+        ),
+        Mistake(_divided_width, "a head need not have d_model / num_heads numbers: config.head_size says how many"),
     ),
 )

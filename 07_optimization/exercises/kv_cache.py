@@ -45,28 +45,37 @@ _CONFIG = GPTConfig(vocab_size=10, context_length=6, num_layers=2, num_heads=2, 
 
 def _seen(result: Any, arguments: Sequence[Any]) -> dict[str, Any]:
     cache: ContiguousKVCache = arguments[0]
+    stored = {
+        "stored keys of all layers": cache._keys.clone(),
+        "stored values of all layers": cache._values.clone(),
+        "length": cache.length,
+    }
     if result is None:
-        return {"stored keys of all layers": cache._keys.clone(), "length": cache.length}
-    shares = result[0].untyped_storage().data_ptr() == cache._keys.untyped_storage().data_ptr()
+        return stored
+    memories = zip(result, (cache._keys, cache._values), strict=True)
+    views = all(a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr() for a, b in memories)
     return {
         "keys": result[0].clone(),
         "values": result[1].clone(),
-        "stored keys of all layers": cache._keys.clone(),
-        "length": cache.length,
-        "a view of the memory": shares or cache.length == 0,
+        **stored,
+        "views of the memory": views,
+        "new keys afterwards": arguments[2],
+        "new values afterwards": arguments[3],
     }
 
 
 def cases() -> Iterator[Case]:
-    """A prompt; one more token; another layer; the last place."""
+    """A prompt; one more token; another layer; the last place; two sequences; too many."""
 
-    def question(what: str, layer: int, time: int, stored: int, raises: type[Exception] | None = None) -> Case:
-        cache = ContiguousKVCache(_CONFIG)
+    def question(
+        what: str, layer: int, time: int, stored: int, raises: type[Exception] | None = None, batch: int = 1
+    ) -> Case:
+        cache = ContiguousKVCache(_CONFIG, batch)
         generator = torch.Generator().manual_seed(0)
         for memory in (cache._keys, cache._values):
             memory.copy_(torch.randn(memory.shape, generator=generator))
         cache.length = stored
-        keys, values = torch.randn(2, 1, 2, time, 4, generator=generator)
+        keys, values = torch.randn(2, batch, 2, time, 4, generator=generator)
         what = f"length {stored}, capacity {cache.capacity}: {what}"
         return Case(what, [cache, layer, keys, values], observe=_seen, raises=raises)
 
@@ -77,6 +86,8 @@ def cases() -> Iterator[Case]:
     yield question("one token into the last place is not refused", 0, 1, 5, CacheFullError)
     yield question("one token into the last place", 0, 1, 5)
     yield question("two tokens with room for only one: refused, and nothing written", 0, 2, 5, CacheFullError)
+    yield question("a prompt of seven tokens: refused", 0, 7, 0, CacheFullError)
+    yield question("one token of each of two sequences", 1, 1, 3, batch=2)
 
 
 def _update(self: ContiguousKVCache, layer: int, keys: Tensor, values: Tensor, **wrong: bool) -> tuple[Tensor, Tensor]:
@@ -85,8 +96,14 @@ def _update(self: ContiguousKVCache, layer: int, keys: Tensor, values: Tensor, *
     if wrong.get("cut_off"):
         keys, values = keys[:, :, : self.capacity - start], values[:, :, : self.capacity - start]
         stop = min(stop, self.capacity)
+    if wrong.get("written_first"):
+        self._keys[layer, :, :, start : self.capacity] = keys[:, :, : self.capacity - start]
     if stop > self.capacity or (wrong.get("one_less") and stop >= self.capacity):
         raise CacheFullError(f"{stop} tokens do not fit a cache of {self.capacity}")
+    if wrong.get("first_sequence"):
+        self._keys[layer, 0, :, start:stop] = keys[0]
+        self._values[layer, 0, :, start:stop] = values[0]
+        return self._keys[layer, :, :, :stop], self._values[layer, :, :, :stop]
     self._keys[layer, :, :, start:stop] = keys
     self._values[layer, :, :, start:stop] = keys if wrong.get("keys_twice") else values
     if wrong.get("counted"):
@@ -97,6 +114,8 @@ def _update(self: ContiguousKVCache, layer: int, keys: Tensor, values: Tensor, *
         return self._keys[layer], self._values[layer]
     if wrong.get("copied"):
         return self._keys[layer, :, :, :stop].clone(), self._values[layer, :, :, :stop].clone()
+    if wrong.get("values_copied"):
+        return self._keys[layer, :, :, :stop], self._values[layer, :, :, :stop].contiguous()
     return self._keys[layer, :, :, :stop], self._values[layer, :, :, :stop]
 
 
@@ -131,6 +150,13 @@ EXERCISE = Exercise(
         Mistake(
             _mistaken("cut_off"),
             "tokens that do not fit are an error: otherwise the model would go on without them",
+        ),
+        Mistake(_mistaken("written_first"), "compare before you write: a cache that refuses must stay as it was"),
+        Mistake(
+            _mistaken("first_sequence"), "the memory has an axis for the sequences of the batch: write all of them"
+        ),
+        Mistake(
+            _mistaken("values_copied"), "contiguous() copies a slice: return views of the memory, the values as well"
         ),
         Mistake(_mistaken("one_less"), "a cache may be exactly full: it holds `capacity` tokens"),
     ),

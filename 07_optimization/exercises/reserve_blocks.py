@@ -56,7 +56,7 @@ def _state(result: Any, arguments: Sequence[Any]) -> dict[str, Any]:
 
 
 def cases() -> Iterator[Case]:
-    """Nothing missing; one block; a border; several; all free blocks."""
+    """One block; a border; nothing missing; several; all free blocks; none; block 0."""
 
     def question(what: str, table: _Table, length: int, raises: type[Exception] | None = None) -> Case:
         what = f"blocks {table.blocks} of 4 tokens, {table.pool.num_free} free: {what}"
@@ -66,6 +66,8 @@ def cases() -> Iterator[Case]:
     yield question("4 tokens, exactly one block", _Table(10, 0, 0), 4)
     yield question("room for 6 when there is room for 8", _Table(10, 0, 8), 6)
     yield question("room for 20 when there is room for 8", _Table(10, 2, 8), 20)
+    yield question("no token at all", _Table(10, 0, 0), 0)
+    yield question("one token more than there is room for", _Table(10, 0, 4), 5)
     # This raises nothing. It is asked like a refusal, so that an error is recognised with any message.
     yield question("all the blocks of the pool", _Table(5, 2, 0), 12, OutOfBlocksError)
     yield question("more than the pool has: refused, and nothing taken", _Table(5, 2, 4), 20, OutOfBlocksError)
@@ -80,6 +82,7 @@ def _reserve(self: BlockTable, length: int, **wrong: bool) -> None:
         if wrong.get("one_more")
         else -(-length // size)
     )
+    needed = max(1, needed) if wrong.get("at_least_one") else needed
     missing = needed if wrong.get("from_nothing") else max(0, needed - len(self.blocks))
     free = self.pool.num_free - 1 if wrong.get("keeps_one") else self.pool.num_free
     late = wrong.get("a_part") or wrong.get("counted_late")
@@ -89,6 +92,10 @@ def _reserve(self: BlockTable, length: int, **wrong: bool) -> None:
         if wrong.get("counted_late") and not self.pool.num_free:
             raise OutOfBlocksError("no block is left")
         after = self.blocks[-1] if self.blocks and not wrong.get("no_neighbour") else None
+        if wrong.get("zero_is_none"):
+            after = after or None
+        if wrong.get("first_block"):
+            after = self.blocks[0] if self.blocks else None
         self.blocks.append(self.pool.allocate(after))
 
 
@@ -121,5 +128,8 @@ EXERCISE = Exercise(
         Mistake(_mistaken("counted_late"), "count first, then take: a table that fails must be unchanged"),
         Mistake(_mistaken("from_nothing"), "the blocks that the sequence already has count"),
         Mistake(_mistaken("keeps_one"), "all free blocks may be taken"),
+        Mistake(_mistaken("at_least_one"), "no token needs no block"),
+        Mistake(_mistaken("zero_is_none"), "0 is the number of a block: `or None` takes it for none"),
+        Mistake(_mistaken("first_block"), "`after` is the *last* block of the sequence, whose neighbour comes next"),
     ),
 )

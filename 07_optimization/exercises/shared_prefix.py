@@ -32,19 +32,28 @@ from learn.exercise import Case, Exercise, Mistake
 from optimization.engine.block_pool import BlockPool
 
 
-def _blocks(result: Any, arguments: Sequence[Any]) -> list[int]:
-    return [prefix.block for prefix in result]
+def _blocks(result: Any, arguments: Sequence[Any]) -> dict[str, Any]:
+    table: BlockTable = arguments[0]
+    return {
+        "found": [prefix.block for prefix in result],
+        "blocks of the table afterwards": table.blocks,
+        "free blocks of the pool afterwards": table.pool.num_free,
+        "tokens afterwards": arguments[1],
+    }
 
 
 def cases() -> Iterator[Case]:
-    """Known; a part; the last token; a block in another place; not sharing."""
+    """Known; a part; the last token; a block in another place; too short; not sharing; another size."""
 
     def question(what: str, tokens: list[int], share: bool = True) -> Case:
         pool = BlockPool(10, 2)
+        taken = {pool.allocate() for _ in range(10)}
         first = pool.register(None, (1, 2), 4)
         second = pool.register(first, (3, 4), 7)
         pool.register(second, (5, 6), 5)
         pool.register(None, (3, 4), 8)
+        for block in taken:
+            pool.release(block)
         what = (
             "block_size 2; block 4 has (1, 2) and comes first, 7 has (3, 4) and comes after 4, 5 has (5, 6) and comes "
             f"after 7, 8 has (3, 4) and comes first; {what}"
@@ -56,12 +65,20 @@ def cases() -> Iterator[Case]:
     yield question("all known, but one token must be left", [1, 2, 3, 4])
     yield question("a block that is not full", [1, 2, 3])
     yield question("(3, 4) first, which is another block", [3, 4, 5, 6, 7])
+    yield question("a first block that nobody has", [9, 2, 3, 4, 5])
+    yield question("one block, of which one token must be left", [1, 2])
+    yield question("fewer tokens than a block has", [1])
+    yield question("no token", [])
     yield question("not shared (self.share is False)", [1, 2, 3, 4, 9], share=False)
+    pool = BlockPool(10, 3)
+    pool.register(pool.register(None, (1, 2, 3), 6), (4, 5, 6), 2)
+    what = "block_size 3; block 6 has (1, 2, 3), block 2 has (4, 5, 6) after it: both, and one new token"
+    yield Case(what, [BlockTable(pool), [1, 2, 3, 4, 5, 6, 7]], observe=_blocks)
 
 
 def _find(self: BlockTable, tokens: list[int], **wrong: bool) -> list[Prefix]:
     found: list[Prefix] = []
-    size, parent = self.pool.block_size, None
+    size, parent = 2 if wrong.get("two") else self.pool.block_size, None
     if not self.share and not wrong.get("always"):
         return found
     last = len(tokens) - size + 1 if wrong.get("nothing_left") else len(tokens) - size
@@ -73,6 +90,8 @@ def _find(self: BlockTable, tokens: list[int], **wrong: bool) -> list[Prefix]:
             break
         found.append(prefix)
         parent = prefix
+    if wrong.get("adopted"):
+        self.adopt(found)
     return found[:1] if wrong.get("first_only") else found
 
 
@@ -83,12 +102,25 @@ def _mistaken(name: str) -> Callable[..., Any]:
     return shared_prefix
 
 
+def _consumed(self: BlockTable, tokens: list[int]) -> list[Prefix]:
+    found: list[Prefix] = []
+    size = self.pool.block_size
+    while len(tokens) > size:
+        prefix = self.pool.find(found[-1] if found else None, tuple(tokens[:size]))
+        if prefix is None:
+            break
+        found.append(prefix)
+        del tokens[:size]
+    return found
+
+
 def _skipping(self: BlockTable, tokens: list[int]) -> list[Prefix]:
     found: list[Prefix] = []
     parent = None
-    for start in range(0, len(tokens) - 2, 2):
+    size = self.pool.block_size
+    for start in range(0, len(tokens) - size, size) if self.share else ():
         for known in (parent, *found, *(p for p in self.pool._index.values())):
-            prefix = self.pool.find(known, tuple(tokens[start : start + 2]))
+            prefix = self.pool.find(known, tuple(tokens[start : start + size]))
             if prefix is not None:
                 found.append(prefix)
                 parent = prefix
@@ -116,5 +148,8 @@ EXERCISE = Exercise(
         Mistake(_skipping, "nothing after the first unknown block can be used"),
         Mistake(_mistaken("nothing_left"), "at least one token must be left to compute"),
         Mistake(_mistaken("always"), "if self.share is False, look for nothing"),
+        Mistake(_mistaken("two"), "the length of a block is self.pool.block_size"),
+        Mistake(_mistaken("adopted"), "only find the blocks: `adopt` is called later, when the request can begin"),
+        Mistake(_consumed, "`tokens` belongs to the caller: step over it, do not cut pieces off"),
     ),
 )

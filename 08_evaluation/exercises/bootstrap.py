@@ -25,7 +25,8 @@ def bootstrap_interval(
         weights: (items,) such as the documents' bytes; None for 1 each. An item keeps its weight when it is drawn.
         confidence: between 0 and 1.
         resamples: how many samples to draw; watch the memory, because items · resamples may be large.
-        seed: the seed of the draws. You may draw in any way: the interval is compared with a tolerance.
+        seed: the seed of the draws: the same seed gives the same interval. You may draw in any way. The questions are such
+            that every way of drawing gives the same interval.
 
     Returns:
         Interval(estimate, low, high); the estimate is that of the items themselves.
@@ -35,22 +36,53 @@ def bootstrap_interval(
 
 # === Above: what the learner gets. Below: how it is graded, with hints and wrong answers. ===
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from statistics import NormalDist
 from typing import Any
 
-from learn.exercise import Case, Exercise, Mistake
+from learn.exercise import Case, Exercise, Mistake, Observe
+
+
+def _same_ends(result: Any, arguments: Sequence[Any]) -> dict[str, bool]:
+    return {"low and high are the same": result.low == result.high}
+
+
+def _compared_with(earlier: list[tuple[float, float]]) -> Observe:
+    """Say whether the interval is the one of the earlier question, and keep it if there is none."""
+
+    def observe(result: Any, arguments: Sequence[Any]) -> dict[str, bool]:
+        ends = (result.low, result.high)
+        if not earlier:
+            earlier.append(ends)
+        return {"the interval of the question before": earlier[0] == ends}
+
+    return observe
 
 
 def cases() -> Iterator[Case]:
-    """Answers; another confidence; a ratio; one item; reproducible."""
-    rng = np.random.default_rng(5)
-    answers = (rng.uniform(size=200) < 0.7).astype(np.float64)
-    yield Case("200 questions, about 70 % right", [answers], tolerance=0.006)
-    yield Case("the same with a confidence of 0.5", [answers.copy(), None, 0.5], tolerance=0.006)
-    size = rng.integers(10, 1000, 100).astype(np.float64)
-    bits = size * rng.normal(2.0, 0.4, 100)
-    yield Case("100 documents, bits per byte", [bits, size], tolerance=0.01)
+    """Answers; another confidence; a ratio; equal values; how many resamples; the seed."""
+    # Few items, of two kinds: a mean can only be k / n, and each end of the interval is one of these, far (10 standard
+    # deviations of the draws) from the point where it would become the next one. So no seed changes the interval.
+    yield Case("9 questions, 5 right", [np.repeat([1.0, 0.0], [5, 4])], tolerance=1e-9)
+    yield Case("16 questions, 14 right", [np.repeat([1.0, 0.0], [14, 2])], tolerance=1e-9)
+    yield Case("10 questions, 7 right, a confidence of 0.5", [np.repeat([1.0, 0.0], [7, 3]), None, 0.5], tolerance=1e-9)
+    yield Case("10 questions in a list", [[1] * 7 + [0] * 3, None, 0.5], tolerance=1e-9)
+    bits, size = np.repeat([300.0, 800.0], [5, 4]), np.repeat([100.0, 400.0], [5, 4])
+    yield Case("5 documents of 300 bits, 100 bytes; 4 of 800 bits, 400 bytes", [bits, size], tolerance=1e-9)
     yield Case("all values equal", [np.full(30, 0.5), None, 0.95, 100], tolerance=1e-9)
+    different = np.arange(40.0) ** 1.5
+    arguments = [different, None, 0.95, 1]
+    yield Case(
+        "one resample, which is both ends", arguments, expected={"low and high are the same": True}, observe=_same_ends
+    )
+    earlier: list[tuple[float, float]] = []
+    for what, seed, same in (("seed 3", 3, True), ("seed 3 again", 3, True), ("seed 4", 4, False)):
+        yield Case(
+            f"40 different values, 25 resamples, {what}",
+            [different.copy(), None, 0.95, 25, seed],
+            expected={"the interval of the question before": same},
+            observe=_compared_with(earlier),
+        )
 
 
 def _interval(
@@ -58,20 +90,29 @@ def _interval(
 ) -> Interval:
     a = np.asarray(values, dtype=np.float64)
     b = np.ones_like(a) if weights is None or wrong.get("no_weights") else np.asarray(weights, dtype=np.float64)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(None if wrong.get("no_seed") else 0 if wrong.get("one_seed") else seed)
     size = len(a) // 2 if wrong.get("half") else len(a)
     means = []
-    for _ in range(min(resamples, 2000)):
+    for _ in range(2000 if wrong.get("fixed_number") else min(resamples, 2000)):
         drawn = rng.permutation(len(a))[:size] if wrong.get("no_repetition") else rng.integers(len(a), size=size)
         if wrong.get("mean_of_ratios"):
             means.append((a[drawn] / b[drawn]).mean())
         elif wrong.get("weights_not_drawn"):
             means.append(a[drawn].sum() / b[:size].sum())
+        elif wrong.get("drawn_apart"):
+            means.append(a[drawn].sum() / b[rng.integers(len(a), size=size)].sum())
         else:
             means.append(a[drawn].sum() / b[drawn].sum())
     tail = (1 - confidence) if wrong.get("one_sided") else (1 - confidence) / 2
     low, high = np.quantile(means, [tail, 1 - tail])
     estimate = (a / b).mean() if wrong.get("mean_of_ratios") else a.sum() / b.sum()
+    if wrong.get("of_the_draws"):
+        estimate = np.mean(means)
+    if wrong.get("normal"):
+        reach = NormalDist().inv_cdf((1 + confidence) / 2) * np.std(means)
+        low, high = estimate - reach, estimate + reach
+    if wrong.get("mirrored"):
+        low, high = 2 * estimate - high, 2 * estimate - low
     return Interval(float(estimate), float(low), float(high))
 
 
@@ -108,5 +149,22 @@ EXERCISE = Exercise(
         Mistake(_mistaken("no_weights"), "with weights the estimate is sum(values) / sum(weights)"),
         Mistake(_mistaken("mean_of_ratios"), "use a ratio of sums, not a mean of ratios: long documents count more"),
         Mistake(_mistaken("weights_not_drawn"), "an item keeps its weight when it is drawn"),
+        Mistake(_mistaken("drawn_apart"), "values and weights are drawn by the same indices: an item keeps its weight"),
+        Mistake(
+            _mistaken("normal"),
+            "the ends are quantiles of the resampled means; ± 1.96 standard deviations supposes a normal distribution",
+        ),
+        Mistake(
+            _mistaken("mirrored"), "low is the lower quantile itself: the interval is not mirrored at the estimate"
+        ),
+        Mistake(_mistaken("of_the_draws"), "the estimate is that of the items themselves, not the mean of the draws"),
+        Mistake(_mistaken("fixed_number"), "draw `resamples` times, not a number of times of your own"),
+        Mistake(
+            _mistaken("no_seed"),
+            "draw with a generator made from `seed`, so that the same seed gives the same interval",
+        ),
+        Mistake(
+            _mistaken("one_seed"), "draw with a generator made from `seed`; here every seed gives the same interval"
+        ),
     ),
 )

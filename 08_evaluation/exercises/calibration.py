@@ -45,7 +45,7 @@ def _with_error(result: Any, arguments: Sequence[Any]) -> dict[str, Any]:
 
 
 def cases() -> Iterator[Case]:
-    """One bin; several; edges; many."""
+    """One bin; several; edges; many; one bin for all; the number of bins that is the default."""
 
     def question(what: str, confidence: Sequence[float], correct: Sequence[bool], bins: int) -> Case:
         return Case(what, [np.array(confidence), np.array(correct, dtype=bool), bins], observe=_with_error)
@@ -53,6 +53,9 @@ def cases() -> Iterator[Case]:
     yield question("five predictions at 0.8, four of them right", [0.8] * 5, [True] * 4 + [False], 5)
     yield question("three bins, one of them empty", [0.1, 0.2, 0.9, 0.95], [False, True, True, True], 3)
     yield question("on the edges: 0, 0.5 and 1 in two bins", [0.0, 0.5, 1.0], [False, False, True], 2)
+    yield question("0.2, 0.5 and 0.72 in ten bins", [0.2, 0.5, 0.72], [True, False, True], 10)
+    yield question("nearly 0, and nearly 1, in three bins", [1e-9, 1 - 1e-9], [True, False], 3)
+    yield question("one bin", [0.0, 0.3, 1.0], [True, False, True], 1)
     rng = np.random.default_rng(0)
     many = rng.uniform(size=500)
     yield question("500 predictions in 15 bins", many.tolist(), (rng.uniform(size=500) < many**2).tolist(), 15)
@@ -63,6 +66,8 @@ def _calibrate(confidence: NDArray[np.float64], correct: NDArray[np.bool_], bins
         where = np.minimum((confidence * bins).astype(np.int64), bins - 1)
     else:
         where = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
+    if wrong.get("rounded"):
+        where = np.clip(np.rint(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
     if wrong.get("zero_last"):
         where = np.where(confidence == 0, bins - 1, where)
     if wrong.get("zero_negative"):
@@ -71,11 +76,19 @@ def _calibrate(confidence: NDArray[np.float64], correct: NDArray[np.bool_], bins
         where, correct, confidence = where[confidence > 0], correct[confidence > 0], confidence[confidence > 0]
     if wrong.get("equal_counts"):
         where = np.argsort(np.argsort(confidence, kind="stable"), kind="stable") * bins // len(confidence)
+    if wrong.get("both_edges"):
+        again = np.flatnonzero((confidence * bins == np.rint(confidence * bins)) & (confidence > 0) & (confidence < 1))
+        where = np.concatenate([where, where[again] + 1])
+        confidence, correct = np.concatenate([confidence, confidence[again]]), np.concatenate([correct, correct[again]])
     counts = np.bincount(where, minlength=bins)
     divisor = np.ones(bins) if wrong.get("summed") else counts if wrong.get("nan") else np.maximum(counts, 1)
     with np.errstate(invalid="ignore"):
         mean = np.bincount(where, weights=confidence, minlength=bins) / divisor
         accuracy = np.bincount(where, weights=correct.astype(np.float64), minlength=bins) / divisor
+    if wrong.get("whole"):
+        accuracy = np.where(counts > 0, correct.mean(), 0.0)
+    if wrong.get("float_counts"):
+        return Calibration(counts.astype(np.float64), mean, accuracy)
     if wrong.get("centres"):
         mean = np.where(counts > 0, (np.arange(bins) + 0.5) / bins, 0.0)
     return Calibration(counts, mean, accuracy)
@@ -112,6 +125,10 @@ EXERCISE = Exercise(
         Mistake(
             _mistaken("zero_lost"), "a confidence of 0 is in the first bin, though it is not above the bin's lower edge"
         ),
+        Mistake(_mistaken("both_edges"), "a prediction on an edge is in one bin, the lower one; here it is in two"),
+        Mistake(_mistaken("rounded"), "the bin is rounded up, not to the nearest: 0.72 is in the eighth of ten"),
+        Mistake(_mistaken("whole"), "the accuracy is that of each bin, not of all predictions"),
+        Mistake(_mistaken("float_counts"), "counts are integers"),
         Mistake(_mistaken("equal_counts"), "bins have equal width, not equal counts"),
     ),
 )

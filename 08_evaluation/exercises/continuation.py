@@ -35,7 +35,7 @@ from tokenizer.bpe_tokenizer import BPETokenizer
 
 
 def cases() -> Iterator[Case]:
-    """A simple border; a space; a merge across the border; several spaces; an empty context."""
+    """A simple border; a space; a merge across the border; several spaces; an empty context; spaces in the middle."""
     # "ab", " c", " ca", "abc"
     tokenizer = BPETokenizer([(97, 98), (32, 99), (257, 97), (256, 99)])
     yield Case("'ab' and ' ca'", [tokenizer, "ab", " ca"])
@@ -43,15 +43,20 @@ def cases() -> Iterator[Case]:
     yield Case("'ab' and 'c', which merge into one token", [tokenizer, "ab", "cc"])
     yield Case("'x  ' and 'ca': two spaces", [tokenizer, "x  ", "ca"])
     yield Case("an empty context", [tokenizer, "", "ca"])
+    yield Case("'a b' and ' ca ': spaces elsewhere stay where they are", [tokenizer, "a b", " ca "])
+    yield Case("' ab' and 'c': a space at the beginning of the context stays there", [tokenizer, " ab", "ca"])
+    yield Case("a context of two spaces", [tokenizer, "  ", "ca"])
 
 
 def _pair(tokenizer: Tokenizer, context: str, continuation: str, **wrong: bool) -> tuple[list[int], list[int]]:
     if wrong.get("apart"):
         moved = context[len(context.rstrip()) :]
         return tokenizer.encode(context.rstrip()), tokenizer.encode(moved + continuation)
+    if wrong.get("answer_stripped"):
+        continuation = continuation.strip()
     if not wrong.get("spaces_stay"):
-        stripped = context.rstrip()
-        spaces = context[len(stripped) :]
+        stripped = context.strip() if wrong.get("both_ends") else context.rstrip()
+        spaces = context[len(context.rstrip()) :]
         spaces = spaces[:1] if wrong.get("one_space") else "" if wrong.get("spaces_lost") else spaces
         context, continuation = stripped, spaces + continuation
     whole = tokenizer.encode(context + continuation)
@@ -59,6 +64,13 @@ def _pair(tokenizer: Tokenizer, context: str, continuation: str, **wrong: bool) 
         split = len(whole) - len(tokenizer.encode(continuation))
     else:
         split = len(tokenizer.encode(context))
+    return whole[:split], whole[split:]
+
+
+def _joined_by_a_space(tokenizer: Tokenizer, context: str, continuation: str) -> tuple[list[int], list[int]]:
+    context, continuation = context.rstrip(), continuation.strip()
+    whole = tokenizer.encode(f"{context} {continuation}")
+    split = len(tokenizer.encode(context))
     return whole[:split], whole[split:]
 
 
@@ -92,5 +104,10 @@ EXERCISE = Exercise(
         ),
         Mistake(_mistaken("from_the_end"), "the cut is counted from the front, by the context's own ids"),
         Mistake(_mistaken("one_space"), "all the spaces at the end are moved"),
+        Mistake(_mistaken("both_ends"), "only spaces at the *end* of the context are moved: rstrip, not strip"),
+        Mistake(
+            _mistaken("answer_stripped"), "the continuation keeps its own spaces: ' word' is one token with its space"
+        ),
+        Mistake(_joined_by_a_space, "the spaces are moved as they are; no space is added"),
     ),
 )

@@ -30,14 +30,20 @@ from learn.exercise import Case, Exercise, Mistake
 
 
 def cases() -> Iterator[Case]:
-    """Equal; one word off; order; gaps; greedy; none."""
+    """Equal; one word off; order; gaps; greedy; none; what a word is."""
     yield Case("the same", ["the cat", "The cat."])
+    yield Case("the same, with capitals in the prediction", ["The CAT", "the cat"])
     yield Case("one word differs", ["the cat is on the mat", "the cat sat on the mat"])
     yield Case("the same words in another order", ["b a", "a b"])
     yield Case("with other words between them", ["a x b y c", "a b c"])
     yield Case("a wrong first match: 'b' early, or the longer 'a c d'", ["b a c d", "a c d b"])
+    yield Case("the same the other way round", ["a c d b", "b a c d"])
+    yield Case("a word that occurs twice in the prediction and once in the reference", ["a b a b", "a b"])
     yield Case("no word in common", ["red", "blue"])
     yield Case("nothing", ["", "blue"])
+    yield Case("nothing in both", ["", "…"])
+    yield Case("digits, an underscore and a hyphen", ["top_10 well-known", "top 10 well known"])
+    yield Case("é, which is no ASCII letter and so ends a word", ["a café", "a caf"])
     yield Case(
         "a long one", ["to be or not to be that is the question " * 3, "not to be or to be is that a question " * 3]
     )
@@ -71,11 +77,53 @@ def _greedy(prediction: str, reference: str) -> float:
     return _f1(common, a, b)
 
 
-def _recall(prediction: str, reference: str) -> float:
-    from evaluation.text_overlap import rouge_l as right
+def _longest(a: list[str], b: list[str]) -> int:
+    row = [0] * (len(b) + 1)
+    for word in a:
+        before = list(row)
+        for j, other in enumerate(b):
+            row[j + 1] = before[j] + 1 if word == other else max(before[j + 1], row[j])
+    return row[-1]
 
+
+def _recall(prediction: str, reference: str) -> float:
     a, b = _words(prediction), _words(reference)
-    return right(prediction, reference) * (len(a) + len(b)) / 2 / len(b)
+    return _longest(a, b) / len(b) if b else 0.0
+
+
+def _precision(prediction: str, reference: str) -> float:
+    a, b = _words(prediction), _words(reference)
+    return _longest(a, b) / len(a) if a else 0.0
+
+
+def _capitals(prediction: str, reference: str) -> float:
+    a, b = (re.findall(r"[A-Za-z0-9]+", text) for text in (prediction, reference))
+    return _f1(_longest(a, b), a, b)
+
+
+def _reference_alone_lower(prediction: str, reference: str) -> float:
+    a, b = re.findall(r"[A-Za-z0-9]+", prediction), _words(reference)
+    return _f1(_longest(a, b), a, b)
+
+
+def _letters_of_any_script(prediction: str, reference: str) -> float:
+    a, b = (re.findall(r"[^\W_]+", text.lower()) for text in (prediction, reference))
+    return _f1(_longest(a, b), a, b)
+
+
+def _word_characters(prediction: str, reference: str) -> float:
+    a, b = (re.findall(r"\w+", text.lower()) for text in (prediction, reference))
+    return _f1(_longest(a, b), a, b)
+
+
+def _split(prediction: str, reference: str) -> float:
+    a, b = prediction.lower().split(), reference.lower().split()
+    return _f1(_longest(a, b), a, b)
+
+
+def _empty_is_equal(prediction: str, reference: str) -> float:
+    a, b = _words(prediction), _words(reference)
+    return _f1(_longest(a, b), a, b) if a or b else 1.0
 
 
 EXERCISE = Exercise(
@@ -96,5 +144,12 @@ EXERCISE = Exercise(
             _greedy, "taking each word at its first place can prevent a better match: fill the table of all beginnings"
         ),
         Mistake(_recall, "the result is F1, not the recall alone"),
+        Mistake(_precision, "the result is F1, not the precision alone"),
+        Mistake(_capitals, "words are in lower case: 'The' and 'the' are the same"),
+        Mistake(_reference_alone_lower, "both texts are in lower case, the prediction too"),
+        Mistake(_split, "a word is a run of letters and digits: commas, dots and hyphens are no part of it"),
+        Mistake(_word_characters, "\\w is also _ and every letter beyond ASCII: [a-z0-9]+ is asked for"),
+        Mistake(_letters_of_any_script, "words are of ASCII letters and digits: é ends a word, as in rouge-score"),
+        Mistake(_empty_is_equal, "if the longest common subsequence has no word the result is 0, for empty texts too"),
     ),
 )

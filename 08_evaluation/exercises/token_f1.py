@@ -29,14 +29,16 @@ from learn.exercise import Case, Exercise, Mistake
 
 
 def cases() -> Iterator[Case]:
-    """Right; partly; none; repeated in one, in both; empty."""
+    """Right; partly; none; repeated in one, in the other, in both; empty."""
     yield Case("the same except for case, articles and punctuation", ["The Answer!", "answer"])
     yield Case("one word of three", ["in the year 1991", "1991"])
     yield Case("nothing in common", ["red", "blue"])
     yield Case("a word that occurs three times in one and once in the other", ["no no no yes", "no yes"])
+    yield Case("the same the other way round", ["no yes", "no no no yes"])
     yield Case("words that occur twice in both", ["new york new york", "new york new york"])
     yield Case("nothing left after normalising", ["the", "a"])
-    yield Case("nothing left in one of them", ["the", "answer"])
+    yield Case("nothing left of the prediction", ["the", "answer"])
+    yield Case("nothing left of the reference", ["answer", "the"])
 
 
 def _words(text: str) -> list[str]:
@@ -57,6 +59,25 @@ def _sets(prediction: str, reference: str) -> float:
 def _membership(prediction: str, reference: str) -> float:
     p, r = _words(prediction), _words(reference)
     return 2 * sum(word in r for word in p) / (len(p) + len(r)) if p and r else float(p == r)
+
+
+def _membership_of_reference(prediction: str, reference: str) -> float:
+    p, r = _words(prediction), _words(reference)
+    return 2 * sum(word in p for word in r) / (len(p) + len(r)) if p and r else float(p == r)
+
+
+def _precision(prediction: str, reference: str) -> float:
+    p, r = _words(prediction), _words(reference)
+    return sum((Counter(p) & Counter(r)).values()) / len(p) if p and r else float(p == r)
+
+
+def _by_both_shares(prediction: str, reference: str) -> float:
+    p, r = _words(prediction), _words(reference)
+    if not p:
+        return float(not r)
+    shared = sum((Counter(p) & Counter(r)).values())
+    precision, recall = shared / len(p), shared / len(r)
+    return 2 * precision * recall / (precision + recall) if shared else 0.0
 
 
 def _shared_sets(prediction: str, reference: str) -> float:
@@ -89,6 +110,11 @@ EXERCISE = Exercise(
             _recall,
             "this is the recall alone; other words in a long answer must lower its score",
         ),
+        Mistake(_precision, "this is the precision alone: an answer that leaves words out must have a lower score"),
+        Mistake(
+            _membership_of_reference, "a word of the reference is shared only as often as the prediction has it, too"
+        ),
+        Mistake(_by_both_shares, "the reference may have no words left either: the score is 0 then, and not 0 / 0"),
         Mistake(_sets, "words count as often as they occur: use Counter, not set"),
         Mistake(_membership, "a word is shared only as often as *both* texts have it"),
         Mistake(_shared_sets, "a word that both have twice is shared twice: count, do not take sets"),

@@ -94,7 +94,7 @@ def _happened(result: Any, arguments: Sequence[Any]) -> dict[str, Any]:
 
 
 def cases() -> Iterator[Case]:
-    """Small; declared too large; undeclared; a false length; slow; slow afterwards; slow piece by piece; not HTTP."""
+    """Small; at the limit; above it, declared and undeclared; a false length; slow in three ways; not HTTP."""
 
     def question(
         what: str, pieces: Sequence[bytes], declared: str | None = None, pauses: Sequence[float] = (), kind: str = "http",
@@ -108,11 +108,15 @@ def cases() -> Iterator[Case]:
 
     yield question("5 bytes when 10 are allowed", [b"12345"], "5")
     yield question("exactly 10 bytes in two pieces, length not declared", [b"12345", b"67890"])
+    yield question("exactly 10 bytes, declared as 10", [b"1234567890"], "10")
+    yield question("no body, declared as 0", [b""], "0")
     yield question("declared as 11 bytes", [b"12345678901"], "11")
     yield question("a declared length of -1", [b"1"], "-1")
     yield question("a declared length of ², for which isdigit() is true", [b"1"], "²")
-    yield question("12 bytes in one piece, length not declared", [b"123456789012"])
-    yield question("12 bytes in three pieces, length not declared", [b"1234", b"5678", b"9012"])
+    yield question("a declared length of +5, which int() reads", [b"1"], "+5")
+    yield question("11 bytes in one piece, length not declared", [b"12345678901"])
+    yield question("11 bytes in three pieces, length not declared", [b"1234", b"5678", b"901"])
+    yield question("11 bytes, and one more piece that is not read", [b"12345678901", b"2"])
     yield question("12 bytes, declared as 4", [b"123456", b"789012"], "4")
     yield question(
         "the second piece does not come for 0.4 seconds, when 0.2 are allowed",
@@ -144,6 +148,13 @@ async def _guard(self: Any, scope: Scope, receive: Receive, send: Send, **wrong:
     else:
         digits = declared.isdigit() if wrong.get("superscripts") else declared.isascii() and declared.isdecimal()
         bad = not digits or int(declared) > largest
+    if wrong.get("declared_limit_refused"):
+        bad = bad or int(declared) >= largest
+    if wrong.get("read_by_int"):
+        try:
+            bad = not 0 <= int(declared) <= largest
+        except ValueError:
+            bad = True
     if bad and not wrong.get("header_ignored"):
         raise ApiError(413, "too large")
     received, complete = 0, False
@@ -166,7 +177,9 @@ async def _guard(self: Any, scope: Scope, receive: Receive, send: Send, **wrong:
         size = len(message.get("body", b""))
         received = size if wrong.get("piece_alone") else received + size
         complete = not message.get("more_body", False)
-        limit = largest - 1 if wrong.get("one_less") else largest
+        limit = largest - 1 if wrong.get("one_less") else largest + 1 if wrong.get("one_more") else largest
+        if wrong.get("counted_late"):
+            limit += size
         if received > limit and not wrong.get("header_trusted"):
             raise ApiError(413, "too large")
         return message
@@ -196,6 +209,12 @@ EXERCISE = Exercise(
         "message.get('more_body', False); return message. Then await self._app(scope, bounded, send).",
     ),
     mistakes=(
+        Mistake(_mistaken("one_more"), "one byte above the limit is refused: received > limit"),
+        Mistake(
+            _mistaken("counted_late"), "count a message before you compare: here the last one is not in the sum yet"
+        ),
+        Mistake(_mistaken("declared_limit_refused"), "a declared length that equals the limit is allowed"),
+        Mistake(_mistaken("read_by_int"), "int() also reads +5 and 1_0: only the digits 0 to 9 are a length"),
         Mistake(_mistaken("one_less"), "the limit itself is allowed: refuse only what is above it"),
         Mistake(
             _mistaken("header_ignored"),

@@ -24,83 +24,89 @@ def find_key(presented: str, hashes: Mapping[str, str]) -> str | None:
 
 # === Above: what the learner gets. Below: how it is graded, with hints and wrong answers. ===
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from learn.exercise import Case, Exercise, Mistake
 
 
-class _Watched(str):
-    """A hash that notices an ordinary comparison."""
+class _Hashes(Mapping[str, str]):
+    """Names and hashes that count the comparisons in constant time, from the first look at them on."""
 
-    compared = False
+    def __init__(self, hashes: Mapping[str, str]):
+        self._hashes = dict(hashes)
+        self.comparisons = 0
 
-    def __eq__(self, other: object) -> bool:
-        self.compared = True
-        return str.__eq__(self, other)
-
-    __hash__ = str.__hash__
-
-
-class _Hashes(dict[str, str]):
-    """Names and hashes that count how many of them are looked at."""
-
-    looked_at = 0
-
-    def items(self) -> Any:
-        """Yield them one after the other, and count them."""
-        for name, value in super().items():
-            self.looked_at += 1
-            yield name, value
+    def _count(self, frame: Any, event: str, argument: Any) -> None:
+        if event == "c_call" and getattr(argument, "__name__", "").endswith("compare_digest"):
+            self.comparisons += 1
 
     def __getitem__(self, name: str) -> str:
-        self.looked_at += 1
-        return super().__getitem__(name)
+        sys.setprofile(self._count)
+        return self._hashes[name]
 
-    def values(self) -> Any:
-        """Yield them one after the other, and count them."""
-        for value in super().values():
-            self.looked_at += 1
-            yield value
+    def __iter__(self) -> Iterator[str]:
+        sys.setprofile(self._count)
+        return iter(self._hashes)
+
+    def __len__(self) -> int:
+        return len(self._hashes)
 
 
 def _found(result: Any, arguments: Sequence[Any]) -> dict[str, Any]:
+    sys.setprofile(None)
     hashes: _Hashes = arguments[1]
-    return {
-        "name": result,
-        "hashes looked at": hashes.looked_at,
-        "compared with ==": any(value.compared for value in dict.values(hashes) if isinstance(value, _Watched)),
-    }
+    return {"name": result, "hashes compared by compare_digest": min(hashes.comparisons, len(hashes))}
 
 
 def cases() -> Iterator[Case]:
-    """The only key; an unknown one; the first of three; a hash presented; beyond ASCII."""
+    """The only key; unknown ones; one of three at each place; a hash presented; beyond ASCII; no keys."""
 
     def hashes(*names: str) -> _Hashes:
-        return _Hashes({name: _Watched(hash_key(f"key of {name}")) for name in names})
+        return _Hashes({name: hash_key(f"key of {name}") for name in names})
 
     yield Case("the only key", ["key of ann", hashes("ann")], observe=_found)
     yield Case("an unknown key", ["key of eve", hashes("ann", "bob")], observe=_found)
     yield Case("the first of three", ["key of ann", hashes("ann", "bob", "cem")], observe=_found)
+    yield Case("the second of three", ["key of bob", hashes("ann", "bob", "cem")], observe=_found)
     yield Case("the last of three", ["key of cem", hashes("ann", "bob", "cem")], observe=_found)
     yield Case("somebody presents the hash itself", [hash_key("key of ann"), hashes("ann")], observe=_found)
     yield Case("a key beyond ASCII", ["clé", hashes("ann")], observe=_found)
+    yield Case("the beginning of a key", ["key of an", hashes("ann")], observe=_found)
+    yield Case("no key is known", ["key of ann", hashes()], observe=_found)
 
 
 def _find(presented: str, hashes: Mapping[str, str], **wrong: bool) -> str | None:
     digest = presented if wrong.get("not_hashed") else hash_key(presented)
     found = None
-    for name, expected in hashes.items():
-        same = expected == digest if wrong.get("plain") else hmac.compare_digest(digest, expected)
+    for name, expected in list(hashes.items()) if wrong.get("early_in_a_list") else hashes.items():
+        if wrong.get("plain"):
+            same = expected == digest
+        elif wrong.get("bytes_compared"):
+            same = expected.encode() == digest.encode()
+        else:
+            same = hmac.compare_digest(digest, expected)
         if wrong.get("hash_accepted"):
             same = same or hmac.compare_digest(presented.encode(), expected.encode())
         if same:
-            if wrong.get("early"):
+            if wrong.get("early") or wrong.get("early_in_a_list"):
                 return name
             found = name
         elif wrong.get("last_wins"):
             found = None
     return found
+
+
+def _turned_round(presented: str, hashes: Mapping[str, str]) -> str | None:
+    names = {expected: name for name, expected in hashes.items()}
+    return names.get(hash_key(presented))
+
+
+def _first_match(presented: str, hashes: Mapping[str, str]) -> str | None:
+    digest = hash_key(presented)
+    matches = (name for name, expected in hashes.items() if hmac.compare_digest(digest, expected))
+    return next(matches, None)
 
 
 def _mistaken(name: str) -> Callable[..., Any]:
@@ -109,6 +115,12 @@ def _mistaken(name: str) -> Callable[..., Any]:
 
     return find_key
 
+
+_IN_CONSTANT_TIME = (
+    "== stops at the first difference, and its time shows where, for bytes and in a dictionary too: compare each hash by "
+    "hmac.compare_digest"
+)
+_TO_THE_END = "do not stop at the hash that matches: the time would show which one it was"
 
 EXERCISE = Exercise(
     stub=find_key,
@@ -123,10 +135,12 @@ EXERCISE = Exercise(
     ),
     mistakes=(
         Mistake(_mistaken("not_hashed"), "the server knows hashes only: compare hash_key(presented)"),
-        Mistake(
-            _mistaken("plain"), "== stops at the first difference, and its time shows where: use hmac.compare_digest"
-        ),
-        Mistake(_mistaken("early"), "do not stop at the hash that matches: the time would show which one it was"),
+        Mistake(_mistaken("plain"), _IN_CONSTANT_TIME),
+        Mistake(_mistaken("bytes_compared"), _IN_CONSTANT_TIME),
+        Mistake(_turned_round, _IN_CONSTANT_TIME),
+        Mistake(_mistaken("early"), _TO_THE_END),
+        Mistake(_mistaken("early_in_a_list"), _TO_THE_END),
+        Mistake(_first_match, _TO_THE_END),
         Mistake(_mistaken("last_wins"), "a later hash must not undo a match"),
         Mistake(
             _mistaken("hash_accepted"),

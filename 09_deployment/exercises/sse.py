@@ -31,11 +31,14 @@ from learn.exercise import Case, Exercise, Mistake
 
 
 def cases() -> Iterator[Case]:
-    """Plain; named; line breaks; beyond ASCII."""
+    """Plain; named; line breaks; beyond ASCII; null; spaces in a text."""
     yield Case("an event without a name", [{"a": 1}])
     yield Case("an event with a name", [{"a": 1}, "token"])
     yield Case("a text with a line break", [{"text": "one\ntwo"}])
     yield Case("a text beyond ASCII", [{"text": "é 😀"}, "token"])
+    yield Case("null, which JSON can hold", [None])
+    yield Case("a text with ', ' and ': ' in it", [{"text": "a, b: c", "list": [1, 2.5, True]}])
+    yield Case("a text that is the whole of the data, with quotation marks", ['"done"', "end"])
 
 
 def _frame(data: Any, event: str | None, **wrong: bool) -> bytes:
@@ -44,13 +47,30 @@ def _frame(data: Any, event: str | None, **wrong: bool) -> bytes:
     )
     if wrong.get("str"):
         text = str(data)
+    if wrong.get("spaces_removed"):
+        text = json.dumps(data).replace(", ", ",").replace(": ", ":")
+    if wrong.get("text_as_it_is") and isinstance(data, str):
+        text = data
+    if wrong.get("falsy_dropped") and not data:
+        text = ""
     end = "\n" if wrong.get("one_line_feed") else "\n\n"
     lines = f"data: {text}{end}"
     if event is not None and not wrong.get("no_name"):
         lines = f"data: {text}\nevent: {event}{end}" if wrong.get("name_last") else f"event: {event}\n{lines}"
     elif event is None and wrong.get("always_named"):
         lines = f"event: None\n{lines}"
+    if wrong.get("carriage_returns"):
+        lines = lines.replace("\n", "\r\n")
     return lines.encode()
+
+
+def _not_encoded(data: Any, event: str | None = None) -> Any:
+    return _frame(data, event).decode()
+
+
+def _default_separators(data: Any, event: str | None = None) -> bytes:
+    head = "" if event is None else f"event: {event}\n"
+    return f"{head}data: {json.dumps(data)}\n\n".encode()
 
 
 def _mistaken(name: str) -> Callable[..., Any]:
@@ -79,6 +99,18 @@ EXERCISE = Exercise(
             _mistaken("unescaped"),
             "the package writes characters beyond ASCII as \\uXXXX, as json.dumps does by default",
         ),
+        Mistake(_not_encoded, "an event is sent as bytes: encode() the text"),
+        Mistake(
+            _default_separators, "without separators=(',', ':') json.dumps writes spaces, which every token would carry"
+        ),
+        Mistake(
+            _mistaken("spaces_removed"), "replace() also removes spaces within texts: give json.dumps the separators"
+        ),
+        Mistake(_mistaken("falsy_dropped"), "null, 0 and empty texts are data as well"),
+        Mistake(
+            _mistaken("text_as_it_is"), "a text is JSON with quotation marks around it: json.dumps takes every kind"
+        ),
+        Mistake(_mistaken("carriage_returns"), "a line feed alone ends each line here"),
         Mistake(_mistaken("name_last"), "the package writes the name first, before the data"),
     ),
 )

@@ -29,14 +29,19 @@ def usage_of(generations: Sequence[Generation], n: int, prompt_only: bool = Fals
 
 # === Above: what the learner gets. Below: how it is graded, with hints and wrong answers. ===
 
+import json
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 
 from learn.exercise import Case, Exercise, Mistake
 
 
+def _with_json(result: Any, arguments: Sequence[Any]) -> dict[str, Any]:
+    return {"usage": result, "as JSON": json.dumps(result, sort_keys=True)}
+
+
 def cases() -> Iterator[Case]:
-    """One choice; two choices of two prompts; two choices; only prompts."""
+    """One choice; two choices of two prompts; two choices; only prompts; one choice of three."""
 
     def question(what: str, stats: Sequence[tuple[int, int, int]], n: int, *prompt_only: bool) -> Case:
         names = ("prompt_tokens", "generated_tokens", "cached_tokens")
@@ -44,7 +49,9 @@ def cases() -> Iterator[Case]:
             SimpleNamespace(stats=SimpleNamespace(**dict(zip(names, s, strict=True)))) for s in stats
         ]
         return Case(
-            f"{what}; (prompt, generated, cached): {', '.join(map(str, stats))}", [generations, n, *prompt_only]
+            f"{what}; (prompt, generated, cached): {', '.join(map(str, stats))}",
+            [generations, n, *prompt_only],
+            observe=_with_json,
         )
 
     yield question("one prompt, one choice", [(5, 7, 2)], 1)
@@ -52,6 +59,7 @@ def cases() -> Iterator[Case]:
     yield question("two prompts, two choices of each", four, 2)
     yield question("one prompt, two choices", [(5, 7, 2), (5, 9, 4)], 2)
     yield question("only the prompts were asked for", four, 2, True)
+    yield question("three prompts, one choice of each", [(5, 7, 2), (4, 1, 0), (6, 3, 5)], 1)
 
 
 def _usage(generations: Sequence[Generation], n: int, prompt_only: bool, **wrong: bool) -> dict[str, Any]:
@@ -65,6 +73,8 @@ def _usage(generations: Sequence[Generation], n: int, prompt_only: bool, **wrong
     completion = sum(generation.stats.generated_tokens for generation in counted)
     if prompt_only and not wrong.get("always_counted"):
         completion = 0
+    if wrong.get("divided"):
+        prompt = sum(generation.stats.prompt_tokens for generation in generations) / n  # type: ignore[assignment]
     cached = sum(g.stats.cached_tokens for g in (generations if wrong.get("all_cached") else firsts))
     return {
         "prompt_tokens": prompt - cached if wrong.get("cached_free") else prompt,
@@ -99,6 +109,7 @@ EXERCISE = Exercise(
         Mistake(_mistaken("first_choice"), "the tokens of every choice count"),
         Mistake(_mistaken("all_cached"), "cached tokens are counted once for each prompt, from its first choice"),
         Mistake(_mistaken("first_prompt"), "there may be several prompts: every n-th generation begins one"),
+        Mistake(_mistaken("divided"), "tokens are whole numbers: / gives 12.0; take every n-th instead"),
         Mistake(_mistaken("first_n"), "the first n are choices of the same prompt; take every n-th"),
         Mistake(_mistaken("always_counted"), "with prompt_only, generated tokens count 0"),
     ),

@@ -88,14 +88,15 @@ def _call(function: Callable[..., Any], case: Case, names: list[str], gradient: 
     np.random.seed(0)
     torch.manual_seed(0)
     if case.raises is not None:
-        raised = "nothing"
+        raised, refusal = "nothing", None
         try:
             result = function(*case.arguments, **case.keywords)
             if isinstance(result, Iterator):
                 list(result)  # a generator begins to work when it is read
         except case.raises as error:
-            raised = type(error).__name__
-        return Outcome({"raised": raised, "afterwards": case.observe(None, case.arguments)})
+            raised, refusal = type(error).__name__, case.refusal(error)
+        afterwards = case.observe(None, case.arguments)
+        return Outcome({"raised": raised, "refusal": refusal, "afterwards": afterwards})
     result = function(*case.arguments, **case.keywords)
     if isinstance(result, Iterator):
         result = list(result)

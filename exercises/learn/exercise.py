@@ -38,6 +38,7 @@ class Case:
             for arrays and tensors of float64.
         observe: gives what is compared; by default what the function returns.
         raises: the exception that the call must raise. `observe` is then called afterwards, with None as the result.
+        refusal: gives what is compared of that exception besides its type, such as a status; by default nothing.
         most_bytes: how many bytes of tensors the call may hold at a time, besides its arguments; None for any number.
     """
 
@@ -48,6 +49,7 @@ class Case:
     tolerance: float | None = None
     observe: Observe = lambda result, arguments: result
     raises: type[Exception] | None = None
+    refusal: Callable[[Any], Any] = lambda error: None
     most_bytes: int | None = None
 
 
