@@ -24,7 +24,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from groundwork.user_errors import require_choices
+from groundwork.user_errors import require_choices, require_types
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,7 @@ class RopeScaling:
     high_freq_factor: float = 4.0
 
     def __post_init__(self) -> None:
+        require_types(self, "rope_scaling")
         require_choices(self, "rope_scaling")
         if not self.factor >= 1.0:
             raise ValueError(f"rope_scaling.factor must be at least 1, got {self.factor}")

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from groundwork.files import read_json, write_atomically
 from groundwork.text_sources import read_lines
+from groundwork.user_errors import brief
 from tokenizer.bpe_tokenizer import BPETokenizer
 from tokenizer.interface import END_OF_TEXT, TokenizerError
 from tokenizer.patterns import GPT2_PATTERN
@@ -88,15 +89,30 @@ def save_gpt2_files(tokenizer: BPETokenizer, folder: Path | str) -> None:
     """Write `vocab.json` and `merges.txt`.
 
     Raises:
-        TokenizerError: the tokenizer composes characters first, which the files cannot say.
+        TokenizerError: the tokenizer composes characters first, or cuts text with another pattern than GPT-2's. The files
+            cannot say either, and programs that read them would give other ids.
     """
     _refuse_nfc(tokenizer, "GPT-2's files")
+    require_gpt2_pattern(tokenizer.pattern)
     printable = [to_printable(tokenizer.decode_bytes([index])) for index in ordinary_ids(tokenizer)]
     vocabulary = dict(zip(printable, ordinary_ids(tokenizer), strict=True)) | tokenizer.special_tokens
     lines = ["#version: 0.2", *(f"{printable[left]} {printable[right]}" for left, right in tokenizer.merges)]
     by_id = dict(sorted(vocabulary.items(), key=lambda item: item[1]))
     write_atomically(Path(folder) / "vocab.json", json.dumps(by_id, ensure_ascii=False))
     write_atomically(Path(folder) / "merges.txt", "\n".join(lines) + "\n")
+
+
+def require_gpt2_pattern(pattern: str) -> None:
+    """Check that text is cut as in GPT-2.
+
+    Raises:
+        TokenizerError: it is not.
+    """
+    if pattern != GPT2_PATTERN:
+        raise TokenizerError(
+            f"GPT-2's files cannot say that text is cut with another pattern than GPT-2's, here {brief(pattern)}; "
+            "tokenizer.json can: use --huggingface instead of --gpt2"
+        )
 
 
 def load_tiktoken_ranks(path: Path | str, pattern: str, special_tokens: dict[str, int]) -> BPETokenizer:

@@ -25,14 +25,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from groundwork.files import read_json, read_yaml
 from groundwork.tensor_files import save_tensors
-from tokenizer.interface import Tokenizer, TokenizerError
+from groundwork.text_sources import TextError
+from tokenizer.interface import Tokenizer
 from tokenizer.loading import load_tokenizer
 from training.checkpoints.manifest import MANIFEST, force_to_disk, sha256_of, write_manifest
 from training.checkpoints.weights import set_weights
 from training.parallel.workers import Workers
 from transformer.config import GPTConfig
 from transformer.gpt_model import GPTModel
+from transformer.size_check import require_possible_sizes
 
 STEP_FOLDER = re.compile(r"step_(\d{8})")
 SHARDS = "shards"  # the folder in a checkpoint for what is spread over several processes
@@ -80,8 +83,11 @@ def save_checkpoint(
         workers: the processes. Each must call this; the main one writes the rest.
 
     Raises:
-        CheckpointError: the disk is full or not writable. Older checkpoints are untouched.
+        CheckpointError: the disk is full or not writable, or the model has too few rows for the tokenizer. Older
+            checkpoints are untouched.
     """
+    if "model" in settings:
+        require_rows(tokenizer, settings["model"].get("vocab_size"))
     run_folder, workers = Path(run_folder), workers or Workers()
     folder = run_folder / f"step_{step:08d}"
     temporary = run_folder / f".{folder.name}.{workers.gather(os.getpid())[0]}.tmp"
@@ -165,11 +171,10 @@ def verify_checkpoint(folder: Path) -> None:
         CheckpointError: a file is missing, was cut short or changed, or there is no manifest.
     """
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        expected = dict(manifest.items())
-    except FileNotFoundError:
-        raise CheckpointError(f"{folder} is not a checkpoint: it has no {MANIFEST}") from None
-    except (ValueError, AttributeError, OSError) as error:
+        expected = read_json(folder / MANIFEST)
+    except TextError as error:
+        if not (folder / MANIFEST).exists():
+            raise CheckpointError(f"{folder} is not a checkpoint: it has no {MANIFEST}") from None
         raise CheckpointError(f"{folder / MANIFEST} is damaged: {error}") from None
     required = {"model.safetensors", "config.yaml", "tokenizer.json"}
     for name in sorted(required | expected.keys()):
@@ -249,18 +254,35 @@ def build_model(folder: Path) -> tuple[GPTModel, Tokenizer]:
     """The model of a checkpoint before its weights are loaded, and its tokenizer.
 
     Raises:
-        CheckpointError: the configuration or the tokenizer is damaged, or the two do not fit each other.
+        CheckpointError: the configuration or the tokenizer is damaged, the two do not fit each other, or the model is
+            larger than its file or the memory.
     """
+    settings = read_settings(folder)
     try:
-        model = GPTModel(GPTConfig.from_dict(read_settings(folder)["model"]))
+        config = GPTConfig.from_dict(settings.get("model", {}))
+        require_possible_sizes(config, [folder / "model.safetensors"])
         tokenizer = load_tokenizer(folder / "tokenizer.json")
-    except (yaml.YAMLError, KeyError, TypeError, ValueError, TokenizerError) as error:
+        require_rows(tokenizer, config.vocab_size)
+        return GPTModel(config), tokenizer
+    except (ValueError, OSError) as error:
         raise CheckpointError(f"{folder} cannot be used: {error}") from None
-    if tokenizer.vocab_size > model.token_embedding.num_embeddings:
+
+
+def require_rows(tokenizer: Tokenizer, rows: int | None) -> None:
+    """Check that a model has a row for every id of its tokenizer. More rows are fine: vocabularies are often padded.
+
+    Args:
+        tokenizer: the model's.
+        rows: the model's `vocab_size`.
+
+    Raises:
+        CheckpointError: it has not.
+    """
+    if tokenizer.vocab_size > (rows or 0):
         raise CheckpointError(
-            f"{folder}: the tokenizer has {tokenizer.vocab_size} ids, the model {model.token_embedding.num_embeddings}"
+            f"the tokenizer has {tokenizer.vocab_size} ids, and the model has rows for {rows}: they do not belong "
+            "together, or tokens were added to the tokenizer alone"
         )
-    return model, tokenizer
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
@@ -271,12 +293,9 @@ def read_settings(folder: Path) -> dict[str, Any]:
     """
     path = folder / "config.yaml"
     try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from None
-    if not isinstance(settings, dict):
-        raise CheckpointError(f"{path} does not hold a configuration")
-    return settings
+        return read_yaml(path)
+    except TextError as error:
+        raise CheckpointError(f"the configuration cannot be read: {error}") from None
 
 
 def load_weights(model: nn.Module, folder: Path | str) -> None:
@@ -299,7 +318,6 @@ def load_weights(model: nn.Module, folder: Path | str) -> None:
 def read_state(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """What `save_checkpoint` was given as `state` and `state_tensors`."""
     try:
-        state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-        return state, load_file(folder / "state.safetensors")
+        return read_json(folder / "state.json"), load_file(folder / "state.safetensors")
     except (OSError, ValueError, SafetensorError) as error:
         raise CheckpointError(f"{folder} cannot be resumed from: {error}") from None

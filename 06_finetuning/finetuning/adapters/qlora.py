@@ -12,6 +12,10 @@ from fnmatch import fnmatch
 import torch
 from torch import nn
 
+from finetuning.adapters.nf4 import BLOCK
+
+PACKED_ROWS = 32  # rows that bitsandbytes packs together for a CPU
+
 
 def quantize_layers(
     model: nn.Module, pattern: str = "blocks.*", compute_dtype: torch.dtype = torch.float32
@@ -51,5 +55,7 @@ def quantize_layers(
             quant_type="nf4",
         )
         quantized.load_state_dict(layer.state_dict())
+        if layer.out_features % PACKED_ROWS or layer.in_features % BLOCK:
+            quantized.support_avx512bf16_for_cpu = False  # a kernel of some CPUs, which takes no other sizes
         model.set_submodule(name, quantized.to(device))  # moving is what quantizes
     return chosen
