@@ -36,7 +36,7 @@ def refusal(folder: Path) -> str:
     with pytest.raises(PretrainedError) as caught:
         load_pretrained(folder)
     message = str(caught.value)
-    assert "\n" not in message and len(message) < 800 and time.monotonic() - started < 5
+    assert "\n" not in message and len(message) < 800 and time.monotonic() - started < 20  # a busy machine
     return message
 
 
