@@ -230,6 +230,32 @@ def test_gpt2s_files_are_not_written_for_another_pattern(tmp_path: Path, capsys)
     assert "cut with another pattern than GPT-2's" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"type": ["bpe"]},
+        {"merges": [[97.9, 98.2]]},
+        {"merges": [[97, 98, 99]]},
+        {"merges": [[True, 98]]},
+        {"merges": {"97": 98}},
+        {"special_tokens": {"a": 1}},
+        {"special_tokens": "abc"},
+        {"special_tokens": [1]},
+        {"pattern": 5},
+        {"ids": [float(index) for index in range(256)]},
+    ],
+)
+def test_a_field_of_another_type_is_named(change: dict, tmp_path: Path):
+    path = tmp_path / "tokenizer.json"
+    plain = {"type": "bpe", "merges": [], "special_tokens": [], "pattern": GPT2_PATTERN}
+    path.write_text(json.dumps(plain | change))
+    with pytest.raises(TokenizerError, match=next(iter(change))) as caught:
+        load_tokenizer(path)
+    assert str(path) in str(caught.value) and len(str(caught.value)) < 400
+    path.write_text(json.dumps(plain))
+    assert load_tokenizer(path).vocab_size == 256
+
+
 def test_merges_that_double_a_token_again_and_again_are_refused():
     doubling = [(97, 97), *((256 + index, 256 + index) for index in range(40))]
     with pytest.raises(TokenizerError, match="merge 24 makes the tokens longer than 67,108,864 bytes together"):
