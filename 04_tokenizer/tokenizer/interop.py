@@ -69,6 +69,7 @@ def load_gpt2_files(
         TextError: a file is missing or cannot be read.
         TokenizerError: a file is damaged, or the two do not belong together.
     """
+    _refuse_other_class(Path(vocab_path).with_name("tokenizer_config.json"))
     vocabulary = read_json(vocab_path)
     if not all(isinstance(index, int) for index in vocabulary.values()):
         raise TokenizerError(f"{vocab_path} is not a vocabulary: its values should be ids")
@@ -83,6 +84,15 @@ def load_gpt2_files(
         merges.append((from_printable(parts[0]), from_printable(parts[1])))
     vocab = {index: from_printable(token) for token, index in vocabulary.items()}
     return BPETokenizer.from_vocabulary(vocab, merges, special_ids, pattern)
+
+
+def _refuse_other_class(path: Path) -> None:
+    """Refuse files whose neighbour says that another class reads them: Qwen2's, for example, cuts text another way."""
+    kind = read_json(path).get("tokenizer_class") if path.exists() else None
+    if kind not in (None, "GPT2Tokenizer", "GPT2TokenizerFast"):
+        raise TokenizerError(
+            f"{path} names {brief(kind)}, whose pattern these files do not give; it needs a tokenizer.json"
+        )
 
 
 def save_gpt2_files(tokenizer: BPETokenizer, folder: Path | str) -> None:

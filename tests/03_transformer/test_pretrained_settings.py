@@ -116,6 +116,16 @@ def test_published_configurations_are_understood(name: str, tmp_path: Path):
             {"rope_scaling": {"rope_type": "yarn", "factor": 2.0}, "rope_theta": 1},
             "needs model.rope_theta above 1",
         ),
+        (
+            "llama",
+            {"rope_scaling": {"rope_type": "yarn", "factor": 2.0, "attention_factor": 0}},
+            "attention_factor must be above 0",
+        ),
+        (
+            "llama",
+            {"rope_scaling": {"rope_type": "llama3", "factor": 2.0, "low_freq_factor": -1.0, "high_freq_factor": 1}},
+            "both above 0",
+        ),
         ("llama", {"num_hidden_layers": "2"}, "num_hidden_layers: '2'; it should be a whole number"),
         ("llama", {"num_hidden_layers": True}, "num_hidden_layers: true; it should be a whole number"),
         ("llama", {"num_attention_heads": 0}, "model.num_heads must be at least 1"),

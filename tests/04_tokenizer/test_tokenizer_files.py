@@ -209,6 +209,17 @@ def test_gpt2s_files_of_ours_load_in_hugging_face_and_back(tmp_path: Path):
     assert load_gpt2_files(tmp_path / "vocab.json", tmp_path / "merges.txt").sha256() == ours.sha256()
 
 
+def test_gpt2s_files_of_another_class_are_refused(tmp_path: Path):
+    save_gpt2_files(BPETokenizer([]), tmp_path)
+    for name in ("GPT2Tokenizer", None):
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": name}))
+        assert load_tokenizer(tmp_path).vocab_size == 256
+    for name in ("Qwen2Tokenizer", ["GPT2Tokenizer"]):
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": name}))
+        with pytest.raises(TokenizerError, match="whose pattern these files do not give"):
+            load_tokenizer(tmp_path)
+
+
 def test_gpt2s_files_are_not_written_for_another_pattern(tmp_path: Path, capsys):
     ours = train_bpe(["OpenAI's HTTPServer's " * 40], 290, pattern=O200K_PATTERN)
     with pytest.raises(
