@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from groundwork.user_errors import require_choices
+from groundwork.user_errors import brief, require_choices, require_types
 from transformer.feed_forward import default_d_ff
 from transformer.rope_scaling import RopeScaling
 
@@ -70,6 +70,7 @@ class GPTConfig:
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
+        require_types(self, "model")
         require_choices(self, "model")
         sizes = ("vocab_size", "context_length", "num_layers", "num_heads", "num_kv_heads", "head_dim", "d_model")
         for name in (*sizes, "d_ff", "sliding_window"):
@@ -90,6 +91,8 @@ class GPTConfig:
             raise ValueError(f"sinusoidal positions need an even model.d_model, got {self.d_model}")
         if self.rope_scaling is not None and self.positions != "rope":
             raise ValueError(f"model.rope_scaling needs positions 'rope', got {self.positions!r}")
+        if self.rope_scaling is not None and self.rope_scaling.kind == "yarn" and self.rope_theta <= 1:
+            raise ValueError(f"rope scaling 'yarn' needs model.rope_theta above 1, got {self.rope_theta}")
         if not 0.0 <= self.dropout < 1.0:
             raise ValueError(f"model.dropout must be at least 0 and below 1, got {self.dropout}")
         if not (self.norm_eps > 0 and self.rope_theta > 0):  # also false for nan
@@ -108,12 +111,12 @@ class GPTConfig:
         Raises:
             ValueError: a field is unknown, or a value is impossible.
         """
-        known = {field.name for field in dataclasses.fields(cls)}
-        if unknown := sorted(values.keys() - known):
-            raise ValueError(f"unknown model settings: {', '.join(unknown)}")
-        values = dict(values)
+        values = _known_fields(cls, values, "model")
         if isinstance(values.get("rope_scaling"), dict):
-            values["rope_scaling"] = RopeScaling(**values["rope_scaling"])
+            scaling = _known_fields(RopeScaling, values["rope_scaling"], "rope_scaling")
+            if "factor" not in scaling:
+                raise ValueError("model.rope_scaling has no factor: how many times longer is the new context?")
+            values["rope_scaling"] = RopeScaling(**scaling)
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
@@ -134,3 +137,17 @@ class GPTConfig:
     def feed_forward_width(self) -> int:
         """Inner width of the feed-forward."""
         return self.d_ff or default_d_ff(self.feed_forward, self.d_model)
+
+
+def _known_fields(kind: type[Any], values: Any, section: str) -> dict[str, Any]:
+    """The fields of a dataclass as a file has them.
+
+    Raises:
+        ValueError: they are not named fields, or one is unknown.
+    """
+    if not isinstance(values, dict):
+        raise ValueError(f"{section} should hold named fields, it holds a {type(values).__name__}")
+    known = {field.name for field in dataclasses.fields(kind)}
+    if unknown := [name for name in values if name not in known]:
+        raise ValueError(f"unknown {section} settings: {', '.join(brief(name, quotes=False) for name in unknown[:5])}")
+    return dict(values)

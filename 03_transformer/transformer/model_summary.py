@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from groundwork.files import read_yaml
 from transformer.config import GPTConfig
 from transformer.model_memory import Precision, inference_memory, training_memory
 from transformer.presets import PRESETS, preset
@@ -192,13 +193,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _model_section(path: Path) -> dict[str, Any]:
     """The `model` section of a configuration file. If it has no vocabulary size, that of the tokenizer is used."""
-    import yaml
-
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from None
-    if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
+    content = read_yaml(path)
+    if not isinstance(content.get("model"), dict):
         raise ValueError(f"{path} has no `model` section")
     section = dict(content["model"])
     if section.get("vocab_size") is None and isinstance(content.get("tokenizer"), dict):

@@ -11,29 +11,33 @@ python -m transformer.pretrained path/to/folder     # says what is in it, in the
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
-from groundwork.tensor_files import save_tensors
+from groundwork.files import read_json
+from groundwork.tensor_files import require_weight
+from groundwork.text_sources import TextError
+from groundwork.user_errors import UserError, brief
 from transformer.config import GPTConfig
 from transformer.gpt_model import GPTModel, build_rotary
 from transformer.pretrained_family import Family, PretrainedError, Stored
 from transformer.pretrained_gpt2 import GPT2
 from transformer.pretrained_llama import LLAMA, QWEN3
+from transformer.size_check import require_possible_sizes
+from transformer.weight_shards import INDEX, OpenShards, write_shards
 
 FAMILIES = (GPT2, LLAMA, QWEN3)
-INDEX = "model.safetensors.index.json"
-SINGLE = "model.safetensors"
 
 
 def load_pretrained(
@@ -54,7 +58,8 @@ def load_pretrained(
         The model, in evaluation mode.
 
     Raises:
-        PretrainedError: the source is not a folder of a supported family, or it is incomplete or damaged.
+        PretrainedError: the source is not a folder of a supported family, it is incomplete or damaged, or the model is
+            larger than the memory.
     """
     folder = find_folder(source)
     family, config = read_config(folder)
@@ -64,11 +69,20 @@ def load_pretrained(
                 f"context_length must be between 1 and the model's {config.context_length}, got {context_length}"
             )
         if config.positions == "rope":  # a learned table keeps its length: it is a weight
-            config = GPTConfig.from_dict({**config.to_dict(), "context_length": context_length})
-    with torch.device("meta"):  # shapes without memory: the weights come from the files
-        model = GPTModel(config)
+            config = dataclasses.replace(config, context_length=context_length)
     with ExitStack() as stack:
-        weights = dict(_read_tensors(folder, family, config, stack, dtype))
+        shards = OpenShards(folder, stack)
+        config = _with_stored_head(config, family, shards)
+        try:
+            require_possible_sizes(config, shards.files, dtype.itemsize)
+        except ValueError as error:
+            raise PretrainedError(f"{folder}: {error}") from None
+        with torch.device("meta"):  # shapes without memory: the weights come from the files
+            model = GPTModel(config)
+        try:
+            weights = dict(_read_tensors(shards, family, config, dtype))
+        except UserError as error:
+            raise PretrainedError(str(error)) from None
         _check_shapes(model, weights, folder)
         model.load_state_dict(weights, assign=True, strict=False)
     if config.tie_embeddings:
@@ -108,7 +122,7 @@ def save_pretrained(
     temporary = folder / f".writing.{os.getpid()}.tmp"
     try:
         temporary.mkdir(parents=True)
-        names = _write_shards(stored, temporary, max_shard_bytes)
+        names = write_shards(stored, temporary, max_shard_bytes)
         (temporary / "config.json").write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
         for stale in (*folder.glob("model*.safetensors"), folder / INDEX):
             stale.unlink(missing_ok=True)
@@ -127,32 +141,35 @@ def read_config(folder: Path) -> tuple[Family, GPTConfig]:
     Raises:
         PretrainedError: there is none, or it is not supported.
     """
+    path = folder / "config.json"
+    if not path.exists():
+        raise PretrainedError(f"{folder} is not a Hugging Face model: it has no config.json")
     try:
-        hf = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        hf = read_json(path)
+    except TextError as error:
+        raise PretrainedError(str(error)) from None
+    try:
         family = family_of_file(hf)
-        config = family.read_config(hf)
-        if config.vocab_size is None:
-            raise ValueError("vocab_size is null")
-        return family, config
-    except FileNotFoundError:
-        raise PretrainedError(f"{folder} is not a Hugging Face model: it has no config.json") from None
-    except KeyError as error:
-        raise PretrainedError(f"{folder / 'config.json'} lacks {error}") from None
-    except (ValueError, TypeError, AttributeError, OSError) as error:
-        raise PretrainedError(f"{folder / 'config.json'}: {error}") from None
+        return family, family.configuration(hf)
+    except ValueError as error:
+        raise PretrainedError(f"{path}: {error}") from None
 
 
 def family_of_file(hf: dict[str, Any]) -> Family:
     """The family that a `config.json` belongs to.
 
     Raises:
-        PretrainedError: it belongs to none of the supported families.
+        PretrainedError: it belongs to none of the supported families, or says that it belongs to two.
     """
-    architectures = hf.get("architectures") or []
+    named, model_type = hf.get("architectures") or [], hf.get("model_type")
+    if not isinstance(named, list) or len(named) > 1:
+        raise PretrainedError(f"config.json has architectures: {brief(named)}; it should be a list of one name")
     for family in FAMILIES:
-        if family.architecture in architectures or (not architectures and hf.get("model_type") == family.model_type):
+        if named == [family.architecture] and model_type not in (None, family.model_type):
+            raise PretrainedError(f"config.json has {family.architecture} with the model_type {brief(model_type)}")
+        if named == [family.architecture] or (not named and model_type == family.model_type):
             return family
-    found = ", ".join(architectures) or hf.get("model_type") or "nothing"
+    found = brief(named[0] if named else model_type or "nothing", quotes=False)
     supported = ", ".join(family.architecture for family in FAMILIES)
     raise PretrainedError(f"config.json describes {found}; supported are {supported}")
 
@@ -201,51 +218,43 @@ def find_folder(source: str | Path) -> Path:
 # --- reading ----------------------------------------------------------------------------------
 
 
+def _with_stored_head(config: GPTConfig, family: Family, shards: OpenShards) -> GPTConfig:
+    """The configuration with a head of its own where the file has one that is not the token embedding.
+
+    The flag in `config.json` may say that both are one table and be wrong: it may be left over from the base model, or
+    missing where the class has it by default. The file shows what was trained. transformers believes the file as well.
+    """
+    if not config.tie_embeddings:
+        return config
+    untied = dataclasses.replace(config, tie_embeddings=False)
+    names = family.tensors(dataclasses.replace(untied, num_layers=1))
+    head, table = (shards.find(names[name].name) for name in ("head.weight", "token_embedding.weight"))
+    if head is None or table is None or torch.equal(shards.read(head), shards.read(table)):
+        return config
+    return untied
+
+
 def _read_tensors(
-    folder: Path, family: Family, config: GPTConfig, stack: ExitStack, dtype: torch.dtype
+    shards: OpenShards, family: Family, config: GPTConfig, dtype: torch.dtype
 ) -> Iterator[tuple[str, Tensor]]:
     """Yield tensors in our shapes under our names, one at a time."""
-    read, names = _open_tensors(folder, stack)
-    wanted = family.tensors(config)
     used = set()
-    for ours, stored in wanted.items():
-        name = stored.name
-        if name not in names:  # files of a model without head lack the prefix of the class with a head
-            name = name.split(".", 1)[1]
-        if name not in names:
-            raise PretrainedError(f"{folder} lacks the tensor {stored.name}")
+    for ours, stored in family.tensors(config).items():
+        name = shards.find(stored.name)
+        if name is None:
+            raise PretrainedError(f"{shards.folder} lacks the tensor {stored.name}")
         used.add(name)
-        tensor = read(name)
+        tensor = require_weight(shards.read(name), name, shards.folder)
         if stored.transposed:
             tensor = tensor.T
         if stored.third is not None:
             tensor = tensor.chunk(3)[stored.third]
         yield ours, tensor.to(dtype).contiguous()
-    left = [name for name in sorted(names - used) if not name.endswith(family.ignored)]
+    left = [name for name in sorted(shards.names - used) if not name.endswith(family.ignored)]
     if config.tie_embeddings:
         left = [name for name in left if name != "lm_head.weight"]  # a second copy of the token embedding
     if left:
-        raise PretrainedError(f"{folder} has tensors that {family.architecture} does not: {', '.join(left[:5])}")
-
-
-def _open_tensors(folder: Path, stack: ExitStack) -> tuple[Callable[[str], Tensor], set[str]]:
-    """A function that reads one tensor, and the names of all tensors."""
-    try:
-        if (folder / INDEX).exists():
-            files = set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values())
-        elif (folder / SINGLE).exists():
-            files = {SINGLE}
-        else:
-            raise PretrainedError(f"{folder} has no {SINGLE} and no {INDEX}; other formats of weights are not read")
-        where: dict[str, Any] = {}
-        for file in sorted(files):
-            if Path(file).name != file or not (folder / file).is_file():
-                raise PretrainedError(f"{folder} is incomplete: {file} is missing")
-            opened = stack.enter_context(safe_open(folder / file, framework="pt"))
-            where.update(dict.fromkeys(opened.keys(), opened))
-    except (SafetensorError, KeyError, AttributeError, OSError, json.JSONDecodeError) as error:
-        raise PretrainedError(f"the weights in {folder} are damaged: {error}") from None
-    return (lambda name: where[name].get_tensor(name)), set(where)
+        raise PretrainedError(f"{shards.folder} has tensors that {family.architecture} does not: {', '.join(left[:5])}")
 
 
 def _check_shapes(model: GPTModel, weights: dict[str, Tensor], folder: Path) -> None:
@@ -274,31 +283,6 @@ def _stored_tensors(model: GPTModel, family: Family, dtype: torch.dtype) -> dict
         tensor = torch.cat([piece for _, piece in pieces]) if len(pieces) > 1 else pieces[0][1]
         out[name] = (tensor.T if pieces[0][0].transposed else tensor).contiguous()
     return out
-
-
-def _write_shards(tensors: dict[str, Tensor], folder: Path, max_bytes: int) -> list[str]:
-    """Write one file, or several and their index; return the names."""
-    shards: list[dict[str, Tensor]] = [{}]
-    size = 0
-    for name, tensor in tensors.items():
-        if shards[-1] and size + tensor.nbytes > max_bytes:
-            shards.append({})
-            size = 0
-        shards[-1][name] = tensor
-        size += tensor.nbytes
-    metadata = {"format": "pt"}  # transformers refuses files without it
-    if len(shards) == 1:
-        save_tensors(tensors, folder / SINGLE, metadata)
-        return [SINGLE]
-    names = [f"model-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(1, len(shards) + 1)]
-    for name, shard in zip(names, shards, strict=True):
-        save_tensors(shard, folder / name, metadata)
-    index = {
-        "metadata": {"total_size": sum(tensor.nbytes for tensor in tensors.values())},
-        "weight_map": {key: name for name, shard in zip(names, shards, strict=True) for key in shard},
-    }
-    (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
-    return [*names, INDEX]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

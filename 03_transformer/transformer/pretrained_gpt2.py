@@ -7,32 +7,31 @@ from __future__ import annotations
 
 from typing import Any
 
+from groundwork.foreign_settings import ForeignSettings
 from transformer.config import GPTConfig
-from transformer.pretrained_family import Family, Stored, require, unwanted_parts
+from transformer.pretrained_family import Family, Stored, unwanted_parts
 
 _GPT2_ACTIVATIONS = {"gelu_tanh": "gelu_new", "gelu": "gelu", "relu": "relu"}
 
 
-def _read_gpt2(hf: dict[str, Any]) -> GPTConfig:
-    require(hf, "scale_attn_weights", True)
-    require(hf, "scale_attn_by_inverse_layer_idx", False)
-    require(hf, "add_cross_attention", False)
-    require(hf, "activation_function", *_GPT2_ACTIVATIONS.values(), "gelu_pytorch_tanh")
+def _read_gpt2(hf: ForeignSettings) -> GPTConfig:
+    hf.one_of("scale_attn_weights", True)
+    hf.one_of("scale_attn_by_inverse_layer_idx", False)
     names = {theirs: ours for ours, theirs in _GPT2_ACTIVATIONS.items()} | {"gelu_pytorch_tanh": "gelu_tanh"}
     return GPTConfig.from_dict(
         {
-            "vocab_size": hf["vocab_size"],
-            "context_length": hf["n_positions"],
-            "num_layers": hf["n_layer"],
-            "num_heads": hf["n_head"],
-            "d_model": hf["n_embd"],
-            "d_ff": hf.get("n_inner"),
+            "vocab_size": hf.whole("vocab_size"),
+            "context_length": hf.whole("n_positions"),
+            "num_layers": hf.whole("n_layer"),
+            "num_heads": hf.whole("n_head"),
+            "d_model": hf.whole("n_embd"),
+            "d_ff": hf.whole("n_inner", None),
             "norm": "layernorm",
-            "norm_eps": hf.get("layer_norm_epsilon", 1e-5),
-            "feed_forward": names[hf.get("activation_function", "gelu_new")],
+            "norm_eps": hf.number("layer_norm_epsilon", 1e-5),
+            "feed_forward": names[hf.one_of("activation_function", "gelu_new", *names)],
             "positions": "learned",
             "bias": True,
-            "tie_embeddings": hf.get("tie_word_embeddings", True),
+            "tie_embeddings": hf.flag("tie_word_embeddings", True),
         }
     )
 
@@ -106,4 +105,21 @@ GPT2 = Family(
     _gpt2_obstacles,
     _gpt2_tensors,
     ignored=(".attn.bias", ".attn.masked_bias"),  # causal masks that old versions stored
+    # n_ctx repeats n_positions; the summaries belong to other heads; the order of products is one of precision.
+    harmless=frozenset(
+        [
+            "n_ctx",
+            "n_special",
+            "predict_special_tokens",
+            "reorder_and_upcast_attn",
+            "attn_pdrop",
+            "embd_pdrop",
+            "resid_pdrop",
+            "summary_activation",
+            "summary_first_dropout",
+            "summary_proj_to_labels",
+            "summary_type",
+            "summary_use_proj",
+        ]
+    ),
 )

@@ -5,62 +5,73 @@ Qwen3 is Llama with normalised queries and keys.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
+from groundwork.foreign_settings import ForeignSettings
+from groundwork.user_errors import brief
 from transformer.config import GPTConfig
-from transformer.pretrained_family import Family, PretrainedError, Stored, require, unwanted_parts
+from transformer.pretrained_family import Family, PretrainedError, Stored, unwanted_parts
 from transformer.rope_scaling import RopeScaling
 
 
-def _read_llama(hf: dict[str, Any]) -> GPTConfig:
-    require(hf, "hidden_act", "silu")
-    require(hf, "partial_rotary_factor", 1.0, None)
-    biased = bool(hf.get("attention_bias", False))
-    if biased != bool(hf.get("mlp_bias", False)):
+def _read_llama(hf: ForeignSettings, head_dim: int | None = None) -> GPTConfig:
+    hf.one_of("hidden_act", "silu")
+    hf.one_of("partial_rotary_factor", None, 1.0)
+    _require_full_attention(hf)
+    biased = hf.flag("attention_bias", False)
+    if biased != hf.flag("mlp_bias", False):
         raise PretrainedError(
             "config.json has biases in attention or in the feed-forward alone; both or none is supported"
         )
     theta, scaling = _read_rope(hf)
-    return GPTConfig.from_dict(
-        {
-            "vocab_size": hf["vocab_size"],
-            "context_length": hf["max_position_embeddings"],
-            "num_layers": hf["num_hidden_layers"],
-            "num_heads": hf["num_attention_heads"],
-            "num_kv_heads": hf.get("num_key_value_heads"),
-            "head_dim": hf.get("head_dim"),
-            "d_model": hf["hidden_size"],
-            "d_ff": hf["intermediate_size"],
-            "norm": "rmsnorm",
-            "norm_eps": hf.get("rms_norm_eps", 1e-6),
-            "feed_forward": "swiglu",
-            "positions": "rope",
-            "rope_theta": theta,
-            "rope_scaling": scaling,
-            "bias": biased,
-            "tie_embeddings": hf.get("tie_word_embeddings", False),
-        }
+    return GPTConfig(
+        vocab_size=hf.whole("vocab_size"),
+        context_length=hf.whole("max_position_embeddings"),
+        num_layers=hf.whole("num_hidden_layers"),
+        num_heads=hf.whole("num_attention_heads"),
+        num_kv_heads=hf.whole("num_key_value_heads", None),
+        head_dim=hf.whole("head_dim", head_dim),
+        d_model=hf.whole("hidden_size"),
+        d_ff=hf.whole("intermediate_size"),
+        norm="rmsnorm",
+        norm_eps=hf.number("rms_norm_eps", 1e-6),
+        feed_forward="swiglu",
+        positions="rope",
+        rope_theta=theta,
+        rope_scaling=scaling,
+        bias=biased,
+        tie_embeddings=hf.flag("tie_word_embeddings", False),
     )
 
 
-def _read_rope(hf: dict[str, Any]) -> tuple[float, RopeScaling | None]:
+def _require_full_attention(hf: ForeignSettings) -> None:
+    """Refuse layers that are not of the one kind that a `GPTModel` has: they see all earlier tokens."""
+    kinds = hf.value("layer_types", None)
+    if kinds is not None and (not isinstance(kinds, list) or any(kind != "full_attention" for kind in kinds)):
+        other = next((kind for kind in kinds if kind != "full_attention"), kinds) if isinstance(kinds, list) else kinds
+        raise PretrainedError(f"config.json has layer_types with {brief(other)}; only 'full_attention' is supported")
+
+
+def _read_rope(hf: ForeignSettings) -> tuple[float, RopeScaling | None]:
     """Base and scaling, from `rope_parameters` (transformers 5) or `rope_theta` and `rope_scaling` (before)."""
-    parameters = {"rope_theta": hf.get("rope_theta", 10_000.0), **(hf.get("rope_scaling") or {})}
-    parameters.update(hf.get("rope_parameters") or {})
-    require(parameters, "partial_rotary_factor", 1.0)
-    theta = float(parameters["rope_theta"])
-    kind = parameters.get("rope_type", parameters.get("type", "default"))
-    if kind == "default":
-        return theta, None
-    if kind not in ("linear", "yarn", "llama3"):
-        raise PretrainedError(f"config.json has rope_type {kind!r}; supported are default, linear, yarn and llama3")
-    for name in ("mscale", "mscale_all_dim"):
-        require(parameters, name, None, 0)
-    require(parameters, "truncate", True)
-    original = parameters.get("original_max_position_embeddings", hf["max_position_embeddings"])
+    theta = hf.number("rope_theta", 10_000.0)
+    older, newer = hf.section("rope_scaling"), hf.section("rope_parameters")
+    rope = older if older else newer  # where both are given, transformers takes the older one
+    theta = rope.number("rope_theta", theta)
+    rope.one_of("partial_rotary_factor", None, 1.0)
+    kind = rope.one_of("rope_type" if rope.value("rope_type", None) else "type", "default", "linear", "yarn", "llama3")
+    original = rope.whole("original_max_position_embeddings", None) or hf.whole("max_position_embeddings")
     names = ("beta_fast", "beta_slow", "attention_factor", "low_freq_factor", "high_freq_factor")
-    given = {name: parameters[name] for name in names if parameters.get(name) is not None}
-    return theta, RopeScaling(kind, float(parameters["factor"]), None if kind == "linear" else original, **given)
+    given = {name: value for name in names if (value := rope.number(name, None)) is not None}
+    for name in ("mscale", "mscale_all_dim"):
+        rope.one_of(name, None, 0)
+    rope.one_of("truncate", True)
+    factor = None if kind == "default" else rope.number("factor")
+    rope.refuse_others({"type", "factor", "finetuned"})
+    if factor is None:
+        return theta, None
+    return theta, RopeScaling(kind, factor, None if kind == "linear" else original, **given)
 
 
 def _write_llama(config: GPTConfig) -> dict[str, Any]:
@@ -138,11 +149,15 @@ def _llama_tensors(config: GPTConfig) -> dict[str, Stored]:
     return tensors
 
 
-def _read_qwen3(hf: dict[str, Any]) -> GPTConfig:
-    if hf.get("use_sliding_window") and hf.get("max_window_layers", 0) < hf["num_hidden_layers"]:
-        raise PretrainedError("config.json has sliding windows in some layers only, which is not supported")
-    llama = _read_llama({"head_dim": 128, **hf})
-    return GPTConfig.from_dict({**llama.to_dict(), "qk_norm": True, "qk_norm_weight": True})
+def _read_qwen3(hf: ForeignSettings) -> GPTConfig:
+    window, first = hf.value("sliding_window", 4096), hf.whole("max_window_layers", 28)
+    windows = hf.flag("use_sliding_window", False) and window is not None and first < hf.whole("num_hidden_layers")
+    if windows and hf.value("layer_types", None) is None:  # layer_types decides where it is given
+        raise PretrainedError(
+            f"config.json has sliding windows of {brief(window)} tokens from layer {first} on, which is not supported"
+        )
+    hf.whole("num_key_value_heads")  # without it, transformers takes 32, not as many as there are query heads
+    return dataclasses.replace(_read_llama(hf, head_dim=128), qk_norm=True, qk_norm_weight=True)
 
 
 def _write_qwen3(config: GPTConfig) -> dict[str, Any]:

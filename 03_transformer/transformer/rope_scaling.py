@@ -24,7 +24,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from groundwork.user_errors import require_choices
+from groundwork.user_errors import require_choices, require_types
 
 
 @dataclass(frozen=True)
@@ -52,16 +52,19 @@ class RopeScaling:
     high_freq_factor: float = 4.0
 
     def __post_init__(self) -> None:
+        require_types(self, "rope_scaling")
         require_choices(self, "rope_scaling")
         if not self.factor >= 1.0:
             raise ValueError(f"rope_scaling.factor must be at least 1, got {self.factor}")
         if self.kind in ("yarn", "llama3") and (self.original_context_length or 0) < 1:
             raise ValueError(f"rope scaling {self.kind!r} needs original_context_length, the context of the training")
-        if self.kind == "llama3" and self.high_freq_factor <= self.low_freq_factor:
+        if self.kind == "llama3" and not 0 < self.low_freq_factor < self.high_freq_factor:
             raise ValueError(
-                f"rope_scaling.high_freq_factor must be above low_freq_factor, got {self.high_freq_factor} "
-                f"and {self.low_freq_factor}"
+                f"rope_scaling.high_freq_factor must be above low_freq_factor, and both above 0, got "
+                f"{self.high_freq_factor} and {self.low_freq_factor}"
             )
+        if self.attention_factor is not None and self.attention_factor <= 0:
+            raise ValueError(f"rope_scaling.attention_factor must be above 0, got {self.attention_factor}")
         if self.kind == "yarn" and not 0 < self.beta_slow < self.beta_fast:
             raise ValueError(
                 f"rope_scaling.beta_fast must be above beta_slow, and both above 0, got {self.beta_fast} and {self.beta_slow}"

@@ -28,6 +28,7 @@ BULK_LENGTH = 4000  # characters; from this length on, arrays are faster
 # Pre-tokens repeat (Zipf's law), so their ids are remembered; the bound keeps memory constant.
 CACHE_SIZE = 1 << 18
 LONGEST_CACHED = 64  # characters; longer pre-tokens rarely occur twice
+LONGEST_SPELLING = 1 << 26  # bytes of all tokens together; 200,000 real ones have about 1 << 21
 
 
 class BPETokenizer(Tokenizer):
@@ -47,8 +48,8 @@ class BPETokenizer(Tokenizer):
             (Unicode's normalization form C). Qwen's models do this. A text then decodes to its composed form.
 
     Raises:
-        TokenizerError: a merge uses a token that does not exist yet or is listed twice, specials or ids
-            repeat, or the pattern is not a regular expression.
+        TokenizerError: a merge uses a token that does not exist yet or is listed twice, the tokens are absurdly long,
+            specials or ids repeat, or the pattern is not a regular expression.
     """
 
     type_name: ClassVar[str] = "bpe"
@@ -259,12 +260,17 @@ def _spell_tokens(merges: Sequence[Pair]) -> list[bytes]:
     """The bytes of each token: the 256 single ones, then those of each merge.
 
     Raises:
-        TokenizerError: a merge uses a token that does not exist yet, or is listed twice.
+        TokenizerError: a merge uses a token that does not exist yet, or is listed twice; or the tokens are too long: each
+            merge can double a token, so that 40 short lines would stand for a token of 2⁴⁰ bytes.
     """
     token_bytes = [bytes([byte]) for byte in range(256)]
+    spelled = 256
     for index, (left, right) in enumerate(merges):
         if not (0 <= left < 256 + index and 0 <= right < 256 + index):
             raise TokenizerError(f"merge {index} joins ({left}, {right}), but only tokens below {256 + index} exist")
+        spelled += len(token_bytes[left]) + len(token_bytes[right])
+        if spelled > LONGEST_SPELLING:
+            raise TokenizerError(f"merge {index} makes the tokens longer than {LONGEST_SPELLING:,} bytes together")
         token_bytes.append(token_bytes[left] + token_bytes[right])
     if len(set(merges)) != len(merges):
         twice = next(pair for index, pair in enumerate(merges) if pair in merges[:index])

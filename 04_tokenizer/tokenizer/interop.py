@@ -13,6 +13,7 @@ from pathlib import Path
 
 from groundwork.files import read_json, write_atomically
 from groundwork.text_sources import read_lines
+from groundwork.user_errors import brief
 from tokenizer.bpe_tokenizer import BPETokenizer
 from tokenizer.interface import END_OF_TEXT, TokenizerError
 from tokenizer.patterns import GPT2_PATTERN
@@ -68,6 +69,7 @@ def load_gpt2_files(
         TextError: a file is missing or cannot be read.
         TokenizerError: a file is damaged, or the two do not belong together.
     """
+    _refuse_other_class(Path(vocab_path).with_name("tokenizer_config.json"))
     vocabulary = read_json(vocab_path)
     if not all(isinstance(index, int) for index in vocabulary.values()):
         raise TokenizerError(f"{vocab_path} is not a vocabulary: its values should be ids")
@@ -84,19 +86,43 @@ def load_gpt2_files(
     return BPETokenizer.from_vocabulary(vocab, merges, special_ids, pattern)
 
 
+def _refuse_other_class(path: Path) -> None:
+    """Refuse files whose neighbour says that another class reads them: Qwen2's, for example, cuts text another way."""
+    kind = read_json(path).get("tokenizer_class") if path.exists() else None
+    if kind not in (None, "GPT2Tokenizer", "GPT2TokenizerFast"):
+        raise TokenizerError(
+            f"{path} names {brief(kind)}, whose pattern these files do not give; it needs a tokenizer.json"
+        )
+
+
 def save_gpt2_files(tokenizer: BPETokenizer, folder: Path | str) -> None:
     """Write `vocab.json` and `merges.txt`.
 
     Raises:
-        TokenizerError: the tokenizer composes characters first, which the files cannot say.
+        TokenizerError: the tokenizer composes characters first, or cuts text with another pattern than GPT-2's. The files
+            cannot say either, and programs that read them would give other ids.
     """
     _refuse_nfc(tokenizer, "GPT-2's files")
+    require_gpt2_pattern(tokenizer.pattern)
     printable = [to_printable(tokenizer.decode_bytes([index])) for index in ordinary_ids(tokenizer)]
     vocabulary = dict(zip(printable, ordinary_ids(tokenizer), strict=True)) | tokenizer.special_tokens
     lines = ["#version: 0.2", *(f"{printable[left]} {printable[right]}" for left, right in tokenizer.merges)]
     by_id = dict(sorted(vocabulary.items(), key=lambda item: item[1]))
     write_atomically(Path(folder) / "vocab.json", json.dumps(by_id, ensure_ascii=False))
     write_atomically(Path(folder) / "merges.txt", "\n".join(lines) + "\n")
+
+
+def require_gpt2_pattern(pattern: str) -> None:
+    """Check that text is cut as in GPT-2.
+
+    Raises:
+        TokenizerError: it is not.
+    """
+    if pattern != GPT2_PATTERN:
+        raise TokenizerError(
+            f"GPT-2's files cannot say that text is cut with another pattern than GPT-2's, here {brief(pattern)}; "
+            "tokenizer.json can: use --huggingface instead of --gpt2"
+        )
 
 
 def load_tiktoken_ranks(path: Path | str, pattern: str, special_tokens: dict[str, int]) -> BPETokenizer:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from groundwork.files import read_json
 from groundwork.text_sources import TextError
+from groundwork.user_errors import brief
 from tokenizer.bpe_tokenizer import BPETokenizer
 from tokenizer.byte_tokenizer import ByteTokenizer
 from tokenizer.character_tokenizer import CharacterTokenizer
@@ -19,6 +21,18 @@ from tokenizer.wordpiece_tokenizer import WordPieceTokenizer
 KINDS: dict[str, type[Tokenizer]] = {
     kind.type_name: kind for kind in (BPETokenizer, ByteTokenizer, CharacterTokenizer, WordPieceTokenizer)
 }
+
+# What a field of our own files looks like. Python would take more: `int(97.9)` is 97, and an object has a length.
+FIELDS: dict[str, Callable[[Any], bool]] = {
+    "pattern": lambda x: isinstance(x, str),
+    "special_tokens": lambda x: _is_list_of(str, x),
+    "ids": lambda x: _is_list_of(int, x),
+    "merges": lambda x: isinstance(x, list) and all(_is_list_of(int, pair) and len(pair) == 2 for pair in x),
+}
+
+
+def _is_list_of(kind: type, value: Any) -> bool:
+    return isinstance(value, list) and all(type(item) is kind for item in value)
 
 
 def load_tokenizer(path: Path | str) -> Tokenizer:
@@ -48,9 +62,13 @@ def load_tokenizer(path: Path | str) -> Tokenizer:
 
 
 def _load_ours(content: dict[str, Any], path: Path) -> Tokenizer:
-    kind = KINDS.get(content.get("type", ""))
+    name = content.get("type")
+    kind = KINDS.get(name) if isinstance(name, str) else None
     if kind is None:
         raise TokenizerError(f'{path} is not a tokenizer of this project: its "type" should be one of {sorted(KINDS)}')
+    for field, fits in FIELDS.items():
+        if content.get(field) is not None and not fits(content[field]):
+            raise TokenizerError(f"{path} is damaged: {field} is {brief(content[field])}")
     try:
         return kind.from_json(content)
     except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -13,7 +13,7 @@ from groundwork.user_errors import report_user_errors
 from tokenizer.command_line import PATTERNS, WORKSPACE, count_input, train_with_progress
 from tokenizer.huggingface_files import save_huggingface
 from tokenizer.interface import END_OF_TEXT, check_special_tokens
-from tokenizer.interop import save_gpt2_files, save_tiktoken_ranks
+from tokenizer.interop import require_gpt2_pattern, save_gpt2_files, save_tiktoken_ranks
 from tokenizer.tokenizer_trainer import check_vocab_size
 
 
@@ -40,6 +40,8 @@ def train(options: argparse.Namespace, console: Console) -> None:
     """Count, learn, write."""
     specials, pattern = check_special_tokens(options.special_tokens), PATTERNS[options.pattern]
     check_vocab_size(options.vocab_size, specials)
+    if options.gpt2:
+        require_gpt2_pattern(pattern)  # before minutes of training
     counts = count_input(options.input, pattern, specials, console, options.workers, options.max_distinct)
     tokenizer = train_with_progress(counts, options.vocab_size, specials, pattern, console)
     name = f"{Path(options.input[0]).stem or 'text'}-{tokenizer.vocab_size}.json"

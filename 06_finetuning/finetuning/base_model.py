@@ -8,9 +8,16 @@ from finetuning.data.chat_format import ChatTemplate, chat_template
 from tokenizer.huggingface_files import load_huggingface
 from tokenizer.interface import Tokenizer, TokenizerError
 from tokenizer.interop import load_gpt2_files
-from training.checkpoints.checkpoint import load_model, read_checkpoint, read_settings
+from training.checkpoints.checkpoint import (
+    CheckpointError,
+    load_model,
+    read_checkpoint,
+    read_settings,
+    require_rows,
+)
 from transformer.gpt_model import GPTModel
 from transformer.pretrained import find_folder, load_pretrained
+from transformer.pretrained_family import PretrainedError
 
 
 def load_base(source: str, context_length: int | None = None) -> tuple[GPTModel, Tokenizer]:
@@ -21,7 +28,8 @@ def load_base(source: str, context_length: int | None = None) -> tuple[GPTModel,
         context_length: a shorter context than the model's, for Hugging Face weights with rotary positions.
 
     Raises:
-        CheckpointError, PretrainedError, TokenizerError: missing, damaged or not supported.
+        CheckpointError, PretrainedError, TokenizerError: missing, damaged or not supported, or the tokenizer has ids for
+            which the model has no rows.
     """
     path = Path(source)
     looks_local = path.is_dir() and not (path / "config.json").exists()
@@ -29,7 +37,13 @@ def load_base(source: str, context_length: int | None = None) -> tuple[GPTModel,
         loaded = load_model(source)
         return loaded.model, loaded.tokenizer
     folder = find_folder(source)
-    return load_pretrained(folder, context_length=context_length), load_hugging_face_tokenizer(folder)
+    tokenizer = load_hugging_face_tokenizer(folder)
+    model = load_pretrained(folder, context_length=context_length)
+    try:
+        require_rows(tokenizer, model.config.vocab_size)
+    except CheckpointError as error:
+        raise PretrainedError(f"{folder}: {error}") from None
+    return model, tokenizer
 
 
 def load_hugging_face_tokenizer(folder: Path) -> Tokenizer:

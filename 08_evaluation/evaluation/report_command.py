@@ -7,12 +7,11 @@ import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
 from rich.console import Console
 
 from evaluation.report.data import gather_report
 from evaluation.report.page import render
-from groundwork.files import write_atomically
+from groundwork.files import read_yaml, write_atomically
 from groundwork.user_errors import UserError, report_user_errors
 from neural_networks.corpora import load_corpus
 from optimization.model_loading import load_for_inference
@@ -65,10 +64,10 @@ def _run(options: argparse.Namespace, console: Console) -> int:
 def _corpus_of(folder: Path) -> tuple[str, float]:
     """The name of the corpus and the held-out share, from the configuration of a checkpoint or of its base."""
     seen: set[Path] = set()
-    with contextlib.suppress(OSError, ValueError, yaml.YAMLError, KeyError, TypeError, AttributeError):
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
         while folder not in seen:
             seen.add(folder)
-            config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+            config = read_yaml(folder / "config.yaml")
             if "corpus" in config["data"]:
                 return str(config["data"]["corpus"]), float(config["data"]["validation_fraction"])
             folder = find_checkpoint(config["base"])  # a fine-tuned model names its base, which names the corpus

@@ -180,6 +180,8 @@ def load_settings(config: Path | str | None, command_line: dict[str, Any]) -> Se
             for item in error.errors()
         ]
         raise SettingsFileError("; ".join(problems)) from None
+    except RecursionError:
+        raise SettingsFileError(f"{config} is nested too deeply") from None
     except (SettingsError, YAMLError, UnicodeDecodeError, TypeError) as error:
         raise SettingsFileError(" ".join(str(error).split())) from None
 

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
 from typing import Any, Generic, NoReturn, TypeVar
 
 from jsonargparse import ArgumentParser
+
+from groundwork.files import read_yaml
 
 Configuration = TypeVar("Configuration")
 
@@ -43,10 +47,10 @@ class ConfigurationParser(Generic[Configuration]):
 
         Exits with status 2 and one line for an unknown field or an impossible value.
         """
-        parsed = self._parser.parse_args(
-            [self._as_field(a) for a in (sys.argv[1:] if arguments is None else arguments)]
-        )
+        given = [self._as_field(a) for a in (sys.argv[1:] if arguments is None else arguments)]
         try:
+            self._check_files(given)
+            parsed = self._parser.parse_args(given)
             fields: dict[str, Any] = self._parser.instantiate_classes(parsed).as_dict()
             fields.pop("config", None)
             names = [flag.removeprefix("--").replace("-", "_") for flag in self._flags]
@@ -54,6 +58,18 @@ class ConfigurationParser(Generic[Configuration]):
             return self._kind(**fields), switches
         except (ValueError, TypeError) as error:
             self._parser.error(str(error).strip().splitlines()[-1].strip())
+
+    def _check_files(self, given: list[str]) -> None:
+        """Refuse a `--config` file that is nested without end, or stands for more values than memory holds.
+
+        Raises:
+            TextError: it is such a file, or not YAML.
+        """
+        files = [after for before, after in pairwise(given) if before == "--config"]
+        files += [argument.removeprefix("--config=") for argument in given if argument.startswith("--config=")]
+        for file in files:
+            if Path(file).is_file():  # jsonargparse says what else it cannot be
+                read_yaml(file)
 
     def _as_field(self, argument: str) -> str:
         """Change `--output-dir` to `--output_dir`, the name of the field in YAML files; both spellings are allowed."""

@@ -1,4 +1,7 @@
-"""Write files completely or not at all, and read JSON files with clear errors."""
+"""Write files completely or not at all, and read JSON and YAML files with clear errors.
+
+Every JSON or YAML file of this project or another is read here, so that whatever stands in it, a user gets one line.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import yaml
 
 from groundwork.text_sources import TextError, parse_json, read_text
+
+LARGEST_YAML = 100_000  # values, each counted as often as it occurs
 
 
 @contextmanager
@@ -60,3 +66,37 @@ def read_json(path: Path | str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise TextError(f"{path} should hold a JSON object, it holds a {type(content).__name__}")
     return content
+
+
+def read_yaml(path: Path | str) -> dict[str, Any]:
+    """Read a YAML file that contains named fields. Nothing in it is executed.
+
+    Raises:
+        TextError: it cannot be read, is not YAML, or contains something else. The message names the file.
+    """
+    text = read_text(path)
+    try:
+        content = yaml.safe_load(text)
+    except RecursionError:
+        raise TextError(f"{path}: not valid YAML: nested too deeply") from None
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date or a number that cannot be
+        raise TextError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    content = {} if content is None else content  # there are only comments
+    if not isinstance(content, dict):
+        raise TextError(f"{path} should hold named fields, it holds a {type(content).__name__}")
+    _refuse_bomb(content, path)
+    return content
+
+
+def _refuse_bomb(content: Any, path: Path | str) -> None:
+    """Refuse a few lines whose references to each other stand for more values than memory holds, once printed."""
+    waiting, counted = [content], 0
+    while waiting:
+        value = waiting.pop()
+        counted += 1
+        if counted > LARGEST_YAML:
+            raise TextError(f"{path} holds more than {LARGEST_YAML:,} values, counting every use of an anchor")
+        if isinstance(value, dict):
+            waiting += value.values()
+        elif isinstance(value, list):
+            waiting += value

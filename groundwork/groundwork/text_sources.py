@@ -17,9 +17,11 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
+from groundwork.machine_memory import in_gib, memory_limit
 from groundwork.user_errors import UserError, notice
 
 BLOCK_BYTES = 1 << 22
+BATCH_BYTES = 1 << 26  # of the rows of a Parquet file that are unpacked together
 RECORD_SUFFIXES = frozenset(
     {".jsonl", ".parquet"}
 )  # files of one document after the other; any other file is one document
@@ -276,7 +278,8 @@ def read_parquet(
         on_bytes: called with the share of the file's bytes that each batch has among the rows.
 
     Raises:
-        TextError: the package pyarrow or a column is missing, the file is not Parquet, or a text is not UTF-8.
+        TextError: the package pyarrow or a column is missing, the file is not Parquet or unpacks to more than the memory,
+            or a text is not UTF-8.
     """
     path = Path(path)
     _check_file(path)
@@ -285,25 +288,53 @@ def read_parquet(
     except ImportError:
         raise TextError(f"{path} is a Parquet file, which needs pyarrow: pip install pyarrow") from None
     try:
-        file = pyarrow.parquet.ParquetFile(path)
+        file = _open_parquet(Path(path))
         present = file.schema_arrow.names
         for column in columns or ():
             if column not in present:
                 raise TextError(f'{path} has no column "{column}"; its columns are {", ".join(present)}')
         number = told = 0
         size, total = path.stat().st_size, file.metadata.num_rows
-        for batch in file.iter_batches(batch_size=1024, columns=columns):
-            try:
-                rows = batch.to_pylist()
-            except UnicodeDecodeError:
-                raise TextError(f"{path}, rows {number + 1} to {number + len(batch)}: a text is not UTF-8") from None
-            yield from enumerate(rows, start=number + 1)
-            number += len(batch)
+        for batch in file.iter_batches(batch_size=_rows_at_once(file), columns=columns):
+            cells = dict(zip(batch.schema.names, batch.columns, strict=True))
+            for row in range(len(batch)):  # one at a time: many rows may share one text, and each gets a copy of it
+                number += 1
+                try:
+                    values = {name: column[row].as_py() for name, column in cells.items()}
+                except UnicodeDecodeError:
+                    raise TextError(f"{path}, row {number}: a text is not UTF-8") from None
+                yield number, values
             if on_bytes is not None:
                 on_bytes(size * number // total - told)
                 told = size * number // total
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, MemoryError) as error:
         raise TextError(f"{path} is not a readable Parquet file: {str(error).splitlines()[0]}") from None
+
+
+def _open_parquet(path: Path) -> Any:
+    """Open a Parquet file so that a text that many rows share is held once, and check that its parts fit the memory."""
+    import pyarrow.parquet
+    import pyarrow.types
+
+    file = pyarrow.parquet.ParquetFile(path)
+    memory = memory_limit()
+    for group in range(file.metadata.num_row_groups):
+        if (needed := file.metadata.row_group(group).total_byte_size) > memory:
+            raise TextError(
+                f"{path} unpacks to {in_gib(needed)} at once, and this process may use {in_gib(memory)}: write it in "
+                "smaller row groups"
+            )
+    texts = [
+        f.name for f in file.schema_arrow if pyarrow.types.is_string(f.type) or pyarrow.types.is_large_string(f.type)
+    ]
+    return pyarrow.parquet.ParquetFile(path, read_dictionary=texts)
+
+
+def _rows_at_once(file: Any) -> int:
+    """How many rows of a Parquet file take about 64 MB, at most 1,024."""
+    groups = [file.metadata.row_group(group) for group in range(file.metadata.num_row_groups)]
+    largest = max((group.total_byte_size / max(group.num_rows, 1) for group in groups), default=1.0)
+    return max(1, min(1024, int(BATCH_BYTES / max(largest, 1.0))))
 
 
 def read_documents(path: Path | str, on_bytes: Callable[[int], None] | None = None) -> Iterator[Iterator[str]]:

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import math
+import numbers
 import os
+import reprlib
 import sys
 from collections.abc import Callable, Iterable
 from importlib.util import find_spec
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+LONGEST_SHOWN = 80  # characters of a value in a message
+_BRIEF = reprlib.Repr()
+_BRIEF.maxstring = _BRIEF.maxother = LONGEST_SHOWN
 
 _noticed: set[str] = set()  # files are read several times, and each thing is said once
 
@@ -76,7 +84,67 @@ def require_choices(config: object, section: str) -> None:
     for name, kind in get_type_hints(type(config)).items():
         if get_origin(kind) is Literal and getattr(config, name) not in get_args(kind):
             choices = ", ".join(map(str, get_args(kind)))
-            raise ValueError(f"{section}.{name} must be one of {choices}; got {getattr(config, name)!r}")
+            raise ValueError(f"{section}.{name} must be one of {choices}; got {brief(getattr(config, name))}")
+
+
+def require_types(config: object, section: str) -> None:
+    """Check that the fields of a dataclass have the types that it declares.
+
+    A file may have any type. Without this check a list as a size would end in a traceback, and `true` would be 1.
+
+    Args:
+        config: the dataclass; its fields are numbers, true or false, texts, dataclasses, or null.
+        section: what it is called in a configuration file, for the message.
+
+    Raises:
+        ValueError: a field has another type, or is a number that is not finite.
+    """
+    for name, kind in get_type_hints(type(config)).items():
+        value = getattr(config, name)
+        kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+        if not any(_has_type(value, one) for one in kinds):
+            expected = " or ".join(_TYPE_NAMES.get(one, "a section") for one in kinds)
+            raise ValueError(f"{section}.{name} must be {expected}, got {brief(value)}")
+
+
+_TYPE_NAMES = {
+    int: "a whole number below 2⁶³",
+    float: "a finite number",
+    bool: "true or false",
+    str: "a text",
+    NoneType: "null",
+}
+
+
+def _has_type(value: object, kind: Any) -> bool:
+    if get_origin(kind) is Literal:
+        return True  # `require_choices` names what is allowed
+    if kind is int:
+        return isinstance(value, numbers.Integral) and not isinstance(value, bool) and -(2**63) <= int(value) < 2**63
+    return is_finite(value) if kind is float else isinstance(value, kind)
+
+
+def is_finite(value: object) -> bool:
+    """Whether a value is a number that a float can hold; true and false are not numbers."""
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(float(value))
+    except OverflowError:  # a whole number of more than 308 digits
+        return False
+
+
+def brief(value: object, quotes: bool = True) -> str:
+    """A value of any size in at most 80 characters, for a message.
+
+    Args:
+        value: what a file or a user gave.
+        quotes: whether a text is shown with quotation marks.
+    """
+    text = _BRIEF.repr(value)
+    if isinstance(value, str) and not quotes:
+        text = text[1:-1]
+    return text if len(text) <= LONGEST_SHOWN else text[: LONGEST_SHOWN - 1] + "…"
 
 
 def require_texts(texts: Iterable[Any], what: str = "documents") -> None:

@@ -263,12 +263,12 @@ def test_a_model_that_no_class_can_hold_is_refused_with_the_reasons(tmp_path: Pa
     [
         ({"architectures": ["MambaForCausalLM"]}, "describes MambaForCausalLM; supported are GPT2LMHeadModel"),
         ({"hidden_act": "gelu"}, "hidden_act: 'gelu'; only 'silu' is supported"),
-        ({"rope_parameters": {"rope_type": "longrope", "rope_theta": 1e4}}, "rope_type 'longrope'"),
+        ({"rope_parameters": {"rope_type": "longrope", "rope_theta": 1e4}}, "rope_type: 'longrope'"),
         ({"attention_bias": True}, "both or none is supported"),
         ({"hidden_size": 64}, r"has shape \(61, 32\), config.json says \(61, 64\)"),
         ({"num_hidden_layers": 3}, "lacks the tensor model.layers.2"),
         ({"num_hidden_layers": 1}, "has tensors that LlamaForCausalLM does not: model.layers.1"),
-        ({"vocab_size": None}, "vocab_size is null"),
+        ({"vocab_size": None}, "vocab_size: null; it should be a whole number"),
         ({"num_attention_heads": 5}, "30 / 5|32 / 5 is not whole|must divide"),
     ],
 )

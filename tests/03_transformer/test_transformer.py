@@ -336,7 +336,7 @@ def test_the_summary_command_explains_a_model_and_its_mistakes(capsys, tmp_path)
     assert f"{300 * 64:,}" in capsys.readouterr().out
     for arguments, message in (
         (["--preset", "huge"], "there is no preset 'huge'"),
-        (["--config", str(tmp_path / "none.yaml")], "cannot be read"),
+        (["--config", str(tmp_path / "none.yaml")], "there is no file"),
         (["--d_model", "31", "--vocab_size", "9"], "31 / 4 is not whole"),
         (["--preset", "tiny", "--batch-size", "0"], "batch_size must be at least 1"),
         ([], "Give --preset, --config or --vocab_size"),

@@ -27,6 +27,7 @@ from tokenizer.interop import (
 from tokenizer.loading import load_tokenizer
 from tokenizer.patterns import CL100K_PATTERN, GPT2_PATTERN, O200K_PATTERN
 from tokenizer.tokenizer_trainer import train_bpe
+from tokenizer.train_tokenizer_command import main as train_tokenizer
 from tokenizer.wordpiece_trainer import train_wordpiece
 
 PATTERNS = {"gpt2": GPT2_PATTERN, "cl100k": CL100K_PATTERN, "o200k": O200K_PATTERN}
@@ -206,6 +207,71 @@ def test_gpt2s_files_of_ours_load_in_hugging_face_and_back(tmp_path: Path):
     rust = tokenizers.ByteLevelBPETokenizer(str(tmp_path / "vocab.json"), str(tmp_path / "merges.txt"))
     assert rust.encode(TEXT).ids == ours.encode(TEXT)
     assert load_gpt2_files(tmp_path / "vocab.json", tmp_path / "merges.txt").sha256() == ours.sha256()
+
+
+def test_gpt2s_files_of_another_class_are_refused(tmp_path: Path):
+    save_gpt2_files(BPETokenizer([]), tmp_path)
+    for name in ("GPT2Tokenizer", None):
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": name}))
+        assert load_tokenizer(tmp_path).vocab_size == 256
+    for name in ("Qwen2Tokenizer", ["GPT2Tokenizer"]):
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": name}))
+        with pytest.raises(TokenizerError, match="whose pattern these files do not give"):
+            load_tokenizer(tmp_path)
+
+
+def test_gpt2s_files_are_not_written_for_another_pattern(tmp_path: Path, capsys):
+    ours = train_bpe(["OpenAI's HTTPServer's " * 40], 290, pattern=O200K_PATTERN)
+    with pytest.raises(
+        TokenizerError, match=r"cannot say that text is cut with another pattern .*; tokenizer.json can"
+    ):
+        save_gpt2_files(ours, tmp_path / "gpt2")
+    assert not (tmp_path / "gpt2").exists()
+    arguments = [
+        "--input",
+        str(tmp_path),
+        "--vocab-size",
+        "300",
+        "--pattern",
+        "o200k",
+        "--gpt2",
+        str(tmp_path / "gpt2"),
+    ]
+    assert train_tokenizer(arguments) == 1  # before the text is read
+    assert "cut with another pattern than GPT-2's" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"type": ["bpe"]},
+        {"merges": [[97.9, 98.2]]},
+        {"merges": [[97, 98, 99]]},
+        {"merges": [[True, 98]]},
+        {"merges": {"97": 98}},
+        {"special_tokens": {"a": 1}},
+        {"special_tokens": "abc"},
+        {"special_tokens": [1]},
+        {"pattern": 5},
+        {"ids": [float(index) for index in range(256)]},
+    ],
+)
+def test_a_field_of_another_type_is_named(change: dict, tmp_path: Path):
+    path = tmp_path / "tokenizer.json"
+    plain = {"type": "bpe", "merges": [], "special_tokens": [], "pattern": GPT2_PATTERN}
+    path.write_text(json.dumps(plain | change))
+    with pytest.raises(TokenizerError, match=next(iter(change))) as caught:
+        load_tokenizer(path)
+    assert str(path) in str(caught.value) and len(str(caught.value)) < 400
+    path.write_text(json.dumps(plain))
+    assert load_tokenizer(path).vocab_size == 256
+
+
+def test_merges_that_double_a_token_again_and_again_are_refused():
+    doubling = [(97, 97), *((256 + index, 256 + index) for index in range(40))]
+    with pytest.raises(TokenizerError, match="merge 24 makes the tokens longer than 67,108,864 bytes together"):
+        BPETokenizer(doubling)
+    assert len(BPETokenizer(doubling[:20]).encode("a" * 2**20)) == 1
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,15 @@ def test_a_chat_template_adds_the_tokens_that_are_missing(published, tmp_path: P
     torch.testing.assert_close(loaded.model(ids)[..., :257], model(ids)[..., :257], rtol=0, atol=1e-6)
 
 
+def test_a_tokenizer_with_more_ids_than_the_model_has_rows_is_refused_at_once(published, tmp_path: Path, capsys):
+    folder, _ = published
+    save_huggingface(BPETokenizer([], ["<|endoftext|>", "<a>", "<b>", "<c>", "[PAD]"]), folder)
+    assert main([str(folder), "--output", str(tmp_path / "run")]) == 1
+    error = capsys.readouterr().err
+    assert "the tokenizer has 261 ids, and the model has rows for 260" in error and len(error.splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
 def test_mistakes_are_told_in_one_line(published, tmp_path: Path, capsys):
     folder, _ = published
     assert main([str(folder), "--output", str(tmp_path / "run")]) == 0

@@ -150,7 +150,7 @@ def test_missing_files_say_where_to_look(tmp_path: Path):
     with pytest.raises(UserError, match=r"data\.jsonl, line 2: not valid JSON"):
         load_task(path).items()
     path.write_text("a: [b")
-    with pytest.raises(UserError, match="not a readable YAML file"):
+    with pytest.raises(UserError, match="not valid YAML"):
         load_task(path)
 
 

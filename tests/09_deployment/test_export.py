@@ -12,12 +12,15 @@ from support.serving import save_run
 
 from deployment.export.gguf_file import export_gguf
 from deployment.export.huggingface import export_huggingface
+from deployment.export.onnx_file import export_onnx, export_torchscript
 from deployment.export_command import main
 from finetuning.adapters.lora import LoRAConfig, add_lora
 from finetuning.adapters.peft_format import save_adapter
 from groundwork.user_errors import UserError
 from tokenizer.character_tokenizer import CharacterTokenizer
 from training.checkpoints.checkpoint import load_model
+from transformer.config import GPTConfig
+from transformer.gpt_model import GPTModel
 
 PUBLISHED = ["GPT-2", "Llama", "Qwen3"]
 
@@ -35,6 +38,23 @@ def test_transformers_gives_equal_ids_logits_and_tokens(family: str, tmp_path: P
 def test_onnxruntime_gives_equal_logits_with_and_without_cache(family: str, tmp_path: Path):
     for found in conformance.onnx(family, tmp_path):
         assert found.logits < 1e-4 and found.tokens
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("positions", ["rope", "learned"])
+@torch.no_grad()
+def test_a_model_with_a_tiny_context_is_exported(positions: str, tmp_path: Path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    sizes = {"vocab_size": 50, "num_layers": 1, "num_heads": 2, "d_model": 16, "positions": positions}
+    for context in (1, 2):
+        model = GPTModel(GPTConfig(context_length=context, **sizes)).eval()
+        plain, _ = export_onnx(model, tmp_path / str(context))
+        script = torch.jit.load(export_torchscript(model, tmp_path / str(context)))
+        for time in range(1, context + 1):
+            ids = torch.randint(50, (2, time))
+            (logits,) = onnxruntime.InferenceSession(plain).run(None, {"input_ids": ids.numpy()})
+            torch.testing.assert_close(torch.from_numpy(logits), model(ids), atol=1e-4, rtol=0)
+            torch.testing.assert_close(script(ids), model(ids), atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("family", conformance.FAMILIES)

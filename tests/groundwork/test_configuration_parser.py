@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
@@ -49,6 +50,31 @@ def test_a_field_is_named_with_a_dash_or_as_in_a_file(parser: ConfigurationParse
 
 def test_a_value_that_is_the_name_of_a_field_stays_a_value(parser: ConfigurationParser[Outer]):
     assert parser.parse(["--method", "inner", "--output-dir", "method"])[0] == Outer("method", "inner")
+
+
+@pytest.mark.parametrize("flag", ["--config={}", "--config {}"])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("inner: " + "[" * 100_000, "nested too deeply"),
+        ("a: &a [x, x]\ninner: &b [" + ", ".join(["*a"] * 100_000) + "]\n", "holds more than 100,000 values"),
+        ("inner: [", "not valid YAML"),
+        ("- 1", "should hold named fields"),
+    ],
+)
+def test_a_file_that_cannot_be_used_ends_with_one_line(
+    flag: str,
+    content: str,
+    message: str,
+    parser: ConfigurationParser[Outer],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+):
+    (tmp_path / "a.yaml").write_text(content)
+    with pytest.raises(SystemExit) as end:
+        parser.parse(flag.format(tmp_path / "a.yaml").split())
+    error = capsys.readouterr().err
+    assert end.value.code == 2 and message in error.splitlines()[0] and len(error.splitlines()) == 2
 
 
 def test_an_unknown_field_ends_with_one_line(parser: ConfigurationParser[Outer], capsys: pytest.CaptureFixture):

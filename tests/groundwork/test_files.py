@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from groundwork.files import read_json, replacing, write_atomically
+from groundwork.files import read_json, read_yaml, replacing, write_atomically
 from groundwork.text_sources import TextError
 from groundwork.user_errors import report_user_errors
 
@@ -79,6 +79,42 @@ def test_a_json_file_that_cannot_be_used_is_named(content: bytes, message: str, 
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
     with pytest.raises(TextError, match="there is no file"):
         read_json(tmp_path / "none.json")
+
+
+BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 10)
+)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is empty"),
+        (b"- 1", "should hold named fields, it holds a list"),
+        (b"a: [b", "not valid YAML"),
+        (b"a: " + b"[" * 100_000, "not valid YAML: nested too deeply"),
+        (b"a: " + b"{b: " * 5000, "not valid YAML: nested too deeply"),
+        (BOMB.encode(), "holds more than 100,000 values"),
+        (b"a: &a [*a]", "holds more than 100,000 values"),
+        (b"a: !!python/object/apply:os.system ['touch was_here']", "not valid YAML"),
+        (b"a: 2001-99-99", "not valid YAML"),
+        (b"a: \xe9", "is not UTF-8"),
+        (b"a: " + b"9" * 5000, "not valid YAML"),
+        (b"? [1]\n: 2", "not valid YAML"),
+    ],
+)
+def test_a_yaml_file_that_cannot_be_used_is_named(content: bytes, message: str, tmp_path: Path):
+    path = tmp_path / "a.yaml"
+    path.write_bytes(content)
+    with pytest.raises(TextError, match=message) as caught:
+        read_yaml(path)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_yaml_file_may_use_anchors(tmp_path: Path):
+    (tmp_path / "a.yaml").write_text("a: &a {b: 1}\nc: *a\n")
+    assert read_yaml(tmp_path / "a.yaml") == {"a": {"b": 1}, "c": {"b": 1}}
 
 
 def test_a_mistake_of_the_user_is_one_line_and_a_fault_of_ours_keeps_its_traceback(capsys: pytest.CaptureFixture):

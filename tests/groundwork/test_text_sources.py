@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 from evaluation.tasks.records import read_records
@@ -242,6 +243,27 @@ def test_parquet_rows_are_read_as_documents(tmp_path: Path):
     assert [row for row, _ in read_parquet(path)] == list(range(1, 3001))
 
 
+def test_a_parquet_file_that_unpacks_to_gigabytes_is_read_row_by_row(tmp_path: Path):
+    pyarrow = pytest.importorskip("pyarrow")
+    text = "a" * 4_000_000
+    column = pyarrow.DictionaryArray.from_arrays(pyarrow.array([0] * 1000, pyarrow.int32()), pyarrow.array([text]))
+    path = write_parquet(tmp_path / "a.parquet", text=column, number=list(range(1000)))
+    assert path.stat().st_size < 1_000_000
+    rows, before = read_parquet(path), psutil.Process().memory_info().rss
+    assert [(next(rows)[0], len(next(rows)[1]["text"])) for _ in range(3)] == [
+        (1, 4_000_000),
+        (3, 4_000_000),
+        (5, 4_000_000),
+    ]
+    assert psutil.Process().memory_info().rss - before < 500_000_000
+
+
+def test_a_parquet_file_whose_parts_exceed_the_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = write_parquet(tmp_path / "a.parquet", text=["a" * 1000 + str(index) for index in range(1000)])
+    monkeypatch.setattr("groundwork.text_sources.memory_limit", lambda: 500_000)
+    assert "unpacks to 0.0 GiB at once" in message_of(lambda: next(read_parquet(path)))
+
+
 def test_parquet_files_that_hold_no_text_are_refused(tmp_path: Path):
     pyarrow = pytest.importorskip("pyarrow")
 
@@ -257,7 +279,7 @@ def test_parquet_files_that_hold_no_text_are_refused(tmp_path: Path):
     latin = pyarrow.StringArray.from_buffers(
         2, pyarrow.py_buffer(b"\0\0\0\0\1\0\0\0\3\0\0\0"), pyarrow.py_buffer(b"a\xe9b")
     )
-    assert "rows 1 to 2: a text is not UTF-8" in read(write_parquet(tmp_path / "e.parquet", text=latin))
+    assert "row 2: a text is not UTF-8" in read(write_parquet(tmp_path / "e.parquet", text=latin))
 
 
 # --- folders ----------------------------------------------------------------------------------

@@ -15,21 +15,21 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from groundwork.files import read_json
+from groundwork.files import read_json, read_yaml
 from groundwork.tensor_files import read_weights
 from groundwork.text_sources import TextError
 from groundwork.user_errors import UserError
-from tokenizer.interface import Tokenizer, TokenizerError
+from tokenizer.interface import Tokenizer
 from tokenizer.loading import load_tokenizer
 from training.checkpoints.manifest import MANIFEST, sha256_of
 from training.checkpoints.weights import set_weights
 from transformer.config import GPTConfig
 from transformer.gpt_model import GPTModel
+from transformer.size_check import require_possible_sizes
 
 STEP_FOLDER = re.compile(r"step_(\d{8})")
 T = TypeVar("T")
@@ -83,7 +83,9 @@ def verify_checkpoint(folder: Path) -> None:
     try:
         expected = read_json(folder / MANIFEST)
     except TextError as error:
-        raise CheckpointError(f"{folder} is damaged: {error}") from None
+        if not (folder / MANIFEST).exists():
+            raise CheckpointError(f"{folder} is not a checkpoint: it has no {MANIFEST}") from None
+        raise CheckpointError(f"{folder / MANIFEST} is damaged: {error}") from None
     required = {"model.safetensors", "config.yaml", "tokenizer.json"}
     for name in sorted(required | expected.keys()):
         path = folder / name
@@ -220,18 +222,35 @@ def build_model(folder: Path) -> tuple[GPTModel, Tokenizer]:
     """The model of a checkpoint before its weights are loaded, and its tokenizer.
 
     Raises:
-        CheckpointError: the configuration or the tokenizer is damaged, or the two do not fit each other.
+        CheckpointError: the configuration or the tokenizer is damaged, the two do not fit each other, or the model is
+            larger than its file or the memory.
     """
+    settings = read_settings(folder)
     try:
-        model = GPTModel(GPTConfig.from_dict(read_settings(folder)["model"]))
+        config = GPTConfig.from_dict(settings.get("model", {}))
+        require_possible_sizes(config, [folder / "model.safetensors"])
         tokenizer = load_tokenizer(folder / "tokenizer.json")
-    except (yaml.YAMLError, KeyError, TypeError, ValueError, TokenizerError) as error:
+        require_rows(tokenizer, config.vocab_size)
+        return GPTModel(config), tokenizer
+    except (ValueError, OSError) as error:
         raise CheckpointError(f"{folder} cannot be used: {error}") from None
-    if tokenizer.vocab_size > model.token_embedding.num_embeddings:
+
+
+def require_rows(tokenizer: Tokenizer, rows: int | None) -> None:
+    """Check that a model has a row for every id of its tokenizer. More rows are fine: vocabularies are often padded.
+
+    Args:
+        tokenizer: the model's.
+        rows: the model's `vocab_size`.
+
+    Raises:
+        CheckpointError: it has not.
+    """
+    if tokenizer.vocab_size > (rows or 0):
         raise CheckpointError(
-            f"{folder}: the tokenizer has {tokenizer.vocab_size} ids, the model {model.token_embedding.num_embeddings}"
+            f"the tokenizer has {tokenizer.vocab_size} ids, and the model has rows for {rows}: they do not belong "
+            "together, or tokens were added to the tokenizer alone"
         )
-    return model, tokenizer
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
@@ -242,12 +261,9 @@ def read_settings(folder: Path) -> dict[str, Any]:
     """
     path = folder / "config.yaml"
     try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from None
-    if not isinstance(settings, dict):
-        raise CheckpointError(f"{path} does not hold a configuration")
-    return settings
+        return read_yaml(path)
+    except TextError as error:
+        raise CheckpointError(f"the configuration cannot be read: {error}") from None
 
 
 def load_weights(model: nn.Module, folder: Path | str) -> None:

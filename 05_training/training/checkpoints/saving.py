@@ -21,7 +21,13 @@ from torch import Tensor
 
 from groundwork.tensor_files import save_tensors
 from tokenizer.interface import Tokenizer
-from training.checkpoints.checkpoint import CheckpointError, best_checkpoint, list_checkpoints, verify_checkpoint
+from training.checkpoints.checkpoint import (
+    CheckpointError,
+    best_checkpoint,
+    list_checkpoints,
+    require_rows,
+    verify_checkpoint,
+)
 from training.checkpoints.manifest import force_to_disk, write_manifest
 from training.parallel.workers import Workers
 
@@ -55,8 +61,11 @@ def save_checkpoint(
         workers: the processes. Each must call this; the main one writes the rest.
 
     Raises:
-        CheckpointError: the disk is full or not writable. Older checkpoints are untouched.
+        CheckpointError: the disk is full or not writable, or the model has too few rows for the tokenizer. Older
+            checkpoints are untouched.
     """
+    if "model" in settings:
+        require_rows(tokenizer, settings["model"].get("vocab_size"))
     run_folder, workers = Path(run_folder), workers or Workers()
     folder = run_folder / f"step_{step:08d}"
     temporary = run_folder / f".{folder.name}.{workers.gather(os.getpid())[0]}.tmp"

@@ -25,6 +25,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+LARGEST_ALPHA = 1e6  # with a larger one, the correction of weights of any usual size would overflow
+
 
 class AdapterError(ValueError):
     """An adapter that does not fit the model."""
@@ -53,8 +55,8 @@ class LoRAConfig:
     def __post_init__(self) -> None:
         if self.rank < 1:
             raise AdapterError(f"lora.rank must be at least 1, got {self.rank}")
-        if not self.alpha > 0.0:
-            raise AdapterError(f"lora.alpha must be above 0, got {self.alpha}: the correction would have no size")
+        if not 0.0 < self.alpha <= LARGEST_ALPHA:
+            raise AdapterError(f"lora.alpha must be above 0 and at most {LARGEST_ALPHA:g}, got {self.alpha}")
         if not isinstance(self.pattern, str):
             raise AdapterError(f"lora.pattern must be one string such as 'blocks.*.attention.*', got {self.pattern!r}")
         if not 0.0 <= self.dropout < 1.0:
@@ -195,6 +197,7 @@ def attach_adapters(model: nn.Module, configs: Mapping[str, LoRAConfig], name: s
     if any(name in layer.adapters for layer in layers.values() if isinstance(layer, LoRALinear)):
         raise AdapterError(f"the model has an adapter called {name!r} already")
     bases = {n: layer.base if isinstance(layer, LoRALinear) else layer for n, layer in layers.items()}
+    _refuse_shared_weights(model, {n: bases[n] for n in configs})
     # Built before anything is changed: a rank that does not fit leaves the model as it was.
     adapters = {layer_name: LoRAAdapter(bases[layer_name], config) for layer_name, config in configs.items()}
     model.requires_grad_(False)
@@ -205,6 +208,16 @@ def attach_adapters(model: nn.Module, configs: Mapping[str, LoRAConfig], name: s
             model.set_submodule(layer_name, layer)
         layer.adapters[name] = adapter
     activate_adapter(model, name)
+
+
+def _refuse_shared_weights(model: nn.Module, chosen: Mapping[str, nn.Linear]) -> None:
+    """Refuse a head that is the token embedding: to merge a correction into one would change the other too."""
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    for name, layer in chosen.items():
+        if len(shared := names.get(id(layer.weight), [])) > 1:
+            raise AdapterError(f"{name} cannot have an adapter: {' and '.join(shared)} are one matrix (tie_embeddings)")
 
 
 def adaptable_layers(model: nn.Module) -> dict[str, nn.Linear | LoRALinear]:

@@ -11,13 +11,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from finetuning.adapters.lora import (
@@ -29,13 +28,15 @@ from finetuning.adapters.lora import (
     attach_adapters,
     lora_layers,
 )
-from groundwork.tensor_files import save_tensors
+from finetuning.adapters.peft_config import CONFIG, PeftConfig, peft_config_content, read_peft_config
+from groundwork.tensor_files import is_finite, read_weights, save_tensors
+from groundwork.user_errors import UserError
 from transformer.gpt_model import GPTModel
 from transformer.pretrained import family_of_model
 from transformer.pretrained_family import PretrainedError, Stored
 
 PREFIX = "base_model.model."
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+WEIGHTS = "adapter_model.safetensors"
 
 
 def save_adapter(model: GPTModel, folder: Path | str, name: str = "default", base_model: str = "") -> Path:
@@ -51,7 +52,7 @@ def save_adapter(model: GPTModel, folder: Path | str, name: str = "default", bas
         The folder.
 
     Raises:
-        AdapterError: the model has no such adapter, or the folder cannot be written.
+        AdapterError: the model has no such adapter, its numbers are not finite, or the folder cannot be written.
     """
     folder = Path(folder)
     stored = _stored_names(model)
@@ -66,17 +67,21 @@ def save_adapter(model: GPTModel, folder: Path | str, name: str = "default", bas
         raise AdapterError(f"the model has no adapter {name!r}")
     fused = {where.name for where in stored.values() if where.third is not None}
     tensors: dict[str, Tensor] = {}
-    ranks: dict[str, int] = {}
+    layers: dict[str, tuple[int, float]] = {}  # rank and alpha
     for hf_name, adapters in parts.items():
         a, b, magnitude = _fuse(hf_name, adapters) if hf_name in fused else _plain(adapters[0])
         tensors[f"{PREFIX}{hf_name}.lora_A.weight"] = a
         tensors[f"{PREFIX}{hf_name}.lora_B.weight"] = b
         if magnitude is not None:
             tensors[f"{PREFIX}{hf_name}.lora_magnitude_vector"] = magnitude
-        ranks[hf_name] = a.shape[0]
-    config = next(iter(next(iter(parts.values())).values())).config
+        layers[hf_name] = a.shape[0], adapters[0].config.alpha
+    if wrong := [tensor_name for tensor_name, tensor in tensors.items() if not is_finite(tensor.detach())]:
+        raise AdapterError(
+            f"the adapter has numbers that are nan or infinite, in {wrong[0]}: the training has diverged"
+        )
+    config = next(iter(parts.values()))[0].config
     transposed = any(where.transposed for where in stored.values())
-    content = _config_content(config, ranks, transposed, base_model)
+    content = peft_config_content(config, layers, transposed, base_model)
     temporary = folder / f".writing.{os.getpid()}.tmp"
     try:
         temporary.mkdir(parents=True)
@@ -105,35 +110,38 @@ def load_adapter(model: GPTModel, folder: Path | str, name: str = "default") -> 
         AdapterError: not a LoRA adapter, or made for another model; says which layers differ.
     """
     folder = Path(folder)
-    config, alphas = _read_config(folder)
+    config = read_peft_config(folder)
     try:
-        tensors = load_file(folder / WEIGHTS)
+        tensors = read_weights(folder / WEIGHTS)
+    except UserError as error:
+        raise AdapterError(str(error)) from None
     except (SafetensorError, OSError) as error:
         raise AdapterError(f"{folder / WEIGHTS} cannot be read: {error}") from None
-    stored = _stored_names(model)
     ours: dict[str, list[tuple[str, int | None]]] = {}
-    for layer_name, where in stored.items():
+    for layer_name, where in _stored_names(model).items():
         ours.setdefault(where.name, []).append((layer_name, where.third))
     modules = sorted({_module_of(key) for key in tensors})
-    if foreign := [module for module in modules if module not in ours]:
-        raise AdapterError(
-            f"{folder} was made for another model: there is no {', '.join(foreign[:3])}"
-            + (f" and {len(foreign) - 3} more" if len(foreign) > 3 else "")
-        )
+    _check_modules(modules, ours, config, folder)
+    layers = adaptable_layers(model)
     parts: dict[str, dict[str, Tensor]] = {}
     configs: dict[str, LoRAConfig] = {}
+    wrong = []
     for module in modules:
+        whole, layer_config = _tensors_of(tensors, module, config), config.of_layer(module)
+        names = [layer_name for layer_name, _ in ours[module]]
+        bases = [layer.base if isinstance(layer := layers[name], LoRALinear) else layer for name in names]
+        shape = sum(base.out_features for base in bases), bases[0].in_features
+        wrong += _differences(names[0], whole, layer_config.rank, shape)
         for layer_name, third in ours[module]:
-            parts[layer_name] = _part_of(tensors, module, third)
-            rank = parts[layer_name]["lora_a"].shape[0]
-            configs[layer_name] = replace(config, rank=rank, alpha=alphas.get(module, config.alpha))
-    _check_shapes(model, parts, folder)
+            parts[layer_name], configs[layer_name] = _third_of(whole, third), layer_config
+    if wrong:
+        raise AdapterError(f"{folder} was made for another model; these layers differ: {', '.join(wrong[:5])}")
     attach_adapters(model, configs, name)
     with torch.no_grad():
         for layer_name, layer in lora_layers(model):
             for parameter_name, tensor in parts.get(layer_name, {}).items():
                 layer.adapters[name].get_parameter(parameter_name).copy_(tensor)
-    return config
+    return config.default
 
 
 # --- names ------------------------------------------------------------------------------------
@@ -179,80 +187,71 @@ def _fuse(hf_name: str, adapters: dict[int, LoRAAdapter]) -> tuple[Tensor, Tenso
     ordered = [adapters[third] for third in range(3)]
     magnitudes: list[Tensor] = [adapter.magnitude for adapter in ordered if adapter.magnitude is not None]
     magnitude = torch.cat(magnitudes) if len(magnitudes) == 3 else None
-    a = ordered[0].lora_a
-    if all(torch.equal(a, adapter.lora_a) for adapter in ordered):  # as loaded from such a file
-        return a, torch.cat([adapter.lora_b for adapter in ordered]), magnitude
-    stacked = torch.cat([adapter.lora_a for adapter in ordered])
-    scale = ordered[0].config.scale / replace(ordered[0].config, rank=stacked.shape[0]).scale
-    return stacked, torch.block_diag(*(adapter.lora_b for adapter in ordered)) * scale, magnitude
-
-
-def _config_content(config: LoRAConfig, ranks: dict[str, int], transposed: bool, base_model: str) -> dict[str, Any]:
-    return {
-        "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": base_model,
-        "r": config.rank,
-        "lora_alpha": config.alpha,
-        "lora_dropout": config.dropout,
-        "use_rslora": config.rank_stabilised,
-        "use_dora": config.dora,
-        "bias": "none",
-        "fan_in_fan_out": transposed,
-        "inference_mode": True,
-        "target_modules": sorted(ranks),
-        "rank_pattern": {module: rank for module, rank in ranks.items() if rank != config.rank},
-        "alpha_pattern": {},
-    }
+    first = ordered[0]
+    if all(torch.equal(first.lora_a, part.lora_a) and part.config == first.config for part in ordered):
+        return first.lora_a, torch.cat([part.lora_b for part in ordered]), magnitude  # as loaded from such a file
+    stacked = torch.cat([part.lora_a for part in ordered])
+    written = replace(first.config, rank=stacked.shape[0]).scale
+    return stacked, torch.block_diag(*(part.lora_b * (part.config.scale / written) for part in ordered)), magnitude
 
 
 # --- reading ----------------------------------------------------------------------------------
 
 
-def _read_config(folder: Path) -> tuple[LoRAConfig, dict[str, float]]:
-    """The configuration, and the layers with a different alpha."""
-    try:
-        content = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        if content.get("peft_type") != "LORA":
-            raise AdapterError(f"{folder} holds an adapter of type {content.get('peft_type')}; only LORA is supported")
-        if content.get("bias", "none") != "none" or content.get("modules_to_save"):
-            raise AdapterError(f"{folder} changes biases or whole layers besides; only LoRA matrices are supported")
-        config = LoRAConfig(
-            rank=content["r"],
-            alpha=content["lora_alpha"],
-            dropout=content.get("lora_dropout", 0.0),
-            rank_stabilised=content.get("use_rslora", False),
-            dora=content.get("use_dora", False),
+def _check_modules(
+    modules: list[str], ours: dict[str, list[tuple[str, int | None]]], config: PeftConfig, folder: Path
+) -> None:
+    """Check that the layers of the file are layers of the model, and those that its configuration names."""
+    if foreign := [module for module in modules if module not in ours]:
+        raise AdapterError(
+            f"{folder} was made for another model: there is no {', '.join(foreign[:3])}"
+            + (f" and {len(foreign) - 3} more" if len(foreign) > 3 else "")
         )
-        return config, dict(content.get("alpha_pattern") or {})
-    except FileNotFoundError:
-        raise AdapterError(f"{folder} is not an adapter: it has no {CONFIG}") from None
-    except (OSError, json.JSONDecodeError, KeyError, AttributeError, TypeError) as error:
-        raise AdapterError(f"{folder / CONFIG} is damaged: {error}") from None
+    if unused := [module for module in modules if not config.is_target(module)]:
+        raise AdapterError(f"{folder} has matrices for {unused[0]}, which the target_modules of {CONFIG} leave out")
+    if lacking := [module for module in ours if config.is_target(module) and module not in modules]:
+        raise AdapterError(f"{folder} lacks the matrices of {lacking[0]}, which the target_modules of {CONFIG} name")
 
 
-def _part_of(tensors: dict[str, Tensor], module: str, third: int | None) -> dict[str, Tensor]:
-    """Our tensors of one layer, cut out of a fused one if needed."""
+def _tensors_of(tensors: dict[str, Tensor], module: str, config: PeftConfig) -> dict[str, Tensor]:
+    """The tensors of a module of the file, under our names."""
+    names = {"lora_a": "lora_A.weight", "lora_b": "lora_B.weight"}
+    if config.default.dora:
+        names["magnitude"] = "lora_magnitude_vector"
+    elif f"{PREFIX}{module}.lora_magnitude_vector" in tensors:
+        raise AdapterError(f"the adapter has lora_magnitude_vector for {module}, and {CONFIG} does not say use_dora")
     try:
-        a, b = (tensors[f"{PREFIX}{module}.lora_{which}.weight"] for which in "AB")
+        return {ours: tensors[f"{PREFIX}{module}.{theirs}"] for ours, theirs in names.items()}
     except KeyError as error:
         raise AdapterError(f"the adapter lacks {error}") from None
-    magnitude = tensors.get(f"{PREFIX}{module}.lora_magnitude_vector")
-    part = {"lora_a": a, "lora_b": b}
-    if magnitude is not None:
-        part["magnitude"] = magnitude.flatten()
-    if third is not None:
-        part = {key: value if key == "lora_a" else value.chunk(3)[third] for key, value in part.items()}
-    return part
 
 
-def _check_shapes(model: GPTModel, parts: dict[str, dict[str, Tensor]], folder: Path) -> None:
-    wrong = []
-    for layer_name, layer in adaptable_layers(model).items():
-        if part := parts.get(layer_name):
-            base = layer.base if isinstance(layer, LoRALinear) else layer
-            found, expected = (part["lora_b"].shape[0], part["lora_a"].shape[1]), (base.out_features, base.in_features)
-            if found != expected:
-                wrong.append(f"{layer_name} ({found[0]} × {found[1]} in the file, {expected[0]} × {expected[1]} here)")
-    if wrong:
-        raise AdapterError(f"{folder} was made for another model; these layers differ: {', '.join(wrong[:5])}")
+def _differences(name: str, found: dict[str, Tensor], rank: int, shape: tuple[int, int]) -> list[str]:
+    """What is wrong with the shapes of a module: one column or one number would be stretched to fit, silently.
+
+    Args:
+        name: of the layer.
+        found: see `_tensors_of`.
+        rank: by the configuration.
+        shape: (out, in) of the matrix that is adapted.
+    """
+    a, b = found["lora_a"], found["lora_b"]
+    if a.ndim == b.ndim == 2 and (b.shape[0], a.shape[1]) != shape:
+        return [f"{name} ({b.shape[0]} × {a.shape[1]} in the file, {shape[0]} × {shape[1]} here)"]
+    expected = {"lora_a": (rank, shape[1]), "lora_b": (shape[0], rank), "magnitude": (shape[0],)}
+    return [
+        f"{name} ({part} is {_size(tensor.shape)} in the file, and {_size(expected[part])} by {CONFIG})"
+        for part, tensor in found.items()
+        if tensor.shape != expected[part]
+    ]
+
+
+def _size(shape: Sequence[int]) -> str:
+    return " × ".join(map(str, shape)) or "one number"
+
+
+def _third_of(tensors: dict[str, Tensor], third: int | None) -> dict[str, Tensor]:
+    """Our tensors of one layer, cut out of a fused one if needed."""
+    if third is None:
+        return tensors
+    return {key: value if key == "lora_a" else value.chunk(3)[third] for key, value in tensors.items()}

@@ -11,7 +11,10 @@ from fnmatch import fnmatch
 import torch
 from torch import nn
 
+from finetuning.adapters.nf4 import BLOCK
 from groundwork.library_noise import silence_libraries
+
+PACKED_ROWS = 32  # rows that bitsandbytes packs together for a CPU
 
 
 def quantize_layers(
@@ -51,5 +54,7 @@ def quantize_layers(
             quant_type="nf4",
         )
         quantized.load_state_dict(layer.state_dict())
+        if layer.out_features % PACKED_ROWS or layer.in_features % BLOCK:
+            quantized.support_avx512bf16_for_cpu = False  # a kernel of some CPUs, which takes no other sizes
         model.set_submodule(name, quantized.to(device))  # moving is what quantizes
     return chosen

@@ -17,8 +17,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from groundwork.files import read_json
 from groundwork.tensor_files import is_finite, require_weight, save_tensors
-from groundwork.user_errors import UserError
+from groundwork.text_sources import TextError
+from groundwork.user_errors import UserError, brief
 from optimization.weights.gptq import quantize_blocks_gptq
 from optimization.weights.quantization import (
     INT4_GROUP,
@@ -166,13 +168,13 @@ def load_quantized(folder: Path | str, model: GPTModel) -> None:
     folder = Path(folder)
     path = folder / QUANTIZATION
     try:
-        description = json.loads(path.read_text(encoding="utf-8"))
-        layout, method = description["layout"], description["method"]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise CheckpointError(f"{path} does not describe a quantized model") from None
+        description = read_json(path)
+    except TextError as error:
+        raise CheckpointError(f"{path} does not describe a quantized model: {error}") from None
+    layout, method = description.get("layout"), description.get("method", "none")
     if layout != LAYOUT or method not in get_args(Method):
         raise CheckpointError(
-            f"{path} has layout {layout!r} and method {method!r}; this version reads {LAYOUT!r} "
+            f"{path} has layout {brief(layout)} and method {brief(method)}; this version reads {LAYOUT!r} "
             f"with {', '.join(get_args(Method))}: quantize the model again"
         )
     try:

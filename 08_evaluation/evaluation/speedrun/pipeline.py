@@ -36,7 +36,7 @@ from finetuning.data.python_docs_qa import QuestionSet, build_questions, first_s
 from finetuning.data.record_shapes import Example, Preference
 from finetuning.finetune_command import parse_config as parse_finetuning
 from finetuning.run import run_finetuning
-from groundwork.files import write_atomically
+from groundwork.files import read_json, write_atomically
 from groundwork.text_sources import read_jsonl
 from neural_networks.bits_per_byte import bits_per_byte
 from neural_networks.python_docs import gather_symbols
@@ -313,4 +313,4 @@ def _read_conversations(path: Path) -> list[Example]:
 
 
 def _read_json(path: Path, default: Any) -> Any:
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else default
+    return read_json(path) if path.exists() else default

@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from groundwork.files import write_atomically
+from groundwork.files import read_json, write_atomically
 from training.placement import choose_placement
 from training.run.tracking import read_metrics
 
@@ -34,7 +34,7 @@ def write_report(folder: Path, settings: dict[str, Any], seconds: dict[str, floa
     Returns:
         The path of the Markdown file.
     """
-    results = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
+    results = read_json(folder / "evaluation.json")
     curve = _draw_curves(folder)
     device = choose_placement("auto", "auto").describe()
     minutes = sum(seconds.values()) / 60

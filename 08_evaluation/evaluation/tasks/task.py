@@ -7,11 +7,10 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 from evaluation.tasks.docs_tasks import build_all
 from evaluation.tasks.layouts import LAYOUTS, Item, Layout
 from evaluation.tasks.records import read_records
+from groundwork.files import read_yaml
 from groundwork.user_errors import UserError
 
 TASKS = Path(__file__).parents[2] / "tasks"  # the YAML files that come with this stage
@@ -92,16 +91,11 @@ def load_task(name_or_path: str | Path) -> Task:
     path = Path(name_or_path)
     if path.suffix not in {".yaml", ".yml"}:
         path = TASKS / f"{name_or_path}.yaml"
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not path.exists():
         raise UserError(
             f"there is no task {str(name_or_path)!r}; there are {', '.join(task_names())}, or give a .yaml file"
-        ) from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path} is not a readable YAML file: {' '.join(str(error).split())}") from None
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: expected fields such as 'layout' and 'data'")
+        )
+    values = read_yaml(path)
     return _checked(values, path)
 
 
