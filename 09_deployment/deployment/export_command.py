@@ -47,7 +47,9 @@ def _export(options: argparse.Namespace) -> int:
         model.eval()
     name = options.name or name_of(path)
     folder: Path = options.output or Path("outputs") / f"{name}-{options.to}"
-    template = find_template(tokenizer, options.chat_template)
+    # A model that came from elsewhere without a chat template leaves without one, whatever its special tokens are.
+    came_without = tokenizer.files and tokenizer.files.chat_template is None and options.chat_template is None
+    template = None if came_without else find_template(tokenizer, options.chat_template)
     if options.to == "hf":
         kind = options.type or "f32"
         if kind not in DTYPES:

@@ -18,6 +18,7 @@ from tokenizer.merging import Merger
 
 CACHE_SIZE = 1 << 18
 LONGEST_CACHED = 64  # characters
+_LETTER = regex.compile(r"[\p{L}\p{M}]")
 _SIGNS = ("▁", " ", "Ġ")  # for a space
 
 
@@ -55,13 +56,16 @@ class CharacterBPE:
         if len(set(numbered)) != len(numbered):
             raise TokenizerError("a merge is listed twice")
         self._merger = Merger(numbered, [self.vocab[left + right] for left, right in pairs])
+        never_fused = self._unknown is None or len(self._bytes) == 256 or not (self._fuse_unknown or self._bytes)
         sign = next((sign for sign in _SIGNS if sign in self.vocab), None)
-        can_cut = sign is not None and not any(left[-1] != sign and right[0] == sign for left, right in pairs)
-        self._words = regex.compile(f"{sign}+[^{sign}]*|[^{sign}]+") if can_cut else None
+        self._words = None if sign is None else _word_pattern(sign, pairs, never_fused)
         self._cache: dict[str, list[int]] = {}
 
     def encode(self, piece: str) -> list[int]:
         """The ids of a piece that is not empty."""
+        found = self._cache.get(piece)
+        if found is not None:
+            return found
         if self._ignore_merges and piece in self.vocab:
             return [self.vocab[piece]]
         if self._words is None:
@@ -101,6 +105,24 @@ class CharacterBPE:
                     tokens.append(self._unknown)
                 unknown = 1
         return [*tokens, *([self._unknown] * unknown)]  # type: ignore[list-item]
+
+
+def _word_pattern(sign: str, pairs: list[tuple[str, str]], between_kinds: bool) -> Any:
+    """A pattern that cuts a text where no merge joins the two sides; None where merges join everything.
+
+    Args:
+        sign: for a space; a word begins with it.
+        pairs: the merges.
+        between_kinds: whether letters may be cut from what is not a letter, if no merge joins them. Not so where unknown
+            characters in a row become one token.
+    """
+    joined = {(left[-1], right[0]) for left, right in pairs}
+    if any(left != sign and right == sign for left, right in joined):
+        return None
+    words = {(_LETTER.match(left) is None, _LETTER.match(right) is None) for left, right in joined if left != sign}
+    if between_kinds and words <= {(True, True), (False, False)}:
+        return regex.compile(rf"{sign}*[\p{{L}}\p{{M}}]+|{sign}*[^{sign}\p{{L}}\p{{M}}]+|{sign}+")
+    return regex.compile(f"{sign}+[^{sign}]*|[^{sign}]+")
 
 
 def byte_tokens(vocab: dict[str, int]) -> dict[int, int]:

@@ -120,12 +120,12 @@ def _scheme(step: dict[str, Any]) -> str:
 
 
 def _metaspace(sign: str, scheme: str, cuts: bool) -> Cut:
-    words = regex.compile(regex.escape(sign))
+    words = regex.compile(f"{regex.escape(sign)}[^{regex.escape(sign)}]*|[^{regex.escape(sign)}]+")
 
     def cut(text: str, begins: bool) -> list[str]:
         text = text.replace(" ", sign)
         if (scheme == "always" or (scheme == "first" and begins)) and not text.startswith(sign):
             text = sign + text
-        return split(text, words, "MergedWithNext") if cuts else [text]
+        return words.findall(text) if cuts else [text]
 
     return cut
