@@ -113,7 +113,7 @@ class ModelFiles:
         return list(value) if isinstance(value, list) else [] if value is None else [value]
 
     @property
-    def sampling(self) -> dict[str, float]:
+    def sampling(self) -> dict[str, Any]:
         """How the model's authors sample from it, in the names of `SamplingParameters`. Greedy is a temperature of 0."""
         config = self.generation_config
         if "do_sample" in config and not config["do_sample"]:
