@@ -101,7 +101,7 @@ def _chunks(paths: list[Path], tokenizer: Tokenizer, specials: Collection[str]) 
     for path in paths:
         for parts in read_documents(path, count):
             begins = True
-            for text in join_safely(parts, tokenizer.last_safe_cut, specials, CHUNK_LENGTH):
+            for text in join_safely(parts, tokenizer.last_safe_cut, {*specials, *tokenizer.always_found}, CHUNK_LENGTH):
                 texts.append((begins, text))
                 begins = False
                 length += len(text)

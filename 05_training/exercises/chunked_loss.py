@@ -84,7 +84,7 @@ def cases() -> Iterator[Case]:
     yield question("targets that are a slice of a longer batch", (2, 3), 10, sliced=True)
     yield question("bfloat16", (5,), 10, dtype=torch.bfloat16, tolerance=0.03)
     # All logits: 8,192 · 256 numbers of 4 bytes, 8 MiB.
-    counted = {"observe": _after_the_backward_pass, "most_bytes": 6 << 20}
+    counted: dict[str, Any] = {"observe": _after_the_backward_pass, "most_bytes": 6 << 20}
     yield question("8,192 tokens, 256 ids, memory counted, forwards and backwards", (8192,), 256, **counted)
 
 

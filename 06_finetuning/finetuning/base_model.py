@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from finetuning.data.chat_format import ChatTemplate, chat_template
-from tokenizer.huggingface_files import load_huggingface
+from finetuning.data.chat_format import TEMPLATES, ChatFormat, ConversationError, chat_template
+from finetuning.data.jinja_template import JinjaTemplate
 from tokenizer.interface import Tokenizer, TokenizerError
-from tokenizer.interop import load_gpt2_files
+from tokenizer.loading import load_tokenizer
 from training.checkpoints.checkpoint import (
     CheckpointError,
     load_model,
@@ -47,23 +47,47 @@ def load_base(source: str, context_length: int | None = None) -> tuple[GPTModel,
 
 
 def load_hugging_face_tokenizer(folder: Path) -> Tokenizer:
-    """The byte-level BPE tokenizer in a folder of Hugging Face weights.
+    """The tokenizer in a folder of Hugging Face weights, with the files that say how the model is used.
 
     Raises:
         TokenizerError: there is no tokenizer of a kind that can be read.
     """
-    if (folder / "tokenizer.json").exists():
-        return load_huggingface(folder / "tokenizer.json")
-    if (folder / "vocab.json").exists() and (folder / "merges.txt").exists():
-        return load_gpt2_files(folder / "vocab.json", folder / "merges.txt")
+    if (folder / "tokenizer.json").exists() or all((folder / name).exists() for name in ("vocab.json", "merges.txt")):
+        return load_tokenizer(folder)
     raise TokenizerError(f"{folder} has neither tokenizer.json nor vocab.json and merges.txt")
 
 
-def template_of(checkpoint: Path | str) -> ChatTemplate | None:
-    """The chat template that a checkpoint was fine-tuned with; None for a model that only continues text.
+def template_of(checkpoint: Path | str) -> ChatFormat | None:
+    """The chat template of a checkpoint; None for a model that only continues text.
+
+    It is the one that the model was fine-tuned with here, or else what `find_template` finds.
 
     Raises:
         CheckpointError: there is no such checkpoint.
+        ConversationError: the model's own template cannot be read.
     """
-    name = read_checkpoint(checkpoint, read_settings).get("chat_template")
-    return chat_template(name) if name else None
+    return read_checkpoint(checkpoint, _template_in)
+
+
+def _template_in(folder: Path) -> ChatFormat | None:
+    name = read_settings(folder).get("chat_template")
+    return chat_template(name) if name in TEMPLATES else find_template(load_tokenizer(folder / "tokenizer.json"))
+
+
+def find_template(tokenizer: Tokenizer, name: str | None = None) -> ChatFormat | None:
+    """The chat template by name; or the model's own; or the one whose special tokens the tokenizer has.
+
+    Raises:
+        ConversationError: no template has that name, the tokenizer lacks its tokens, or the model's own cannot be read.
+    """
+    if name is not None:
+        template = chat_template(name)
+        if missing := [token for token in template.special_tokens if token not in tokenizer.special_tokens]:
+            raise ConversationError(f"the tokenizer has no {', '.join(missing)}, which chat template {name!r} needs")
+        return template
+    if tokenizer.files.chat_template is not None:
+        return JinjaTemplate(tokenizer.files.chat_template, tokenizer.files.named_tokens)
+    for template in TEMPLATES.values():
+        if all(token in tokenizer.special_tokens for token in template.special_tokens):
+            return template
+    return None

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from finetuning.base_model import load_base
 from finetuning.data.chat_format import TEMPLATES, chat_template
-from finetuning.vocabulary_extension import add_special_tokens
+from finetuning.vocabulary_extension import teach_template
 from groundwork.user_errors import report_user_errors
 from training.checkpoints.checkpoint import CheckpointError, list_checkpoints
 from training.checkpoints.saving import save_checkpoint
@@ -42,7 +42,7 @@ def _import_into(options: argparse.Namespace) -> int:
         raise CheckpointError(f"{options.output} holds a run already; choose another --output")
     model, tokenizer = load_base(options.source, options.context_length)
     if options.chat_template is not None:
-        tokenizer = add_special_tokens(model, tokenizer, chat_template(options.chat_template).special_tokens)
+        tokenizer = teach_template(model, tokenizer, chat_template(options.chat_template))
     settings = {"base": options.source, "chat_template": options.chat_template, "model": model.config.to_dict()}
     folder = save_checkpoint(options.output, 0, model_weights(model), tokenizer, settings)
     parameters = sum(parameter.numel() for parameter in model.parameters())

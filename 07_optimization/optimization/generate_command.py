@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from finetuning.base_model import template_of
-from finetuning.data.chat_format import ChatTemplate, Message
+from finetuning.data.chat_format import ChatFormat, Message
 from groundwork.command_line import with_dashes
 from groundwork.user_errors import report_user_errors
 from optimization.engine.engine import Engine
@@ -23,6 +23,17 @@ from tokenizer.interface import Tokenizer, TokenizerError
 from training.checkpoints.checkpoint import newest_run
 from training.placement import choose_placement
 from transformer.sampling import SamplingParameters
+
+_DRAWING = (
+    ("temperature", float, "0 is greedy, 1 as trained"),
+    ("top_k", int, "keep the k likeliest tokens; 0: all"),
+    ("top_p", float, "keep this much probability; 1: all"),
+    ("min_p", float, "keep tokens at least this fraction as likely as the best; 0: all"),
+    ("typical_p", float, "keep the most typical tokens; 1: all"),
+    ("repetition_penalty", float, "1: none"),
+    ("presence_penalty", float, "0: none"),
+    ("frequency_penalty", float, "0: none"),
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,21 +51,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--mode", choices=["auto", "chat", "completion"], default="auto", help="auto: as it was taught")
     parser.add_argument("--system", help="in a chat, what the model is told first")
     parser.add_argument("--max-tokens", type=int, default=defaults.max_tokens, help="most tokens to generate")
-    parser.add_argument("--temperature", type=float, default=defaults.temperature, help="0 is greedy, 1 as trained")
-    parser.add_argument("--top-k", type=int, default=defaults.top_k, help="keep the k likeliest tokens; 0: all")
-    parser.add_argument("--top-p", type=float, default=defaults.top_p, help="keep this much probability; 1: all")
-    parser.add_argument(
-        "--min-p",
-        type=float,
-        default=defaults.min_p,
-        help="keep tokens at least this fraction as likely as the best; 0: all",
-    )
-    parser.add_argument(
-        "--typical-p", type=float, default=defaults.typical_p, help="keep the most typical tokens; 1: all"
-    )
-    for name in ("repetition", "presence", "frequency"):
-        default = getattr(defaults, f"{name}_penalty")
-        parser.add_argument(f"--{name}-penalty", type=float, default=default, help=f"{default:g}: none")
+    for name, kind, meaning in _DRAWING:
+        meaning += f"; default: as the model's authors recommend, or else {getattr(defaults, name):g}"
+        option = "--" + name.replace("_", "-")
+        parser.add_argument(option, type=kind, default=argparse.SUPPRESS, help=meaning)
     parser.add_argument("--stop", action="append", default=[], help="end before this string; may be repeated")
     parser.add_argument("--seed", type=int, help="repeat the same draw")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto")
@@ -69,10 +69,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     names = [field.name for field in dataclasses.fields(SamplingParameters) if hasattr(options, field.name)]
-    parameters = SamplingParameters(**{name: getattr(options, name) for name in names} | {"stop": tuple(options.stop)})
+    given = {name: getattr(options, name) for name in names} | {"stop": tuple(options.stop)}
+    parameters = SamplingParameters(**given)
     path = Path(options.checkpoint) if options.checkpoint else newest_run()
     placement = choose_placement(options.device, options.precision)
     loaded = load_for_inference(path, placement.device)
+    recommended = {name: value for name, value in loaded.tokenizer.files.sampling.items() if name not in given}
+    parameters = dataclasses.replace(parameters, **recommended)
     template = None if options.mode == "completion" else template_of(loaded.folder)
     if options.mode == "chat" and template is None:
         raise PromptError(f"{path} was not taught to chat; fine-tune it first (stage 6), or use --mode completion")
@@ -117,7 +120,7 @@ class _Session:
         self,
         engine: Engine,
         parameters: SamplingParameters,
-        template: ChatTemplate | None,
+        template: ChatFormat | None,
         system: str | None,
         bytes_per_pass: int | None,
     ):
@@ -134,9 +137,7 @@ class _Session:
             print(prompt, end="", flush=True)
         else:
             ids = template.encode(messages, engine.tokenizer, generation_prompt=True).ids
-            end_ids = [template.end_id(engine.tokenizer)]
-            if engine.tokenizer.end_of_text_id is not None:
-                end_ids.append(engine.tokenizer.end_of_text_id)
+            end_ids = [template.end_id(engine.tokenizer), *engine.tokenizer.end_ids]
         handle = engine.submit(GenerationRequest(ids, self._parameters, end_ids=end_ids))
         text = ""
         for event in handle:

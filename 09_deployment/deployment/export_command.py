@@ -11,9 +11,10 @@ import torch
 from deployment.export.gguf_file import TYPES, export_gguf
 from deployment.export.huggingface import export_huggingface
 from deployment.export.onnx_file import export_onnx, export_torchscript
-from deployment.served_model import find_template, name_of
+from deployment.served_model import name_of
 from finetuning.adapters.lora import fold_adapter
 from finetuning.adapters.peft_format import load_adapter
+from finetuning.base_model import find_template
 from groundwork.user_errors import UserError, report_user_errors
 from training.checkpoints.checkpoint import load_model, newest_run
 
@@ -46,7 +47,9 @@ def _export(options: argparse.Namespace) -> int:
         model.eval()
     name = options.name or name_of(path)
     folder: Path = options.output or Path("outputs") / f"{name}-{options.to}"
-    template = find_template(tokenizer, options.chat_template)
+    # A model that came from elsewhere without a chat template leaves without one, whatever its special tokens are.
+    came_without = tokenizer.files and tokenizer.files.chat_template is None and options.chat_template is None
+    template = None if came_without else find_template(tokenizer, options.chat_template)
     if options.to == "hf":
         kind = options.type or "f32"
         if kind not in DTYPES:

@@ -17,10 +17,11 @@ import httpx
 import torch
 
 from deployment.app import create_app
-from deployment.served_model import ServedModel, find_template
+from deployment.served_model import ServedModel
 from deployment.server import StoppingServer, listen, uvicorn_config
 from deployment.server_state import ServerState
 from deployment.settings import load_settings
+from finetuning.base_model import find_template
 from finetuning.data.chat_format import TEMPLATES
 from optimization.engine.engine import Engine
 from optimization.settings import EngineSettings

@@ -23,7 +23,6 @@ from deployment.routes.schemas import (
 from deployment.served_model import ServedModel
 from deployment.server_state import LONG_TEXT, ServerState
 from optimization.engine.events import PromptError
-from tokenizer.interface import END_OF_TEXT
 
 MAX_WAITING_LOOKS = 8
 
@@ -49,18 +48,19 @@ def model_routes(state: ServerState) -> APIRouter:
     async def tokenize(body: TokenizeRequest) -> Response:
         """The ids of a text, and how it is cut.
 
-        Special tokens in the text are plain text, with one exception: a text that is exactly the end-of-text token
+        Special tokens in the text are plain text, with one exception: a text that is exactly the begin or the end token
         gives its id. Evaluation programs ask for it in this way.
         """
         model = state.model(body.model)
         check_limit("prompt", len(body.prompt), limits.max_prompt_characters, "characters")
 
         def cut() -> dict[str, Any]:
-            first = model.tokenizer.end_of_text_id
-            begin = [] if first is None else [first]
-            ids = begin if begin and body.prompt == END_OF_TEXT else model.tokenizer.encode(body.prompt)
+            if body.prompt in _named_tokens(model).values():
+                ids = [model.tokenizer.special_tokens[body.prompt]]
+            else:
+                ids = model.tokenizer.encode(body.prompt)
             if body.add_special_tokens:
-                ids = begin + ids
+                ids = model.tokenizer.begin_ids + ids
             texts = [model.token_text(token) for token in ids]
             return {"count": len(ids), "max_model_len": model.engine.context_length, "tokens": ids, "token_strs": texts}
 
@@ -76,12 +76,10 @@ def model_routes(state: ServerState) -> APIRouter:
     async def tokenizer_info(model: str | None = None) -> dict[str, Any]:
         """What programs need to know of the tokenizer, in the terms of its Hugging Face configuration."""
         served = state.model(model)
-        end = END_OF_TEXT if served.tokenizer.end_of_text_id is not None else None
         return {
             "tokenizer_class": "PreTrainedTokenizerFast",
-            "bos_token": end,
-            "eos_token": end,
-            "pad_token": end,
+            **dict.fromkeys(("bos_token", "eos_token", "pad_token")),
+            **_named_tokens(served),
             "model_max_length": served.engine.context_length,
             "chat_template": None if served.template is None else served.template.to_jinja(),
         }
@@ -109,6 +107,16 @@ def model_routes(state: ServerState) -> APIRouter:
         return AttentionResponse(tokens=[model.token_text(token) for token in body.tokens], weights=rounded)
 
     return router
+
+
+def _named_tokens(model: ServedModel) -> dict[str, str]:
+    """The special tokens by name, as `tokenizer_config.json` has them."""
+    tokenizer = model.tokenizer
+    text_of_id = {index: text for text, index in tokenizer.special_tokens.items()}
+    between = [] if tokenizer.end_of_text_id is None else [tokenizer.end_of_text_id]
+    ids = {"bos_token": (tokenizer.begin_ids or between)[:1], "eos_token": tokenizer.end_ids[:1]}
+    ids["pad_token"] = ids["eos_token"] if tokenizer.pad_id is None else [tokenizer.pad_id]
+    return {name: text_of_id[found[0]] for name, found in ids.items() if found and found[0] in text_of_id}
 
 
 def _describe(model: ServedModel, state: ServerState) -> ModelInfo:
