@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from transformer.config import GPTConfig
 
@@ -17,15 +20,44 @@ class PretrainedError(ValueError):
 class Stored:
     """Where one of our tensors is in the files.
 
+    Some families store several of our matrices as one. Its rows are `groups` times the rows of all pieces: one group
+    in GPT-2 (all queries, all keys, all values), one group a head in GPT-NeoX.
+
     Args:
         name: name of the tensor in the file.
         transposed: whether the file has (in, out) instead of (out, in).
-        third: which third of the rows of an (out, in) tensor that contains query, key and value; None for all rows.
+        piece: which piece of the rows of the (out, in) tensor is ours; None for all rows.
+        sizes: rows of each piece in a group.
+        groups: how many groups.
     """
 
     name: str
     transposed: bool = False
-    third: int | None = None
+    piece: int | None = None
+    sizes: tuple[int, ...] = ()
+    groups: int = 1
+
+    def take(self, tensor: Tensor) -> Tensor:
+        """Ours, out of the tensor in the file."""
+        return self.take_rows(tensor.T if self.transposed else tensor)
+
+    def join(self, pieces: Sequence[Tensor]) -> Tensor:
+        """The tensor in the file, made of all its pieces in their order."""
+        tensor = self.join_rows(pieces)
+        return (tensor.T if self.transposed else tensor).contiguous()
+
+    def take_rows(self, tensor: Tensor) -> Tensor:
+        """Our rows, out of those of all pieces."""
+        if self.piece is None:
+            return tensor
+        grouped = tensor.unflatten(0, (self.groups, sum(self.sizes)))
+        return grouped.split(self.sizes, dim=1)[self.piece].flatten(0, 1)
+
+    def join_rows(self, pieces: Sequence[Tensor]) -> Tensor:
+        """The rows of all pieces, in the order of the file."""
+        if self.piece is None:
+            return pieces[0]
+        return torch.cat([piece.unflatten(0, (self.groups, -1)) for piece in pieces], dim=1).flatten(0, 1)
 
 
 @dataclass(frozen=True)
@@ -62,8 +94,57 @@ def require(hf: dict[str, Any], name: str, *allowed: Any) -> None:
         raise PretrainedError(f"config.json has {name}: {value!r}; only {' or '.join(map(repr, allowed))} is supported")
 
 
+ANY: tuple[Any, ...] = ()
+# What a family may lack. Unless it says otherwise, it has the parts of Llama, which are the defaults of `GPTConfig`.
+_PARTS = (
+    *("norm", "norm_position", "parallel_residual", "feed_forward", "positions", "rope_fraction", "bias"),
+    *("layers_without_positions", "sliding_window", "global_layers", "local_rope_theta", "attention_sinks"),
+    *("attention_scale", "attention_softcap", "qk_norm", "qk_norm_across_heads", "biased_projections"),
+    *("scale_embeddings", "logit_softcap"),
+)
+
+
 def unwanted_parts(config: GPTConfig, wanted: dict[str, tuple[Any, ...]]) -> list[str]:
-    """The fields whose value is not one of the wanted ones, each as text with its value."""
-    return [
-        f"{name} {getattr(config, name)!r}" for name, values in wanted.items() if getattr(config, name) not in values
-    ]
+    """The parts that a family does not have, each as text with its value.
+
+    Args:
+        config: the model.
+        wanted: the values that the family has of a field, or `ANY`. Of fields that are not named, it has Llama's value.
+    """
+    llama = GPTConfig()
+    found = []
+    for name in dict.fromkeys((*wanted, *_PARTS)):
+        values, value = wanted.get(name, (getattr(llama, name, None),)), getattr(config, name)
+        if values is not ANY and value not in values:
+            found.append(f"{name} {value!r}")
+    return found
+
+
+def read_windows(hf: dict[str, Any], window: int | None, default: Callable[[int], bool]) -> dict[str, Any]:
+    """Sliding windows, from `layer_types` (one word for each layer) or a family's own rule.
+
+    Args:
+        hf: content of `config.json`.
+        window: tokens that a layer with a window sees.
+        default: layer, from 0 → whether it has a window where the file has no `layer_types`.
+
+    Raises:
+        PretrainedError: a layer is of another type, or there is not one type for each layer.
+    """
+    num_layers = hf["num_hidden_layers"]
+    types = hf.get("layer_types") or [("full", "sliding")[default(i)] + "_attention" for i in range(num_layers)]
+    if len(types) != num_layers or (other := sorted(set(types) - {"full_attention", "sliding_attention"})):
+        what = f"{len(types)} layer_types for {num_layers} layers" if len(types) != num_layers else f"layers of {other}"
+        raise PretrainedError(
+            f"config.json has {what}; supported are full_attention and sliding_attention, one a layer"
+        )
+    everywhere = tuple(layer for layer, kind in enumerate(types) if kind == "full_attention")
+    if window is None or len(everywhere) == num_layers:
+        return {"sliding_window": None}
+    return {"sliding_window": window, "global_layers": everywhere or None}
+
+
+def write_windows(config: GPTConfig) -> dict[str, Any]:
+    """What `read_windows` reads."""
+    kinds = ["full_attention" if config.window_of(i) is None else "sliding_attention" for i in range(config.num_layers)]
+    return {"sliding_window": config.sliding_window, "layer_types": kinds}

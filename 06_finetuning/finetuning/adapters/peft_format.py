@@ -61,14 +61,14 @@ def save_adapter(model: GPTModel, folder: Path | str, name: str = "default", bas
             adapter = layer.adapters[name]
             assert isinstance(adapter, LoRAAdapter)
             where = stored[layer_name]
-            parts.setdefault(where.name, {})[where.third or 0] = adapter
+            parts.setdefault(where.name, {})[where.piece or 0] = adapter
     if not parts:
         raise AdapterError(f"the model has no adapter {name!r}")
-    fused = {where.name for where in stored.values() if where.third is not None}
+    fused = {where.name: where for where in stored.values() if where.piece is not None}
     tensors: dict[str, Tensor] = {}
     ranks: dict[str, int] = {}
     for hf_name, adapters in parts.items():
-        a, b, magnitude = _fuse(hf_name, adapters) if hf_name in fused else _plain(adapters[0])
+        a, b, magnitude = _fuse(fused[hf_name], adapters) if hf_name in fused else _plain(adapters[0])
         tensors[f"{PREFIX}{hf_name}.lora_A.weight"] = a
         tensors[f"{PREFIX}{hf_name}.lora_B.weight"] = b
         if magnitude is not None:
@@ -111,9 +111,9 @@ def load_adapter(model: GPTModel, folder: Path | str, name: str = "default") -> 
     except (SafetensorError, OSError) as error:
         raise AdapterError(f"{folder / WEIGHTS} cannot be read: {error}") from None
     stored = _stored_names(model)
-    ours: dict[str, list[tuple[str, int | None]]] = {}
+    ours: dict[str, list[tuple[str, Stored]]] = {}
     for layer_name, where in stored.items():
-        ours.setdefault(where.name, []).append((layer_name, where.third))
+        ours.setdefault(where.name, []).append((layer_name, where))
     modules = sorted({_module_of(key) for key in tensors})
     if foreign := [module for module in modules if module not in ours]:
         raise AdapterError(
@@ -123,8 +123,8 @@ def load_adapter(model: GPTModel, folder: Path | str, name: str = "default") -> 
     parts: dict[str, dict[str, Tensor]] = {}
     configs: dict[str, LoRAConfig] = {}
     for module in modules:
-        for layer_name, third in ours[module]:
-            parts[layer_name] = _part_of(tensors, module, third)
+        for layer_name, where in ours[module]:
+            parts[layer_name] = _part_of(tensors, module, where)
             rank = parts[layer_name]["lora_a"].shape[0]
             configs[layer_name] = replace(config, rank=rank, alpha=alphas.get(module, config.alpha))
     _check_shapes(model, parts, folder)
@@ -168,23 +168,27 @@ def _plain(adapter: LoRAAdapter) -> tuple[Tensor, Tensor, Tensor | None]:
     return adapter.lora_a, adapter.lora_b, adapter.magnitude
 
 
-def _fuse(hf_name: str, adapters: dict[int, LoRAAdapter]) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The corrections of query, key and value as one correction of their common matrix.
+def _fuse(where: Stored, adapters: dict[int, LoRAAdapter]) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The corrections of several matrices as one correction of the matrix that they are in the file.
 
-    A file has one alpha a layer and scales by alpha / rank; the fused rank is three times as large. So B is
-    multiplied by what the scale loses.
+    A file has one alpha a layer and scales by alpha / rank; the fused rank is the sum of all. So B is multiplied by
+    what the scale loses.
     """
-    if sorted(adapters) != [0, 1, 2]:
-        raise AdapterError(f"{hf_name} is one matrix in the file: adapt query, key and value of a layer, or none")
-    ordered = [adapters[third] for third in range(3)]
+    count = len(where.sizes)
+    if sorted(adapters) != list(range(count)):
+        raise AdapterError(
+            f"{where.name} is one matrix in the file: adapt all {count} of its parts in a layer, or none"
+        )
+    ordered = [adapters[piece] for piece in range(count)]
     magnitudes: list[Tensor] = [adapter.magnitude for adapter in ordered if adapter.magnitude is not None]
-    magnitude = torch.cat(magnitudes) if len(magnitudes) == 3 else None
+    magnitude = where.join_rows(magnitudes) if len(magnitudes) == count else None
     a = ordered[0].lora_a
     if all(torch.equal(a, adapter.lora_a) for adapter in ordered):  # as loaded from such a file
-        return a, torch.cat([adapter.lora_b for adapter in ordered]), magnitude
+        return a, where.join_rows([adapter.lora_b for adapter in ordered]), magnitude
     stacked = torch.cat([adapter.lora_a for adapter in ordered])
     scale = ordered[0].config.scale / replace(ordered[0].config, rank=stacked.shape[0]).scale
-    return stacked, torch.block_diag(*(adapter.lora_b for adapter in ordered)) * scale, magnitude
+    blocks = torch.block_diag(*(adapter.lora_b for adapter in ordered)) * scale
+    return stacked, where.join_rows(blocks.split([len(adapter.lora_b) for adapter in ordered])), magnitude
 
 
 def _config_content(config: LoRAConfig, ranks: dict[str, int], transposed: bool, base_model: str) -> dict[str, Any]:
@@ -231,7 +235,7 @@ def _read_config(folder: Path) -> tuple[LoRAConfig, dict[str, float]]:
         raise AdapterError(f"{folder / CONFIG} is damaged: {error}") from None
 
 
-def _part_of(tensors: dict[str, Tensor], module: str, third: int | None) -> dict[str, Tensor]:
+def _part_of(tensors: dict[str, Tensor], module: str, where: Stored) -> dict[str, Tensor]:
     """Our tensors of one layer, cut out of a fused one if needed."""
     try:
         a, b = (tensors[f"{PREFIX}{module}.lora_{which}.weight"] for which in "AB")
@@ -241,9 +245,7 @@ def _part_of(tensors: dict[str, Tensor], module: str, third: int | None) -> dict
     part = {"lora_a": a, "lora_b": b}
     if magnitude is not None:
         part["magnitude"] = magnitude.flatten()
-    if third is not None:
-        part = {key: value if key == "lora_a" else value.chunk(3)[third] for key, value in part.items()}
-    return part
+    return {key: value if key == "lora_a" else where.take_rows(value) for key, value in part.items()}
 
 
 def _check_shapes(model: GPTModel, parts: dict[str, dict[str, Tensor]], folder: Path) -> None:
