@@ -27,7 +27,7 @@ from torch import Tensor
 from groundwork.tensor_files import save_tensors
 from transformer.config import GPTConfig
 from transformer.gpt_model import GPTModel, build_rotary
-from transformer.pretrained_family import Family, PretrainedError, Stored
+from transformer.pretrained_family import Family, PretrainedError, Stored, unscaled_norm
 from transformer.pretrained_gemma import GEMMA, GEMMA2, GEMMA3
 from transformer.pretrained_gpt2 import GPT2
 from transformer.pretrained_llama import LLAMA, MISTRAL, SMOLLM3
@@ -167,15 +167,16 @@ def family_of_model(config: GPTConfig) -> Family:
     """The family that has all parts of a model.
 
     Raises:
-        PretrainedError: none has; the message says which parts each family lacks.
+        PretrainedError: none has; the message says which parts the nearest one lacks.
     """
-    problems = []
+    lacking = {family.architecture: family.obstacles(config) for family in FAMILIES}
     for family in FAMILIES:
-        obstacles = family.obstacles(config)
-        if not obstacles:
+        if not lacking[family.architecture]:
             return family
-        problems.append(f"{family.architecture} has no {', no '.join(obstacles)}")
-    raise PretrainedError("no Hugging Face class has these parts: " + "; ".join(problems))
+    nearest = min(lacking, key=lambda architecture: len(lacking[architecture]))
+    raise PretrainedError(
+        f"no Hugging Face class has these parts; the nearest, {nearest}, has no {', no '.join(lacking[nearest])}"
+    )
 
 
 def find_folder(source: str | Path) -> Path:
@@ -266,21 +267,13 @@ def _stored_tensors(model: GPTModel, family: Family, dtype: torch.dtype) -> dict
     ours = model.state_dict()
     parts: dict[str, list[tuple[Stored, Tensor]]] = {}
     for name, stored in family.tensors(model.config).items():
-        tensor = ours[name] if name in ours else _unscaled(model.config, name)
+        tensor = ours[name] if name in ours else unscaled_norm(model.config, name)
         parts.setdefault(stored.name, []).append((stored, tensor.detach().to("cpu", dtype)))
     out = {}
     for name, pieces in parts.items():
         pieces.sort(key=lambda piece: piece[0].piece or 0)
         out[name] = pieces[0][0].join([piece for _, piece in pieces])
     return out
-
-
-def _unscaled(config: GPTConfig, name: str) -> Tensor:
-    """The weight of a norm of queries or keys that has none: its scale is 1."""
-    heads = 1
-    if config.qk_norm_across_heads:
-        heads = config.num_heads if "query_norm" in name else config.kv_heads
-    return torch.full((heads * config.head_size,), 0.0 if config.norm == "rmsnorm_plus_one" else 1.0)
 
 
 def _write_shards(tensors: dict[str, Tensor], folder: Path, max_bytes: int) -> list[str]:

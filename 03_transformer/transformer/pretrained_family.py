@@ -148,3 +148,11 @@ def write_windows(config: GPTConfig) -> dict[str, Any]:
     """What `read_windows` reads."""
     kinds = ["full_attention" if config.window_of(i) is None else "sliding_attention" for i in range(config.num_layers)]
     return {"sliding_window": config.sliding_window, "layer_types": kinds}
+
+
+def unscaled_norm(config: GPTConfig, name: str) -> Tensor:
+    """The weight of a norm of queries or keys that has none: its scale is 1."""
+    heads = 1
+    if config.qk_norm_across_heads:
+        heads = config.num_heads if "query_norm" in name else config.kv_heads
+    return torch.full((heads * config.head_size,), 0.0 if config.norm == "rmsnorm_plus_one" else 1.0)

@@ -29,7 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--checkpoint", help="folder of a run or of one checkpoint; default: the newest run")
     parser.add_argument("--adapter", help="folder of a LoRA adapter to add to the weights")
     parser.add_argument("--output", type=Path, help="folder to write into; default: outputs/NAME-FORMAT")
-    parser.add_argument("--type", help="type of the weights: f32, f16 or bf16 for hf; f32, f16 or q8_0 for gguf")
+    parser.add_argument(
+        "--type", help="type of the weights: f32, f16 or bf16 for hf; f32, f16, bf16, q8_0 or q4_0 for gguf"
+    )
     parser.add_argument("--name", help="name of the model; default: the name of its run")
     parser.add_argument("--chat-template", help="nullm, chatml or llama3; default: chosen by the special tokens")
     options = parser.parse_args(arguments)
