@@ -12,17 +12,28 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from groundwork.user_errors import require_texts
+from tokenizer.bpe_vocabulary import (
+    NO_ID,
+    NumberedVocabulary,
+    check_distinct,
+    made_tokens,
+    number_tokens,
+    spell_tokens,
+)
 from tokenizer.bulk_encoder import BulkEncoder
-from tokenizer.interface import Tokenizer, TokenizerError, check_special_tokens, split_special
+from tokenizer.interface import Tokenizer, TokenizerError, check_special_tokens
 from tokenizer.merging import Merger, Pair
 from tokenizer.patterns import GPT2_PATTERN, PreTokenizer, replace_surrogates, to_utf8
+from tokenizer.pipeline.added_tokens import AddedToken, AddedTokens
 from tokenizer.pre_token_table import PIECE_LENGTH
+from tokenizer.text_frame import TextFrame
 
 BULK_LENGTH = 4000  # characters; from this length on, arrays are faster
 # Pre-tokens repeat (Zipf's law), so their ids are remembered; the bound keeps memory constant.
@@ -39,12 +50,16 @@ class BPETokenizer(Tokenizer):
 
     Args:
         merges: pairs of token numbers; earlier ones have priority, and each may use the tokens made before it.
-        special_tokens: texts that get an id of their own, in order.
+        special_tokens: texts that get an id of their own, in order; an `AddedToken` says more about how it is found.
         pattern: cuts text into pre-tokens.
         ids: the id of each token in that order; None for 0, 1, 2, …. GPT-2, for example, numbers the bytes
-            in another order. Numbers may be left out.
+            in another order. Numbers may be left out. -1 stands for a byte that the vocabulary lacks; in a text such a
+            byte is left out, as `tokenizers` does.
         nfc: compose characters before anything else, so that é is one character however it was typed
             (Unicode's normalization form C). Qwen's models do this. A text then decodes to its composed form.
+        tokens: the tokens, the 256 bytes first; None where each merge makes the next one. With it, several merges may
+            make the same token, and merges and tokens may come in any order, as in Llama 3's vocabulary.
+        ignore_merges: a pre-token that is a token becomes that token, whatever the merges say.
 
     Raises:
         TokenizerError: a merge uses a token that does not exist yet or is listed twice, specials or ids
@@ -56,29 +71,35 @@ class BPETokenizer(Tokenizer):
     def __init__(
         self,
         merges: Iterable[Pair],
-        special_tokens: Iterable[str] = (),
+        special_tokens: Iterable[str | AddedToken] = (),
         pattern: str = GPT2_PATTERN,
         ids: Sequence[int] | None = None,
         nfc: bool = False,
+        tokens: Sequence[bytes] | None = None,
+        ignore_merges: bool = False,
     ):
-        self.nfc = nfc
+        self.nfc, self.ignore_merges = nfc, ignore_merges
         self.merges = [(int(left), int(right)) for left, right in merges]
         self.pattern = pattern
-        token_bytes = _spell_tokens(self.merges)
-        specials = check_special_tokens(special_tokens)
-        tokens = len(token_bytes) + len(specials)
-        self.ids = list(range(tokens)) if ids is None else [int(index) for index in ids]
-        if len(self.ids) != tokens or len(set(self.ids)) != tokens or min(self.ids) < 0:
-            raise TokenizerError(f"{tokens} tokens need as many ids, all different and none below 0")
-        if max(self.ids) >= 1 << 32:
-            raise TokenizerError(f"an id must be below 2³², got {max(self.ids)}")
-
-        special_ids = self.ids[len(token_bytes) :]
-        self._special_ids = dict(zip(specials, special_ids, strict=True))
-        self._bytes_of_id = dict(zip(self.ids, [*token_bytes, *map(to_utf8, specials)], strict=True))
+        self.tokens = spell_tokens(self.merges) if tokens is None else list(tokens)  # by number, added ones left out
+        self.is_plain = tokens is None  # each merge makes the next token
+        check_distinct(self.merges)
+        added = [
+            AddedToken(token) if isinstance(token, str) else token for token in check_special_tokens(special_tokens)
+        ]
+        self.ids = _checked_ids(ids, len(self.tokens) + len(added))
+        self.added_tokens = AddedTokens(dict(zip(added, self.ids[len(self.tokens) :], strict=True)), self._normalise)
+        missing = bytes(byte for byte in range(256) if self.ids[byte] == NO_ID)
+        spelled = [*self.tokens, *(to_utf8(token.text) for token in added)]
+        self._bytes_of_id = {index: data for index, data in zip(self.ids, spelled, strict=True) if index != NO_ID}
         self._pre_tokenizer = PreTokenizer(pattern)
-        self._merger = Merger(self.merges)
-        self._bulk = BulkEncoder(self._pre_tokenizer, self._merger, np.array(self.ids, dtype=np.uint32))
+        made = None if self.is_plain else made_tokens(self.tokens, self.merges)
+        self._merger = Merger(self.merges, made, missing)
+        self._whole = {token: number for number, token in enumerate(self.tokens)} if ignore_merges else {}
+        for byte in missing:
+            self._whole.pop(bytes([byte]), None)
+        id_of_token = np.array(self.ids, dtype=np.int64).astype(np.uint32)
+        self._bulk = BulkEncoder(self._pre_tokenizer, self._merger, id_of_token, self._whole)
         self._cache: dict[str, list[int]] = {}
 
     @classmethod
@@ -97,15 +118,15 @@ class BPETokenizer(Tokenizer):
         [256, 257, 33]
 
         Args:
-            vocab: the bytes of each id.
-            merges: pairs of tokens, in the order learned; they make every token except the 256 single bytes.
+            vocab: the bytes of each id. Some of the 256 single bytes may be missing.
+            merges: pairs of tokens, in the order learned; they make every token except the single bytes.
             special_tokens: texts of special tokens; each gets the id at which `vocab` holds it, or else the next
                 free id. A mapping gives the text and id of each instead.
             pattern: cuts text into pre-tokens.
             nfc: see the class.
 
         Raises:
-            TokenizerError: a byte has no id, or vocabulary and merges do not fit.
+            TokenizerError: most bytes have no id, or vocabulary and merges do not fit.
         """
         if isinstance(special_tokens, Mapping):
             special_ids = dict(special_tokens)
@@ -119,23 +140,30 @@ class BPETokenizer(Tokenizer):
         ids = {token: index for index, token in vocab.items() if index not in reserved}
         if len(ids) != len(vocab.keys() - reserved):
             raise TokenizerError("two ids of the vocabulary have the same bytes")
-        missing = [byte for byte in range(256) if bytes([byte]) not in ids]
-        if missing:
-            raise TokenizerError(f"the vocabulary lacks {len(missing)} of the 256 bytes, such as {missing[0]:#04x}")
-        number = {bytes([byte]): byte for byte in range(256)}
-        numbered: list[Pair] = []
-        for left, right in merges:
-            if left not in number or right not in number or left + right not in ids:
-                raise TokenizerError(f"merge {len(numbered)} joins {left!r} and {right!r}, which the vocabulary lacks")
-            numbered.append((number[left], number[right]))
-            number[left + right] = 255 + len(numbered)
-        if len(ids) != len(number):
-            stray = next(token for token in ids if token not in number)
-            raise TokenizerError(f"{len(ids) - len(number)} tokens are made by no merge, such as {stray!r}")
-        in_order = sorted(special_ids, key=special_ids.__getitem__)
-        all_ids = [*(ids[token] for token in number), *(special_ids[text] for text in in_order)]
-        plain = list(range(len(all_ids)))
-        return cls(numbered, in_order, pattern, None if all_ids == plain else all_ids, nfc)
+        numbered = number_tokens(ids, merges)
+        made = {left + right for left, right in ((numbered.tokens[a], numbered.tokens[b]) for a, b in numbered.merges)}
+        stray = [token for token in ids if len(token) > 1 and token not in made]
+        if stray:
+            raise TokenizerError(f"{len(stray)} tokens are made by no merge, such as {stray[0]!r}")
+        return cls.from_numbered(
+            numbered, {AddedToken(text): index for text, index in special_ids.items()}, pattern, nfc
+        )
+
+    @classmethod
+    def from_numbered(
+        cls,
+        vocabulary: NumberedVocabulary,
+        added: Mapping[AddedToken, int],
+        pattern: str = GPT2_PATTERN,
+        nfc: bool = False,
+        ignore_merges: bool = False,
+    ) -> BPETokenizer:
+        """Build a tokenizer from numbered tokens and the ids of the added ones."""
+        in_order = sorted(added, key=added.__getitem__)
+        ids = [*vocabulary.ids, *(added[token] for token in in_order)]
+        tokens = None if vocabulary.is_plain else vocabulary.tokens
+        plain_ids = ids == list(range(len(ids)))
+        return cls(vocabulary.merges, in_order, pattern, None if plain_ids else ids, nfc, tokens, ignore_merges)
 
     @property
     def vocab(self) -> dict[int, bytes]:
@@ -150,7 +178,17 @@ class BPETokenizer(Tokenizer):
     @property
     def special_tokens(self) -> dict[str, int]:
         """Text and id of each special token."""
-        return dict(self._special_ids)
+        return dict(self.added_tokens.special)
+
+    @property
+    def always_found(self) -> frozenset[str]:
+        """See `Tokenizer.always_found`."""
+        return frozenset(self.added_tokens.ids.keys() - self.added_tokens.special.keys())
+
+    @property
+    def ordinary_ids(self) -> list[int]:
+        """Ids of the tokens that are not added, in the order of the tokens; `NO_ID` for a byte that is missing."""
+        return self.ids[: len(self.tokens)]
 
     def encode(self, text: str, allowed_special: Literal["all"] | Collection[str] = ()) -> list[int]:
         """Text to ids. See `Tokenizer.encode`.
@@ -163,8 +201,8 @@ class BPETokenizer(Tokenizer):
         if len(text) >= BULK_LENGTH:
             return self.encode_to_array(text, allowed_special).tolist()
         ids: list[int] = []
-        for piece, special_id in split_special(text, self._special_ids, allowed_special):
-            ids += self._encode_short(self._normalise(piece)) if special_id is None else [special_id]
+        for piece, special_id in self.added_tokens.split(text, allowed_special):
+            ids += self._encode_short(piece) if special_id is None else [special_id]
         return ids
 
     def _normalise(self, text: str) -> str:
@@ -185,9 +223,9 @@ class BPETokenizer(Tokenizer):
         pieces_before_end: list[int] = []  # of each text
         specials_before_end: list[int] = []
         for text in texts:
-            for part, special_id in split_special(text, self._special_ids, allowed_special):
+            for part, special_id in self.added_tokens.split(text, allowed_special):
                 if special_id is None:
-                    pieces += self._pre_tokenizer.pieces(self._normalise(part), PIECE_LENGTH)
+                    pieces += self._pre_tokenizer.pieces(part, PIECE_LENGTH)
                 else:
                     special_ids.append(special_id)
                     pieces_before_special.append(len(pieces))
@@ -208,7 +246,7 @@ class BPETokenizer(Tokenizer):
 
     def last_safe_cut(self, text: str, start: int, end: int) -> int:
         """See `Tokenizer.last_safe_cut`; -1 for every text if the pattern is not one of `patterns`, or with `nfc`."""
-        return -1 if self.nfc else self._pre_tokenizer.last_safe_cut(text, start, end)
+        return -1 if self.nfc or self.added_tokens.look_around else self._pre_tokenizer.last_safe_cut(text, start, end)
 
     def merge_steps(self, pre_token: str) -> list[list[bytes]]:
         """The merging of one pre-token, step by step: its bytes, then the tokens after each merge.
@@ -216,8 +254,7 @@ class BPETokenizer(Tokenizer):
         >>> BPETokenizer([(104, 105), (32, 256)]).merge_steps(" hi")
         [[b' ', b'h', b'i'], [b' ', b'hi'], [b' hi']]
         """
-        spelled = _spell_tokens(self.merges)
-        return [[spelled[token] for token in step] for step in self._merger.steps(to_utf8(pre_token))]
+        return [[self.tokens[token] for token in step] for step in self._merger.steps(to_utf8(pre_token))]
 
     def _encode_short(self, text: str) -> list[int]:
         if not text.isascii():
@@ -226,7 +263,10 @@ class BPETokenizer(Tokenizer):
         for pre_token in self._pre_tokenizer.split(text):
             known = cache.get(pre_token)
             if known is None:
-                known = [self.ids[token] for token in self._merger.merge(pre_token.encode("utf-8"))]
+                data = pre_token.encode("utf-8")
+                whole = self._whole.get(data)
+                tokens = self._merger.merge(data) if whole is None else [whole]
+                known = [self.ids[token] for token in tokens]
                 if len(pre_token) <= LONGEST_CACHED:
                     if len(cache) >= CACHE_SIZE:
                         cache.clear()
@@ -235,38 +275,48 @@ class BPETokenizer(Tokenizer):
         return ids
 
     def to_json(self) -> dict[str, Any]:
-        """Pattern, special tokens, merges, the ids where they are not in order, and `nfc` where it is set."""
-        content: dict[str, Any] = {
-            "pattern": self.pattern,
-            "special_tokens": list(self._special_ids),
-            "merges": self.merges,
-        }
+        """Pattern, special tokens, merges, and what differs from a vocabulary that was trained here."""
+        added = self.added_tokens.tokens
+        content: dict[str, Any] = {"pattern": self.pattern, "special_tokens": list(added), "merges": self.merges}
         if self.ids != list(range(len(self.ids))):
             content["ids"] = self.ids
-        return {**content, "nfc": True} if self.nfc else content
+        if not self.is_plain:
+            content["tokens"] = [token.decode("latin-1") for token in self.tokens[256:]]
+        if options := {text: token.options for text, token in added.items() if token.options}:
+            content["added_token_options"] = options
+        if self.frame != TextFrame():
+            content["frame"] = asdict(self.frame)
+        flags = {"nfc": self.nfc, "ignore_merges": self.ignore_merges}
+        return content | {name: True for name, value in flags.items() if value}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> BPETokenizer:
         """Inverse of `to_json`."""
-        return cls(data["merges"], data["special_tokens"], data["pattern"], data.get("ids"), data.get("nfc", False))
+        options = data.get("added_token_options", {})
+        tokens = data.get("tokens")
+        tokenizer = cls(
+            data["merges"],
+            [AddedToken(text, **options.get(text, {})) for text in check_special_tokens(data["special_tokens"])],
+            data["pattern"],
+            data.get("ids"),
+            data.get("nfc", False),
+            None if tokens is None else [*spell_tokens([]), *(token.encode("latin-1") for token in tokens)],
+            data.get("ignore_merges", False),
+        )
+        if "frame" in data:
+            tokenizer.frame = TextFrame(tuple(data["frame"]["before"]), tuple(data["frame"]["after"]))
+        return tokenizer
 
-    def __reduce__(self) -> tuple[Callable[[dict[str, Any]], BPETokenizer], tuple[dict[str, Any]]]:
+    def __reduce__(self) -> tuple[Callable[[dict[str, Any]], BPETokenizer], tuple[dict[str, Any]], dict[str, Any]]:
         # For other processes: what defines the tokenizer, without its caches.
-        return BPETokenizer.from_json, (self.to_json(),)
+        return BPETokenizer.from_json, (self.to_json(),), {"files": self.files}
 
 
-def _spell_tokens(merges: Sequence[Pair]) -> list[bytes]:
-    """The bytes of each token: the 256 single ones, then those of each merge.
-
-    Raises:
-        TokenizerError: a merge uses a token that does not exist yet, or is listed twice.
-    """
-    token_bytes = [bytes([byte]) for byte in range(256)]
-    for index, (left, right) in enumerate(merges):
-        if not (0 <= left < 256 + index and 0 <= right < 256 + index):
-            raise TokenizerError(f"merge {index} joins ({left}, {right}), but only tokens below {256 + index} exist")
-        token_bytes.append(token_bytes[left] + token_bytes[right])
-    if len(set(merges)) != len(merges):
-        twice = next(pair for index, pair in enumerate(merges) if pair in merges[:index])
-        raise TokenizerError(f"the merge {twice} is listed twice")
-    return token_bytes
+def _checked_ids(ids: Sequence[int] | None, tokens: int) -> list[int]:
+    checked = list(range(tokens)) if ids is None else [int(index) for index in ids]
+    given = [index for number, index in enumerate(checked) if number >= 256 or index != NO_ID]
+    if len(checked) != tokens or len(set(given)) != len(given) or min(given, default=0) < 0:
+        raise TokenizerError(f"{tokens} tokens need as many ids, all different and none below 0")
+    if max(given, default=0) >= 1 << 32:
+        raise TokenizerError(f"an id must be below 2³², got {max(given)}")
+    return checked

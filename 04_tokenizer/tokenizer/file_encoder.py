@@ -96,7 +96,7 @@ def _chunks(paths: list[Path], tokenizer: Tokenizer, specials: Collection[str]) 
     for path in paths:
         for parts in read_documents(path):
             begins = True
-            for text in join_safely(parts, tokenizer.last_safe_cut, specials, CHUNK_LENGTH):
+            for text in join_safely(parts, tokenizer.last_safe_cut, {*specials, *tokenizer.always_found}, CHUNK_LENGTH):
                 chunk.append((begins, text))
                 begins = False
                 length += len(text)

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 import regex
@@ -19,7 +19,9 @@ from numpy.typing import NDArray
 
 from groundwork.files import write_atomically
 from groundwork.user_errors import require_texts
+from tokenizer.model_files import ModelFiles
 from tokenizer.streaming import join_safely
+from tokenizer.text_frame import TextFrame
 
 END_OF_TEXT = "<|endoftext|>"  # stands before every document of a data set, as in GPT-2
 
@@ -36,6 +38,8 @@ class Tokenizer(ABC):
     """
 
     type_name: ClassVar[str]
+    frame = TextFrame()  # what a `tokenizer.json` puts around every text
+    files: ModelFiles = ModelFiles()  # what the files of the model say; none for a tokenizer that was trained here
 
     @property
     @abstractmethod
@@ -55,6 +59,11 @@ class Tokenizer(ABC):
     @abstractmethod
     def special_tokens(self) -> dict[str, int]:
         """Text and id of each special token."""
+
+    @property
+    def always_found(self) -> frozenset[str]:
+        """Texts of added tokens that are not special: `encode` always turns them into their id."""
+        return frozenset()
 
     @abstractmethod
     def encode(self, text: str, allowed_special: Literal["all"] | Collection[str] = ()) -> list[int]:
@@ -123,7 +132,7 @@ class Tokenizer(ABC):
             allowed_special: as in `encode`; a special token may lie across two parts.
         """
         specials = allowed_names(self.special_tokens, allowed_special)
-        for chunk in join_safely(texts, self.last_safe_cut, specials):
+        for chunk in join_safely(texts, self.last_safe_cut, specials | self.always_found):
             yield from self.encode(chunk, allowed_special)
 
     @abstractmethod
@@ -141,14 +150,69 @@ class Tokenizer(ABC):
             TokenizerError: an id is not in the vocabulary.
         """
 
+    def continue_bytes(self, ids: Iterable[int]) -> bytes:
+        """The bytes of ids that stand after others. Only where spaces are not in the tokens is this not `decode_bytes`."""
+        return self.decode_bytes(ids)
+
     def decode(self, ids: Iterable[int]) -> str:
         """Ids to text; bytes that are not valid UTF-8 become U+FFFD, the replacement character."""
         return self.decode_bytes(ids).decode("utf-8", errors="replace")
 
+    def id_of(self, token: str | None) -> int | None:
+        """Id of an added token, by its text; None where there is none."""
+        return None if token is None else self.special_tokens.get(token)
+
     @property
     def end_of_text_id(self) -> int | None:
-        """Id of `<|endoftext|>`, or None where the vocabulary has none."""
-        return self.special_tokens.get(END_OF_TEXT)
+        """Id of the token between documents; None where the vocabulary has none.
+
+        It is `<|endoftext|>`, or else the begin token that the model's files name, or else their end token.
+        """
+        names = (END_OF_TEXT, self.files.token("bos_token"), self.files.token("eos_token"))
+        return next((index for name in names if (index := self.id_of(name)) is not None), None)
+
+    @property
+    def begin_ids(self) -> list[int]:
+        """Ids that a text begins with: those that the model's files say, or else `<|endoftext|>`.
+
+        `<|endoftext|>` begins every document of a data set made here, and of GPT-2's. A model whose files name another
+        begin token and do not say that texts begin with it, such as SmolLM2, gets none.
+        """
+        begin = self.id_of(self.files.token("bos_token"))
+        if self.files.adds_begin_token is not None:
+            return [begin] if self.files.adds_begin_token and begin is not None else []
+        if self.frame != TextFrame():
+            return list(self.frame.before)
+        if self.files.tokenizer_config and begin != self.id_of(END_OF_TEXT):
+            return []
+        usual = self.id_of(END_OF_TEXT)
+        return [] if usual is None else [usual]
+
+    @property
+    def end_ids(self) -> list[int]:
+        """Ids that end a text, the first of them the usual one."""
+        named = self.id_of(self.files.token("eos_token"))
+        ends = [*([] if named is None else [named]), *self.files.generation_ids("eos_token_id")]
+        if not ends and self.end_of_text_id is not None:
+            ends = [self.end_of_text_id]
+        return list(dict.fromkeys(ends))
+
+    @property
+    def pad_id(self) -> int | None:
+        """Id that fills up a batch; nothing is computed from it."""
+        named = self.id_of(self.files.token("pad_token"))
+        return next(iter([*([] if named is None else [named]), *self.files.generation_ids("pad_token_id")]), None)
+
+    def with_special_tokens(self, new: Iterable[str]) -> Tokenizer:
+        """The same tokenizer with more special tokens, whose ids come after all others."""
+        new = list(new)
+        data = self.to_json()
+        data["special_tokens"] = [*data["special_tokens"], *new]
+        if data.get("ids") is not None:  # ids that are not simply in order: go on after the last
+            data["ids"] = [*data["ids"], *range(self.vocab_size, self.vocab_size + len(new))]
+        extended = type(self).from_json(data)
+        extended.frame, extended.files = self.frame, self.files
+        return extended
 
     @abstractmethod
     def to_json(self) -> dict[str, Any]:
@@ -160,8 +224,9 @@ class Tokenizer(ABC):
         """Inverse of `to_json`."""
 
     def save(self, path: Path | str) -> None:
-        """Write the tokenizer as JSON, under a temporary name first so that no half-written file is left."""
+        """Write the tokenizer as JSON, and the files of its model beside it. No file is ever half-written."""
         write_atomically(Path(path), self._serialise())
+        self.files.write(Path(path).parent)
 
     def sha256(self) -> str:
         """Hash of the saved form. With it, data made with one tokenizer is never read with another."""
@@ -171,7 +236,10 @@ class Tokenizer(ABC):
         return json.dumps({"type": self.type_name, **self.to_json()}, ensure_ascii=False, indent=0) + "\n"
 
 
-def check_special_tokens(special_tokens: Iterable[str]) -> list[str]:
+T = TypeVar("T")
+
+
+def check_special_tokens(special_tokens: Iterable[T]) -> list[T]:
     """The special tokens as a list.
 
     Raises:

@@ -14,6 +14,7 @@ from pathlib import Path
 from groundwork.files import read_json, write_atomically
 from groundwork.text_sources import read_lines
 from tokenizer.bpe_tokenizer import BPETokenizer
+from tokenizer.bpe_vocabulary import NO_ID
 from tokenizer.interface import END_OF_TEXT, TokenizerError
 from tokenizer.patterns import GPT2_PATTERN
 
@@ -35,7 +36,7 @@ def to_printable(data: bytes) -> str:
     >>> to_printable(" é".encode())
     'ĠÃ©'
     """
-    return "".join(CHARACTER_OF_BYTE[byte] for byte in data)
+    return data.decode("latin-1").translate(CHARACTER_OF_BYTE)
 
 
 def from_printable(text: str) -> bytes:
@@ -91,12 +92,19 @@ def save_gpt2_files(tokenizer: BPETokenizer, folder: Path | str) -> None:
         TokenizerError: the tokenizer composes characters first, which the files cannot say.
     """
     _refuse_nfc(tokenizer, "GPT-2's files")
-    printable = [to_printable(tokenizer.decode_bytes([index])) for index in ordinary_ids(tokenizer)]
-    vocabulary = dict(zip(printable, ordinary_ids(tokenizer), strict=True)) | tokenizer.special_tokens
+    printable, vocabulary = printable_vocabulary(tokenizer)
+    vocabulary |= tokenizer.special_tokens
     lines = ["#version: 0.2", *(f"{printable[left]} {printable[right]}" for left, right in tokenizer.merges)]
     by_id = dict(sorted(vocabulary.items(), key=lambda item: item[1]))
     write_atomically(Path(folder) / "vocab.json", json.dumps(by_id, ensure_ascii=False))
     write_atomically(Path(folder) / "merges.txt", "\n".join(lines) + "\n")
+
+
+def printable_vocabulary(tokenizer: BPETokenizer) -> tuple[list[str], dict[str, int]]:
+    """Tokens in printable form, by number, and the id of each that has one; added tokens left out."""
+    printable = [to_printable(token) for token in tokenizer.tokens]
+    ids = {text: index for text, index in zip(printable, tokenizer.ordinary_ids, strict=True) if index != NO_ID}
+    return printable, ids
 
 
 def load_tiktoken_ranks(path: Path | str, pattern: str, special_tokens: dict[str, int]) -> BPETokenizer:
@@ -142,11 +150,14 @@ def save_tiktoken_ranks(tokenizer: BPETokenizer, path: Path | str) -> None:
     """Write a `.tiktoken` file, for `tiktoken.load.load_tiktoken_bpe`; special tokens are not in it.
 
     Raises:
-        TokenizerError: the tokenizer composes characters first, which the file cannot say.
+        TokenizerError: the tokenizer composes characters first, or its merges have an order of their own; the file
+            cannot say either.
     """
     _refuse_nfc(tokenizer, "a .tiktoken file")
+    if not tokenizer.is_plain:
+        raise TokenizerError("a .tiktoken file cannot say in which order merges are made; tokenizer.json can")
     lines = []
-    for index in sorted(ordinary_ids(tokenizer)):
+    for index in sorted(index for index in tokenizer.ordinary_ids if index != NO_ID):
         lines.append(f"{base64.b64encode(tokenizer.decode_bytes([index])).decode()} {index}")
     write_atomically(Path(path), "\n".join(lines) + "\n")
 
@@ -154,8 +165,3 @@ def save_tiktoken_ranks(tokenizer: BPETokenizer, path: Path | str) -> None:
 def _refuse_nfc(tokenizer: BPETokenizer, what: str) -> None:
     if tokenizer.nfc:
         raise TokenizerError(f"{what} cannot say that characters are composed first (NFC); tokenizer.json can")
-
-
-def ordinary_ids(tokenizer: BPETokenizer) -> list[int]:
-    """Ids of the bytes and merges, in the order of the tokens."""
-    return tokenizer.ids[: 256 + len(tokenizer.merges)]

@@ -13,16 +13,19 @@ from tokenizer.character_tokenizer import CharacterTokenizer
 from tokenizer.huggingface_files import load_huggingface
 from tokenizer.interface import Tokenizer, TokenizerError
 from tokenizer.interop import load_gpt2_files, load_tiktoken_ranks
+from tokenizer.model_files import ModelFiles
 from tokenizer.patterns import CL100K_PATTERN
+from tokenizer.pipeline.pipeline_tokenizer import PipelineTokenizer
 from tokenizer.wordpiece_tokenizer import WordPieceTokenizer
 
 KINDS: dict[str, type[Tokenizer]] = {
-    kind.type_name: kind for kind in (BPETokenizer, ByteTokenizer, CharacterTokenizer, WordPieceTokenizer)
+    kind.type_name: kind
+    for kind in (BPETokenizer, ByteTokenizer, CharacterTokenizer, PipelineTokenizer, WordPieceTokenizer)
 }
 
 
 def load_tokenizer(path: Path | str) -> Tokenizer:
-    """Load a tokenizer, whatever kind of file it is in.
+    """Load a tokenizer, whatever kind of file it is in, with the files beside it that say how its model is used.
 
     Args:
         path: the JSON file that `Tokenizer.save` wrote; a `tokenizer.json` of Hugging Face; a folder with either, or
@@ -34,7 +37,9 @@ def load_tokenizer(path: Path | str) -> Tokenizer:
     path = Path(path).expanduser()
     if path.is_dir():
         if (path / "vocab.json").exists() and not (path / "tokenizer.json").exists():
-            return load_gpt2_files(path / "vocab.json", path / "merges.txt")
+            tokenizer = load_gpt2_files(path / "vocab.json", path / "merges.txt")
+            tokenizer.files = ModelFiles.read(path)
+            return tokenizer
         path = path / "tokenizer.json"
     if not path.exists():
         raise TokenizerError(f"there is no tokenizer at {path}")
@@ -52,6 +57,9 @@ def _load_ours(content: dict[str, Any], path: Path) -> Tokenizer:
     if kind is None:
         raise TokenizerError(f'{path} is not a tokenizer of this project: its "type" should be one of {sorted(KINDS)}')
     try:
-        return kind.from_json(content)
+        tokenizer = kind.from_json(content)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise TokenizerError(f"{path} is damaged: {error}") from None
+    if path.name == "tokenizer.json":
+        tokenizer.files = ModelFiles.read(path.parent)
+    return tokenizer

@@ -3,6 +3,9 @@
 All three do the same: while some pair of neighbours has a merge, apply the merge that was learned first,
 leftmost occurrence first. Tokens are numbered as `BPETokenizer` numbers them: 0–255 are the bytes, then
 each merge has one number. So the merge that was learned first is the one that makes the smallest number.
+
+In some vocabularies several merges make the same token, as in Llama 3's: `ab` + `c` and `a` + `bc`. There, the number of a
+merge says only when it is applied, and another list says which token it makes.
 """
 
 from __future__ import annotations
@@ -32,76 +35,90 @@ class Merger:
 
     Args:
         merges: pairs of token numbers, in the order learned.
+        made: the number of the token that each merge makes; None where each makes a token of its own.
+        missing: bytes that the vocabulary lacks. They are left out before anything is merged, as `tokenizers` does.
     """
 
-    def __init__(self, merges: Sequence[Pair]):
+    def __init__(self, merges: Sequence[Pair], made: Sequence[int] | None = None, missing: bytes = b""):
         self._merged = {pair: 256 + index for index, pair in enumerate(merges)}
+        self._made: Sequence[int] = range(256 + len(merges)) if made is None else [*range(256), *made]
+        self._made_array = (
+            np.arange(len(self._made), dtype=np.int32) if made is None else np.array(self._made, np.int32)
+        )
+        self._missing = missing
         self._table: KeyTable | None = None  # made when it is first needed
 
-    def merge(self, pre_token: bytes) -> list[int]:
-        """The tokens of one pre-token."""
+    def merge(self, pre_token: Sequence[int]) -> list[int]:
+        """The tokens of one pre-token, which is given as bytes, or as the numbers of its first tokens."""
         if len(pre_token) > _LONG:
             return self._merge_long(pre_token)
-        find, tokens = self._merged.get, list(pre_token)
+        find, token_of, tokens = self._merged.get, self._made, self._first_tokens(pre_token)
         made = [find(pair, _NO_MERGE) for pair in pairwise(tokens)]  # by the pair that begins at each token
         while made and (best := min(made)) != _NO_MERGE:
-            at = made.index(best)
-            tokens[at : at + 2] = [best]
+            at, new = made.index(best), token_of[best]
+            tokens[at : at + 2] = [new]
             del made[at]
             if at < len(made):
-                made[at] = find((best, tokens[at + 1]), _NO_MERGE)
+                made[at] = find((new, tokens[at + 1]), _NO_MERGE)
             if at:
-                made[at - 1] = find((tokens[at - 1], best), _NO_MERGE)
+                made[at - 1] = find((tokens[at - 1], new), _NO_MERGE)
         return tokens
+
+    def _first_tokens(self, pre_token: Sequence[int]) -> list[int]:
+        if self._missing and isinstance(pre_token, bytes):
+            pre_token = pre_token.translate(None, self._missing)
+        return list(pre_token)
 
     def steps(self, pre_token: bytes) -> list[list[int]]:
         """The tokens before the first merge, and after each merge."""
-        steps = [list(pre_token)]
+        steps = [self._first_tokens(pre_token)]
         while True:
             tokens = steps[-1]
             made = [self._merged.get(pair, _NO_MERGE) for pair in pairwise(tokens)]
             if not made or min(made) == _NO_MERGE:
                 return steps
             at = made.index(min(made))
-            steps.append([*tokens[:at], made[at], *tokens[at + 2 :]])
+            steps.append([*tokens[:at], self._made[made[at]], *tokens[at + 2 :]])
 
-    def _merge_long(self, pre_token: bytes) -> list[int]:
+    def _merge_long(self, pre_token: Sequence[int]) -> list[int]:
         """The same for a pre-token of any length, such as a megabyte without a space.
 
-        It keeps the list of places for each merge that is possible somewhere, and applies the merges in
-        order. Each merge makes at most two new places. So the time grows with the length times the
-        logarithm of the number of merges, not with the square of the length.
+        It keeps a heap of places for each merge that is possible somewhere, and a heap of these merges. Each merge
+        makes at most two new places. So the time grows with the length times its logarithm, not with the square.
         """
-        find, tokens = self._merged.get, list(pre_token)
+        find, tokens = self._merged.get, self._first_tokens(pre_token)
         count = len(tokens)
         following, preceding = list(range(1, count + 1)), list(range(-1, count - 1))
         places: dict[int, list[int]] = defaultdict(list)
         for place, pair in enumerate(pairwise(tokens)):
-            if (made := find(pair)) is not None:
-                places[made].append(place)
+            if (merge := find(pair)) is not None:
+                places[merge].append(place)
         due = sorted(places)  # a sorted list is a heap
         while due:
-            new = heapq.heappop(due)
-            for place in sorted(places.pop(new)):
-                right = following[place]
-                if right >= count or tokens[place] == -1 or find((tokens[place], tokens[right])) != new:
-                    continue  # one of the two has already been merged with another neighbour
-                tokens[place], tokens[right] = new, -1
-                left, right = preceding[place], following[right]
-                following[place] = right
-                if right < count:
-                    preceding[right] = place
-                    self._note(places, due, (new, tokens[right]), place)
-                if left >= 0:
-                    self._note(places, due, (tokens[left], new), left)
+            merge = due[0]
+            place = heapq.heappop(places[merge])
+            if not places[merge]:
+                del places[heapq.heappop(due)]
+            right = following[place]
+            if right >= count or tokens[place] == -1 or find((tokens[place], tokens[right])) != merge:
+                continue  # one of the two has already been merged with another neighbour
+            new = self._made[merge]
+            tokens[place], tokens[right] = new, -1
+            left, right = preceding[place], following[right]
+            following[place] = right
+            if right < count:
+                preceding[right] = place
+                self._note(places, due, (new, tokens[right]), place)
+            if left >= 0:
+                self._note(places, due, (tokens[left], new), left)
         return [token for token in tokens if token != -1]
 
     def _note(self, places: dict[int, list[int]], due: list[int], pair: Pair, place: int) -> None:
-        made = self._merged.get(pair)
-        if made is not None:
-            if made not in places:
-                heapq.heappush(due, made)
-            places[made].append(place)
+        merge = self._merged.get(pair)
+        if merge is not None:
+            if merge not in places:
+                heapq.heappush(due, merge)
+            heapq.heappush(places[merge], place)
 
     def merge_many(self, packed: NDArray[np.uint8]) -> tuple[NDArray[np.int32], NDArray[np.intp]]:
         """Merge many short pre-tokens side by side.
@@ -120,8 +137,11 @@ class Merger:
         by_size = np.argsort(sizes, kind="stable")  # rows of one size together need an array of that width only
         for rows in np.split(by_size, range(_ROWS, len(by_size), _ROWS)):
             width = int(sizes[rows[-1:]].max(initial=1))
-            spelled = packed[rows, :width].astype(np.int32)
-            tokens[rows, :width] = self._merge_rows(np.where(np.arange(width) < sizes[rows, None], spelled, -1))
+            spelled = np.where(np.arange(width) < sizes[rows, None], packed[rows, :width].astype(np.int32), -1)
+            if self._missing:
+                spelled[np.isin(spelled, np.frombuffer(self._missing, dtype=np.uint8))] = -1
+                spelled = np.take_along_axis(spelled, np.argsort(spelled < 0, axis=1, kind="stable"), axis=1)
+            tokens[rows, :width] = self._merge_rows(spelled)
         valid = tokens >= 0
         return tokens[valid], valid.sum(axis=1)
 
@@ -133,12 +153,13 @@ class Merger:
         made = self._find(tokens[:, :-1], tokens[:, 1:])  # (rows, width), by the pair that begins there
         while True:
             at = made.argmin(axis=1)  # the leftmost of several smallest
-            new = made[np.arange(len(rows)), at]
-            going = new != _NO_MERGE
+            best = made[np.arange(len(rows)), at]
+            going = best != _NO_MERGE
             result[rows[~going]] = tokens[~going, :-1]
-            rows, tokens, made, at, new = rows[going], tokens[going], made[going], at[going], new[going]
+            rows, tokens, made, at = rows[going], tokens[going], made[going], at[going]
             if not len(rows):
                 return result
+            new = self._made_array[best[going]]
             here = np.arange(len(rows))
             behind = column > at[:, None]  # what moves one to the left
             np.copyto(tokens[:, :-1], tokens[:, 1:].copy(), where=behind)
@@ -150,7 +171,7 @@ class Merger:
             made[inner, at[inner] - 1] = self._find(tokens[inner, at[inner] - 1], new[inner])
 
     def _find(self, left: NDArray[np.int32], right: NDArray[np.int32]) -> NDArray[np.int32]:
-        """Token that each pair makes, `_NO_MERGE` where it has no merge."""
+        """The merge of each pair, `_NO_MERGE` where it has none."""
         if self._table is None:
             pairs = np.array(list(self._merged), dtype=np.int64).reshape(-1, 2).astype(np.uint64)
             self._table = KeyTable()

@@ -36,6 +36,15 @@ O200K_PATTERN = (
     r"""|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"""
 )
 
+# Llama 3 and Qwen (2, 2.5 and 3), which has each digit by itself.
+_WORDS_AND_LINES = (
+    r"""(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"""
+)
+LLAMA3_PATTERN, QWEN_PATTERN = _WORDS_AND_LINES % r"\p{N}{1,3}", _WORDS_AND_LINES % r"\p{N}"
+
+# SmolLM2 and StarCoder: each digit by itself, then GPT-2's pattern on what is between the digits.
+DIGITS_PATTERN = r"""\p{N}|'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+(?![^\s\p{N}])|\s+"""
+
 # Where a text may be cut so that its parts give the pre-tokens of the whole, searched from the end.
 # In each of these patterns white space after such a character begins a pre-token, and nothing
 # before it depends on what follows. Nothing can be said about an unknown pattern.
@@ -43,6 +52,9 @@ _SAFE_CUTS = {
     GPT2_PATTERN: r"(?r)\S(?=\s)",
     CL100K_PATTERN: r"(?r)[\p{L}\p{N}](?=\s)",
     O200K_PATTERN: r"(?r)[\p{L}\p{N}](?=\s)",
+    LLAMA3_PATTERN: r"(?r)[\p{L}\p{N}](?=\s)",
+    QWEN_PATTERN: r"(?r)[\p{L}\p{N}](?=\s)",
+    DIGITS_PATTERN: r"(?r)\S(?=\s)",
 }
 _ASTRAL = re.compile("[\U00010000-\U0010ffff]")
 
@@ -83,6 +95,7 @@ class PreTokenizer:
             raise TokenizerError(f"the pattern {pattern!r} is not a regular expression: {error}") from None
         self._re = re.compile(spell_out_classes(pattern)) if self.is_known else None
         self._cut = regex.compile(_SAFE_CUTS[pattern]) if self.is_known else None
+        self._has_groups = self._regex.groups > 0  # then findall would give the groups
 
     def split(self, text: str) -> list[str]:
         """The pre-tokens of a text, in order.
@@ -94,7 +107,10 @@ class PreTokenizer:
             if text.isascii() or not _ASTRAL.search(text):
                 return self._re.findall(text)
             return self._regex.findall(text)
-        pieces = [match.group() for match in self._regex.finditer(text) if match.group()]
+        if self._has_groups:
+            pieces = [match.group() for match in self._regex.finditer(text) if match.group()]
+        else:
+            pieces = [piece for piece in self._regex.findall(text) if piece]
         if sum(map(len, pieces)) != len(text):
             raise TokenizerError(f"the pattern {self.pattern!r} leaves characters out; end it with |. or |\\s+")
         return pieces

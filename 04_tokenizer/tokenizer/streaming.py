@@ -69,6 +69,8 @@ def _cut_between(
 class _DecodesBytes(Protocol):
     def decode_bytes(self, ids: Iterable[int]) -> bytes: ...
 
+    def continue_bytes(self, ids: Iterable[int]) -> bytes: ...
+
 
 class StreamingDecoder:
     """Turns ids into text as they come; a character spread over several ids appears when it is complete.
@@ -81,11 +83,14 @@ class StreamingDecoder:
     (['a', '', 'é'], '')
 
     Args:
-        tokenizer: anything with `decode_bytes`.
+        tokenizer: anything with `decode_bytes` and `continue_bytes`.
+        continues: whether the ids stand after others, as what a model writes stands after its prompt.
     """
 
-    def __init__(self, tokenizer: _DecodesBytes):
+    def __init__(self, tokenizer: _DecodesBytes, continues: bool = False):
         self._tokenizer = tokenizer
+        self._first = tokenizer.continue_bytes if continues else tokenizer.decode_bytes
+        self._read = self._first
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -94,10 +99,15 @@ class StreamingDecoder:
         Raises:
             TokenizerError: an id is not in the vocabulary.
         """
-        return self._decoder.decode(self._tokenizer.decode_bytes(ids))
+        ids = list(ids)
+        data = self._read(ids)
+        if ids:
+            self._read = self._tokenizer.continue_bytes
+        return self._decoder.decode(data)
 
     def finish(self) -> str:
         """What is left at the end: U+FFFD if the last character is incomplete. The decoder then starts again."""
         rest = self._decoder.decode(b"", final=True)
         self._decoder.reset()
+        self._read = self._first
         return rest

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from finetuning.data.chat_format import ChatTemplate, chat_template
-from tokenizer.huggingface_files import load_huggingface
+from finetuning.data.chat_format import TEMPLATES, ChatFormat, ConversationError, chat_template
+from finetuning.data.jinja_template import JinjaTemplate
+from finetuning.gguf_base import load_gguf_base
+from finetuning.published_models import PUBLISHED, fetch
 from tokenizer.interface import Tokenizer, TokenizerError
-from tokenizer.interop import load_gpt2_files
+from tokenizer.loading import load_tokenizer
 from training.checkpoints.checkpoint import find_checkpoint, load_model, read_settings
 from transformer.gpt_model import GPTModel
 from transformer.pretrained import find_folder, load_pretrained
@@ -17,13 +19,16 @@ def load_base(source: str, context_length: int | None = None) -> tuple[GPTModel,
     """A model with its tokenizer, on the CPU in float32.
 
     Args:
-        source: a run's folder, a checkpoint, a folder of Hugging Face weights, or a name on the hub.
+        source: a run's folder, a checkpoint, a folder of Hugging Face weights, a GGUF file, a name on the hub, or a
+            key of `PUBLISHED`.
         context_length: a shorter context than the model's, for Hugging Face weights with rotary positions.
 
     Raises:
         CheckpointError, PretrainedError, TokenizerError: missing, damaged or not supported.
     """
-    path = Path(source)
+    path = fetch(source) if source in PUBLISHED else Path(source)
+    if path.suffix.lower() == ".gguf":
+        return load_gguf_base(path, context_length)
     looks_local = path.is_dir() and not (path / "config.json").exists()
     if looks_local or (source.startswith(("checkpoints", ".", "/")) and not path.is_dir()):
         loaded = load_model(source)
@@ -33,23 +38,44 @@ def load_base(source: str, context_length: int | None = None) -> tuple[GPTModel,
 
 
 def load_hugging_face_tokenizer(folder: Path) -> Tokenizer:
-    """The byte-level BPE tokenizer in a folder of Hugging Face weights.
+    """The tokenizer in a folder of Hugging Face weights, with the files that say how the model is used.
 
     Raises:
         TokenizerError: there is no tokenizer of a kind that can be read.
     """
-    if (folder / "tokenizer.json").exists():
-        return load_huggingface(folder / "tokenizer.json")
-    if (folder / "vocab.json").exists() and (folder / "merges.txt").exists():
-        return load_gpt2_files(folder / "vocab.json", folder / "merges.txt")
+    if (folder / "tokenizer.json").exists() or all((folder / name).exists() for name in ("vocab.json", "merges.txt")):
+        return load_tokenizer(folder)
     raise TokenizerError(f"{folder} has neither tokenizer.json nor vocab.json and merges.txt")
 
 
-def template_of(checkpoint: Path | str) -> ChatTemplate | None:
-    """The chat template that a checkpoint was fine-tuned with; None for a model that only continues text.
+def template_of(checkpoint: Path | str) -> ChatFormat | None:
+    """The chat template of a checkpoint; None for a model that only continues text.
+
+    It is the one that the model was fine-tuned with here, or else what `find_template` finds.
 
     Raises:
         CheckpointError: there is no such checkpoint.
+        ConversationError: the model's own template cannot be read.
     """
-    name = read_settings(find_checkpoint(checkpoint)).get("chat_template")
-    return chat_template(name) if name else None
+    folder = find_checkpoint(checkpoint)
+    name = read_settings(folder).get("chat_template")
+    return chat_template(name) if name in TEMPLATES else find_template(load_tokenizer(folder / "tokenizer.json"))
+
+
+def find_template(tokenizer: Tokenizer, name: str | None = None) -> ChatFormat | None:
+    """The chat template by name; or the model's own; or the one whose special tokens the tokenizer has.
+
+    Raises:
+        ConversationError: no template has that name, the tokenizer lacks its tokens, or the model's own cannot be read.
+    """
+    if name is not None:
+        template = chat_template(name)
+        if missing := [token for token in template.special_tokens if token not in tokenizer.special_tokens]:
+            raise ConversationError(f"the tokenizer has no {', '.join(missing)}, which chat template {name!r} needs")
+        return template
+    if tokenizer.files.chat_template is not None:
+        return JinjaTemplate(tokenizer.files.chat_template, tokenizer.files.named_tokens)
+    for template in TEMPLATES.values():
+        if all(token in tokenizer.special_tokens for token in template.special_tokens):
+            return template
+    return None

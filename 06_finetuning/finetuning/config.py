@@ -51,7 +51,7 @@ class FinetuningConfig:
         output_dir: folder for checkpoints, metrics and the adapter.
         base: what to start from: a run's folder, a checkpoint, a folder of Hugging Face weights, or a name on the hub.
         method: sft imitates answers; dpo and ipo learn from preferences; grpo learns from its own checked answers.
-        chat_template: marks around messages: nullm, chatml or llama3.
+        chat_template: marks around messages: nullm, chatml or llama3; or `own` for the template that the base came with.
         context_length: the most tokens of a conversation; null for the base model's context.
         seed: decides the initial adapters, the order of the data and dropout.
         device: auto takes CUDA, then MPS, then the CPU.

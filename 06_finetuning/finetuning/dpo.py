@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from finetuning.data.chat_format import ChatTemplate, ConversationError, EncodedConversation, Message
+from finetuning.data.chat_format import ChatFormat, ConversationError, EncodedConversation, Message
 from finetuning.data.conversation_batches import pack_rows
 from finetuning.data.instruction_data import Preference
 from finetuning.data.shuffled_source import ShuffledSource
@@ -124,7 +124,7 @@ class EncodedPair:
 
 
 def encode_preferences(
-    preferences: Sequence[Preference], template: ChatTemplate, tokenizer: Tokenizer, context_length: int
+    preferences: Sequence[Preference], template: ChatFormat, tokenizer: Tokenizer, context_length: int
 ) -> tuple[list[EncodedPair], list[str]]:
     """Encode pairs for a model; only the last answer is learned from.
 

@@ -35,7 +35,9 @@ def load_gguf_base(path: Path | str, context_length: int | None = None) -> tuple
         raise TokenizerError(f"{path}: {error}") from None
     _, config = file.model_config()
     if config.vocab_size is not None and tokenizer.vocab_size > config.vocab_size:
-        raise TokenizerError(f"{path}: the tokenizer has {tokenizer.vocab_size} ids, the model {config.vocab_size} rows")
+        raise TokenizerError(
+            f"{path}: the tokenizer has {tokenizer.vocab_size} ids, the model {config.vocab_size} rows"
+        )
     return load_gguf(file, context_length=context_length), tokenizer
 
 

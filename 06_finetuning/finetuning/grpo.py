@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from finetuning.adapters.lora import activate_adapter, lora_layers
-from finetuning.data.chat_format import ChatTemplate, EncodedConversation, Message
+from finetuning.data.chat_format import ChatFormat, EncodedConversation, Message
 from finetuning.data.conversation_batches import pack_rows
 from finetuning.data.shuffled_source import ShuffledSource
 from finetuning.dpo import token_log_probabilities
@@ -139,7 +139,7 @@ class RolloutBatches(ShuffledSource):
         self,
         model: GPTModel,
         tokenizer: Tokenizer,
-        template: ChatTemplate,
+        template: ChatFormat,
         tasks: Sequence[VerifiableTask],
         config: GRPOConfig,
         placement: Placement,

@@ -10,7 +10,13 @@ from finetuning.data.chat_format import TEMPLATES
 from finetuning.imported_models import import_model
 from finetuning.published_models import PUBLISHED
 from groundwork.user_errors import report_user_errors
-from training.checkpoints.checkpoint import CheckpointError, find_checkpoint, list_checkpoints, load_model, read_settings
+from training.checkpoints.checkpoint import (
+    CheckpointError,
+    find_checkpoint,
+    list_checkpoints,
+    load_model,
+    read_settings,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,7 +50,9 @@ def _import(options: argparse.Namespace) -> int:
         raise CheckpointError(f"{output} holds a run already; choose another --output")
     folder = import_model(options.source, output, options.context_length, options.chat_template)
     model = load_model(folder).model
-    print(f"{options.source} → {folder}   ({model.num_parameters():,} parameters, context {model.config.context_length:,})")
+    print(
+        f"{options.source} → {folder}   ({model.num_parameters():,} parameters, context {model.config.context_length:,})"
+    )
     return _what_next(output)
 
 

@@ -16,9 +16,9 @@ from rich.console import Console
 from finetuning.adapters.lora import add_lora, fold_adapter
 from finetuning.adapters.peft_format import save_adapter
 from finetuning.adapters.qlora import quantize_layers
-from finetuning.base_model import load_base
+from finetuning.base_model import find_template, load_base
 from finetuning.config import FinetuningConfig
-from finetuning.data.chat_format import ChatTemplate, Message, chat_template
+from finetuning.data.chat_format import TEMPLATES, ChatFormat, ConversationError, Message, chat_template
 from finetuning.data.conversation_batches import ConversationBatches
 from finetuning.data.instruction_data import (
     Example,
@@ -37,7 +37,7 @@ from finetuning.dpo import (
 )
 from finetuning.grpo import GRPOLoss, RolloutBatches, VerifiableTask
 from finetuning.supervised_finetuning import conversation_loss, encode_examples, mean_conversation_loss
-from finetuning.vocabulary_extension import add_special_tokens
+from finetuning.vocabulary_extension import teach_template
 from tokenizer.interface import Tokenizer
 from training.checkpoints.checkpoint import save_checkpoint
 from training.checkpoints.weights import model_weights
@@ -50,6 +50,7 @@ from training.trainer import Run, Trainer, Validate
 from transformer.gpt_model import GPTModel
 from transformer.sampling import SamplingParameters, generate
 
+OWN_TEMPLATE = "own"  # in a configuration: the template that the base came with
 VALIDATION_EXAMPLES = 256  # the most that are measured during the run
 LORA_TRAINING = "training"  # folder of the adapter's own checkpoints
 
@@ -62,9 +63,17 @@ def run_finetuning(config: FinetuningConfig, console: Console) -> int:
     """
     torch.manual_seed(config.seed)
     placement = choose_placement(config.device, config.precision)
-    template = chat_template(config.chat_template)
     model, tokenizer = load_base(config.base, config.context_length)
-    tokenizer = add_special_tokens(model, tokenizer, template.special_tokens)
+    template: ChatFormat | None
+    if config.chat_template == OWN_TEMPLATE:
+        template = find_template(tokenizer)
+        if template is None:
+            raise ConversationError(
+                f"{config.base} has no chat template of its own; take one of {', '.join(TEMPLATES)}"
+            )
+    else:
+        template = chat_template(config.chat_template)
+        tokenizer = teach_template(model, tokenizer, template)
     context_length = min(config.context_length or model.config.context_length, model.config.context_length)
     data = load_data(config, console)
     settings = {**dataclasses.asdict(config), "model": model.config.to_dict()}
@@ -203,7 +212,7 @@ def prepare_method(
     config: FinetuningConfig,
     model: GPTModel,
     tokenizer: Tokenizer,
-    template: ChatTemplate,
+    template: ChatFormat,
     data: FinetuningData,
     context_length: int,
     placement: Placement,
@@ -276,7 +285,7 @@ def _report(problems: list[str], total: int, console: Console) -> None:
 
 
 def answer(
-    model: GPTModel, tokenizer: Tokenizer, template: ChatTemplate, messages: Sequence[Message], max_tokens: int = 80
+    model: GPTModel, tokenizer: Tokenizer, template: ChatFormat, messages: Sequence[Message], max_tokens: int = 80
 ) -> str:
     """The model's most likely answer to a conversation, by greedy decoding."""
     ids = template.encode(messages, tokenizer, generation_prompt=True).ids[-model.config.context_length :]
@@ -285,7 +294,7 @@ def answer(
 
 
 def print_conversations(
-    model: GPTModel, tokenizer: Tokenizer, template: ChatTemplate, data: FinetuningData, console: Console
+    model: GPTModel, tokenizer: Tokenizer, template: ChatFormat, data: FinetuningData, console: Console
 ) -> None:
     """Ask a few questions, seen and held out, and print the answers next to the right ones."""
     for title, examples in (("seen", data.examples[:2]), ("held out", data.held_out[:3])):

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from finetuning.data.chat_format import ChatTemplate, ConversationError, EncodedConversation, fit_conversation
+from finetuning.data.chat_format import ChatFormat, ConversationError, EncodedConversation, fit_conversation
 from finetuning.data.conversation_batches import pack_rows
 from finetuning.data.instruction_data import Example
 from tokenizer.interface import Tokenizer
@@ -23,7 +23,7 @@ from transformer.gpt_model import GPTModel
 
 
 def encode_examples(
-    examples: Sequence[Example], template: ChatTemplate, tokenizer: Tokenizer, context_length: int
+    examples: Sequence[Example], template: ChatFormat, tokenizer: Tokenizer, context_length: int
 ) -> tuple[list[EncodedConversation], list[str]]:
     """Encode conversations for a model.
 

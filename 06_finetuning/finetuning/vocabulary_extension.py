@@ -13,6 +13,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from finetuning.data.chat_format import ChatTemplate
 from tokenizer.interface import Tokenizer
 from transformer.gpt_model import GPTModel
 
@@ -54,17 +55,21 @@ def add_special_tokens(model: GPTModel, tokenizer: Tokenizer, tokens: Iterable[s
     new = [token for token in tokens if token not in tokenizer.special_tokens]
     if not new:
         return tokenizer
-    extended = _with_special_tokens(tokenizer, new)
+    extended = tokenizer.with_special_tokens(new)
     extend_vocabulary(model, max(extended.vocab_size, model.token_embedding.num_embeddings))
     return extended
 
 
-def _with_special_tokens(tokenizer: Tokenizer, new: list[str]) -> Tokenizer:
-    data = tokenizer.to_json()
-    data["special_tokens"] = [*tokenizer.special_tokens, *new]
-    if data.get("ids") is not None:  # ids that are not simply in order: go on after the last
-        data["ids"] = [*data["ids"], *range(tokenizer.vocab_size, tokenizer.vocab_size + len(new))]
-    return type(tokenizer).from_json(data)
+def teach_template(model: GPTModel, tokenizer: Tokenizer, template: ChatTemplate) -> Tokenizer:
+    """A tokenizer with the marks of one of this project's templates, which takes the place of the model's own.
+
+    Returns:
+        The new tokenizer. The files of its model, if it came with any, say how it converses now.
+    """
+    taught = add_special_tokens(model, tokenizer, template.special_tokens)
+    if taught.files:
+        taught.files = taught.files.with_chat_template(template.to_jinja(), template.end, template.end_id(taught))
+    return taught
 
 
 def _extended(weight: Tensor, rows: int) -> nn.Parameter:

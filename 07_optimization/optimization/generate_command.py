@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from finetuning.base_model import template_of
-from finetuning.data.chat_format import ChatTemplate, Message
+from finetuning.data.chat_format import ChatFormat, Message
 from groundwork.user_errors import report_user_errors
 from optimization.engine.engine import Engine
 from optimization.engine.events import GenerationStats, PromptError
@@ -116,7 +116,7 @@ class _Session:
         self,
         engine: Engine,
         parameters: SamplingParameters,
-        template: ChatTemplate | None,
+        template: ChatFormat | None,
         system: str | None,
         bytes_per_pass: int | None,
     ):
@@ -133,9 +133,7 @@ class _Session:
             print(prompt, end="", flush=True)
         else:
             ids = template.encode(messages, engine.tokenizer, generation_prompt=True).ids
-            end_ids = [template.end_id(engine.tokenizer)]
-            if engine.tokenizer.end_of_text_id is not None:
-                end_ids.append(engine.tokenizer.end_of_text_id)
+            end_ids = [template.end_id(engine.tokenizer), *engine.tokenizer.end_ids]
         handle = engine.submit(GenerationRequest(ids, self._parameters, end_ids=end_ids))
         text = ""
         for event in handle:

@@ -74,7 +74,7 @@ def _run(options: argparse.Namespace) -> int:
 def _windows(loaded: LoadedModel, path: Path | None, num_tokens: int) -> tuple[Tensor, Tensor]:
     """Two sets of whole contexts of text, (sequences, context + 1): one to calibrate on, one to measure on."""
     documents = [read_text(path)] if path is not None else load_corpus("python_docs", 0.05).validation
-    begin = [] if loaded.tokenizer.end_of_text_id is None else [loaded.tokenizer.end_of_text_id]
+    begin = loaded.tokenizer.begin_ids
     ids: list[int] = []
     for document in documents:
         ids += begin + loaded.tokenizer.encode(document)

@@ -52,7 +52,7 @@ def text_generator(
         tokenizer: the model's tokenizer.
         placement: device and precision.
         parameters: how to draw; None for greedy. Where a seed is set, prompt number i draws with seed + i.
-        begin_with_end_of_text: put `<|endoftext|>` first, as every document began in training.
+        begin_with_end_of_text: put first what the model's texts begin with, such as `<|endoftext|>`.
     """
     drawing = parameters or SamplingParameters(temperature=0.0)
     end, context = tokenizer.end_of_text_id, model.config.context_length
@@ -68,8 +68,10 @@ def text_generator(
         encoded = []
         for prompt in prompts:
             ids = tokenizer.encode(prompt)
-            if end is not None and (begin_with_end_of_text or not ids):
-                ids = [end, *ids]
+            if begin_with_end_of_text:
+                ids = tokenizer.begin_ids + ids
+            if not ids and end is not None:
+                ids = [end]
             if not ids:
                 raise UserError("an empty prompt cannot be continued: the tokenizer has no end-of-text token")
             encoded.append(ids)

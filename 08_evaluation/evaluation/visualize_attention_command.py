@@ -45,8 +45,7 @@ def attention_of(model: GPTModel, tokenizer: Tokenizer, text: str) -> tuple[torc
     Raises:
         UserError: the text is empty or too long.
     """
-    begin = [] if tokenizer.end_of_text_id is None else [tokenizer.end_of_text_id]
-    ids = begin + tokenizer.encode(text)
+    ids = tokenizer.begin_ids + tokenizer.encode(text)
     limit = min(MAX_TOKENS, model.config.context_length)
     if not 0 < len(ids) <= limit:
         raise UserError(f"the prompt has {len(ids)} tokens; between 1 and {limit} can be drawn")

@@ -11,9 +11,10 @@ import torch
 from deployment.export.gguf_file import TYPES, export_gguf
 from deployment.export.huggingface import export_huggingface
 from deployment.export.onnx_file import export_onnx, export_torchscript
-from deployment.served_model import find_template, name_of
+from deployment.served_model import name_of
 from finetuning.adapters.lora import fold_adapter
 from finetuning.adapters.peft_format import load_adapter
+from finetuning.base_model import find_template
 from groundwork.user_errors import UserError, report_user_errors
 from training.checkpoints.checkpoint import load_model, newest_run
 

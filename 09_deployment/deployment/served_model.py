@@ -15,7 +15,8 @@ from attention.attention_visualizer import record_attention
 from deployment.settings import ServerSettings
 from finetuning.adapters.lora import fold_adapter
 from finetuning.adapters.peft_format import load_adapter
-from finetuning.data.chat_format import TEMPLATES, ChatTemplate, ConversationError, Message, chat_template
+from finetuning.base_model import find_template
+from finetuning.data.chat_format import TEMPLATES, ChatFormat, ConversationError, Message
 from optimization.engine.engine import Engine
 from optimization.engine.events import PromptError
 from optimization.model_loading import load_for_inference
@@ -38,7 +39,7 @@ class ServedModel:
 
     name: str
     engine: Engine
-    template: ChatTemplate | None
+    template: ChatFormat | None
     base: str | None = None
     created: int = field(default_factory=lambda: int(time.time()))
     _looking: threading.Lock = field(default_factory=threading.Lock)
@@ -51,13 +52,13 @@ class ServedModel:
     @property
     def end_ids(self) -> frozenset[int]:
         """Ids that end a text: the end of a document, and the assistant's sign that it has finished."""
-        ends = {self.tokenizer.end_of_text_id}
+        ends = set(self.tokenizer.end_ids)
         if self.template is not None:
             ends.add(self.template.end_id(self.tokenizer))
-        return frozenset(end for end in ends if end is not None)
+        return frozenset(ends)
 
     def encode_prompt(self, prompt: str | Sequence[int]) -> list[int]:
-        """A prompt as ids. Text comes after the end-of-text token, as in training; ids are not changed."""
+        """A prompt as ids. Text comes after the begin token, as in training; ids are not changed."""
         return self.engine.encode_prompt(prompt) if isinstance(prompt, str) else list(prompt)
 
     def encode_conversation(self, messages: Sequence[Message]) -> list[int]:
@@ -84,7 +85,7 @@ class ServedModel:
 
     def token_bytes(self, token: int) -> bytes:
         """The bytes that an id stands for."""
-        return self.tokenizer.decode_bytes([token])
+        return self.tokenizer.continue_bytes([token])
 
     def token_text(self, token: int) -> str:
         """The text of an id, for people. A part of a character is written as OpenAI writes it: `bytes:\\xe2\\x82`."""
@@ -115,23 +116,6 @@ class ServedModel:
         with self._looking, torch.inference_mode(), record_attention(self.engine.model) as recorded:
             self.engine.model.hidden_states(torch.tensor([list(tokens)], device=self.engine.model.device))
             return torch.stack([recorded[layer][0, :, -1] for layer in sorted(recorded)])
-
-
-def find_template(tokenizer: Tokenizer, name: str | None) -> ChatTemplate | None:
-    """The chat template by name, or the one whose special tokens the tokenizer has.
-
-    Raises:
-        ConversationError: no template has that name, or the tokenizer lacks its tokens.
-    """
-    if name is not None:
-        template = chat_template(name)
-        if missing := [token for token in template.special_tokens if token not in tokenizer.special_tokens]:
-            raise ConversationError(f"the tokenizer has no {', '.join(missing)}, which chat template {name!r} needs")
-        return template
-    for template in TEMPLATES.values():
-        if all(token in tokenizer.special_tokens for token in template.special_tokens):
-            return template
-    return None
 
 
 def name_of(folder: Path) -> str:

@@ -293,7 +293,9 @@ except ValueError as error:
 
 def test_a_model_that_no_class_can_hold_is_refused_with_the_reasons(tmp_path: Path):
     model = GPTModel(GPTConfig(vocab_size=61, feed_forward="relu2", logit_softcap=15.0))
-    with pytest.raises(PretrainedError, match=r"the nearest, LlamaForCausalLM, has no feed_forward 'relu2', no logit_softcap 15\.0"):
+    with pytest.raises(
+        PretrainedError, match=r"the nearest, LlamaForCausalLM, has no feed_forward 'relu2', no logit_softcap 15\.0"
+    ):
         save_pretrained(model, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

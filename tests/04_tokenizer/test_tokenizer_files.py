@@ -171,10 +171,10 @@ def test_characters_are_composed_first_as_qwens_tokenizer_does(tmp_path: Path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model": {"type": "Unigram", "vocab": []}}, "its model is Unigram"),
-        ({"normalizer": {"type": "NFKC"}}, "its normalizer is NFKC; only NFC, or none"),
-        ({"pre_tokenizer": {"type": "Whitespace"}}, "does not end in ByteLevel"),
-        ({"pre_tokenizer": None}, "damaged"),
+        ({"model": {"type": "WordLevel", "vocab": {}}}, "its model WordLevel is not supported"),
+        ({"normalizer": {"type": "Nmt"}}, "its normalizer Nmt is not supported"),
+        ({"pre_tokenizer": {"type": "UnicodeScripts"}}, "its pre-tokenizer UnicodeScripts is not supported"),
+        ({"pre_tokenizer": []}, "damaged"),
         ({"model": {}}, "damaged"),
         ({"model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}}, "lacks 255 of the 256 bytes"),
     ],

@@ -54,7 +54,7 @@ def test_the_text_goes_on_past_the_context_as_in_the_plain_loop(temperature):
 def test_the_end_of_text_token_ends_the_text_and_is_not_part_of_it():
     engine = small_engine()
     first = list(engine.generate_ids([1], GREEDY))
-    engine.tokenizer._special_ids["<|endoftext|>"] = first[2]
+    engine.tokenizer.added_tokens.special["<|endoftext|>"] = first[2]
     stats = GenerationStats()
     assert list(engine.generate_ids([1], GREEDY, stats)) == list(itertools.takewhile(lambda t: t != first[2], first))
     assert stats.finish_reason == "stop"

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, Protocol, get_args
 
 from tokenizer.interface import Tokenizer
 
@@ -48,6 +48,24 @@ class EncodedConversation:
 
     ids: list[int]
     learned: list[bool]
+
+
+class ChatFormat(Protocol):
+    """How a conversation becomes tokens: by the marks of a `ChatTemplate`, or by the `JinjaTemplate` of a model."""
+
+    def encode(
+        self, conversation: Conversation, tokenizer: Tokenizer, generation_prompt: bool = False
+    ) -> EncodedConversation:
+        """The conversation as tokens."""
+        ...
+
+    def end_id(self, tokenizer: Tokenizer) -> int:
+        """The token by which the assistant says that it has finished."""
+        ...
+
+    def to_jinja(self) -> str:
+        """The template in Jinja."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -216,7 +234,7 @@ def check_conversation(conversation: Conversation) -> None:
 
 
 def fit_conversation(
-    conversation: Conversation, template: ChatTemplate, tokenizer: Tokenizer, context_length: int
+    conversation: Conversation, template: ChatFormat, tokenizer: Tokenizer, context_length: int
 ) -> EncodedConversation:
     """Encode a conversation for training, leaving out its oldest exchanges until it fits.
 
@@ -224,7 +242,7 @@ def fit_conversation(
 
     Args:
         conversation: ends with the assistant.
-        template: see `ChatTemplate`.
+        template: see `ChatFormat`.
         tokenizer: with the template's special tokens.
         context_length: the most tokens there may be.
 

@@ -106,14 +106,13 @@ class Engine:
         return self.config.context_length
 
     def encode_prompt(self, prompt: str) -> list[int]:
-        """The ids of a prompt, after the end-of-text token that every training document begins with.
+        """The ids of a prompt, after those that the model's texts begin with.
 
         Raises:
             PromptError: the prompt is empty, or longer than the context.
             TokenizerError: it has a character that a character tokenizer does not know.
         """
-        end_of_text = self.tokenizer.end_of_text_id
-        ids = ([] if end_of_text is None else [end_of_text]) + self.tokenizer.encode(prompt)
+        ids = self.tokenizer.begin_ids + self.tokenizer.encode(prompt)
         check_length(ids, self.context_length)
         return ids
 

@@ -171,15 +171,14 @@ class Request:
         self.prompt = list(wanted.prompt_ids)
         self.generated: list[int] = []
         self.tokens = list(self.prompt)  # what the model sees: prompt and text, or their newer part after a shift
-        ends = (tokenizer.end_of_text_id,) if wanted.end_ids is None else wanted.end_ids
-        self.end_ids = frozenset(end for end in ends if end is not None)
+        self.end_ids = frozenset(tokenizer.end_ids if wanted.end_ids is None else wanted.end_ids)
         self.logprobs = 0 if wanted.prompt_logprobs and wanted.logprobs is None else wanted.logprobs
         self.generator: torch.Generator = self.parameters.generator()
         self.finished = False
         self._priority, self._prompt_logprobs = wanted.priority, wanted.prompt_logprobs
         self._stop = StopSequences(self.parameters.stop)
         # A character may be spread over several tokens. The decoder keeps its first bytes until the rest has come.
-        self._decoder = StreamingDecoder(tokenizer)
+        self._decoder = StreamingDecoder(tokenizer, continues=True)
 
     @property
     def number(self) -> int:

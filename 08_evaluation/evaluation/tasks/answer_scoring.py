@@ -66,18 +66,19 @@ def score_continuations(
         tokenizer: the model's tokenizer.
         pairs: contexts and continuations.
         placement: device and precision.
-        begin_with_end_of_text: put `<|endoftext|>` first, as every document began in training.
+        begin_with_end_of_text: put first what the model's texts begin with, such as `<|endoftext|>`.
 
     Raises:
         UserError: a continuation has no tokens, or more than the model reads, or there is nothing before it.
     """
     limit = model.config.context_length + 1  # the last token is predicted, and not read
-    begin = [] if tokenizer.end_of_text_id is None else [tokenizer.end_of_text_id]
+    separator = [] if tokenizer.end_of_text_id is None else [tokenizer.end_of_text_id]
     sequences, counted, cut = [], [], []
     for context, continuation in pairs:
         before, after = encode_pair(tokenizer, context, continuation)
-        if begin_with_end_of_text or not before:
-            before = begin + before
+        if begin_with_end_of_text:
+            before = tokenizer.begin_ids + before
+        before = before or separator
         if not after or len(after) >= limit:
             raise UserError(
                 f"the answer {continuation[:40]!r} has {len(after)} tokens; between 1 and {limit - 1} can be scored"

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from evaluation.text_overlap import rouge_l, token_f1
-from finetuning.data.chat_format import ChatTemplate
+from finetuning.data.chat_format import ChatFormat
 from finetuning.data.instruction_data import Example
 from groundwork.user_errors import UserError
 from optimization.engine.engine import Engine
@@ -58,7 +58,7 @@ def score_answers(answers: Sequence[str], examples: Sequence[Example]) -> Answer
     )
 
 
-def ask_model(engine: Engine, template: ChatTemplate, examples: Sequence[Example], max_tokens: int = 96) -> list[str]:
+def ask_model(engine: Engine, template: ChatFormat, examples: Sequence[Example], max_tokens: int = 96) -> list[str]:
     """Greedy answers of a chat model, many at once.
 
     Args:
@@ -68,7 +68,7 @@ def ask_model(engine: Engine, template: ChatTemplate, examples: Sequence[Example
         max_tokens: the most tokens of an answer.
     """
     parameters = SamplingParameters(max_tokens=max_tokens, temperature=0.0)
-    end_ids = {template.end_id(engine.tokenizer)}
+    end_ids = {template.end_id(engine.tokenizer), *engine.tokenizer.end_ids}
     handles = []
     for example in examples:
         ids = template.encode(example.messages[:-1], engine.tokenizer, generation_prompt=True).ids

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from deployment.export.huggingface import require_bpe
-from finetuning.data.chat_format import ChatTemplate
+from finetuning.data.chat_format import ChatFormat
 from groundwork.files import replacing
 from groundwork.user_errors import UserError, require_package
 from tokenizer.bpe_tokenizer import BPETokenizer
@@ -36,7 +36,7 @@ PRE_TOKENIZERS = {GPT2_PATTERN: "gpt-2", CL100K_PATTERN: "llama-bpe", O200K_PATT
 
 
 def export_gguf(
-    model: GPTModel, tokenizer: Tokenizer, template: ChatTemplate | None, path: Path, name: str, kind: str = "f16"
+    model: GPTModel, tokenizer: Tokenizer, template: ChatFormat | None, path: Path, name: str, kind: str = "f16"
 ) -> Path:
     """Write a GGUF file.
 
@@ -95,33 +95,38 @@ def _add_value(writer: Any, key: str, value: bool | int | float | str) -> None:
         writer.add_string(key, value)
 
 
-def _add_tokenizer(writer: Any, tokenizer: BPETokenizer, template: ChatTemplate | None, rows: int) -> None:
+def _add_tokenizer(writer: Any, tokenizer: BPETokenizer, template: ChatFormat | None, rows: int) -> None:
     import gguf
 
-    special = {index: text for text, index in tokenizer.special_tokens.items()}
+    special = {index: text for text, index in tokenizer.added_tokens.ids.items()}
     tokens, types = list[str](), list[int]()
     ordinary = set(tokenizer.ids) - special.keys()
     for index in range(rows):
         if index in special:
             tokens.append(special[index])
-            types.append(gguf.TokenType.CONTROL)
+            is_special = special[index] in tokenizer.special_tokens
+            types.append(gguf.TokenType.CONTROL if is_special else gguf.TokenType.USER_DEFINED)
         elif index in ordinary:
             tokens.append(to_printable(tokenizer.decode_bytes([index])))
             types.append(gguf.TokenType.NORMAL)
         else:  # a row of the model without a token
             tokens.append(f"[UNUSED{index}]")
             types.append(gguf.TokenType.UNUSED)
-    printable = [to_printable(tokenizer.decode_bytes([index])) for index in tokenizer.ids if index in ordinary]
+    printable = [to_printable(token) for token in tokenizer.tokens]
     writer.add_tokenizer_model("gpt2")  # llama.cpp's name for byte-level BPE
     writer.add_tokenizer_pre(PRE_TOKENIZERS[tokenizer.pattern])
     writer.add_token_list(tokens)
     writer.add_token_types(types)
     writer.add_token_merges([f"{printable[left]} {printable[right]}" for left, right in tokenizer.merges])
-    begin = tokenizer.end_of_text_id
-    writer.add_add_bos_token(begin is not None)
+    named = tokenizer.id_of(tokenizer.files.token("bos_token"))
+    begin = tokenizer.end_of_text_id if named is None else named
+    writer.add_add_bos_token(bool(tokenizer.begin_ids))
     if begin is not None:
         writer.add_bos_token_id(begin)
-        writer.add_eos_token_id(begin if template is None else template.end_id(tokenizer))
+    if template is not None or tokenizer.end_ids:
+        writer.add_eos_token_id(tokenizer.end_ids[0] if template is None else template.end_id(tokenizer))
+    if tokenizer.pad_id is not None:
+        writer.add_pad_token_id(tokenizer.pad_id)
     if template is not None:
         writer.add_eot_token_id(template.end_id(tokenizer))
         # The generation tags mark the learned text; only transformers reads them.

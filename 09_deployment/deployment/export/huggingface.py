@@ -7,12 +7,13 @@ from pathlib import Path
 
 import torch
 
-from finetuning.data.chat_format import ChatTemplate
+from finetuning.data.chat_format import ChatFormat
 from groundwork.files import read_json, write_atomically
 from groundwork.user_errors import UserError
 from tokenizer.bpe_tokenizer import BPETokenizer
 from tokenizer.huggingface_files import save_huggingface
 from tokenizer.interface import Tokenizer
+from tokenizer.pipeline.pipeline_tokenizer import PipelineTokenizer
 from transformer.gpt_model import GPTModel
 from transformer.pretrained import family_of_model, save_pretrained
 from transformer.pretrained_family import Family, PretrainedError
@@ -38,7 +39,7 @@ def exportable_family(model: GPTModel, where: str) -> Family:
 
 
 def require_bpe(tokenizer: Tokenizer, where: str) -> BPETokenizer:
-    """The tokenizer, if it is byte-level BPE.
+    """The tokenizer, if it is a `BPETokenizer`.
 
     Raises:
         UserError: it is of another kind.
@@ -53,7 +54,7 @@ def require_bpe(tokenizer: Tokenizer, where: str) -> BPETokenizer:
 def export_huggingface(
     model: GPTModel,
     tokenizer: Tokenizer,
-    template: ChatTemplate | None,
+    template: ChatFormat | None,
     folder: Path,
     name: str,
     dtype: torch.dtype = torch.float32,
@@ -62,7 +63,7 @@ def export_huggingface(
 
     Args:
         model: a model with parts that a Hugging Face class has.
-        tokenizer: byte-level BPE.
+        tokenizer: byte-level BPE, or one that was read from a `tokenizer.json`.
         template: chat template of a model that was taught to chat.
         folder: where to write.
         name: name of the model, for the card.
@@ -72,17 +73,34 @@ def export_huggingface(
         UserError: no class has the model's parts, or the tokenizer is of another kind.
     """
     family = exportable_family(model, "A Hugging Face folder")
-    bpe = require_bpe(tokenizer, "A Hugging Face folder")
+    if not isinstance(tokenizer, PipelineTokenizer):
+        tokenizer = require_bpe(tokenizer, "A Hugging Face folder")
     save_pretrained(model, folder, dtype)
-    save_huggingface(bpe, folder, model.config.context_length)
-    begin = tokenizer.end_of_text_id
-    ends = [] if begin is None else [begin]
+    save_huggingface(tokenizer, folder, model.config.context_length)
+    if template is not None and template.to_jinja() != tokenizer.files.chat_template:
+        _teach(tokenizer, template, folder)
+    if not tokenizer.files.generation_config:
+        _write_generation_config(tokenizer, template, folder)
+    write_atomically(folder / "README.md", _model_card(model, family, name, template is not None))
+    return folder
+
+
+def _teach(tokenizer: Tokenizer, template: ChatFormat, folder: Path) -> None:
+    """Write a chat template that is not the one in the model's files, and the token that ends its answers."""
+    end_id = template.end_id(tokenizer)
+    end = next(text for text, index in tokenizer.special_tokens.items() if index == end_id)
+    if tokenizer.files:
+        tokenizer.files.with_chat_template(template.to_jinja(), end, end_id).write(folder)
+        return
+    path = folder / "tokenizer_config.json"
+    configuration = read_json(path) | {"chat_template": template.to_jinja(), "eos_token": end}
+    write_atomically(path, json.dumps(configuration, ensure_ascii=False, indent=1) + "\n")
+
+
+def _write_generation_config(tokenizer: Tokenizer, template: ChatFormat | None, folder: Path) -> None:
+    begin, ends = tokenizer.end_of_text_id, list(tokenizer.end_ids)
     if template is not None:
-        ends.insert(0, template.end_id(tokenizer))
-        path = folder / "tokenizer_config.json"
-        configuration = read_json(path)
-        configuration |= {"chat_template": template.to_jinja(), "eos_token": template.end}
-        write_atomically(path, json.dumps(configuration, ensure_ascii=False, indent=1) + "\n")
+        ends = list(dict.fromkeys([template.end_id(tokenizer), *ends]))
     ids = {"bos_token_id": begin, "eos_token_id": ends or None, "pad_token_id": begin}
     generation = {
         **{key: value for key, value in ids.items() if value is not None},
@@ -90,8 +108,6 @@ def export_huggingface(
         "temperature": 0.8,
     }
     write_atomically(folder / "generation_config.json", json.dumps(generation, indent=2) + "\n")
-    write_atomically(folder / "README.md", _model_card(model, family, name, template is not None))
-    return folder
 
 
 def _model_card(model: GPTModel, family: Family, name: str, chat: bool) -> str:

@@ -62,7 +62,7 @@ class CompletionWriter:
         written = self._prompt if isinstance(self._prompt, str) else self._model.tokenizer.decode(self._prompt)
         if self._logprobs is None:
             return written, None
-        added = int(isinstance(self._prompt, str) and ids[0] == self._model.tokenizer.end_of_text_id)
+        added = len(self._model.tokenizer.begin_ids) if isinstance(self._prompt, str) else 0
         return written, self._logprobs.prompt(ids, self._generation.prompt_logprobs, added)
 
 

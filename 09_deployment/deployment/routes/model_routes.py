@@ -21,7 +21,6 @@ from deployment.routes.schemas import (
 from deployment.served_model import ServedModel
 from deployment.server_state import LONG_TEXT, ServerState
 from optimization.engine.events import PromptError
-from tokenizer.interface import END_OF_TEXT
 
 MAX_WAITING_LOOKS = 8
 
@@ -47,20 +46,19 @@ def model_routes(state: ServerState) -> APIRouter:
     async def tokenize(body: TokenizeRequest) -> TokenizeResponse:
         """The ids of a text, and how it is cut.
 
-        Special tokens in the text are plain text, with one exception: a text that is exactly the end-of-text token
+        Special tokens in the text are plain text, with one exception: a text that is exactly the begin or the end token
         gives its id. Evaluation programs ask for it in this way.
         """
         model = state.model(body.model)
         check_limit("prompt", len(body.prompt), limits.max_prompt_characters, "characters")
-        if body.prompt == END_OF_TEXT and model.tokenizer.end_of_text_id is not None:
-            ids = [model.tokenizer.end_of_text_id]
+        if body.prompt in _named_tokens(model).values():
+            ids = [model.tokenizer.special_tokens[body.prompt]]
         elif len(body.prompt) < LONG_TEXT:
             ids = model.tokenizer.encode(body.prompt)
         else:
             ids = await anyio.to_thread.run_sync(model.tokenizer.encode, body.prompt)
-        first = model.tokenizer.end_of_text_id
-        if body.add_special_tokens and first is not None:
-            ids = [first, *ids]
+        if body.add_special_tokens:
+            ids = model.tokenizer.begin_ids + ids
         return TokenizeResponse(
             count=len(ids),
             max_model_len=model.engine.context_length,
@@ -78,12 +76,10 @@ def model_routes(state: ServerState) -> APIRouter:
     async def tokenizer_info(model: str | None = None) -> dict[str, Any]:
         """What programs need to know of the tokenizer, in the terms of its Hugging Face configuration."""
         served = state.model(model)
-        end = END_OF_TEXT if served.tokenizer.end_of_text_id is not None else None
         return {
             "tokenizer_class": "PreTrainedTokenizerFast",
-            "bos_token": end,
-            "eos_token": end,
-            "pad_token": end,
+            **dict.fromkeys(("bos_token", "eos_token", "pad_token")),
+            **_named_tokens(served),
             "model_max_length": served.engine.context_length,
             "chat_template": None if served.template is None else served.template.to_jinja(),
         }
@@ -111,6 +107,16 @@ def model_routes(state: ServerState) -> APIRouter:
         return AttentionResponse(tokens=[model.token_text(token) for token in body.tokens], weights=rounded)
 
     return router
+
+
+def _named_tokens(model: ServedModel) -> dict[str, str]:
+    """The special tokens by name, as `tokenizer_config.json` has them."""
+    tokenizer = model.tokenizer
+    text_of_id = {index: text for text, index in tokenizer.special_tokens.items()}
+    between = [] if tokenizer.end_of_text_id is None else [tokenizer.end_of_text_id]
+    ids = {"bos_token": (tokenizer.begin_ids or between)[:1], "eos_token": tokenizer.end_ids[:1]}
+    ids["pad_token"] = ids["eos_token"] if tokenizer.pad_id is None else [tokenizer.pad_id]
+    return {name: text_of_id[found[0]] for name, found in ids.items() if found and found[0] in text_of_id}
 
 
 def _describe(model: ServedModel, state: ServerState) -> ModelInfo:

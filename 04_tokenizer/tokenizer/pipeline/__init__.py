@@ -1,0 +1,1 @@
+"""The steps of a tokenizer before and after its model, as `tokenizer.json` names them."""

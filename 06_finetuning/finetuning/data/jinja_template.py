@@ -1,0 +1,232 @@
+"""The chat template that a model came with: a small program in Jinja, as Hugging Face keeps it.
+
+It is rendered as `transformers` renders it, in a sandbox: a template comes from elsewhere, and may neither change what it is
+given nor reach the rest of Python. One thing is done differently. `transformers` looks for special tokens in the finished
+text, so that a user who writes `<|im_end|>` ends their turn. Here a mark is put into such a text before it is rendered, and
+taken out when it is encoded: the user gets the characters.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from functools import lru_cache
+from typing import Any
+
+from jinja2 import Template, TemplateError, nodes
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from finetuning.data.chat_format import Conversation, ConversationError, EncodedConversation, Message
+from tokenizer.interface import Tokenizer
+
+# Unicode sets these code points aside for use within a program. The first two stand around what the assistant says, and the
+# third breaks up special tokens that people wrote.
+LEARNED_FROM, LEARNED_TO, BROKEN = "\ufdd0", "\ufdd1", "\ufdd2"
+_MARKS = re.compile(f"[{LEARNED_FROM}{LEARNED_TO}{BROKEN}]")
+
+
+class JinjaTemplate:
+    """A model's own chat template.
+
+    >>> template = JinjaTemplate("{% for m in messages %}<{{ m.role }}>{{ m.content }}</s>{% endfor %}")
+    >>> template.render([Message("user", "Hello")])
+    '<user>Hello</s>'
+
+    Args:
+        source: the template.
+        tokens: named special tokens that it may write, such as `bos_token`.
+
+    Raises:
+        ConversationError: it is not a template.
+    """
+
+    name = "the model's own"
+    special_tokens: tuple[str, ...] = ()  # the vocabulary of the model has those that it needs
+
+    def __init__(self, source: str, tokens: Mapping[str, str] | None = None):
+        self._source, self._tokens = source, dict(tokens or {})
+        self._template = _compile(source)
+
+    def render(
+        self,
+        conversation: Conversation | Sequence[Mapping[str, Any]],
+        generation_prompt: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+    ) -> str:
+        """The conversation as text, as `apply_chat_template` gives it.
+
+        Args:
+            conversation: messages; a mapping may have more than a role and a content, such as `tool_calls`.
+            generation_prompt: end where the assistant goes on.
+            tools: functions that the model may call, as JSON schemas.
+
+        Raises:
+            ConversationError: the template refuses the conversation, or fails.
+        """
+        return _MARKS.sub("", self._render(_as_mappings(conversation), generation_prompt, tools))
+
+    def _render(
+        self, messages: list[dict[str, Any]], generation_prompt: bool, tools: Sequence[Mapping[str, Any]] | None
+    ) -> str:
+        if not messages:
+            raise ConversationError("the conversation is empty")
+        try:
+            return self._template.render(
+                messages=messages,
+                tools=None if tools is None else [dict(tool) for tool in tools],
+                documents=None,
+                add_generation_prompt=generation_prompt,
+                **self._tokens,
+            )
+        except TemplateError as error:
+            raise ConversationError(f"the model's chat template refuses the conversation: {_one_line(error)}") from None
+        except Exception as error:  # whatever a template does wrong, it is not a fault of this program
+            what = f"{type(error).__name__}: {_one_line(error)}"
+            raise ConversationError(f"the model's chat template fails on the conversation: {what}") from None
+
+    def encode(
+        self,
+        conversation: Conversation | Sequence[Mapping[str, Any]],
+        tokenizer: Tokenizer,
+        generation_prompt: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+    ) -> EncodedConversation:
+        """The conversation as tokens, and which of them the model is to learn to say.
+
+        Learned is what the template marks with `{% generation %}`. In a template without it, it is the last answer, from
+        where the text begins to differ from the one that asks for it.
+
+        Args:
+            conversation: see `render`.
+            tokenizer: the model's.
+            generation_prompt: see `render`.
+            tools: see `render`.
+
+        Raises:
+            ConversationError: the template refuses the conversation, or fails.
+        """
+        specials = tokenizer.special_tokens
+        guarded = [_guarded(message, specials) for message in _as_mappings(conversation)]
+        text = self._render(guarded, generation_prompt, tools)
+        if LEARNED_FROM not in text and not generation_prompt and guarded[-1].get("role") == "assistant":
+            text = self._mark_last_answer(text, guarded, specials, tools)
+        ids: list[int] = []
+        learned: list[bool] = []
+        for index, part in enumerate(re.split(f"[{LEARNED_FROM}{LEARNED_TO}]", text)):
+            new = _encode(part, tokenizer)
+            ids += new
+            learned += [index % 2 == 1] * len(new)
+        return EncodedConversation(ids, learned)
+
+    def _mark_last_answer(self, text: str, messages: list[dict[str, Any]], specials: Iterable[str], tools: Any) -> str:
+        asked = self._render(messages[:-1], True, tools) if len(messages) > 1 else ""
+        if not text.startswith(asked):
+            return text
+        answer = text[len(asked) :]
+        ends = [match.end() for match in _any_of(specials).finditer(answer)]
+        length = ends[0] if ends else len(answer)
+        return f"{asked}{LEARNED_FROM}{answer[:length]}{LEARNED_TO}{answer[length:]}"
+
+    def end_id(self, tokenizer: Tokenizer) -> int:
+        """The token by which the assistant says that it has finished: the special token that follows an answer.
+
+        Raises:
+            ConversationError: the template shows none, and the model's files name no end token.
+        """
+        probe = "\ufdd3"
+        try:
+            text = self._render(
+                [{"role": "user", "content": "?"}, {"role": "assistant", "content": probe}], False, None
+            )
+        except ConversationError:
+            text = ""
+        match = _any_of(tokenizer.special_tokens).search(text, text.find(probe) + 1) if probe in text else None
+        if match is not None:
+            return tokenizer.special_tokens[match.group()]
+        if not tokenizer.end_ids:
+            raise ConversationError("nothing ends an answer: the chat template shows no special token after it")
+        return tokenizer.end_ids[0]
+
+    def to_jinja(self) -> str:
+        """The template itself."""
+        return self._source
+
+
+class _LearnedText(Extension):
+    """`{% generation %}…{% endgeneration %}`: marks what the assistant says."""
+
+    tags = {"generation"}  # noqa: RUF012 — the name and type are Jinja's
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        marks = [nodes.Output([nodes.TemplateData(mark)], lineno=line) for mark in (LEARNED_FROM, LEARNED_TO)]
+        return [marks[0], *body, marks[1]]
+
+
+def _refuse(message: str) -> None:
+    raise TemplateError(message)
+
+
+def _to_json(value: Any, ensure_ascii: bool = False, **options: Any) -> str:
+    """As JSON, without the escapes for HTML of Jinja's own filter."""
+    return json.dumps(value, ensure_ascii=ensure_ascii, **options)
+
+
+@lru_cache(maxsize=16)
+def _compile(source: str) -> Template:
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_LearnedText, loopcontrols]
+    )
+    environment.filters["tojson"] = _to_json
+    environment.globals["raise_exception"] = _refuse
+    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+    try:
+        return environment.from_string(source)
+    except TemplateError as error:
+        raise ConversationError(f"the model's chat template cannot be read: {_one_line(error)}") from None
+
+
+def _as_mappings(conversation: Conversation | Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    return [
+        {"role": message.role, "content": message.content} if isinstance(message, Message) else dict(message)
+        for message in conversation
+    ]
+
+
+def _guarded(value: Any, specials: Iterable[str]) -> Any:
+    """A message whose texts hold no special token: each is broken up by a mark. Marks that were there are dropped."""
+    if isinstance(value, str):
+        return _any_of(specials).sub(lambda match: match.group()[0] + BROKEN + match.group()[1:], _MARKS.sub("", value))
+    if isinstance(value, Mapping):
+        return {key: _guarded(item, specials) for key, item in value.items()}
+    return [_guarded(item, specials) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def _encode(text: str, tokenizer: Tokenizer) -> list[int]:
+    if BROKEN not in text:
+        return tokenizer.encode(text, allowed_special="all")
+    ids: list[int] = []
+    done = 0
+    for match in _any_of(tokenizer.special_tokens).finditer(text):
+        ids += tokenizer.encode(text[done : match.start()].replace(BROKEN, ""))
+        ids.append(tokenizer.special_tokens[match.group()])
+        done = match.end()
+    return ids + tokenizer.encode(text[done:].replace(BROKEN, ""))
+
+
+def _any_of(texts: Iterable[str]) -> re.Pattern[str]:
+    return _any_of_sorted(tuple(sorted(texts, key=len, reverse=True)))
+
+
+@lru_cache(maxsize=16)
+def _any_of_sorted(texts: tuple[str, ...]) -> re.Pattern[str]:
+    return re.compile("|".join(map(re.escape, texts)) or "(?!)")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
