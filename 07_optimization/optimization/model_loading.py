@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from attention.multi_head_attention import MultiHeadAttention
+from finetuning.imported_models import checkpoint_of
 from optimization.weights.huge_pages import move_to_huge_pages
 from optimization.weights.packed_linear import PackedLinear, packing_is_available
 from optimization.weights.packed_quantized import (
@@ -24,18 +25,23 @@ from optimization.weights.packed_quantized import (
 )
 from optimization.weights.quantization import QuantizedLayer
 from optimization.weights.quantized_model import is_quantized, load_quantized
-from training.checkpoints.checkpoint import LoadedModel, build_model, find_checkpoint, load_model
+from training.checkpoints.checkpoint import LoadedModel, build_model, load_model
 from transformer.gpt_model import GPTModel
 from transformer.transformer_block import TransformerBlock
 
 
 def load_for_inference(path: Path | str, device: torch.device | str = "cpu") -> LoadedModel:
-    """The model and tokenizer of a checkpoint, quantized or not.
+    """The model and tokenizer of a checkpoint, quantized or not, or of other people's weights.
+
+    Args:
+        path: a run, a checkpoint, a folder of Hugging Face weights, a GGUF file, or a name on the hub.
+        device: where the model goes.
 
     Raises:
         CheckpointError: the checkpoint is missing, damaged or inconsistent.
+        PretrainedError, TokenizerError, UserError: the weights cannot be imported.
     """
-    folder = find_checkpoint(path)
+    folder = checkpoint_of(path)
     if not is_quantized(folder):
         return load_model(folder, device)
     model, tokenizer = build_model(folder)
