@@ -10,7 +10,7 @@ ARGS ?=
 INSTALL = $(or $(PYTHON),python3) install.py $(if $(filter command,$(origin PYTHON)),,--keep-python) \
 	$(if $(strip $(TORCH)),--torch $(strip $(TORCH)))
 
-.PHONY: help setup setup-docs setup-test docs train serve generate speedrun test test-quick soak soak-engine soak-checkpoints lint \
+.PHONY: help setup setup-docs setup-test docs train serve generate smollm2 speedrun test test-quick soak soak-engine soak-checkpoints lint \
 	resolve bench bench-quick clean
 
 help: ## Show the commands
@@ -33,6 +33,9 @@ generate: setup ## Talk to the newest checkpoint in the terminal (CHECKPOINT=…
 
 serve: setup ## Serve the newest checkpoint on 127.0.0.1:8000 (CHECKPOINT=…)
 	$(BIN)/python 09_deployment/api/main.py $(if $(CHECKPOINT),--checkpoint $(CHECKPOINT)) $(ARGS)
+
+smollm2: setup ## Fetch a real chat model, SmolLM2 with 135 million parameters (93 MB); then: make serve CHECKPOINT=checkpoints/smollm2
+	$(BIN)/python 06_finetuning/import_weights.py smollm2 $(ARGS)
 
 lint: setup-test ## Check style, import contract and types
 	$(BIN)/ruff check .

@@ -88,14 +88,19 @@ class MultiHeadAttention(nn.Module):
         num_heads: query heads.
         num_kv_heads: key-value heads, which must divide `num_heads`; None for the same number.
         head_dim: size of a head's vectors; None for d_model / num_heads.
-        bias: whether the four projections add a bias.
+        bias: whether the projections add a bias.
+        output_bias: whether the output projection does; None for the same as the others.
         dropout: probability of dropping an attention weight while training.
         query_norm: applied to each head's queries before positions are encoded; see `transformer.layers.RMSNorm`.
             Normalised queries and keys have bounded scores, which allows higher learning rates
             (Henry et al., 2020: "Query-Key Normalization for Transformers").
         key_norm: the same for keys.
+        norm_across_heads: `query_norm` and `key_norm` normalise all heads of a token together.
         window: how many positions a query sees, including its own; None for all before it.
         sinks: how many first positions stay visible with any window.
+        window_in_mask: whether a mask that `forward` is given contains the window. False if other layers have none.
+        scale: scores are multiplied by it; None for 1 / sqrt(head_dim).
+        softcap: limit of the scores; see `attention_reference`.
         layer: index of this layer; the key-value store knows the layer by it.
 
     Raises:
@@ -111,10 +116,15 @@ class MultiHeadAttention(nn.Module):
         *,
         bias: bool = False,
         dropout: float = 0.0,
+        output_bias: bool | None = None,
         query_norm: nn.Module | None = None,
         key_norm: nn.Module | None = None,
+        norm_across_heads: bool = False,
         window: int | None = None,
         sinks: int = 0,
+        window_in_mask: bool = True,
+        scale: float | None = None,
+        softcap: float | None = None,
         layer: int = 0,
     ):
         super().__init__()
@@ -130,11 +140,14 @@ class MultiHeadAttention(nn.Module):
         self.num_heads, self.num_kv_heads = num_heads, num_kv_heads
         self.head_dim = head_dim or d_model // num_heads
         self.dropout, self.window, self.sinks, self.layer = dropout, window, sinks, layer
+        self.window_in_mask, self.softcap = window_in_mask, softcap
+        # Attention divides scores by sqrt(head_dim). Queries are multiplied by what another scale still needs.
+        self.query_factor = None if scale is None else scale * self.head_dim**0.5
         self.query = nn.Linear(d_model, num_heads * self.head_dim, bias=bias)
         self.key = nn.Linear(d_model, num_kv_heads * self.head_dim, bias=bias)
         self.value = nn.Linear(d_model, num_kv_heads * self.head_dim, bias=bias)
-        self.output = nn.Linear(num_heads * self.head_dim, d_model, bias=bias)
-        self.query_norm, self.key_norm = query_norm, key_norm
+        self.output = nn.Linear(num_heads * self.head_dim, d_model, bias=bias if output_bias is None else output_bias)
+        self.query_norm, self.key_norm, self.norm_across_heads = query_norm, key_norm, norm_across_heads
         self.observer: WeightsObserver | None = None
         self.joint: nn.Module | None = None  # the first three projections as one product, if stage 7 has joined them
 
@@ -165,28 +178,33 @@ class MultiHeadAttention(nn.Module):
         else:
             widths = [self.num_heads * self.head_dim] + 2 * [self.num_kv_heads * self.head_dim]
             q, k, v = self.joint(x).split(widths, dim=-1)
+        if self.norm_across_heads and self.query_norm is not None and self.key_norm is not None:
+            q, k = self.query_norm(q), self.key_norm(k)
         q = self._split_heads(q, self.num_heads)  # (batch, heads, time, head_dim)
         k = self._split_heads(k, self.num_kv_heads)  # (batch, kv_heads, time, head_dim)
         v = self._split_heads(v, self.num_kv_heads)
-        if self.query_norm is not None:
+        if self.query_norm is not None and not self.norm_across_heads:
             q = self.query_norm(q)
-        if self.key_norm is not None:
+        if self.key_norm is not None and not self.norm_across_heads:
             k = self.key_norm(k)
         if rotate is not None:
             q, k = rotate(q), rotate(k)
+        if self.query_factor is not None:
+            q = q * self.query_factor
         if isinstance(store, RaggedStore):
             heads = store.attend(self.layer, q, k, v, score_bias)
             return self.output(heads.transpose(1, 2).flatten(2))
         if store is not None:
             k, v = store.update(self.layer, k, v)  # (batch, kv_heads, cached + time, head_dim)
         num_keys = k.shape[-2]
-        if allowed is None and self.window is not None and self.window < num_keys:
-            allowed = causal_mask(time, num_keys, self.window, self.sinks, x.device)
+        if self.window is not None and self.window < num_keys and (allowed is None or not self.window_in_mask):
+            inside = causal_mask(time, num_keys, self.window, self.sinks, x.device)
+            allowed = inside if allowed is None else allowed & inside
         bias = score_bias(time, num_keys) if score_bias is not None else None
         if self.observer is None:
-            heads = attention_fused(q, k, v, allowed, bias, self.dropout if self.training else 0.0)
+            heads = attention_fused(q, k, v, allowed, bias, self.dropout if self.training else 0.0, self.softcap)
         else:
-            heads, weights = attention_reference(q, k, v, allowed, bias)
+            heads, weights = attention_reference(q, k, v, allowed, bias, self.softcap)
             self.observer(self.layer, weights)
         return self.output(heads.transpose(1, 2).flatten(2))
 

@@ -70,7 +70,12 @@ def attention_loops(queries: Matrix, keys: Matrix, values: Matrix, causal: bool 
 
 
 def attention_reference(
-    queries: Tensor, keys: Tensor, values: Tensor, allowed: Tensor | None = None, bias: Tensor | None = None
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    allowed: Tensor | None = None,
+    bias: Tensor | None = None,
+    softcap: float | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Compute attention as the equation says, and return the weights too.
 
@@ -82,6 +87,8 @@ def attention_reference(
             mask, including causality. None is causal, and `torch.ones(1, 1, dtype=torch.bool)` shows every key.
             A query that sees no key gets weights of nan.
         bias: added to the scores, broadcastable to them.
+        softcap: scores are kept smoothly within ± this number: softcap · tanh(scores / softcap), before the bias
+            (Gemma 2); None for no limit.
 
     Returns:
         The output (..., heads, num_queries, value_dim) and the weights (..., heads, num_queries, num_keys).
@@ -95,6 +102,8 @@ def attention_reference(
             raise ValueError(f"kv_heads must divide heads: {queries.shape[-3]} / {keys.shape[-3]} is not whole")
         keys, values = keys.repeat_interleave(group, dim=-3), values.repeat_interleave(group, dim=-3)
     scores = queries @ keys.transpose(-2, -1) / math.sqrt(queries.shape[-1])
+    if softcap is not None:
+        scores = softcap * (scores / softcap).tanh()
     if bias is not None:
         scores = scores + bias
     if allowed is None:
@@ -111,6 +120,7 @@ def attention_fused(
     allowed: Tensor | None = None,
     bias: Tensor | None = None,
     dropout: float = 0.0,
+    softcap: float | None = None,
 ) -> Tensor:
     """Attention by PyTorch's fused kernel, also for grouped heads; by `cpu_attention` where that is faster.
 
@@ -122,16 +132,21 @@ def attention_fused(
             mask and skips half the work.
         bias: added to the scores, broadcastable to them.
         dropout: probability of dropping an attention weight, during training only.
+        softcap: see `attention_reference`. The kernel does not have it, so that all scores are kept in memory.
 
     Returns:
         (batch, heads, num_queries, head_dim).
 
     Raises:
-        ValueError: the mask is not boolean, or see `causal_mask`.
+        ValueError: the mask is not boolean, there are dropout and softcap, or see `causal_mask`.
     """
     # Trap: PyTorch adds a mask of numbers to the scores, so zeros and ones would hide nothing.
     if allowed is not None and allowed.dtype != torch.bool:
         raise ValueError(f"allowed must be boolean, got {allowed.dtype}; pass numbers to add to the scores as bias")
+    if softcap is not None:
+        if dropout:
+            raise ValueError("attention with a softcap has no dropout of its weights; train with a dropout of 0")
+        return attention_reference(queries, keys, values, allowed, bias, softcap)[0]
     num_queries, num_keys = queries.shape[-2], keys.shape[-2]
     grouped = queries.shape[1] != keys.shape[1]
     if allowed is None and bias is None and num_queries == num_keys:

@@ -67,29 +67,40 @@ class SwiGLU(nn.Module):
     """down(silu(gate(x)) · up(x)), silu(x) = x · sigmoid(x) (Shazeer, 2020: "GLU Variants Improve Transformer").
 
     It has three matrices and `FeedForward` has two. So with d_ff = 8/3 · d_model it has as many parameters
-    as a plain layer with 4 · d_model.
+    as a plain layer with 4 · d_model. With another activation of the gate it gets another name: GEGLU with GELU.
+
+    Args:
+        d_model: width of the input and output.
+        d_ff: width in between.
+        bias: whether the projections add a bias.
+        activation: applied to the gate.
     """
 
-    def __init__(self, d_model: int, d_ff: int, bias: bool = False):
+    def __init__(self, d_model: int, d_ff: int, bias: bool = False, activation: Callable[[Tensor], Tensor] = F.silu):
         super().__init__()
+        self.activation = activation
         self.gate = Linear(d_model, d_ff, bias=bias)
         self.up = Linear(d_model, d_ff, bias=bias)
         self.down = Linear(d_ff, d_model, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., d_model) → (..., d_model)."""
-        return self.down(F.silu(self.gate(x)) * self.up(x))
+        return self.down(self.activation(self.gate(x)) * self.up(x))
+
+
+# Feed-forwards with a gate, by the activation of the gate. Gemma's GEGLU uses the approximation.
+GATED: dict[str, Callable[[Tensor], Tensor]] = {"swiglu": F.silu, "geglu": gelu_tanh}
 
 
 def default_d_ff(kind: str, d_model: int) -> int:
-    """The usual inner width: 4 · d_model, or for SwiGLU 8/3 · d_model rounded up to a multiple of 32."""
-    return -(-8 * d_model // 3 // 32) * 32 if kind == "swiglu" else 4 * d_model
+    """The usual inner width: 4 · d_model, or with a gate 8/3 · d_model rounded up to a multiple of 32."""
+    return -(-8 * d_model // 3 // 32) * 32 if kind in GATED else 4 * d_model
 
 
 def build_feed_forward(kind: str, d_model: int, d_ff: int, bias: bool) -> nn.Module:
-    """Build the feed-forward that a configuration names: `swiglu`, or the activation of a `FeedForward`."""
-    if kind == "swiglu":
-        return SwiGLU(d_model, d_ff, bias)
+    """Build the feed-forward that a configuration names: one of `GATED`, or the activation of a `FeedForward`."""
+    if kind in GATED:
+        return SwiGLU(d_model, d_ff, bias, GATED[kind])
     return FeedForward(d_model, d_ff, kind, bias)
 
 

@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from attention.multi_head_attention import KeyValueStore
 from transformer.config import GPTConfig
 from transformer.layers import Dropout, Embedding, Linear, build_norm, truncated_normal_
-from transformer.positional_encoding import AlibiBias, RotaryEmbedding, sinusoidal_table
+from transformer.positional_encoding import AlibiBias, RotaryEmbedding, Rotation, sinusoidal_table
 from transformer.transformer_block import TransformerBlock
 
 
@@ -46,11 +46,12 @@ class GPTModel(nn.Module):
         self.token_embedding = Embedding(config.vocab_size, config.d_model)
         self.position_embedding: nn.Embedding | None = None
         self.rotary: RotaryEmbedding | None = None
+        self.local_rotary: RotaryEmbedding | None = None
         self.alibi: AlibiBias | None = None
         if config.positions == "learned":
             self.position_embedding = Embedding(config.context_length, config.d_model)
         elif config.positions == "rope":
-            self.rotary = build_rotary(config)
+            self.rotary, self.local_rotary = build_rotary(config)
         elif config.positions == "alibi":
             self.alibi = AlibiBias(config.num_heads)
         sinusoids = (
@@ -61,7 +62,7 @@ class GPTModel(nn.Module):
         self.dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(TransformerBlock(config, layer) for layer in range(config.num_layers))
         self.final_norm: nn.Module = nn.Identity()  # a post-norm block already ends with a norm
-        if config.norm_position == "pre":
+        if config.norm_position != "post":
             self.final_norm = build_norm(config.norm, config.d_model, config.norm_eps, config.bias)
         self.head = Linear(config.d_model, config.vocab_size, bias=False)
         if config.tie_embeddings:
@@ -85,7 +86,7 @@ class GPTModel(nn.Module):
             positions: (batch, time) or (time,) position of each token in its text, for sequences that do not all
                 begin in the first column; None counts on from the stored tokens.
             allowed: boolean (batch, 1, time, keys), the whole mask with causality and window; None is
-                causal. See `attention.masks`.
+                causal. See `attention.masks`. If only some layers have a window, they add it themselves.
 
         Returns:
             (batch, time, vocab_size), or (batch, 1, vocab_size) with `last_only`.
@@ -127,13 +128,14 @@ class GPTModel(nn.Module):
                 raise ValueError(f"each of the {time} tokens needs a position, got the shape {tuple(positions.shape)}")
             where = positions.clamp(min=0)  # padding is before position 0
         x = self.token_embedding(token_ids)  # (batch, time, d_model)
+        if self.config.scale_embeddings:
+            x = x * torch.tensor(self.config.d_model**0.5, dtype=x.dtype)  # rounded to the weights' type, as in Gemma
         if self.position_embedding is not None:
             x = x + self.position_embedding.weight[where]
         if self.sinusoids is not None:
             x = x + self.sinusoids[where]
         x = self.dropout(x)
-        rotate = self.rotary(where) if self.rotary is not None else None
-        for block in self.blocks:
+        for block, rotate in zip(self.blocks, self._rotations(where), strict=True):
             if self.checkpoint_blocks and self.training:
                 x = checkpoint(block, x, rotate, None, allowed, self.alibi, use_reentrant=False)
             else:
@@ -141,6 +143,16 @@ class GPTModel(nn.Module):
         if store is not None:
             store.advance(time)
         return self.final_norm(x)
+
+    def _rotations(self, where: Tensor | slice) -> list[Rotation | None]:
+        """What encodes these positions in each layer."""
+        config = self.config
+        everywhere = self.rotary(where) if self.rotary is not None else None
+        local = self.local_rotary(where) if self.local_rotary is not None else everywhere
+        return [
+            None if layer in config.layers_without_positions else local if config.window_of(layer) else everywhere
+            for layer in range(config.num_layers)
+        ]
 
     @property
     def device(self) -> torch.device:
@@ -167,9 +179,11 @@ class GPTModel(nn.Module):
                 nn.init.zeros_(module.bias)
 
 
-def build_rotary(config: GPTConfig) -> RotaryEmbedding:
-    """The rotary positions of a configuration."""
-    return RotaryEmbedding(config.head_size, config.context_length, config.rope_theta, config.rope_scaling)
+def build_rotary(config: GPTConfig) -> tuple[RotaryEmbedding, RotaryEmbedding | None]:
+    """The rotary positions of a configuration, and those of its layers with a window if these differ."""
+    size, length, local = config.rotary_size, config.context_length, config.local_rope_theta
+    rotary = RotaryEmbedding(size, length, config.rope_theta, config.rope_scaling)
+    return rotary, None if local is None else RotaryEmbedding(size, length, local)
 
 
 def main() -> None:

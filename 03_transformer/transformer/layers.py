@@ -82,18 +82,24 @@ class RMSNorm(nn.Module):
         d_model: size of the last axis.
         eps: added to the mean square.
         weight: whether to learn a scale for each dimension.
+        plus_one: the scale is 1 + weight, so that weight decay pulls it towards 1 and not towards 0 (Gemma).
     """
 
-    def __init__(self, d_model: int, eps: float = 1e-5, weight: bool = True):
+    def __init__(self, d_model: int, eps: float = 1e-5, weight: bool = True, plus_one: bool = False):
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(d_model)) if weight else None
-        self.shape, self.eps = (d_model,), eps
+        start = torch.zeros(d_model) if plus_one else torch.ones(d_model)
+        self.weight = nn.Parameter(start) if weight else None
+        self.shape, self.eps, self.plus_one = (d_model,), eps, plus_one
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., d_model) → (..., d_model)."""
-        # Use the precision of x: under autocast the weight is float32, and PyTorch fuses only equal types.
-        weight = None if self.weight is None else self.weight.to(x.dtype)
-        return F.rms_norm(x, self.shape, weight, self.eps)
+        scale: Tensor | None = self.weight
+        if scale is not None:
+            # 1 + weight in float32: bfloat16 has 8 bits, and next to 1 most of a small weight would be lost.
+            scale = scale.float() + 1 if self.plus_one else scale
+            # Use the precision of x: under autocast the weight is float32, and PyTorch fuses only equal types.
+            scale = scale.to(x.dtype)
+        return F.rms_norm(x, self.shape, scale, self.eps)
 
 
 class Dropout(nn.Module):
@@ -121,9 +127,9 @@ class Dropout(nn.Module):
 
 
 def build_norm(kind: str, d_model: int, eps: float, bias: bool) -> nn.Module:
-    """Build the norm that a configuration names: `layernorm` or `rmsnorm`."""
+    """Build the norm that a configuration names: `layernorm`, `rmsnorm` or `rmsnorm_plus_one`."""
     if kind == "layernorm":
         return LayerNorm(d_model, eps, bias)
-    if kind == "rmsnorm":
-        return RMSNorm(d_model, eps)
-    raise ValueError(f"unknown norm {kind!r}; the choices are layernorm and rmsnorm")
+    if kind in ("rmsnorm", "rmsnorm_plus_one"):
+        return RMSNorm(d_model, eps, plus_one=kind == "rmsnorm_plus_one")
+    raise ValueError(f"unknown norm {kind!r}; the choices are layernorm, rmsnorm and rmsnorm_plus_one")

@@ -145,6 +145,6 @@ def inference_memory(
         precision: precision of weights, keys and values; with int8 weights, keys and values are bfloat16.
     """
     number = BYTES["bfloat16" if precision == "int8" else precision]
-    tokens = min(config.context_length, (config.sliding_window or config.context_length) + config.attention_sinks)
+    tokens = min(config.context_length, (config.window_of_all or config.context_length) + config.attention_sinks)
     per_token = 2 * config.num_layers * config.kv_heads * config.head_size * number
     return InferenceMemory(num_parameters * BYTES[precision], batch_size * tokens * per_token)

@@ -17,6 +17,7 @@ from typing import Any
 
 from groundwork.files import read_yaml
 from transformer.config import GPTConfig
+from transformer.feed_forward import GATED
 from transformer.model_memory import Precision, inference_memory, training_memory
 from transformer.presets import PRESETS, preset
 
@@ -47,18 +48,21 @@ def count_parameters(config: GPTConfig) -> ParameterCount:
         raise ValueError("model.vocab_size is not set: without it the embedding has no size")
     d, layers, bias = config.d_model, config.num_layers, int(config.bias)
     width, kv_width = config.num_heads * config.head_size, config.kv_heads * config.head_size
-    attention = 2 * d * width + 2 * d * kv_width + bias * (width + 2 * kv_width + d)
+    attention = 2 * d * width + 2 * d * kv_width
+    attention += {"none": 0, "qkv": width + 2 * kv_width, "all": width + 2 * kv_width + d}[config.biased_projections]
     inner = config.feed_forward_width
-    matrices_in = 2 if config.feed_forward == "swiglu" else 1
+    matrices_in = 2 if config.feed_forward in GATED else 1
     feed_forward = (matrices_in + 1) * d * inner + bias * (matrices_in * inner + d)
     per_norm = d * (2 if config.norm == "layernorm" and config.bias else 1)
-    block_norms = layers * (2 * per_norm + (2 * config.head_size if config.qk_norm_weight else 0))
+    normed = width + kv_width if config.qk_norm_across_heads else 2 * config.head_size
+    norms_a_block = 4 if config.norm_position == "both" else 2
+    block_norms = layers * (norms_a_block * per_norm + (normed if config.qk_norm_weight else 0))
     position_table = config.context_length * d if config.positions == "learned" else 0
     return ParameterCount(
         embeddings=config.vocab_size * d + position_table,
         attention=layers * attention,
         feed_forward=layers * feed_forward,
-        norms=block_norms + (per_norm if config.norm_position == "pre" else 0),
+        norms=block_norms + (per_norm if config.norm_position != "post" else 0),
         head=0 if config.tie_embeddings else config.vocab_size * d,
     )
 
@@ -78,15 +82,18 @@ def forward_flops_per_token(config: GPTConfig, context: int | None = None) -> in
     Raises:
         ValueError: the context is below one token.
     """
-    counts = count_parameters(dataclasses.replace(config, bias=False))  # a bias is added, not multiplied
+    # A bias is added, not multiplied.
+    counts = count_parameters(dataclasses.replace(config, bias=False, attention_bias=None))
     vocab = config.vocab_size or 0
     matrices = counts.attention + counts.feed_forward + vocab * config.d_model
     time = config.context_length if context is None else context
     if time < 1:
         raise ValueError(f"the context must be at least 1 token, got {time}")
-    window = min(time, (config.sliding_window or time) + config.attention_sinks)
-    keys = window - window**2 / (2 * time)  # the mean of min(position, window) over the positions
-    return int(2 * matrices + config.num_layers * 4 * config.num_heads * config.head_size * keys)
+    keys = 0.0
+    for layer in range(config.num_layers):
+        window = min(time, (config.window_of(layer) or time) + config.attention_sinks)
+        keys += window - window**2 / (2 * time)  # the mean of min(position, window) over the positions
+    return int(2 * matrices + 4 * config.num_heads * config.head_size * keys)
 
 
 def training_flops_per_token(config: GPTConfig) -> int:

@@ -44,7 +44,8 @@ class Rotation:
     """Turns queries or keys by the angles of given positions; `RotaryEmbedding` makes it.
 
     Args:
-        cos: (time, head_dim), or (batch, 1, time, head_dim) if each sequence has other positions.
+        cos: (time, size), or (batch, 1, time, size) if each sequence has other positions. Dimensions of a head after
+            the first `size` are not turned.
         signed_sin: the same shape; see `RotaryEmbedding`.
     """
 
@@ -54,8 +55,11 @@ class Rotation:
     def __call__(self, heads: Tensor) -> Tensor:
         """(batch, heads, time, head_dim) → the same shape."""
         cos, sin = self.cos.to(heads.dtype), self.signed_sin.to(heads.dtype)
+        size = cos.shape[-1]
+        if size < heads.shape[-1]:
+            return torch.cat([self(heads[..., :size]), heads[..., size:]], dim=-1)
         # A roll by half swaps the two members of every pair.
-        return heads * cos + heads.roll(heads.shape[-1] // 2, dims=-1) * sin
+        return heads * cos + heads.roll(size // 2, dims=-1) * sin
 
 
 class RotaryEmbedding(nn.Module):
@@ -65,7 +69,7 @@ class RotaryEmbedding(nn.Module):
     pair turns by position · theta^(-2i / head_dim), fast for small i and slowly for large i.
 
     Args:
-        head_dim: size of a head's vector; must be even.
+        head_dim: how many dimensions of a head's vector are turned, usually all; must be even.
         context_length: how many positions to prepare.
         theta: base of the geometric series of speeds.
         scaling: stretches the speeds over a longer context.

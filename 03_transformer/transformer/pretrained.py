@@ -1,4 +1,4 @@
-"""Read and write models in the Hugging Face format: real GPT-2, Llama and Qwen3 weights.
+"""Read and write models in the Hugging Face format: real weights of the families in `FAMILIES`.
 
     model = load_pretrained("path/to/folder")        # or a hub name: "openai-community/gpt2"
     save_pretrained(model, "another/folder")         # transformers, vLLM and llama.cpp's converter read it
@@ -31,13 +31,19 @@ from groundwork.text_sources import TextError
 from groundwork.user_errors import UserError, brief
 from transformer.config import GPTConfig
 from transformer.gpt_model import GPTModel, build_rotary
-from transformer.pretrained_family import Family, PretrainedError, Stored
+from transformer.pretrained_family import Family, PretrainedError, Stored, unscaled_norm
+from transformer.pretrained_gemma import GEMMA, GEMMA2, GEMMA3
 from transformer.pretrained_gpt2 import GPT2
-from transformer.pretrained_llama import LLAMA, QWEN3
+from transformer.pretrained_llama import LLAMA, MISTRAL, SMOLLM3
+from transformer.pretrained_neox import GPT_NEOX
+from transformer.pretrained_olmo2 import OLMO2
+from transformer.pretrained_phi3 import PHI3
+from transformer.pretrained_qwen import QWEN2, QWEN3
 from transformer.size_check import require_possible_sizes
 from transformer.weight_shards import INDEX, OpenShards, write_shards
 
-FAMILIES = (GPT2, LLAMA, QWEN3)
+# Where several have all parts of a model, the first one is written.
+FAMILIES = (GPT2, LLAMA, MISTRAL, QWEN2, QWEN3, SMOLLM3, PHI3, OLMO2, GEMMA, GEMMA2, GEMMA3, GPT_NEOX)
 
 
 def load_pretrained(
@@ -88,7 +94,7 @@ def load_pretrained(
     if config.tie_embeddings:
         model.head.weight = model.token_embedding.weight
     if config.positions == "rope":
-        model.rotary = build_rotary(config)  # computed, not loaded
+        model.rotary, model.local_rotary = build_rotary(config)  # computed, not loaded
     return model.to(device).eval()
 
 
@@ -178,15 +184,16 @@ def family_of_model(config: GPTConfig) -> Family:
     """The family that has all parts of a model.
 
     Raises:
-        PretrainedError: none has; the message says which parts each family lacks.
+        PretrainedError: none has; the message says which parts the nearest one lacks.
     """
-    problems = []
+    lacking = {family.architecture: family.obstacles(config) for family in FAMILIES}
     for family in FAMILIES:
-        obstacles = family.obstacles(config)
-        if not obstacles:
+        if not lacking[family.architecture]:
             return family
-        problems.append(f"{family.architecture} has no {', no '.join(obstacles)}")
-    raise PretrainedError("no Hugging Face class has these parts: " + "; ".join(problems))
+    nearest = min(lacking, key=lambda architecture: len(lacking[architecture]))
+    raise PretrainedError(
+        f"no Hugging Face class has these parts; the nearest, {nearest}, has no {', no '.join(lacking[nearest])}"
+    )
 
 
 def find_folder(source: str | Path) -> Path:
@@ -245,11 +252,7 @@ def _read_tensors(
             raise PretrainedError(f"{shards.folder} lacks the tensor {stored.name}")
         used.add(name)
         tensor = require_weight(shards.read(name), name, shards.folder)
-        if stored.transposed:
-            tensor = tensor.T
-        if stored.third is not None:
-            tensor = tensor.chunk(3)[stored.third]
-        yield ours, tensor.to(dtype).contiguous()
+        yield ours, stored.take(tensor).to(dtype).contiguous()
     left = [name for name in sorted(shards.names - used) if not name.endswith(family.ignored)]
     if config.tie_embeddings:
         left = [name for name in left if name != "lm_head.weight"]  # a second copy of the token embedding
@@ -274,14 +277,12 @@ def _stored_tensors(model: GPTModel, family: Family, dtype: torch.dtype) -> dict
     ours = model.state_dict()
     parts: dict[str, list[tuple[Stored, Tensor]]] = {}
     for name, stored in family.tensors(model.config).items():
-        # A norm of queries or keys without a scale equals one with a scale of 1.
-        tensor = ours[name] if name in ours else torch.ones(model.config.head_size)
+        tensor = ours[name] if name in ours else unscaled_norm(model.config, name)
         parts.setdefault(stored.name, []).append((stored, tensor.detach().to("cpu", dtype)))
     out = {}
     for name, pieces in parts.items():
-        pieces.sort(key=lambda piece: piece[0].third or 0)
-        tensor = torch.cat([piece for _, piece in pieces]) if len(pieces) > 1 else pieces[0][1]
-        out[name] = (tensor.T if pieces[0][0].transposed else tensor).contiguous()
+        pieces.sort(key=lambda piece: piece[0].piece or 0)
+        out[name] = pieces[0][0].join([piece for _, piece in pieces])
     return out
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from groundwork.foreign_settings import ForeignSettings
+from groundwork.user_errors import brief
 from transformer.config import GPTConfig
 
 # Fields of any class's `config.json` that do not change the logits: names and notes, the types and kernels that others
@@ -97,15 +101,44 @@ class PretrainedError(ValueError):
 class Stored:
     """Where one of our tensors is in the files.
 
+    Some families store several of our matrices as one. Its rows are `groups` times the rows of all pieces: one group
+    in GPT-2 (all queries, all keys, all values), one group a head in GPT-NeoX.
+
     Args:
         name: name of the tensor in the file.
         transposed: whether the file has (in, out) instead of (out, in).
-        third: which third of the rows of an (out, in) tensor that contains query, key and value; None for all rows.
+        piece: which piece of the rows of the (out, in) tensor is ours; None for all rows.
+        sizes: rows of each piece in a group.
+        groups: how many groups.
     """
 
     name: str
     transposed: bool = False
-    third: int | None = None
+    piece: int | None = None
+    sizes: tuple[int, ...] = ()
+    groups: int = 1
+
+    def take(self, tensor: Tensor) -> Tensor:
+        """Ours, out of the tensor in the file."""
+        return self.take_rows(tensor.T if self.transposed else tensor)
+
+    def join(self, pieces: Sequence[Tensor]) -> Tensor:
+        """The tensor in the file, made of all its pieces in their order."""
+        tensor = self.join_rows(pieces)
+        return (tensor.T if self.transposed else tensor).contiguous()
+
+    def take_rows(self, tensor: Tensor) -> Tensor:
+        """Our rows, out of those of all pieces."""
+        if self.piece is None:
+            return tensor
+        grouped = tensor.unflatten(0, (self.groups, sum(self.sizes)))
+        return grouped.split(self.sizes, dim=1)[self.piece].flatten(0, 1)
+
+    def join_rows(self, pieces: Sequence[Tensor]) -> Tensor:
+        """The rows of all pieces, in the order of the file."""
+        if self.piece is None:
+            return pieces[0]
+        return torch.cat([piece.unflatten(0, (self.groups, -1)) for piece in pieces], dim=1).flatten(0, 1)
 
 
 @dataclass(frozen=True)
@@ -145,8 +178,73 @@ class Family:
         return config
 
 
+ANY: tuple[Any, ...] = ()
+# What a family may lack. Unless it says otherwise, it has the parts of Llama, which are the defaults of `GPTConfig`.
+_PARTS = (
+    *("norm", "norm_position", "parallel_residual", "feed_forward", "positions", "rope_fraction", "bias"),
+    *("layers_without_positions", "sliding_window", "global_layers", "local_rope_theta", "attention_sinks"),
+    *("attention_scale", "attention_softcap", "qk_norm", "qk_norm_across_heads", "biased_projections"),
+    *("scale_embeddings", "logit_softcap"),
+)
+
+
 def unwanted_parts(config: GPTConfig, wanted: dict[str, tuple[Any, ...]]) -> list[str]:
-    """The fields whose value is not one of the wanted ones, each as text with its value."""
-    return [
-        f"{name} {getattr(config, name)!r}" for name, values in wanted.items() if getattr(config, name) not in values
-    ]
+    """The parts that a family does not have, each as text with its value.
+
+    Args:
+        config: the model.
+        wanted: the values that the family has of a field, or `ANY`. Of fields that are not named, it has Llama's value.
+    """
+    llama = GPTConfig()
+    found = []
+    for name in dict.fromkeys((*wanted, *_PARTS)):
+        values, value = wanted.get(name, (getattr(llama, name, None),)), getattr(config, name)
+        if values is not ANY and value not in values:
+            found.append(f"{name} {value!r}")
+    return found
+
+
+def read_windows(hf: ForeignSettings, window: int | None, default: Callable[[int], bool]) -> dict[str, Any]:
+    """Sliding windows, from `layer_types` (one word for each layer) or a family's own rule.
+
+    Args:
+        hf: content of `config.json`.
+        window: tokens that a layer with a window sees.
+        default: layer, from 0 → whether it has a window where the file has no `layer_types`.
+
+    Raises:
+        PretrainedError: a layer is of another type, or there is not one type for each layer.
+    """
+    num_layers = hf.whole("num_hidden_layers")
+    types = hf.value("layer_types", None) or [("full", "sliding")[default(i)] + "_attention" for i in range(num_layers)]
+    if not isinstance(types, list):
+        raise PretrainedError(f"config.json has layer_types: {brief(types)}; it should be a list with a word a layer")
+    if len(types) != num_layers or (
+        other := [brief(kind) for kind in types if kind not in ("full_attention", "sliding_attention")]
+    ):
+        what = (
+            f"{len(types)} layer_types for {num_layers} layers"
+            if len(types) != num_layers
+            else f"layer_types with {other[0]}"
+        )
+        raise PretrainedError(
+            f"config.json has {what}; supported are full_attention and sliding_attention, one a layer"
+        )
+    everywhere = tuple(layer for layer, kind in enumerate(types) if kind == "full_attention")
+    if window is None or len(everywhere) == num_layers:
+        return {"sliding_window": None}
+    return {"sliding_window": window, "global_layers": everywhere or None}
+
+
+def write_windows(config: GPTConfig) -> dict[str, Any]:
+    """What `read_windows` reads."""
+    kinds = ["full_attention" if config.window_of(i) is None else "sliding_attention" for i in range(config.num_layers)]
+    return {"sliding_window": config.sliding_window, "layer_types": kinds}
+
+
+def unscaled_norm(config: GPTConfig, name: str) -> Tensor:
+    """The weight of a norm of queries or keys that has none: its scale is 1."""
+    heads = 1
+    if config.qk_norm_across_heads:
+        heads = config.num_heads if "query_norm" in name else config.kv_heads
+    return torch.full((heads * config.head_size,), 0.0 if config.norm == "rmsnorm_plus_one" else 1.0)

@@ -59,13 +59,10 @@ def _gpt2_obstacles(config: GPTConfig) -> list[str]:
         config,
         {
             "norm": ("layernorm",),
-            "norm_position": ("pre",),
             "feed_forward": tuple(_GPT2_ACTIVATIONS),
             "positions": ("learned",),
             "bias": (True,),
-            "qk_norm": (False,),
-            "sliding_window": (None,),
-            "logit_softcap": (None,),
+            "biased_projections": ("all",),
             "kv_heads": (config.num_heads,),
         },
     )
@@ -87,8 +84,9 @@ def _gpt2_tensors(config: GPTConfig) -> dict[str, Stored]:
             matrix = kind == "weight"
             tensors[f"{ours}.attention_norm.{kind}"] = Stored(f"{theirs}.ln_1.{kind}")
             tensors[f"{ours}.feed_forward_norm.{kind}"] = Stored(f"{theirs}.ln_2.{kind}")
-            for third, name in enumerate(("query", "key", "value")):
-                tensors[f"{ours}.attention.{name}.{kind}"] = Stored(f"{theirs}.attn.c_attn.{kind}", matrix, third)
+            for piece, name in enumerate(("query", "key", "value")):
+                stored = Stored(f"{theirs}.attn.c_attn.{kind}", matrix, piece, 3 * (config.d_model,))
+                tensors[f"{ours}.attention.{name}.{kind}"] = stored
             tensors[f"{ours}.attention.output.{kind}"] = Stored(f"{theirs}.attn.c_proj.{kind}", matrix)
             tensors[f"{ours}.feed_forward.up.{kind}"] = Stored(f"{theirs}.mlp.c_fc.{kind}", matrix)
             tensors[f"{ours}.feed_forward.down.{kind}"] = Stored(f"{theirs}.mlp.c_proj.{kind}", matrix)

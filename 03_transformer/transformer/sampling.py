@@ -320,7 +320,7 @@ def generate_batch(
         time = int(lengths.max())
         padded = torch.tensor([[0] * (time - len(windows[i])) + windows[i] for i in running], device=model.device)
         positions = left_padded_positions(lengths, time).to(model.device)
-        allowed = left_padding_mask(positions, time, model.config.sliding_window, model.config.attention_sinks)
+        allowed = left_padding_mask(positions, time, model.config.window_of_all, model.config.attention_sinks)
         with torch.inference_mode():
             logits = model(padded, last_only=True, positions=positions, allowed=allowed)[:, -1]
         still_running = []

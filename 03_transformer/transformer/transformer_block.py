@@ -20,6 +20,9 @@ class TransformerBlock(nn.Module):
     Post-norm: norm(x + attention(x)), then norm(x + feed_forward(x)), as in the first transformer. Each
     norm rescales the stream, and deep models can only be trained with a long warm-up.
 
+    Some families normalise the output of a part before it is added, `output_norm(attention(x))`: OLMo 2 instead of its
+    input, Gemma 2 both. In GPT-NeoX both parts read the same stream: x + attention(norm(x)) + feed_forward(norm'(x)).
+
     Args:
         config: the model's configuration.
         layer: index of the block, from 0.
@@ -27,26 +30,37 @@ class TransformerBlock(nn.Module):
 
     def __init__(self, config: GPTConfig, layer: int):
         super().__init__()
-        self.pre_norm = config.norm_position == "pre"
-        self.attention_norm = build_norm(config.norm, config.d_model, config.norm_eps, config.bias)
-        query_norm, key_norm = (
-            RMSNorm(config.head_size, config.norm_eps, config.qk_norm_weight) if config.qk_norm else None
-            for _ in range(2)
-        )
+        self.pre_norm = config.norm_position != "post"
+        self.parallel = config.parallel_residual
+
+        def norm(at: tuple[str, ...]) -> nn.Module:
+            if config.norm_position not in at:
+                return nn.Identity()
+            return build_norm(config.norm, config.d_model, config.norm_eps, config.bias)
+
+        self.attention_norm = norm(("pre", "both", "post"))
+        self.attention_output_norm = norm(("output", "both"))
+        query_norm, key_norm = (_head_norm(config, heads) for heads in (config.num_heads, config.kv_heads))
         self.attention = MultiHeadAttention(
             config.d_model,
             config.num_heads,
             config.num_kv_heads,
             config.head_dim,
-            bias=config.bias,
+            bias=config.biased_projections != "none",
+            output_bias=config.biased_projections == "all",
             dropout=config.dropout,
             query_norm=query_norm,
             key_norm=key_norm,
-            window=config.sliding_window,
+            norm_across_heads=config.qk_norm_across_heads,
+            window=config.window_of(layer),
             sinks=config.attention_sinks,
+            window_in_mask=config.window_of_all is not None,
+            scale=config.attention_scale,
+            softcap=config.attention_softcap,
             layer=layer,
         )
-        self.feed_forward_norm = build_norm(config.norm, config.d_model, config.norm_eps, config.bias)
+        self.feed_forward_norm = norm(("pre", "both", "post"))
+        self.feed_forward_output_norm = norm(("output", "both"))
         self.feed_forward = build_feed_forward(
             config.feed_forward, config.d_model, config.feed_forward_width, config.bias
         )
@@ -63,10 +77,20 @@ class TransformerBlock(nn.Module):
         """(batch, time, d_model) → (batch, time, d_model); the other arguments are those of attention."""
         if self.pre_norm:
             read = _for_products(self.attention_norm(x))
-            x = x + self.dropout(self.attention(read, rotate, store, allowed, score_bias))
-            return x + self.dropout(self.feed_forward(_for_products(self.feed_forward_norm(x))))
+            attended = self.attention_output_norm(self.attention(read, rotate, store, allowed, score_bias))
+            x, source = x + self.dropout(attended), x
+            read = _for_products(self.feed_forward_norm(source if self.parallel else x))
+            return x + self.dropout(self.feed_forward_output_norm(self.feed_forward(read)))
         x = self.attention_norm(x + self.dropout(self.attention(_for_products(x), rotate, store, allowed, score_bias)))
         return self.feed_forward_norm(x + self.dropout(self.feed_forward(_for_products(x))))
+
+
+def _head_norm(config: GPTConfig, heads: int) -> nn.Module | None:
+    """The norm of queries or keys, of one head or of all heads together."""
+    if not config.qk_norm:
+        return None
+    size = config.head_size * (heads if config.qk_norm_across_heads else 1)
+    return RMSNorm(size, config.norm_eps, config.qk_norm_weight, plus_one=config.norm == "rmsnorm_plus_one")
 
 
 def _for_products(x: Tensor) -> Tensor:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from finetuning.data.chat_format import TEMPLATES, ChatFormat, ConversationError, chat_template
 from finetuning.data.jinja_template import JinjaTemplate
+from finetuning.gguf_base import load_gguf_base
+from finetuning.published_models import PUBLISHED, fetch
 from tokenizer.interface import Tokenizer, TokenizerError
 from tokenizer.loading import load_tokenizer
 from training.checkpoints.checkpoint import (
@@ -24,14 +26,17 @@ def load_base(source: str, context_length: int | None = None) -> tuple[GPTModel,
     """A model with its tokenizer, on the CPU in float32.
 
     Args:
-        source: a run's folder, a checkpoint, a folder of Hugging Face weights, or a name on the hub.
+        source: a run's folder, a checkpoint, a folder of Hugging Face weights, a GGUF file, a name on the hub, or a
+            key of `PUBLISHED`.
         context_length: a shorter context than the model's, for Hugging Face weights with rotary positions.
 
     Raises:
         CheckpointError, PretrainedError, TokenizerError: missing, damaged or not supported, or the tokenizer has ids for
             which the model has no rows.
     """
-    path = Path(source)
+    path = fetch(source) if source in PUBLISHED else Path(source)
+    if path.suffix.lower() == ".gguf":
+        return load_gguf_base(path, context_length)
     looks_local = path.is_dir() and not (path / "config.json").exists()
     if looks_local or (source.startswith(("checkpoints", ".", "/")) and not path.is_dir()):
         loaded = load_model(source)

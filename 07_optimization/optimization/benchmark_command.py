@@ -56,7 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument(
-        "--checkpoint", help="folder of a run, of one checkpoint or of a quantized model; default: newest"
+        "--checkpoint",
+        help="a run, a checkpoint, a folder of Hugging Face weights, a GGUF file, or a name on the hub; default: the newest run",
     )
     parser.add_argument("--concurrency", default="1,2,4,8,16", help="numbers of requests at once")
     parser.add_argument("--prompt-tokens", type=int, default=32, help="tokens of each prompt")

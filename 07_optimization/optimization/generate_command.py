@@ -45,7 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument(
-        "--checkpoint", help="folder of a run, of one checkpoint or of a quantized model; default: newest"
+        "--checkpoint",
+        help="a run, a checkpoint, a folder of Hugging Face weights, a GGUF file, or a name on the hub; default: the newest run",
     )
     parser.add_argument("--prompt", help="text to continue, or what to say; default: interactive")
     parser.add_argument("--mode", choices=["auto", "chat", "completion"], default="auto", help="auto: as it was taught")

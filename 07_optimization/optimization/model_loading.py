@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from attention.multi_head_attention import MultiHeadAttention
+from finetuning.imported_models import checkpoint_of, is_foreign
 from optimization.weights.huge_pages import move_to_huge_pages
 from optimization.weights.packed_linear import PackedLinear, packing_is_available
 from optimization.weights.packed_quantized import PackedQuantizedLinear, pack_quantized_layer
@@ -25,10 +26,15 @@ from transformer.transformer_block import TransformerBlock
 
 
 def load_for_inference(path: Path | str, device: torch.device | str = "cpu") -> LoadedModel:
-    """The model and tokenizer of a checkpoint, quantized or not.
+    """The model and tokenizer of a checkpoint, quantized or not, or of other people's weights.
+
+    Args:
+        path: a run, a checkpoint, a folder of Hugging Face weights, a GGUF file, or a name on the hub.
+        device: where the model goes.
 
     Raises:
         CheckpointError: the checkpoint is missing, damaged or inconsistent.
+        PretrainedError, TokenizerError, UserError: the weights cannot be imported.
     """
 
     def read(folder: Path) -> LoadedModel:
@@ -38,7 +44,7 @@ def load_for_inference(path: Path | str, device: torch.device | str = "cpu") -> 
         load_quantized(folder, model)
         return LoadedModel(model.to(device).eval(), tokenizer, folder)
 
-    return read_checkpoint(path, read)
+    return read_checkpoint(checkpoint_of(path) if is_foreign(path) else path, read)
 
 
 def inference_copy(model: GPTModel, dtype: torch.dtype, pack: bool = True, compiled: bool = False) -> GPTModel:

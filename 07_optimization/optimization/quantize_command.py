@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from finetuning.imported_models import checkpoint_of
 from groundwork.text_sources import read_text
 from groundwork.user_errors import report_user_errors
 from neural_networks.corpora import load_corpus
@@ -38,7 +39,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="Write a copy of a checkpoint with weights in 8 or 4 bits.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--checkpoint", help="folder of a run or of one checkpoint; default: the newest run")
+    parser.add_argument(
+        "--checkpoint",
+        help="a run, a checkpoint, a folder of Hugging Face weights, a GGUF file, or a name on the hub; default: the newest run",
+    )
     parser.add_argument("--method", choices=get_args(Method), default="int8", help="see the lesson")
     parser.add_argument("--output", type=Path, help="folder to write; default: the run's name, then the method")
     parser.add_argument("--text", type=Path, help="calibrate and measure on this; default: python_docs' held-out part")
@@ -53,7 +57,7 @@ def _run(options: argparse.Namespace) -> int:
     path = Path(options.checkpoint) if options.checkpoint else newest_run()
     if is_quantized(path):
         raise QuantizationError(f"{path} is quantized already; give the checkpoint that it was made from")
-    loaded = load_model(path)
+    loaded = load_model(checkpoint_of(path))
     run = loaded.folder.parent if STEP_FOLDER.fullmatch(loaded.folder.name) else loaded.folder
     output = options.output or run.with_name(f"{run.name}_{options.method}")
     if output.exists():

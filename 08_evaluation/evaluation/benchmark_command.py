@@ -28,7 +28,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="benchmark.py",
         description="Accuracy of a model on benchmark tasks, with 95 % intervals and a log of every answer.",
     )
-    parser.add_argument("--checkpoint", help="folder of a run or of one checkpoint; default: the newest run")
+    parser.add_argument(
+        "--checkpoint",
+        help="a run, a checkpoint, a folder of Hugging Face weights, a GGUF file, or a name on the hub; default: the newest run",
+    )
     parser.add_argument(
         "--tasks",
         nargs="+",

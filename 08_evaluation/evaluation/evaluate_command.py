@@ -21,7 +21,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="evaluate.py", description="Bits per byte and perplexity of a model on a text file."
     )
-    parser.add_argument("--checkpoint", help="folder of a run or of one checkpoint; default: the newest run")
+    parser.add_argument(
+        "--checkpoint",
+        help="a run, a checkpoint, a folder of Hugging Face weights, a GGUF file, or a name on the hub; default: the newest run",
+    )
     parser.add_argument("--text", type=Path, required=True, help="a UTF-8 text file the model was not trained on")
     parser.add_argument(
         "--stride", type=int, help="tokens counted in each window; smaller is slower and gives more context"

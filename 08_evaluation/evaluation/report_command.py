@@ -26,7 +26,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="report.py", description="One HTML page on a model: figures, losses, failures, samples, a look inside."
     )
-    parser.add_argument("--checkpoint", help="folder of a run or of one checkpoint; default: the newest run")
+    parser.add_argument(
+        "--checkpoint",
+        help="a run, a checkpoint, a folder of Hugging Face weights, a GGUF file, or a name on the hub; default: the newest run",
+    )
     parser.add_argument("--corpus", help="held-out text to measure on; default: what the model was trained on")
     parser.add_argument("--documents", type=int, default=200, help="held-out documents to measure, spread evenly")
     parser.add_argument("--samples", type=int, default=12, help="documents that the model writes")

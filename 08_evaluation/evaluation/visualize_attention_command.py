@@ -23,7 +23,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="visualize_attention.py", description="Heat maps of every attention head of a model on a prompt."
     )
-    parser.add_argument("--checkpoint", help="folder of a run or of one checkpoint; default: the newest run")
+    parser.add_argument(
+        "--checkpoint",
+        help="a run, a checkpoint, a folder of Hugging Face weights, a GGUF file, or a name on the hub; default: the newest run",
+    )
     parser.add_argument("--prompt", required=True, help="text to look at")
     parser.add_argument("--output", type=Path, default=Path("outputs"), help="folder for attention.png and .html")
     parser.add_argument("--text", action="store_true", help="draw every head in the terminal as well")

@@ -15,6 +15,7 @@ from deployment.served_model import name_of
 from finetuning.adapters.lora import fold_adapter
 from finetuning.adapters.peft_format import load_adapter
 from finetuning.base_model import find_template
+from finetuning.imported_models import checkpoint_of
 from groundwork.user_errors import UserError, report_user_errors
 from training.checkpoints.checkpoint import load_model, newest_run
 
@@ -27,10 +28,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="export.py", description="Write a trained model in a format that other programs run."
     )
     parser.add_argument("--to", required=True, choices=["hf", "gguf", "onnx", "torchscript"], help="the format")
-    parser.add_argument("--checkpoint", help="folder of a run or of one checkpoint; default: the newest run")
+    parser.add_argument(
+        "--checkpoint",
+        help="a run, a checkpoint, a folder of Hugging Face weights, a GGUF file, or a name on the hub; default: the newest run",
+    )
     parser.add_argument("--adapter", help="folder of a LoRA adapter to add to the weights")
     parser.add_argument("--output", type=Path, help="folder to write into; default: outputs/NAME-FORMAT")
-    parser.add_argument("--type", help="type of the weights: f32, f16 or bf16 for hf; f32, f16 or q8_0 for gguf")
+    parser.add_argument(
+        "--type", help="type of the weights: f32, f16 or bf16 for hf; f32, f16, bf16, q8_0 or q4_0 for gguf"
+    )
     parser.add_argument("--name", help="name of the model; default: the name of its run")
     parser.add_argument("--chat-template", help="nullm, chatml or llama3; default: chosen by the special tokens")
     options = parser.parse_args(arguments)
@@ -39,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _export(options: argparse.Namespace) -> int:
     path = Path(options.checkpoint) if options.checkpoint else newest_run()
-    loaded = load_model(path)
+    loaded = load_model(checkpoint_of(path))
     model, tokenizer = loaded.model, loaded.tokenizer
     if options.adapter:
         load_adapter(model, options.adapter)

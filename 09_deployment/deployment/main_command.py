@@ -25,7 +25,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         epilog="Every setting can be given in the --config file or as a variable NULLM_…; see configs/server.yaml.",
     )
     parser.add_argument("--config", help="YAML file with settings")
-    parser.add_argument("--checkpoint", help="folder of a run or of one checkpoint; default: the newest run")
+    parser.add_argument(
+        "--checkpoint",
+        help="a run, a checkpoint, a folder of Hugging Face weights, a GGUF file, or a name on the hub; default: the newest run",
+    )
     parser.add_argument("--model-name", help="what clients call the model; default: the name of the run")
     parser.add_argument("--host", help="address to listen on; default: this machine only")
     parser.add_argument("--port", type=int, help="port to listen on, 0 for a free one; default: 8000")

@@ -139,8 +139,10 @@ class ServedModel:
 
 
 def name_of(folder: Path) -> str:
-    """The name of the model in a checkpoint folder: the name of its run."""
+    """The name of the model in a checkpoint folder or a GGUF file: the name of its run or file."""
     folder = folder.resolve()
+    if folder.suffix == ".gguf":
+        return folder.stem
     return folder.parent.name if STEP_FOLDER.fullmatch(folder.name) else folder.name
 
 

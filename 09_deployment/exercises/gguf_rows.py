@@ -83,7 +83,7 @@ def _unchanged(weight: Tensor, head_size: int) -> Tensor:
 
 EXERCISE = Exercise(
     stub=_neighbouring_pairs,
-    reference="deployment.export.gguf_file:_neighbouring_pairs",
+    reference="transformer.gguf_layout:_neighbouring_pairs",
     cases=cases,
     hints=(
         "Cut the rows into heads, and each head into its two halves.",

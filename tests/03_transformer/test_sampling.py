@@ -183,7 +183,12 @@ def test_generation_runs_past_the_context_by_dropping_the_older_half():
     assert shift_context([1], 1) == [1]
 
 
-@pytest.mark.parametrize("changes", [{}, {"positions": "learned"}, {"positions": "alibi"}, {"sliding_window": 4}])
+MIXED = {"sliding_window": 4, "global_layers": (1,), "local_rope_theta": 50.0, "attention_softcap": 3.0}
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"positions": "learned"}, {"positions": "alibi"}, {"sliding_window": 4}, MIXED]
+)
 def test_a_batch_of_unequal_prompts_gives_what_each_gives_alone(changes):
     """It also works beyond the context: 30 new tokens with a context of 16."""
     model = small_model(**changes)

@@ -111,7 +111,7 @@ def test_zero_init_makes_every_block_the_identity():
         ({"num_layers": 0}, "num_layers must be at least 1, got 0"),
         ({"dropout": 1.0}, "dropout"),
         ({"num_kv_heads": 3}, "num_kv_heads must divide"),
-        ({"d_model": 12, "num_heads": 4}, "even head size"),
+        ({"d_model": 12, "num_heads": 4}, "even number of dimensions"),
         ({"positions": "alibi", "rope_scaling": RopeScaling()}, "rope_scaling needs positions 'rope', got 'alibi'"),
         ({"attention_sinks": 2}, "needs model.sliding_window"),
         ({"logit_softcap": 0.0}, "logit_softcap must be above 0"),

@@ -8,6 +8,8 @@ that has learned its text, and the test checks the lead.
 
 from __future__ import annotations
 
+from itertools import product
+
 import pytest
 import torch
 from support.processors import needs_avx512, run_without_amx, sums_by_amx
@@ -30,12 +32,36 @@ STYLES = {
     "window": {"sliding_window": 9, "attention_sinks": 2, "num_kv_heads": 1},
     "alibi and window": {"positions": "alibi", "sliding_window": 6},
 }
+# Parts of other families, several at once.
+STYLES_OF_FAMILIES = {
+    "gemma 2": {
+        **{"norm": "rmsnorm_plus_one", "norm_position": "both", "feed_forward": "geglu", "scale_embeddings": True},
+        **{"sliding_window": 9, "global_layers": (1,), "attention_softcap": 2.0, "logit_softcap": 5.0},
+        **{"attention_scale": 0.2, "head_dim": 12, "num_kv_heads": 1},
+    },
+    "gemma 3": {
+        **{"norm": "rmsnorm_plus_one", "norm_position": "both", "qk_norm": True, "qk_norm_weight": True},
+        **{"sliding_window": 9, "global_layers": (0,), "local_rope_theta": 50.0},
+    },
+    "olmo 2": {"norm_position": "output", "qk_norm": True, "qk_norm_across_heads": True, "num_kv_heads": 2},
+    "neox": {
+        "norm": "layernorm",
+        "bias": True,
+        "parallel_residual": True,
+        "rope_fraction": 0.5,
+        "feed_forward": "gelu",
+    },
+    "smollm 3": {"layers_without_positions": (1,), "attention_bias": "qkv", "num_kv_heads": 2},
+}
 CPU = torch.device("cpu")
+
+
+ALL_STYLES = {**STYLES, **STYLES_OF_FAMILIES}
 
 
 def small_model(style: str, seed: int = 0) -> GPTModel:
     torch.manual_seed(seed)
-    config = GPTConfig(vocab_size=257, context_length=48, num_layers=2, num_heads=4, d_model=32, **STYLES[style])
+    config = GPTConfig(vocab_size=257, context_length=48, num_layers=2, num_heads=4, d_model=32, **ALL_STYLES[style])
     model = GPTModel(config).eval().double()
     with torch.no_grad():  # weights so large that every earlier token influences the next one
         for parameter in model.parameters():
@@ -78,8 +104,10 @@ WAYS = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("style", STYLES)
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    ("style", "way"),
+    [*product(STYLES, WAYS), *product(STYLES_OF_FAMILIES, ("batched with strangers", "preempted"))],
+)
 def test_every_way_of_scheduling_gives_the_tokens_of_the_plain_forward_pass(style, way):
     model = small_model(style)
     prompts, parameters = some_requests()
@@ -87,7 +115,7 @@ def test_every_way_of_scheduling_gives_the_tokens_of_the_plain_forward_pass(styl
     assert engine.generate_batch(prompts, parameters) == reference(model, prompts, parameters)
     stats = engine.stats()
     assert (stats.used_blocks, stats.running, stats.waiting) == (0, 0, 0)
-    if way == "preempted" and "window" not in style:  # a window frees blocks early enough
+    if way == "preempted" and model.config.window_of_all is None:  # a window frees blocks early enough
         assert stats.preemptions > 0
     if way == "batched with strangers" and "window" not in style:
         assert stats.cached_tokens >= 3 * 16  # the shared beginning, in full blocks

@@ -108,7 +108,8 @@ def test_a_model_that_no_class_has_is_refused_with_what_is_left(format_: str, tm
     run = save_run(tmp_path / "own", feed_forward="relu2")
     assert main(["--to", format_, "--checkpoint", str(run), "--output", str(tmp_path / "out")]) == 1
     error = capsys.readouterr().err
-    assert "LlamaForCausalLM has no feed_forward 'relu2'" in error
+    nearest = {"hf": "LlamaForCausalLM", "gguf": "llama"}[format_]
+    assert f"the nearest, {nearest}, has no feed_forward 'relu2'" in error
     assert "onnx and torchscript can hold it" in error and len(error.splitlines()) == 1
 
 
@@ -149,7 +150,7 @@ def test_the_command_exports_a_run_with_an_adapter(tmp_path: Path, capsys):
     ("arguments", "message"),
     [
         (["--to", "hf", "--type", "q8_0"], "the type must be one of f32, f16, bf16 for hf, got 'q8_0'"),
-        (["--to", "gguf", "--type", "q4"], "the type must be one of f32, f16, q8_0 for gguf, got 'q4'"),
+        (["--to", "gguf", "--type", "q4"], "the type must be one of f32, f16, bf16, q8_0, q4_0 for gguf, got 'q4'"),
         (["--to", "onnx", "--type", "f16"], "onnx is written in f32 only"),
         (["--to", "hf", "--checkpoint", "no/such"], "there is no checkpoint"),
     ],

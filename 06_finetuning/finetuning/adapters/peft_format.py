@@ -62,14 +62,14 @@ def save_adapter(model: GPTModel, folder: Path | str, name: str = "default", bas
             adapter = layer.adapters[name]
             assert isinstance(adapter, LoRAAdapter)
             where = stored[layer_name]
-            parts.setdefault(where.name, {})[where.third or 0] = adapter
+            parts.setdefault(where.name, {})[where.piece or 0] = adapter
     if not parts:
         raise AdapterError(f"the model has no adapter {name!r}")
-    fused = {where.name for where in stored.values() if where.third is not None}
+    fused = {where.name: where for where in stored.values() if where.piece is not None}
     tensors: dict[str, Tensor] = {}
     layers: dict[str, tuple[int, float]] = {}  # rank and alpha
     for hf_name, adapters in parts.items():
-        a, b, magnitude = _fuse(hf_name, adapters) if hf_name in fused else _plain(adapters[0])
+        a, b, magnitude = _fuse(fused[hf_name], adapters) if hf_name in fused else _plain(adapters[0])
         tensors[f"{PREFIX}{hf_name}.lora_A.weight"] = a
         tensors[f"{PREFIX}{hf_name}.lora_B.weight"] = b
         if magnitude is not None:
@@ -117,9 +117,9 @@ def load_adapter(model: GPTModel, folder: Path | str, name: str = "default") -> 
         raise AdapterError(str(error)) from None
     except (SafetensorError, OSError) as error:
         raise AdapterError(f"{folder / WEIGHTS} cannot be read: {error}") from None
-    ours: dict[str, list[tuple[str, int | None]]] = {}
+    ours: dict[str, list[tuple[str, Stored]]] = {}
     for layer_name, where in _stored_names(model).items():
-        ours.setdefault(where.name, []).append((layer_name, where.third))
+        ours.setdefault(where.name, []).append((layer_name, where))
     modules = sorted({_module_of(key) for key in tensors})
     _check_modules(modules, ours, config, folder)
     layers = adaptable_layers(model)
@@ -132,8 +132,8 @@ def load_adapter(model: GPTModel, folder: Path | str, name: str = "default") -> 
         bases = [layer.base if isinstance(layer := layers[name], LoRALinear) else layer for name in names]
         shape = sum(base.out_features for base in bases), bases[0].in_features
         wrong += _differences(names[0], whole, layer_config.rank, shape)
-        for layer_name, third in ours[module]:
-            parts[layer_name], configs[layer_name] = _third_of(whole, third), layer_config
+        for layer_name, where in ours[module]:
+            parts[layer_name], configs[layer_name] = _piece_of(whole, where), layer_config
     if wrong:
         raise AdapterError(f"{folder} was made for another model; these layers differ: {', '.join(wrong[:5])}")
     attach_adapters(model, configs, name)
@@ -176,30 +176,34 @@ def _plain(adapter: LoRAAdapter) -> tuple[Tensor, Tensor, Tensor | None]:
     return adapter.lora_a, adapter.lora_b, adapter.magnitude
 
 
-def _fuse(hf_name: str, adapters: dict[int, LoRAAdapter]) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The corrections of query, key and value as one correction of their common matrix.
+def _fuse(where: Stored, adapters: dict[int, LoRAAdapter]) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The corrections of several matrices as one correction of the matrix that they are in the file.
 
-    A file has one alpha a layer and scales by alpha / rank; the fused rank is three times as large. So B is
-    multiplied by what the scale loses.
+    A file has one alpha a layer and scales by alpha / rank; the fused rank is the sum of all. So B is multiplied by
+    what the scale loses.
     """
-    if sorted(adapters) != [0, 1, 2]:
-        raise AdapterError(f"{hf_name} is one matrix in the file: adapt query, key and value of a layer, or none")
-    ordered = [adapters[third] for third in range(3)]
+    count = len(where.sizes)
+    if sorted(adapters) != list(range(count)):
+        raise AdapterError(
+            f"{where.name} is one matrix in the file: adapt all {count} of its parts in a layer, or none"
+        )
+    ordered = [adapters[piece] for piece in range(count)]
     magnitudes: list[Tensor] = [adapter.magnitude for adapter in ordered if adapter.magnitude is not None]
-    magnitude = torch.cat(magnitudes) if len(magnitudes) == 3 else None
+    magnitude = where.join_rows(magnitudes) if len(magnitudes) == count else None
     first = ordered[0]
     if all(torch.equal(first.lora_a, part.lora_a) and part.config == first.config for part in ordered):
-        return first.lora_a, torch.cat([part.lora_b for part in ordered]), magnitude  # as loaded from such a file
+        return first.lora_a, where.join_rows([part.lora_b for part in ordered]), magnitude  # as loaded from such a file
     stacked = torch.cat([part.lora_a for part in ordered])
     written = replace(first.config, rank=stacked.shape[0]).scale
-    return stacked, torch.block_diag(*(part.lora_b * (part.config.scale / written) for part in ordered)), magnitude
+    blocks = torch.block_diag(*(part.lora_b * (part.config.scale / written) for part in ordered))
+    return stacked, where.join_rows(blocks.split([len(part.lora_b) for part in ordered])), magnitude
 
 
 # --- reading ----------------------------------------------------------------------------------
 
 
 def _check_modules(
-    modules: list[str], ours: dict[str, list[tuple[str, int | None]]], config: PeftConfig, folder: Path
+    modules: list[str], ours: dict[str, list[tuple[str, Stored]]], config: PeftConfig, folder: Path
 ) -> None:
     """Check that the layers of the file are layers of the model, and those that its configuration names."""
     if foreign := [module for module in modules if module not in ours]:
@@ -250,8 +254,6 @@ def _size(shape: Sequence[int]) -> str:
     return " × ".join(map(str, shape)) or "one number"
 
 
-def _third_of(tensors: dict[str, Tensor], third: int | None) -> dict[str, Tensor]:
+def _piece_of(tensors: dict[str, Tensor], where: Stored) -> dict[str, Tensor]:
     """Our tensors of one layer, cut out of a fused one if needed."""
-    if third is None:
-        return tensors
-    return {key: value if key == "lora_a" else value.chunk(3)[third] for key, value in tensors.items()}
+    return {key: value if key == "lora_a" else where.take_rows(value) for key, value in tensors.items()}

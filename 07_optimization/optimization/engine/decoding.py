@@ -38,8 +38,8 @@ def apply_logits(item: ScheduledRequest, logits: Tensor, config: GPTConfig) -> N
         stats.proposed_tokens += len(guesses)
         stats.accepted_tokens += len(accepted)
     table.commit(request.tokens + accepted, computed + len(accepted))
-    if config.sliding_window is not None:
-        table.evict(config.sliding_window, config.attention_sinks)
+    if config.window_of_all is not None:
+        table.evict(config.window_of_all, config.attention_sinks)
     for token, logprobs in chosen:
         if token in request.end_ids:
             request.finish("stop")

@@ -152,18 +152,18 @@ class RaggedRow:
     start: int
     count: int
     runs: Runs = field(init=False)
-    allowed: Tensor | None = None
+    masks: dict[int | None, Tensor] = field(default_factory=dict)  # by the window of the layer
     key_positions: Tensor | None = None
 
     def prepare(self, config: GPTConfig, device: torch.device) -> None:
         """Find out once, for all layers, which slots are read and what each query sees of them."""
-        window, sinks, stop = config.sliding_window, config.attention_sinks, self.start + self.count
+        stop = self.start + self.count
         self.runs = self.table.runs(stop)
-        masked = window is not None and window < stop
-        if masked or (self.start and self.count > 1):
-            keys = torch.cat([torch.arange(first, first + length) for first, _, length in self.runs])
-            allowed = visible_keys(torch.arange(self.start, stop), keys, window, sinks)
-            self.allowed, self.key_positions = allowed.to(device)[None, None], keys.to(device)
+        for window in {config.window_of(layer) for layer in range(config.num_layers)}:
+            if (window is not None and window < stop) or (self.start and self.count > 1):
+                keys = torch.cat([torch.arange(first, first + length) for first, _, length in self.runs])
+                allowed = visible_keys(torch.arange(self.start, stop), keys, window, config.attention_sinks)
+                self.masks[window], self.key_positions = allowed.to(device)[None, None], keys.to(device)
 
 
 class RaggedBatch(RaggedStore):
@@ -185,7 +185,7 @@ class RaggedBatch(RaggedStore):
         dtype: torch.dtype,
         device: torch.device,
     ):
-        self._storage, self._rows = storage, rows
+        self._storage, self._rows, self._config = storage, rows, config
         # For a single query, PyTorch's CPU kernel takes three to five times as long in bfloat16.
         self._precision = torch.promote_types(dtype, torch.float32) if device.type == "cpu" else dtype
         slots = [slot for row in rows for slot in row.table.slots(row.start, row.start + row.count)]
@@ -203,6 +203,7 @@ class RaggedBatch(RaggedStore):
         k_new, v_new = keys[0, :, :count].transpose(0, 1), values[0, :, :count].transpose(0, 1)
         self._storage.write(layer, self._slots, k_new, v_new)
         computed = queries.to(self._precision)
+        window, softcap = self._config.window_of(layer), self._config.attention_softcap
         outputs, offset = [], 0
         for row in self._rows:
             q = computed.narrow(2, offset, row.count)
@@ -212,7 +213,7 @@ class RaggedBatch(RaggedStore):
                 bias = score_bias(row.count, row.start + row.count)
                 if row.key_positions is not None:
                     bias = bias[..., row.key_positions]
-            outputs.append(attention_fused(q, k, v, row.allowed, bias))
+            outputs.append(attention_fused(q, k, v, row.masks.get(window), bias, softcap=softcap))
             offset += row.count
         if filling:
             outputs.append(computed.narrow(2, count, filling))  # they belong to no sequence: the output is not read

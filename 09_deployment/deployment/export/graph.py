@@ -82,7 +82,7 @@ def _visible(model: GPTModel, queries: Tensor, keys: Tensor) -> Tensor:
     """The mask (1, 1, queries, keys), made from their positions, with sliding window and sinks."""
     distance = queries[:, None] - keys[None, :]
     allowed = distance >= 0
-    window, sinks = model.config.sliding_window, model.config.attention_sinks
+    window, sinks = model.config.window_of_all, model.config.attention_sinks
     if window is not None:
         allowed = allowed & ((distance < window) | (keys[None, :] < sinks))
     return allowed[None, None]

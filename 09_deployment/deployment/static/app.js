@@ -10,9 +10,16 @@ import { Popover } from "./popover.js";
 import { Settings } from "./settings.js";
 import { Transcript } from "./transcript.js";
 
+// Things to try: with a model that has read Python's documentation, and with any other.
 const STARTERS = {
-  chat: ["What does str.split do?", "How do I sort a list in reverse?", "What is a generator?"],
-  complete: ["Return the number of", "collections.deque.rotate(self, n=1)\n\n", "If the list is empty,"],
+  python: {
+    chat: ["What does str.split do?", "How do I sort a list in reverse?", "What is a generator?"],
+    complete: ["Return the number of", "collections.deque.rotate(self, n=1)\n\n", "If the list is empty,"],
+  },
+  general: {
+    chat: ["Why is the sky blue? Answer in two sentences.", "Write a short poem about the sea.", "Give me three ideas for dinner with rice."],
+    complete: ["Once upon a time,", "The capital of France is", "The three most important things in life are"],
+  },
 };
 
 let models = [];
@@ -112,7 +119,7 @@ function setMode(mode) {
   $("send").textContent = chat ? "Send" : "Continue";
   $("system-field").hidden = !chat;
   $("starters").replaceChildren(
-    ...STARTERS[mode].map((text) => element("li", {}, element("button", { type: "button", onclick: () => say(conversation.root, text) }, text.trim()))),
+    ...STARTERS[model()?.knows ?? "general"][mode].map((text) => element("li", {}, element("button", { type: "button", onclick: () => say(conversation.root, text) }, text.trim()))),
   );
 }
 
@@ -162,6 +169,8 @@ function showModel() {
   const size = parameters >= 1e6 ? `${(parameters / 1e6).toFixed(1)} M` : parameters.toLocaleString();
   $("model-line").textContent = `${id} · ${size} parameters · context ${max_model_len}`;
   document.title = `${id} · nuLLM`;
+  settings.limit("max_tokens", Math.min(model().limits.max_tokens, max_model_len));
+  setMode(conversation.mode); // the examples are those of this model
   for (const radio of document.getElementsByName("mode")) {
     if (radio.value !== "chat") continue;
     radio.disabled = !chat;

@@ -67,9 +67,10 @@ export class Inspector {
     const most = this.model().limits.max_attention_tokens;
     const first = Math.max(0, ids.length - most);
     status.textContent = "Looking …";
+    $("attention-cut").hidden = !first;
+    $("attention-cut").textContent = `The text is long. This is where the model would look if it had only the last ${most} tokens.`;
     try {
       const { tokens, weights } = await ask("/attention", { model: this.model().id, tokens: ids.slice(first) }, this.request.signal);
-      status.textContent = first ? `Only the last ${most} tokens are shown.` : "";
       this.draw(tokens, weights);
     } catch (error) {
       if (error.name !== "AbortError") status.textContent = error.message;
@@ -90,6 +91,9 @@ export class Inspector {
         button.tabIndex = button === chosen ? 0 : -1;
       }
       const best = row.indexOf(Math.max(...row));
+      // Only the text scrolls, not the page: the head that was pointed at stays where it is.
+      const area = $("attention-text");
+      area.scrollTop = spans[best].offsetTop - area.offsetTop - area.clientHeight / 2;
       $("attention-status").textContent = `${name}: most of all at “${visible(tokens[best])}” (${percent(row[best])})`;
     };
     const radio = (row, label, properties, ...content) => {
@@ -103,6 +107,7 @@ export class Inspector {
     const rows = weights.map((layer, number) =>
       element("div", { className: "layer", "--heads": heads }, element("span", {}, `L${number + 1}`), ...layer.map((row, head) => radio(row, `Layer ${number + 1}, head ${head + 1}`, {}))),
     );
+    $("heads").classList.toggle("many", rows.length > 12);
     $("heads").replaceChildren(element("div", { className: "layer", "--heads": heads }, all), ...rows);
     all.click();
   }

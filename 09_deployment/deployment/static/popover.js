@@ -95,7 +95,7 @@ export class Popover {
     const steps = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: 8, ArrowUp: -8, Home: -Infinity, End: Infinity };
     if (event.key in steps) {
       event.preventDefault();
-      const all = [...span.parentElement.querySelectorAll(".token")];
+      const all = [...span.closest(".text").querySelectorAll(".token")];
       const next = all[Math.max(0, Math.min(all.length - 1, all.indexOf(span) + steps[event.key]))];
       span.tabIndex = -1;
       next.tabIndex = 0;

@@ -50,6 +50,13 @@ export class Settings {
     }
   }
 
+  /** A slider ends where the server's limit is. */
+  limit(name, most) {
+    const input = $(name);
+    input.max = most;
+    input.oninput();
+  }
+
   apply() {
     localStorage.setItem(SAVED, JSON.stringify(this.read()));
     document.documentElement.dataset.theme = $("theme").value;

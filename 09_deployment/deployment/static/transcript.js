@@ -1,6 +1,7 @@
 /** The messages on the page: tokens when they arrive, versions, tools, problems. */
 
 import { element, sparkline } from "./dom.js";
+import { Markup } from "./markup.js";
 import { bits, percent, probability, summary, surprise } from "./probability.js";
 
 export class Transcript {
@@ -35,11 +36,11 @@ export class Transcript {
   }
 
   make(node) {
-    const text = element("div", { className: "text" });
+    const text = element("div", { className: "text", dir: "auto" }); // other scripts run from right to left
     const tools = element("div", { className: "tools" });
     const who = node.role === "user" ? "You" : "The model";
     const li = element("li", { className: node.role }, element("span", { className: "hidden" }, `${who}: `), text, tools);
-    const item = { li, text, tools, shown: 0 };
+    const item = { li, text, tools, shown: 0, markup: new Markup(), block: null };
     this.items.set(node, item);
     if (node.role === "assistant") {
       text.setAttribute("role", "group");
@@ -67,9 +68,12 @@ export class Transcript {
   drawTokens(node, item) {
     item.caret?.remove();
     item.rest?.remove();
-    const fresh = document.createDocumentFragment();
-    for (; item.shown < node.tokens.length; item.shown++) fresh.append(this.token(node, item.shown));
-    item.text.append(fresh);
+    for (; item.shown < node.tokens.length; item.shown++) {
+      const kind = item.markup.next(node.tokens[item.shown].text);
+      if (kind !== "block") item.block = null;
+      else if (!item.block) item.text.append((item.block = element("span", { className: "code-block", dir: "ltr" })));
+      (item.block ?? item.text).append(this.token(node, item.shown, kind));
+    }
     item.rest = element("span", {}, node.stats?.text ?? "");
     item.text.append(item.rest);
     item.text.setAttribute("aria-busy", String(node.state === "streaming"));
@@ -79,9 +83,10 @@ export class Transcript {
     }
   }
 
-  token(node, index) {
+  token(node, index, kind) {
     const token = node.tokens[index];
     const classes = ["token"];
+    if (kind) classes.push(kind);
     if (token.chosen) classes.push("chosen");
     if (!token.text) classes.push("part");
     if (/^[\r\n]+$/.test(token.text)) classes.push("line"); // otherwise there would be nothing to point at
@@ -133,7 +138,7 @@ export class Transcript {
 
   edit(node) {
     const item = this.items.get(node);
-    const area = element("textarea", { value: node.text, "aria-label": "Edit the message" });
+    const area = element("textarea", { value: node.text, dir: "auto", "aria-label": "Edit the message" });
     const close = () => {
       form.remove();
       item.text.hidden = item.tools.hidden = false;
