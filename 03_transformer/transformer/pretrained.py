@@ -234,7 +234,7 @@ def _with_stored_head(config: GPTConfig, family: Family, shards: OpenShards) -> 
     if not config.tie_embeddings:
         return config
     untied = dataclasses.replace(config, tie_embeddings=False)
-    names = family.tensors(dataclasses.replace(untied, num_layers=1))
+    names = family.tensors(untied)
     head, table = (shards.find(names[name].name) for name in ("head.weight", "token_embedding.weight"))
     if head is None or table is None or torch.equal(shards.read(head), shards.read(table)):
         return config

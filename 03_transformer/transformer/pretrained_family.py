@@ -173,11 +173,17 @@ class Family:
             ValueError: a field is missing, or would change the result and is not supported.
         """
         settings = ForeignSettings(hf, "config.json")
+        for name in ("num_hidden_layers", "n_layer"):  # some fields have a value for each layer
+            if isinstance(layers := hf.get(name), int) and layers > MOST_LAYERS:
+                raise PretrainedError(
+                    f"config.json has {name}: {brief(layers)}; the most that is read is {MOST_LAYERS:,}"
+                )
         config = self.read_config(settings)
         settings.refuse_others(HARMLESS | self.harmless)
         return config
 
 
+MOST_LAYERS = 10_000
 ANY: tuple[Any, ...] = ()
 # What a family may lack. Unless it says otherwise, it has the parts of Llama, which are the defaults of `GPTConfig`.
 _PARTS = (
@@ -215,10 +221,12 @@ def read_windows(hf: ForeignSettings, window: int | None, default: Callable[[int
     Raises:
         PretrainedError: a layer is of another type, or there is not one type for each layer.
     """
-    num_layers = hf.whole("num_hidden_layers")
-    types = hf.value("layer_types", None) or [("full", "sliding")[default(i)] + "_attention" for i in range(num_layers)]
+    num_layers, given = hf.whole("num_hidden_layers"), hf.value("layer_types", None)
+    types = given or [("full", "sliding")[default(i)] + "_attention" for i in range(num_layers)]
     if not isinstance(types, list):
-        raise PretrainedError(f"config.json has layer_types: {brief(types)}; it should be a list with a word a layer")
+        raise PretrainedError(
+            f"config.json has layer_types with {brief(types)}; it should be a list with a word a layer"
+        )
     if len(types) != num_layers or (
         other := [brief(kind) for kind in types if kind not in ("full_attention", "sliding_attention")]
     ):
@@ -231,6 +239,8 @@ def read_windows(hf: ForeignSettings, window: int | None, default: Callable[[int
             f"config.json has {what}; supported are full_attention and sliding_attention, one a layer"
         )
     everywhere = tuple(layer for layer, kind in enumerate(types) if kind == "full_attention")
+    if window is None and given and len(everywhere) < num_layers:
+        raise PretrainedError("config.json has layer_types with 'sliding_attention', and no window for them")
     if window is None or len(everywhere) == num_layers:
         return {"sliding_window": None}
     return {"sliding_window": window, "global_layers": everywhere or None}

@@ -93,7 +93,7 @@ def require_types(config: object, section: str) -> None:
     A file may have any type. Without this check a list as a size would end in a traceback, and `true` would be 1.
 
     Args:
-        config: the dataclass; its fields are numbers, true or false, texts, dataclasses, or null.
+        config: the dataclass; its fields are numbers, true or false, texts, tuples of one type, dataclasses, or null.
         section: what it is called in a configuration file, for the message.
 
     Raises:
@@ -103,7 +103,9 @@ def require_types(config: object, section: str) -> None:
         value = getattr(config, name)
         kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
         if not any(_has_type(value, one) for one in kinds):
-            expected = " or ".join(_TYPE_NAMES.get(one, "a section") for one in kinds)
+            expected = " or ".join(
+                "a list" if get_origin(one) is tuple else _TYPE_NAMES.get(one, "a section") for one in kinds
+            )
             raise ValueError(f"{section}.{name} must be {expected}, got {brief(value)}")
 
 
@@ -119,6 +121,8 @@ _TYPE_NAMES = {
 def _has_type(value: object, kind: Any) -> bool:
     if get_origin(kind) is Literal:
         return True  # `require_choices` names what is allowed
+    if get_origin(kind) is tuple:  # tuple[int, ...]
+        return isinstance(value, tuple) and all(_has_type(item, get_args(kind)[0]) for item in value)
     if kind is int:
         return isinstance(value, numbers.Integral) and not isinstance(value, bool) and -(2**63) <= int(value) < 2**63
     return is_finite(value) if kind is float else isinstance(value, kind)
