@@ -9,6 +9,7 @@ import torch
 
 from deployment.export.gguf_file import export_gguf
 from groundwork.user_errors import UserError
+from optimization.model_loading import load_for_inference
 from tokenizer.bpe_tokenizer import BPETokenizer
 from transformer.config import GPTConfig
 from transformer.gguf_reader import GGUFFile, load_gguf
@@ -123,6 +124,19 @@ def test_damaged_files_are_refused_in_one_line(tmp_path: Path):
         assert "\n" not in str(caught.value) and "m.gguf" in str(caught.value), name
     with pytest.raises(PretrainedError, match="there is no file"):
         load_gguf(tmp_path / "none.gguf")
+
+
+def test_a_file_is_imported_once_and_again_if_it_has_changed(tmp_path: Path, capsys):
+    path = export(tiny("llama"), tmp_path / "m.gguf")
+    first = load_for_inference(path)
+    assert first.folder.parent == tmp_path / "m.nullm_import"
+    assert largest_difference(first.model, tiny("llama")) < 1e-5
+    assert capsys.readouterr().out.count("Importing") == 1
+    assert load_for_inference(str(path)).folder == first.folder
+    assert not capsys.readouterr().out
+    path.unlink()
+    export(tiny("qwen2"), path)
+    assert load_for_inference(path).model.config.attention_bias == "qkv"
 
 
 def test_a_setting_that_is_not_known_is_refused_by_name(tmp_path: Path):
