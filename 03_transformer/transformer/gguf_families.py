@@ -34,6 +34,7 @@ class GGUFFamily:
         fused: names of tensors in the file that hold several of our matrices.
         neighbours: whether rotary positions turn dimensions (0, 1), (2, 3), … of a head. The others turn (0, d/2),
             (1, d/2 + 1), … as we do.
+        needs_head: whether the file has an output matrix, even if it is the token embedding again.
     """
 
     architecture: str
@@ -44,6 +45,7 @@ class GGUFFamily:
     keys: tuple[str, ...] = ()
     fused: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     neighbours: bool = False
+    needs_head: bool = False
 
     def obstacles(self, config: GPTConfig) -> list[str]:
         """The parts of a model that this architecture cannot express, in words."""
@@ -178,7 +180,9 @@ FAMILIES: tuple[GGUFFamily, ...] = (
         ("attention.sliding_window",),
         {"attn_qkv": QKV, "ffn_up": ("feed_forward.gate", "feed_forward.up")},
     ),
-    GGUFFamily("olmo2", {"norm_position": "output", "qk_norm": True, "qk_norm_across_heads": True}),
+    GGUFFamily(
+        "olmo2", {"norm_position": "output", "qk_norm": True, "qk_norm_across_heads": True}, needs_head=True
+    ),
     _Gemma("gemma", _GEMMA),
     _Gemma(
         "gemma2",
@@ -204,6 +208,7 @@ FAMILIES: tuple[GGUFFamily, ...] = (
         lambda config: {"use_parallel_residual": config.parallel_residual},
         ("use_parallel_residual",),
         {"attn_qkv": QKV},
+        needs_head=True,
     ),
 )
 

@@ -154,7 +154,7 @@ def stored_tensors(family: GGUFFamily, config: GPTConfig) -> dict[str, Stored]:
     if config.positions == "learned":
         add("position_embedding", OUTSIDE["position_embedding"], False)
     add("final_norm", OUTSIDE["final_norm"], shifted)
-    if not config.tie_embeddings:
+    if family.needs_head or not config.tie_embeddings:
         add("head", "output", False)
     norms = {
         "pre": ("attention_norm", "feed_forward_norm"),

@@ -20,7 +20,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from groundwork.user_errors import require_package
 from transformer.config import GPTConfig
 from transformer.gguf_blocks import KINDS, dequantize
 from transformer.gguf_families import GGUFFamily, gguf_family
@@ -43,11 +42,9 @@ class GGUFFile:
 
     Raises:
         PretrainedError: it is missing, cut short, or not a GGUF file.
-        UserError: the package `gguf` is not installed.
     """
 
     def __init__(self, path: Path | str):
-        require_package("gguf", "export", "reading a GGUF file")
         from gguf import GGUFReader
 
         self.path = Path(path)

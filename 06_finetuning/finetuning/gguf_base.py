@@ -24,7 +24,6 @@ def load_gguf_base(path: Path | str, context_length: int | None = None) -> tuple
     Raises:
         PretrainedError: the file is damaged, or its model is not supported.
         TokenizerError: its tokenizer is not supported, or has other ids than the model has rows.
-        UserError: the package `gguf` is not installed.
     """
     file = GGUFFile(path)
     try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from pathlib import Path
 
 import pytest
@@ -43,6 +45,7 @@ FAMILIES = {
         **{**GEMMA2, "qk_norm": True, "qk_norm_weight": True, "global_layers": (5,), "num_layers": 7},
         **{"local_rope_theta": 1e4, "rope_theta": 1e6},
     },
+    "gptneox, tied": {**NEOX, "parallel_residual": False},
     "gptneox": {**NEOX, "parallel_residual": True, "tie_embeddings": False},
 }
 
@@ -58,7 +61,21 @@ def tiny(name: str) -> GPTModel:
 
 
 def export(model: GPTModel, path: Path, kind: str = "f32") -> Path:
-    return export_gguf(model, BPETokenizer([], ["<|endoftext|>"]), None, path, "tiny", kind)
+    return export_gguf(model, BPETokenizer([(104, 101)], ["<|endoftext|>"]), None, path, "tiny", kind)
+
+
+def logits_of_llama_cpp(path: Path, ids: list[int]) -> torch.Tensor:
+    """What llama.cpp computes in float32: (time, vocab)."""
+    import llama_cpp
+
+    # It writes directly to the file descriptor, even if `verbose` is off.
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
+        llama = llama_cpp.Llama(
+            str(path), n_ctx=64, n_batch=64, logits_all=True, verbose=False, n_threads=1, flash_attn=False,
+            type_k=llama_cpp.GGML_TYPE_F32, type_v=llama_cpp.GGML_TYPE_F32,
+        )  # fmt: skip
+        llama.eval(ids)
+    return torch.tensor(llama.scores[: len(ids)])
 
 
 @torch.no_grad()
@@ -88,6 +105,19 @@ def test_transformers_reads_the_same_model(name: str, tmp_path: Path):
     ids = torch.randint(320, (2, 64))
     with torch.no_grad():
         torch.testing.assert_close(model(ids), theirs.eval()(ids).logits, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.slow
+def test_llama_cpp_computes_the_same_logits(name: str, tmp_path: Path):
+    pytest.importorskip("llama_cpp", reason="needs llama-cpp-python, which builds from source (the extra llama_cpp)")
+    model = tiny(name)
+    ids = torch.randint(320, (1, 48), generator=torch.Generator().manual_seed(1))
+    theirs = logits_of_llama_cpp(export(model, tmp_path / "m.gguf"), ids[0].tolist())
+    with torch.no_grad():
+        ours = model(ids)[0]
+    assert ours.std() > 0.1
+    torch.testing.assert_close(theirs, ours, atol=5e-3, rtol=0)
 
 
 @pytest.mark.parametrize(("kind", "tolerance"), [("bf16", 0.1), ("f16", 0.02), ("q8_0", 0.3), ("q4_0", 4.0)])

@@ -18,11 +18,18 @@ from torch import Tensor
 from deployment.export.huggingface import require_bpe
 from finetuning.data.chat_format import ChatFormat
 from groundwork.files import replacing
-from groundwork.user_errors import UserError, require_package
+from groundwork.user_errors import UserError
 from tokenizer.bpe_tokenizer import BPETokenizer
 from tokenizer.interface import Tokenizer
 from tokenizer.interop import to_printable
-from tokenizer.patterns import CL100K_PATTERN, GPT2_PATTERN, O200K_PATTERN
+from tokenizer.patterns import (
+    CL100K_PATTERN,
+    DIGITS_PATTERN,
+    GPT2_PATTERN,
+    LLAMA3_PATTERN,
+    O200K_PATTERN,
+    QWEN_PATTERN,
+)
 from transformer.gguf_families import GGUFFamily, gguf_family_of_model
 from transformer.gguf_layout import ROPE_FREQUENCIES, as_stored, rope_frequencies, stored_tensors, write_sizes
 from transformer.gpt_model import GPTModel
@@ -31,7 +38,14 @@ from transformer.pretrained_family import PretrainedError, unscaled_norm
 # Types of the matrices; the number is llama.cpp's for a file of mostly this type.
 TYPES = {"f32": 0, "f16": 1, "bf16": 32, "q8_0": 7, "q4_0": 2}
 # llama.cpp has these patterns built in, under these names.
-PRE_TOKENIZERS = {GPT2_PATTERN: "gpt-2", CL100K_PATTERN: "llama-bpe", O200K_PATTERN: "gpt-4o"}
+PRE_TOKENIZERS = {
+    GPT2_PATTERN: "gpt-2",
+    CL100K_PATTERN: "llama-bpe",
+    LLAMA3_PATTERN: "llama-bpe",
+    QWEN_PATTERN: "qwen2",
+    DIGITS_PATTERN: "smollm",
+    O200K_PATTERN: "gpt-4o",
+}
 
 
 def export_gguf(
@@ -48,9 +62,8 @@ def export_gguf(
         kind: `f32`, `f16`, `bf16`, or `q8_0` and `q4_0`: 8 or 4 bits a weight, and a float16 scale for each 32 weights.
 
     Raises:
-        UserError: llama.cpp does not have a part of the model or the tokenizer, or `gguf` is missing.
+        UserError: llama.cpp does not have a part of the model or the tokenizer.
     """
-    require_package("gguf", "export", "an export to GGUF")
     import gguf
 
     if kind not in TYPES:
@@ -65,7 +78,11 @@ def export_gguf(
         ) from None
     bpe = require_bpe(tokenizer, "GGUF")
     if bpe.pattern not in PRE_TOKENIZERS:
-        raise UserError("llama.cpp does not know the tokenizer's pattern; it knows GPT-2's, GPT-4's and GPT-4o's")
+        raise UserError(
+            "llama.cpp does not know the tokenizer's pattern; it knows those of GPT-2, GPT-4, GPT-4o, Llama 3, Qwen and SmolLM2"
+        )
+    if not bpe.merges:
+        raise UserError("llama.cpp reads no tokenizer without merges, and this one has bytes alone")
     with replacing(path) as temporary:
         writer = gguf.GGUFWriter(temporary, family.architecture)
         writer.add_name(name)

@@ -83,7 +83,10 @@ def export_huggingface(
         _teach(tokenizer, template, folder)
     if not tokenizer.files.generation_config:
         _write_generation_config(tokenizer, template, folder)
-    write_atomically(folder / "README.md", _model_card(model, family, name, template is not None))
+    write_atomically(
+        folder / "README.md",
+        _model_card(model, family, name, template is not None, (folder / TRAINING_TEMPLATE).exists()),
+    )
     return folder
 
 
@@ -114,12 +117,16 @@ def _write_generation_config(tokenizer: Tokenizer, template: ChatFormat | None, 
     write_atomically(folder / "generation_config.json", json.dumps(generation, indent=2) + "\n")
 
 
-def _model_card(model: GPTModel, family: Family, name: str, chat: bool) -> str:
+def _model_card(model: GPTModel, family: Family, name: str, chat: bool, training: bool) -> str:
     use = 'tokenizer.apply_chat_template([{"role": "user", "content": "…"}], add_generation_prompt=True)'
     plain = 'tokenizer("<|endoftext|>…")  # every training document began with this token'
     further = (
-        f"`{TRAINING_TEMPLATE}` is the same chat template with tags around what the assistant says. Pass it to\n"
-        "`apply_chat_template` as `chat_template` to get `return_assistant_tokens_mask` for further training.\n\n"
+        ""
+        if not training
+        else (
+            f"`{TRAINING_TEMPLATE}` is the same chat template with tags around what the assistant says. Pass it to\n"
+            "`apply_chat_template` as `chat_template` to get `return_assistant_tokens_mask` for further training.\n\n"
+        )
     )
     return f"""---
 library_name: transformers
@@ -140,5 +147,5 @@ tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
 {use if chat else plain}
 ```
 
-{further if chat else ""}To be written by the person who trained it: the training data, the evaluation, and what it must not be used for.
+{further}To be written by the person who trained it: the training data, the evaluation, and what it must not be used for.
 """
