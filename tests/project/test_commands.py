@@ -25,6 +25,7 @@ NOT_RUN = {
     r"(vllm|trtexec|ollama) ": "needs the program and, for some, a GPU",
     r"(python -m )?pip install|python3 (-m venv|install.py)": "installs; `make setup` does it, in CI as well",
     r".* hub:": "reads the Hugging Face hub",
+    r".*import_weights.py smollm2": "downloads 93 MB; tests/06_finetuning/test_published_models.py does it",
     r"curl http://192": "another machine's address",
     r"python -m pytest": "runs these tests",
     r"(export|echo) ": "the shell's own",
