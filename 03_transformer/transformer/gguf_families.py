@@ -180,9 +180,7 @@ FAMILIES: tuple[GGUFFamily, ...] = (
         ("attention.sliding_window",),
         {"attn_qkv": QKV, "ffn_up": ("feed_forward.gate", "feed_forward.up")},
     ),
-    GGUFFamily(
-        "olmo2", {"norm_position": "output", "qk_norm": True, "qk_norm_across_heads": True}, needs_head=True
-    ),
+    GGUFFamily("olmo2", {"norm_position": "output", "qk_norm": True, "qk_norm_across_heads": True}, needs_head=True),
     _Gemma("gemma", _GEMMA),
     _Gemma(
         "gemma2",

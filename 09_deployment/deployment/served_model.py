@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -18,14 +19,17 @@ from finetuning.adapters.lora import fold_adapter
 from finetuning.adapters.peft_format import load_adapter
 from finetuning.base_model import find_template
 from finetuning.data.chat_format import TEMPLATES, ChatFormat, ConversationError, Message
+from finetuning.imported_models import is_foreign
 from groundwork.tensor_files import is_finite
 from optimization.engine.engine import Engine
 from optimization.engine.events import PromptError
 from optimization.model_loading import load_for_inference
 from tokenizer.interface import Tokenizer
 from tokenizer.streaming import StreamingDecoder
-from training.checkpoints.checkpoint import STEP_FOLDER, newest_run
+from training.checkpoints.checkpoint import STEP_FOLDER, CheckpointError, find_checkpoint, newest_run, read_settings
 from training.placement import choose_placement
+
+Subject = Literal["python", "general"]
 
 
 @dataclass
@@ -37,12 +41,14 @@ class ServedModel:
         engine: generates the tokens.
         template: how a conversation is written as text; None for a model that was not taught to converse.
         base: for an adapter, the name of the model that it belongs to.
+        subject: what it has read, for the examples of the chat page.
     """
 
     name: str
     engine: Engine
     template: ChatFormat | None
     base: str | None = None
+    subject: Subject = "general"
     created: int = field(default_factory=lambda: int(time.time()))
     _texts: dict[int, str] = field(default_factory=dict)
     _looking: threading.Lock = field(default_factory=threading.Lock)
@@ -168,5 +174,22 @@ def load_models(settings: ServerSettings) -> dict[str, ServedModel]:
             fold_adapter(loaded.model)
         engine = Engine(loaded.model, loaded.tokenizer, placement, settings.engine)
         template = find_template(loaded.tokenizer, settings.chat_template)
-        models[served] = ServedModel(served, engine, template, None if adapter is None else name)
+        base = None if adapter is None else name
+        models[served] = ServedModel(served, engine, template, base, subject_of(loaded.folder))
     return models
+
+
+def subject_of(folder: Path) -> Subject:
+    """What a model has read: `python` for Python's documentation, by its own settings or those of the model it began as."""
+    settings: dict[str, Any] = read_settings(folder)
+    for _ in range(3):  # preferences after instructions after pretraining
+        if "python_docs" in str(settings.get("data")):
+            return "python"
+        base = settings.get("base")
+        if not isinstance(base, str) or is_foreign(base):
+            break
+        try:
+            settings = read_settings(find_checkpoint(base))
+        except CheckpointError:  # it has been moved or removed since
+            break
+    return "general"

@@ -184,6 +184,7 @@ class ModelInfo(BaseModel):
     num_layers: int
     num_heads: int
     chat: bool = Field(description="Whether the model was taught to converse.")
+    subject: Literal["python", "general"] = Field(description="What it has read, for the examples of the chat page.")
     limits: dict[str, Any]
 
 

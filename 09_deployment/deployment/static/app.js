@@ -119,7 +119,7 @@ function setMode(mode) {
   $("send").textContent = chat ? "Send" : "Continue";
   $("system-field").hidden = !chat;
   $("starters").replaceChildren(
-    ...STARTERS[model()?.knows ?? "general"][mode].map((text) => element("li", {}, element("button", { type: "button", onclick: () => say(conversation.root, text) }, text.trim()))),
+    ...STARTERS[model()?.subject ?? "general"][mode].map((text) => element("li", {}, element("button", { type: "button", onclick: () => say(conversation.root, text) }, text.trim()))),
   );
 }
 
