@@ -14,7 +14,7 @@ INSTALL = $(or $(PYTHON),python3) install.py $(if $(filter command,$(origin PYTH
 	resolve bench bench-quick clean
 
 help: ## Show the commands
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
+	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 18
 
 setup: ## Make .venv to train, generate, serve and learn (TORCH=cpu: 0.25 GB instead of 2.8 on Linux; PYTHON=python3.12)
 	@$(INSTALL)

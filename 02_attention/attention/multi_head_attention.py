@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from attention.masks import causal_mask
-from attention.scaled_dot_product import attention_fused, attention_reference
+from attention.scaled_dot_product import attention_capped, attention_fused, attention_reference
 
 # Encodes positions into queries or keys, such as RoPE: (batch, heads, time, head_dim) → the same shape.
 RotateHeads = Callable[[Tensor], Tensor]
@@ -100,7 +100,7 @@ class MultiHeadAttention(nn.Module):
         sinks: how many first positions stay visible with any window.
         window_in_mask: whether a mask that `forward` is given contains the window. False if other layers have none.
         scale: scores are multiplied by it; None for 1 / sqrt(head_dim).
-        softcap: limit of the scores; see `attention_reference`.
+        softcap: limit of the scores; see `attention_capped`.
         layer: index of this layer; the key-value store knows the layer by it.
 
     Raises:
@@ -204,7 +204,10 @@ class MultiHeadAttention(nn.Module):
         if self.observer is None:
             heads = attention_fused(q, k, v, allowed, bias, self.dropout if self.training else 0.0, self.softcap)
         else:
-            heads, weights = attention_reference(q, k, v, allowed, bias, self.softcap)
+            if self.softcap is None:
+                heads, weights = attention_reference(q, k, v, allowed, bias)
+            else:
+                heads, weights = attention_capped(q, k, v, allowed, bias, self.softcap)
             self.observer(self.layer, weights)
         return self.output(heads.transpose(1, 2).flatten(2))
 

@@ -70,12 +70,7 @@ def attention_loops(queries: Matrix, keys: Matrix, values: Matrix, causal: bool 
 
 
 def attention_reference(
-    queries: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    allowed: Tensor | None = None,
-    bias: Tensor | None = None,
-    softcap: float | None = None,
+    queries: Tensor, keys: Tensor, values: Tensor, allowed: Tensor | None = None, bias: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Compute attention as the equation says, and return the weights too.
 
@@ -87,8 +82,6 @@ def attention_reference(
             mask, including causality. None is causal, and `torch.ones(1, 1, dtype=torch.bool)` shows every key.
             A query that sees no key gets weights of nan.
         bias: added to the scores, broadcastable to them.
-        softcap: scores are kept smoothly within ± this number: softcap · tanh(scores / softcap), before the bias
-            (Gemma 2); None for no limit.
 
     Returns:
         The output (..., heads, num_queries, value_dim) and the weights (..., heads, num_queries, num_keys).
@@ -102,8 +95,6 @@ def attention_reference(
             raise ValueError(f"kv_heads must divide heads: {queries.shape[-3]} / {keys.shape[-3]} is not whole")
         keys, values = keys.repeat_interleave(group, dim=-3), values.repeat_interleave(group, dim=-3)
     scores = queries @ keys.transpose(-2, -1) / math.sqrt(queries.shape[-1])
-    if softcap is not None:
-        scores = softcap * (scores / softcap).tanh()
     if bias is not None:
         scores = scores + bias
     if allowed is None:
@@ -111,6 +102,22 @@ def attention_reference(
     scores = scores.masked_fill(~allowed, -torch.inf)  # exp(-inf) = 0: no weight at all
     weights = scores.softmax(dim=-1)
     return weights @ values, weights
+
+
+def attention_capped(
+    queries: Tensor, keys: Tensor, values: Tensor, allowed: Tensor | None, bias: Tensor | None, softcap: float
+) -> tuple[Tensor, Tensor]:
+    """`attention_reference`, with scores kept smoothly within ± `softcap`: softcap · tanh(scores / softcap) (Gemma 2).
+
+    The cap comes before the bias and the mask. Arguments, results and errors are those of `attention_reference`.
+    """
+    group = queries.shape[-3] // keys.shape[-3]
+    scores = queries @ keys.repeat_interleave(group, dim=-3).transpose(-2, -1) / math.sqrt(queries.shape[-1])
+    scores = softcap * (scores / softcap).tanh()
+    # Queries of zeros have scores of zero, to which these are added.
+    return attention_reference(
+        torch.zeros_like(queries), keys, values, allowed, scores if bias is None else scores + bias
+    )
 
 
 def attention_fused(
@@ -132,7 +139,7 @@ def attention_fused(
             mask and skips half the work.
         bias: added to the scores, broadcastable to them.
         dropout: probability of dropping an attention weight, during training only.
-        softcap: see `attention_reference`. The kernel does not have it, so that all scores are kept in memory.
+        softcap: see `attention_capped`. The kernel does not have it, so that all scores are kept in memory.
 
     Returns:
         (batch, heads, num_queries, head_dim).
@@ -146,7 +153,7 @@ def attention_fused(
     if softcap is not None:
         if dropout:
             raise ValueError("attention with a softcap has no dropout of its weights; train with a dropout of 0")
-        return attention_reference(queries, keys, values, allowed, bias, softcap)[0]
+        return attention_capped(queries, keys, values, allowed, bias, softcap)[0]
     num_queries, num_keys = queries.shape[-2], keys.shape[-2]
     grouped = queries.shape[1] != keys.shape[1]
     if allowed is None and bias is None and num_queries == num_keys:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from tokenizer.merging import Merger
 
 
-def merge(self: Merger, pre_token: bytes) -> list[int]:
+def merge(self: Merger, pre_token: Sequence[int]) -> list[int]:
     """The tokens of one pre-token after all merges; exercise 4.3 says in which order merges are made.
 
     If you search the whole list again for each merge, the time grows with the square of the length. For words this is
@@ -14,7 +16,7 @@ def merge(self: Merger, pre_token: bytes) -> list[int]:
 
     Args:
         self: `self._merged` maps a pair of tokens to the token it becomes.
-        pre_token: bytes; it may be empty.
+        pre_token: the tokens of its bytes, which are the bytes themselves; it may be empty.
     """
     raise NotImplementedError("Exercise 4.4: merge until nothing can be merged")
 

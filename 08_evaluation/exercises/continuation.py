@@ -8,11 +8,13 @@ from tokenizer.interface import Tokenizer
 def encode_pair(tokenizer: Tokenizer, context: str, continuation: str) -> tuple[list[int], list[int]]:
     """Ids of a context and of its continuation, to measure how likely the model finds the answer.
 
-    BPE may merge across the border, and a word and the space before it are one token. So do as lm-evaluation-harness does:
+    BPE may merge across the border, and a word and the space before it are one token.
 
-    - Move spaces at the end of the context to the front of the continuation.
-    - Encode both together, and cut the ids at the number of ids that the context has by itself. An empty context has no
-      ids.
+    - Move spaces at the end of the context to the front of the continuation, as lm-evaluation-harness does.
+    - Encode both together. If they begin with the ids that the context has by itself, and more follow, cut there. An empty
+      context has no ids.
+    - Otherwise a token reaches across the border, and a cut would give a part of the answer away. Then encode the context
+      and the continuation separately.
 
     Args:
         tokenizer: the model's tokenizer.
@@ -22,7 +24,7 @@ def encode_pair(tokenizer: Tokenizer, context: str, continuation: str) -> tuple[
     Returns:
         Ids of the context, ids of the continuation.
     """
-    raise NotImplementedError("Exercise 8.7: encode together, cut afterwards")
+    raise NotImplementedError("Exercise 8.7: encode together, and cut where no token is in the way")
 
 
 # === Above: what the learner gets. Below: how it is graded, with hints and wrong answers. ===
@@ -49,9 +51,6 @@ def cases() -> Iterator[Case]:
 
 
 def _pair(tokenizer: Tokenizer, context: str, continuation: str, **wrong: bool) -> tuple[list[int], list[int]]:
-    if wrong.get("apart"):
-        moved = context[len(context.rstrip()) :]
-        return tokenizer.encode(context.rstrip()), tokenizer.encode(moved + continuation)
     if wrong.get("answer_stripped"):
         continuation = continuation.strip()
     if not wrong.get("spaces_stay"):
@@ -60,10 +59,12 @@ def _pair(tokenizer: Tokenizer, context: str, continuation: str, **wrong: bool) 
         spaces = spaces[:1] if wrong.get("one_space") else "" if wrong.get("spaces_lost") else spaces
         context, continuation = stripped, spaces + continuation
     whole = tokenizer.encode(context + continuation)
+    before = tokenizer.encode(context)
+    split = len(before)
     if wrong.get("from_the_end"):
         split = len(whole) - len(tokenizer.encode(continuation))
-    else:
-        split = len(tokenizer.encode(context))
+    elif not wrong.get("always_cut") and (whole[:split] != before or len(whole) == split):
+        return before, tokenizer.encode(continuation)
     return whole[:split], whole[split:]
 
 
@@ -89,8 +90,8 @@ EXERCISE = Exercise(
     hints=(
         "First decide the two texts, then encode them as one.",
         "stripped = context.rstrip(). The spaces are context[len(stripped):] and go in front of the continuation.",
-        "whole = tokenizer.encode(stripped + continuation); split = len(tokenizer.encode(stripped)); return whole[:split], "
-        "whole[split:].",
+        "whole = tokenizer.encode(stripped + continuation); before = tokenizer.encode(stripped). If whole[:len(before)] == "
+        "before and more follows, return before, whole[len(before):]; otherwise before, tokenizer.encode(continuation).",
     ),
     mistakes=(
         Mistake(
@@ -99,8 +100,8 @@ EXERCISE = Exercise(
         ),
         Mistake(_mistaken("spaces_lost"), "the spaces are moved, not dropped"),
         Mistake(
-            _mistaken("apart"),
-            "separate encoding forces a cut where the model has not learned one: encode both together",
+            _mistaken("always_cut"),
+            "a token reaches across the border: the cut gives a part of the answer away; then encode the two separately",
         ),
         Mistake(_mistaken("from_the_end"), "the cut is counted from the front, by the context's own ids"),
         Mistake(_mistaken("one_space"), "all the spaces at the end are moved"),

@@ -34,7 +34,7 @@ LONGEST_MESSAGE = 500  # characters
 
 
 def shown(value: object, longest: int = 100) -> str:
-    """What a client sent, as part of a message or a log line: cut, and with escapes for what cannot be seen.
+    r"""What a client sent, as part of a message or a log line: cut, and with escapes for what cannot be seen.
 
     Control characters could move the cursor of a terminal, and half of a surrogate pair cannot be sent at all.
 

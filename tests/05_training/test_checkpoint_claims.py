@@ -12,8 +12,9 @@ import yaml
 from support.serving import save_run
 
 from tokenizer.byte_tokenizer import ByteTokenizer
-from training.checkpoints.checkpoint import CheckpointError, list_checkpoints, load_model, read_state, save_checkpoint
+from training.checkpoints.checkpoint import CheckpointError, list_checkpoints, load_model, read_state
 from training.checkpoints.manifest import write_manifest
+from training.checkpoints.saving import save_checkpoint
 from training.checkpoints.weights import model_weights
 from transformer.config import GPTConfig
 from transformer.gpt_model import GPTModel

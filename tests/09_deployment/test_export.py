@@ -152,7 +152,7 @@ def test_the_command_exports_a_run_with_an_adapter(tmp_path: Path, capsys):
         (["--to", "hf", "--type", "q8_0"], "the type must be one of f32, f16, bf16 for hf, got 'q8_0'"),
         (["--to", "gguf", "--type", "q4"], "the type must be one of f32, f16, bf16, q8_0, q4_0 for gguf, got 'q4'"),
         (["--to", "onnx", "--type", "f16"], "onnx is written in f32 only"),
-        (["--to", "hf", "--checkpoint", "no/such"], "there is no checkpoint"),
+        (["--to", "hf", "--checkpoint", "no/such"], "there is no folder no/such"),
     ],
 )
 def test_mistakes_get_one_line(arguments: list[str], message: str, tmp_path: Path, capsys):

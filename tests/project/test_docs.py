@@ -57,7 +57,7 @@ def test_commands_name_scripts_modules_and_configurations_that_exist(page: Path)
             assert importlib.util.find_spec(module) is not None, module
         for config in re.findall(r"(configs/\S+\.yaml)", block):
             assert (ROOT / config).exists(), config
-        for target in re.findall(r"^make ([a-z-]+)", block, re.MULTILINE):
+        for target in re.findall(r"^make ([a-z0-9-]+)", block, re.MULTILINE):
             assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE), target
 
 

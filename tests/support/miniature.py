@@ -17,6 +17,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import textwrap
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -93,7 +94,7 @@ def _write_records(folder: Path) -> None:
 
 
 def write_workspace(folder: Path, numbers: tuple[str, ...]) -> None:
-    """Write exercises that pass. A call of the package's own function replaces the stub's last line.
+    """Write exercises that pass: the stub, and after it the package's own function once more, copied by its source.
 
     Args:
         folder: the miniature.
@@ -106,16 +107,12 @@ def write_workspace(folder: Path, numbers: tuple[str, ...]) -> None:
     for entry in all_exercises():
         if entry.number in numbers:
             own = entry.load().resolve().function
-            names = [
-                f"{name}={name}" if parameter.kind is parameter.KEYWORD_ONLY else name
-                for name, parameter in inspect.signature(own).parameters.items()
-            ]
-            # Bound when the file is loaded, before anything replaces the function.
-            bound = f"from {own.__module__} import {own.__qualname__.split('.')[0]}\n_own = {own.__qualname__}\n"
-            stub, _, _ = entry.stub.partition("raise NotImplementedError(")
+            # The copy finds what its module has.
+            around = f"import {own.__module__} as _home\nglobals().update(vars(_home) | globals())\n"
+            source = textwrap.dedent(inspect.getsource(own))
             path = workspace.file_of(entry)
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(f"{stub}return _own({', '.join(names)})\n\n\n{bound}", encoding="utf-8")
+            path.write_text(f"{entry.stub}\n\n{around}\n\n{source}", encoding="utf-8")
 
 
 def run_program(words: list[str], folder: Path, variables: dict[str, str], timeout: float = 120) -> tuple[int, str]:

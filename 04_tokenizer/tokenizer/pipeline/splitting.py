@@ -29,7 +29,7 @@ def split(text: str, pattern: Any, behavior: str, invert: bool = False) -> list[
 
     >>> import regex
     >>> [split("the-final--countdown", regex.compile("-"), behavior) for behavior in BEHAVIORS[:2]]
-    [['the', 'final', '', 'countdown'], ['the', '-', 'final', '-', '-', 'countdown']]
+    [['the', '', 'final', '', '', 'countdown'], ['the', '-', 'final', '-', '-', 'countdown']]
 
     Args:
         text: not empty.

@@ -141,5 +141,5 @@ def _flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         if isinstance(value, dict):
             flat |= _flatten(value, f"{prefix}{name}.")
         else:
-            flat[prefix + name] = value
+            flat[prefix + name] = list(value) if isinstance(value, tuple) else value  # YAML has lists alone
     return flat
