@@ -78,7 +78,7 @@ def test_a_context_that_the_memory_cannot_hold_is_refused(positions: str, folder
         ({"num_layers": True}, "model.num_layers must be a whole number"),
         ({"num_heads": [4]}, "model.num_heads must be a whole number"),
         ({"dropout": "a"}, "model.dropout must be a finite number"),
-        ({"norm": "nosuch"}, "model.norm must be one of layernorm, rmsnorm; got 'nosuch'"),
+        ({"norm": "nosuch"}, "model.norm must be one of layernorm, rmsnorm, rmsnorm_plus_one; got 'nosuch'"),
         ({"positions": 3}, "model.positions must be one of"),
         ({"rope_scaling": {"kind": "linear"}}, "model.rope_scaling has no factor"),
         ({"rope_scaling": {"kind": "linear", "factor": 2.0, "base": 1}}, "unknown rope_scaling settings: base"),

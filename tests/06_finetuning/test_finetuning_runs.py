@@ -185,7 +185,10 @@ def test_the_classifier_learns_on_the_trainer(trained_run: Path, monkeypatch, ca
 @pytest.mark.parametrize("options", [(), ("--lora.rank=4",)])
 def test_averaged_weights_are_what_is_measured_and_written(options, finetune, trained_run: Path, tmp_path: Path):
     """With an average that hardly moves, what is written is nearly the base, though the weights themselves went far."""
-    assert finetune("--optimizer.ema_decay=0.99999999", "--optimizer.lr=0.05", *options) == 0
+    different = tmp_path / "different.jsonl"  # copies of what is learned from would not be held out
+    different.write_text("".join(json.dumps({"prompt": f"{n} up?", "completion": "down"}) + "\n" for n in range(24)))
+    far = ("--optimizer.ema_decay=0.99999999", "--optimizer.lr=0.05")
+    assert finetune(*far, f"--data.source={different}", *options) == 0
     base, _ = load_base(str(trained_run))
     written = load_model(tmp_path / "out").model
     rows = base.token_embedding.num_embeddings  # the marks of the template are new

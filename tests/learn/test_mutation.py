@@ -37,5 +37,7 @@ def test_the_questions_notice_every_change(name: str):
     for source, difference in changes(reference_source(exercise)):
         if "require_key_for_each_query" in difference:
             continue  # the exercise does not ask for refusals
+        if "sorted(names, reverse=True)" in difference:
+            continue  # the right order too: a name comes after every name that it is the beginning of
         function = compiled(exercise, source)
         assert first_failure(exercise, function, questions(exercise, expected)) is not None, difference

@@ -171,7 +171,6 @@ WRONG = [
     ("rms_norm", "x is changed", "x *= torch.rsqrt(x.square().mean(-1, keepdim=True) + self.eps)\n"
      "    return x if self.weight is None else x * self.weight.to(x.dtype)"),
     ("sinusoidal_table", "float64", TABLE.format(end=".double()")),
-    ("rotary", "float64 in float32", "import torch\n    " + ROTATED.format(of=".float()", heads="heads.float()", to="")),
     ("rotary", "in place", "import torch\n    first, second = heads.chunk(2, -1)\n"
      "    swapped = torch.cat([second, first], -1)\n"
      "    return heads.mul_(self.cos.to(heads.dtype)).add_(swapped * self.signed_sin.to(heads.dtype))"),

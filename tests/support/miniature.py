@@ -90,7 +90,9 @@ def _write_records(folder: Path) -> None:
     for name, lines in records.items():
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     texts = [f"{a} and {b} make {a + b}, however often one asks." for a, b in sums * 32]
-    pyarrow.parquet.write_table(pyarrow.table({"text": texts}), folder / "big.parquet")
+    (folder / "big").mkdir()
+    for path in (folder / "big.parquet", folder / "big" / "part_1.parquet"):
+        pyarrow.parquet.write_table(pyarrow.table({"text": texts}), path)
 
 
 def write_workspace(folder: Path, numbers: tuple[str, ...]) -> None:
