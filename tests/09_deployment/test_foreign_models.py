@@ -67,7 +67,7 @@ def test_the_models_own_chat_template_is_used_and_its_refusal_is_an_answer_of_40
     assert ids == served.tokenizer.encode("<s>Be small.[user]low</s>[assistant]", allowed_special="all")
     assert served.end_ids == {2, 9}
     with pytest.raises(ConversationError, match="no tools") as refused:
-        served.encode_conversation([Message("tool", "x")])  # type: ignore[arg-type]
+        served.encode_conversation([Message("user", "low"), Message("tool", "x")])  # type: ignore[arg-type]
     answer = as_api_error(refused.value)
     assert answer is not None and answer.status == 400
 

@@ -279,7 +279,7 @@ def test_adapters_are_served_under_their_own_names(run_folder: Path, root: Path,
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--checkpoint", "no/such"], "there is no checkpoint"),
+        (["--checkpoint", "no/such"], "there is no folder no/such"),
         (["--port", "70000"], "port: Input should be less than or equal to 65535"),
         (["--host", "0.0.0.0"], "can be reached from other machines and no API key is set"),
         (["--config", "no/such.yaml"], "there is no settings file no/such.yaml"),
