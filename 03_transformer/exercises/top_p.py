@@ -59,7 +59,7 @@ def cases() -> Iterator[Case]:
     yield Case("a batch with two axes", [batch.view(3, 2, 10).clone(), 0.6])
     large = torch.randn(2, 2000, generator=torch.Generator().manual_seed(1))
     yield Case("2,000 tokens of similar probability, p = 0.9", [large, 0.9])
-    yield Case("2,000 tokens, of which a few are likely", [5 * large, 0.6])
+    yield Case("2,000 tokens, a few of them likely", [5 * large, 0.6])
 
 
 def _variant(logits: Tensor, p: float, **wrong: bool) -> Tensor:

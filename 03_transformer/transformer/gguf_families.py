@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from transformer.config import GPTConfig
-from transformer.pretrained_family import ANY, PretrainedError, unwanted_parts
+from transformer.pretrained_family import ANY, PretrainedError, first_that_has_all_parts, unwanted_parts
 
 Metadata = Mapping[str, Any]
 Fields = dict[str, Any]
@@ -217,14 +217,7 @@ def gguf_family_of_model(config: GPTConfig) -> GGUFFamily:
     Raises:
         PretrainedError: none has; the message says which parts the nearest one lacks.
     """
-    lacking = {family.architecture: family.obstacles(config) for family in FAMILIES}
-    for family in FAMILIES:
-        if not lacking[family.architecture]:
-            return family
-    nearest = min(lacking, key=lambda architecture: len(lacking[architecture]))
-    raise PretrainedError(
-        f"llama.cpp has no architecture with these parts; the nearest, {nearest}, has no {', no '.join(lacking[nearest])}"
-    )
+    return first_that_has_all_parts(FAMILIES, config, "llama.cpp has no architecture with these parts")
 
 
 def gguf_family(architecture: str) -> GGUFFamily:

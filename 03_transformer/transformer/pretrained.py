@@ -31,7 +31,7 @@ from groundwork.text_sources import TextError
 from groundwork.user_errors import UserError, brief
 from transformer.config import GPTConfig
 from transformer.gpt_model import GPTModel, build_rotary
-from transformer.pretrained_family import Family, PretrainedError, Stored, unscaled_norm
+from transformer.pretrained_family import Family, PretrainedError, Stored, first_that_has_all_parts, unscaled_norm
 from transformer.pretrained_gemma import GEMMA, GEMMA2, GEMMA3
 from transformer.pretrained_gpt2 import GPT2
 from transformer.pretrained_llama import LLAMA, MISTRAL, SMOLLM3
@@ -186,14 +186,7 @@ def family_of_model(config: GPTConfig) -> Family:
     Raises:
         PretrainedError: none has; the message says which parts the nearest one lacks.
     """
-    lacking = {family.architecture: family.obstacles(config) for family in FAMILIES}
-    for family in FAMILIES:
-        if not lacking[family.architecture]:
-            return family
-    nearest = min(lacking, key=lambda architecture: len(lacking[architecture]))
-    raise PretrainedError(
-        f"no Hugging Face class has these parts; the nearest, {nearest}, has no {', no '.join(lacking[nearest])}"
-    )
+    return first_that_has_all_parts(FAMILIES, config, "no Hugging Face class has these parts")
 
 
 def find_folder(source: str | Path) -> Path:

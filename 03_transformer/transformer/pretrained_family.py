@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -208,6 +208,41 @@ def unwanted_parts(config: GPTConfig, wanted: dict[str, tuple[Any, ...]]) -> lis
         if values is not ANY and value not in values:
             found.append(f"{name} {value!r}")
     return found
+
+
+class Expresses(Protocol):
+    """A file format's description of one kind of model."""
+
+    @property
+    def architecture(self) -> str:
+        """Its name."""
+        ...
+
+    def obstacles(self, config: GPTConfig, /) -> list[str]:
+        """What in a configuration it cannot express, in words."""
+        ...
+
+
+Kind = TypeVar("Kind", bound=Expresses)
+
+
+def first_that_has_all_parts(kinds: Sequence[Kind], config: GPTConfig, none: str) -> Kind:
+    """The first kind that a model can be written as.
+
+    Args:
+        kinds: the kinds of a file format.
+        config: the model.
+        none: the beginning of the message if there is none, such as "no Hugging Face class has these parts".
+
+    Raises:
+        PretrainedError: there is none; the message says which parts the nearest one lacks.
+    """
+    lacking = [(kind, kind.obstacles(config)) for kind in kinds]
+    for kind, obstacles in lacking:
+        if not obstacles:
+            return kind
+    nearest, obstacles = min(lacking, key=lambda pair: len(pair[1]))
+    raise PretrainedError(f"{none}; the nearest, {nearest.architecture}, has no {', no '.join(obstacles)}")
 
 
 def read_windows(hf: ForeignSettings, window: int | None, default: Callable[[int], bool]) -> dict[str, Any]:

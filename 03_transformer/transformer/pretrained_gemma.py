@@ -73,7 +73,7 @@ def _read_gemma2(hf: ForeignSettings) -> GPTConfig:
 
 
 def _softcap(hf: ForeignSettings, name: str, default: float | None) -> float | None:
-    """A cap where the file has null is no cap, and one that is missing is the class's own."""
+    """Null in the file means no cap. Where the field is missing, the cap is the class's own."""
     return None if hf.value(name, default) is None else float(hf.number(name, default))
 
 

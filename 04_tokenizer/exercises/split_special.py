@@ -41,7 +41,7 @@ from typing import Any
 from learn.exercise import Case, Exercise, Mistake
 
 _SPECIALS = {"<|end|>": 256, "<|user|>": 257, "<|end|><|user|>": 258, "a.b": 259}
-# Twenty tokens, each of which begins with the one before: an order by chance is wrong for some of them.
+# Twenty tokens. Each begins with the one before it, so an order by chance is wrong for some of them.
 _NESTED = {"+" * length: 300 + length for length in range(20, 0, -1)}
 
 

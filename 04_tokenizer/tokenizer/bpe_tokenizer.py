@@ -53,7 +53,7 @@ class BPETokenizer(Tokenizer):
         special_tokens: texts that get an id of their own, in order; an `AddedToken` says more about how it is found.
         pattern: cuts text into pre-tokens.
         ids: the id of each token in that order; None for 0, 1, 2, …. GPT-2, for example, numbers the bytes
-            in another order. Numbers may be left out. -1 stands for a byte that the vocabulary lacks; in a text such a
+            in another order. Numbers may be left out. -1 marks a byte that the vocabulary lacks; in a text such a
             byte is left out, as `tokenizers` does.
         nfc: compose characters before anything else, so that é is one character however it was typed
             (Unicode's normalization form C). Qwen's models do this. A text then decodes to its composed form.

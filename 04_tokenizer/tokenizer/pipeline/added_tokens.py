@@ -29,7 +29,7 @@ class AddedToken:
         special: found only where the caller allows it.
         lstrip: takes the white space before it.
         rstrip: takes the white space after it.
-        single_word: found only where no letter, digit or underscore stands beside it.
+        single_word: found only where no letter, digit or underscore is next to it.
         normalized: found in the normalized text, not in the text as it came.
     """
 

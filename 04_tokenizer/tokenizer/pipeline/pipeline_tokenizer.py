@@ -133,7 +133,7 @@ class PipelineTokenizer(Tokenizer):
             raise TokenizerError(f"id {error.args[0]} is outside the vocabulary of {self.vocab_size}") from None
 
     def last_safe_cut(self, text: str, start: int, end: int) -> int:
-        """None: what a part of a text becomes may depend on where it stands. See `Tokenizer.last_safe_cut`."""
+        """None: what a part of a text becomes may depend on its place. See `Tokenizer.last_safe_cut`."""
         return -1
 
     def with_special_tokens(self, new: Iterable[str]) -> PipelineTokenizer:

@@ -1,4 +1,4 @@
-"""What stands around a text: the begin token of Llama, the `[CLS]` and `[SEP]` of BERT."""
+"""What is put around a text: the begin token of Llama, the `[CLS]` and `[SEP]` of BERT."""
 
 from __future__ import annotations
 

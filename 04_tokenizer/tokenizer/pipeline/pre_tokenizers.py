@@ -48,7 +48,7 @@ class PreTokenizers:
 
         Args:
             text: any text.
-            begins: whether nothing stands before it.
+            begins: whether it is the beginning of the text.
         """
         pieces = [text]
         for cut in self._cuts:
