@@ -17,7 +17,7 @@ from optimization.model_loading import inference_copy, load_for_inference
 from optimization.quantize_command import main
 from optimization.weights.gptq import gptq_levels
 from optimization.weights.packed_linear import PackedLinear, packing_is_available
-from optimization.weights.packed_quantized import pack_quantized_layer
+from optimization.weights.packed_quantized import kernel_is_right, pack_quantized_layer
 from optimization.weights.quantization import (
     Int4Linear,
     Int8Linear,
@@ -102,8 +102,7 @@ def test_the_packed_kernel_gives_what_the_plain_layer_gives(kind, rows, dtype):
     layer.quantize(linear)
     x = torch.randn(2, rows, 128).to(dtype)
     packed = pack_quantized_layer(layer)
-    if packing_is_available(torch.device("cpu"), torch.float32):
-        assert packed is not layer
+    assert (packed is not layer) == kernel_is_right(kind)  # some processors have no right kernel for W8A8
     # The mixed-type kernels take activations in bfloat16; integer sums are exact.
     tolerance = 1e-5 if kind is W8A8Linear and dtype == torch.float32 else 0.02
     torch.testing.assert_close(packed(x), layer(x), atol=tolerance, rtol=tolerance)
