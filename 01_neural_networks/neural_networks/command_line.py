@@ -10,7 +10,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from groundwork.command_line import HelpFormatter
+from groundwork.command_line import HelpFormatter, user_path
 from neural_networks.bits_per_byte import gzip_bits_per_byte, xz_bits_per_byte
 from neural_networks.byte_models import ByteModel, sample
 from neural_networks.corpora import load_corpus
@@ -38,7 +38,7 @@ def corpus_arguments(description: str) -> argparse.ArgumentParser:
     parser = text_arguments(description)
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same result on the same machine")
     parser.add_argument("--prompt", default="", help="how the generated sample begins")
-    parser.add_argument("--output-dir", type=Path, default=Path("outputs"), help="folder for the plot")
+    parser.add_argument("--output-dir", type=user_path, default=Path("outputs"), help="folder for the plot")
     return parser
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from groundwork.command_line import user_path
 from groundwork.files import read_yaml
 from transformer.config import GPTConfig
 from transformer.feed_forward import GATED
@@ -167,7 +168,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # The values of a preset or file become the defaults of the options, so that options override them.
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--preset")
-    first.add_argument("--config", type=Path)
+    first.add_argument("--config", type=user_path)
     chosen, rest = first.parse_known_args(arguments)
     parser = ArgumentParser(
         prog="python -m transformer.model_summary",

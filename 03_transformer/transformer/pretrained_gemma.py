@@ -99,7 +99,7 @@ def _read_gemma3(hf: ForeignSettings) -> GPTConfig:
     local_rope = read_rope_section(local, hf.number("rope_local_base_freq", 10_000.0), length)
     if local_rope["rope_scaling"] is not None:
         raise PretrainedError("config.json scales the positions of layers with a window, which is not supported")
-    pattern = hf.whole("sliding_window_pattern", None) or hf.whole("_sliding_window_pattern", None) or 6
+    pattern = hf.whole("sliding_window_pattern", None) or 6
     windows = read_windows(hf, hf.whole("sliding_window", 4096), lambda layer: (layer + 1) % pattern != 0)
     return _read_gemma(
         hf,
@@ -171,5 +171,5 @@ GEMMA3 = Family(
     lambda config: unwanted_parts(config, {**_LATER, "qk_norm": (True,), "local_rope_theta": ANY}),
     lambda config: llama_tensors(config, _NORMS),
     COMPUTED,
-    _HARMLESS,
+    _HARMLESS | {"_sliding_window_pattern"},  # transformers writes it beside layer_types, and does not read it
 )

@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from groundwork.command_line import HelpFormatter
+from groundwork.command_line import HelpFormatter, user_path
 from groundwork.user_errors import report_user_errors
 from neural_networks.corpora import load_corpus
 from tokenizer.pre_token_counts import count_pre_tokens
@@ -21,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Bytes per token by vocabulary size.", formatter_class=HelpFormatter)
     parser.add_argument("--input", default="python_docs", help="python_docs, tiny_shakespeare, a file or a folder")
     parser.add_argument("--sizes", type=int, nargs="+", default=[2**power for power in range(8, 17)])
-    parser.add_argument("--plot", type=Path, default=Path("workspace/tokenizers/compression.png"))
+    parser.add_argument("--plot", type=user_path, default=Path("workspace/tokenizers/compression.png"))
     options = parser.parse_args(arguments)
     return report_user_errors(lambda: compare(options, Console(highlight=False)))
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 from rich.console import Console
 
+from groundwork.command_line import user_path
 from groundwork.user_errors import report_user_errors
 from tokenizer.command_line import bytes_progress, find_files
 from tokenizer.file_encoder import encode_files
@@ -21,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Encode text files into flat little-endian ids.")
     parser.add_argument("--tokenizer", required=True, help="our file, a tokenizer.json, GPT-2's folder or .tiktoken")
     parser.add_argument("--input", nargs="+", required=True, help="text or JSONL files, or folders of them")
-    parser.add_argument("--output", type=Path, required=True, help="file to write, such as train.bin")
+    parser.add_argument("--output", type=user_path, required=True, help="file to write, such as train.bin")
     parser.add_argument("--shard-tokens", type=int, help="the most ids in a file; default: one file")
     parser.add_argument("--allowed-special", nargs="*", default=[], help="special tokens that the text holds")
     parser.add_argument("--workers", type=int, default=usable_cores(), help="processes; default: one for each core")

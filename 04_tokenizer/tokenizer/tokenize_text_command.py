@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 from rich.console import Console
 
+from groundwork.command_line import user_path
 from groundwork.files import write_atomically
 from groundwork.text_sources import read_text
 from groundwork.user_errors import report_user_errors
@@ -29,8 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--text", help="text to show")
-    source.add_argument("--file", type=Path, help="file to show")
-    parser.add_argument("--html", type=Path, help="write a page instead")
+    source.add_argument("--file", type=user_path, help="file to show")
+    parser.add_argument("--html", type=user_path, help="write a page instead")
     parser.add_argument("--statistics", action="store_true", help="show what the vocabulary does to the text instead")
     parser.add_argument("--ids", action="store_true", help="show the id after each token")
     parser.add_argument("--specials", action="store_true", help="special tokens in the text become their ids")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from groundwork.command_line import HelpFormatter
+from groundwork.command_line import HelpFormatter, user_path
 from groundwork.user_errors import report_user_errors
 from tokenizer.command_line import PATTERNS, WORKSPACE, count_input, train_with_progress
 from tokenizer.huggingface_files import save_huggingface
@@ -22,16 +22,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Train a byte-level BPE tokenizer.", formatter_class=HelpFormatter)
     parser.add_argument("--input", nargs="+", required=True, help="files, folders, python_docs or tiny_shakespeare")
     parser.add_argument("--vocab-size", type=int, required=True, help="ids: 256 bytes + merges + special tokens")
-    parser.add_argument("--output", type=Path, help="file to write; default: in workspace/tokenizers")
+    parser.add_argument("--output", type=user_path, help="file to write; default: in workspace/tokenizers")
     parser.add_argument("--pattern", choices=PATTERNS, default="gpt2", help="how text is cut before merging")
     parser.add_argument("--special-tokens", nargs="*", default=[END_OF_TEXT], help="texts with ids of their own")
     parser.add_argument("--workers", type=int, help="processes for counting; default: one for each core")
     parser.add_argument(
         "--max-distinct", type=int, default=10_000_000, help="different pre-tokens to keep; bounds the memory"
     )
-    parser.add_argument("--huggingface", type=Path, help="folder for tokenizer.json and tokenizer_config.json")
-    parser.add_argument("--gpt2", type=Path, help="folder for vocab.json and merges.txt")
-    parser.add_argument("--tiktoken", type=Path, help="file for tiktoken's ranks")
+    parser.add_argument("--huggingface", type=user_path, help="folder for tokenizer.json and tokenizer_config.json")
+    parser.add_argument("--gpt2", type=user_path, help="folder for vocab.json and merges.txt")
+    parser.add_argument("--tiktoken", type=user_path, help="file for tiktoken's ranks")
     options = parser.parse_args(arguments)
     return report_user_errors(lambda: train(options, Console()))
 

@@ -8,6 +8,7 @@ from typing import Literal
 from finetuning.adapters.lora import LoRAConfig
 from finetuning.dpo import PreferenceConfig
 from finetuning.grpo import GRPOConfig
+from groundwork.files import expand_home
 from groundwork.user_errors import require
 from training.optimizers.parameter_groups import OptimizerConfig
 from training.optimizers.schedule import ScheduleConfig
@@ -91,6 +92,7 @@ class FinetuningConfig:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
     def __post_init__(self) -> None:
+        expand_home(self, "output_dir", "base")
         require(bool(self.output_dir), 'output_dir must name a folder, got ""; "." is this folder')
         require(
             not self.quantize_base or self.lora is not None, "quantize_base needs lora: 4-bit weights cannot be learned"

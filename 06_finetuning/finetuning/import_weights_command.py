@@ -9,6 +9,7 @@ from pathlib import Path
 from finetuning.data.chat_format import TEMPLATES
 from finetuning.imported_models import import_model
 from finetuning.published_models import PUBLISHED
+from groundwork.command_line import user_path
 from groundwork.user_errors import report_user_errors
 from training.checkpoints.checkpoint import (
     CheckpointError,
@@ -31,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="a folder with config.json, safetensors and tokenizer; a GGUF file; a name on the hub; or "
         + ", ".join(f"{name} ({model.about}, {model.megabytes} MB)" for name, model in PUBLISHED.items()),
     )
-    parser.add_argument("--output", type=Path, help="folder of the new run; default: checkpoints/NAME")
+    parser.add_argument("--output", type=user_path, help="folder of the new run; default: checkpoints/NAME")
     parser.add_argument("--context-length", type=int, help="a shorter context than the model's, to save memory")
     parser.add_argument(
         "--chat-template", choices=sorted(TEMPLATES), help="teach this one, to a model without a template of its own"

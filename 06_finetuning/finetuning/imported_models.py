@@ -50,7 +50,7 @@ def import_model(source: str, run: Path, context_length: int | None = None, temp
 
 def is_foreign(source: str | Path) -> bool:
     """Whether this names a model that has to be imported: not a run, not a checkpoint, not an unknown path."""
-    path = Path(source)
+    path = Path(source).expanduser()
     if path.is_file():
         return path.suffix.lower() == ".gguf"
     if path.is_dir():
@@ -69,6 +69,7 @@ def checkpoint_of(source: str | Path) -> Path:
         CheckpointError: there is no such checkpoint.
         PretrainedError, TokenizerError, UserError: the model cannot be imported.
     """
+    source = Path(source).expanduser() if str(source).startswith("~") else source
     if not is_foreign(source):
         return find_checkpoint(source)
     original = _original(str(source))

@@ -14,6 +14,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from groundwork.command_line import user_path
 from groundwork.files import replacing, write_atomically
 from groundwork.user_errors import report_user_errors
 from optimization.engine.engine import Engine
@@ -64,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--max-tokens", type=int, default=64, help="tokens that each request makes")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto")
     parser.add_argument("--precision", choices=["auto", "float32", "bfloat16"], default="float32")
-    parser.add_argument("--output", type=Path, help="name of the files to write, without .json and .png")
+    parser.add_argument("--output", type=user_path, help="name of the files to write, without .json and .png")
     options = parser.parse_args(arguments)
     return report_user_errors(lambda: _run(options))
 

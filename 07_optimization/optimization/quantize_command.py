@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from finetuning.imported_models import checkpoint_of
+from groundwork.command_line import user_path
 from groundwork.text_sources import read_text
 from groundwork.user_errors import report_user_errors
 from neural_networks.corpora import load_corpus
@@ -44,8 +45,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="a run, a checkpoint, a folder of Hugging Face weights, a GGUF file, or a name on the hub; default: the newest run",
     )
     parser.add_argument("--method", choices=get_args(Method), default="int8", help="see the lesson")
-    parser.add_argument("--output", type=Path, help="folder to write; default: the run's name, then the method")
-    parser.add_argument("--text", type=Path, help="calibrate and measure on this; default: python_docs' held-out part")
+    parser.add_argument("--output", type=user_path, help="folder to write; default: the run's name, then the method")
+    parser.add_argument(
+        "--text", type=user_path, help="calibrate and measure on this; default: python_docs' held-out part"
+    )
     parser.add_argument("--tokens", type=int, default=32_768, help="tokens of the text to calibrate and measure with")
     options = parser.parse_args(arguments)
     return report_user_errors(lambda: _run(options))

@@ -13,6 +13,7 @@ from rich.table import Table
 from evaluation.significance import compare_paired, mcnemar_p_value
 from evaluation.tasks.benchmark import Evaluator, TaskResult, write_result
 from evaluation.tasks.task import load_task, task_names
+from groundwork.command_line import user_path
 from groundwork.text_sources import read_jsonl
 from groundwork.user_errors import UserError, report_user_errors
 from optimization.model_loading import load_for_inference
@@ -42,8 +43,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--limit", type=int, help="the most questions of each task, drawn by the seed")
     parser.add_argument("--seed", type=int, default=0, help="seed for the draw of questions and examples")
     parser.add_argument("--no-end-of-text", action="store_true", help="do not put <|endoftext|> before the prompts")
-    parser.add_argument("--against", type=Path, help="output folder of another model: compare question by question")
-    parser.add_argument("--output", type=Path, help="folder for figures and logs; default: outputs/benchmark/<run>")
+    parser.add_argument(
+        "--against", type=user_path, help="output folder of another model: compare question by question"
+    )
+    parser.add_argument(
+        "--output", type=user_path, help="folder for figures and logs; default: outputs/benchmark/<run>"
+    )
     parser.add_argument("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto")
     options = parser.parse_args(arguments)
     return report_user_errors(lambda: _run(options, Console()))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 from evaluation.calibration import calibrate
 from evaluation.sliding_window import score_text
+from groundwork.command_line import user_path
 from groundwork.text_sources import read_text
 from groundwork.user_errors import report_user_errors
 from neural_networks.bits_per_byte import xz_bits_per_byte
@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--checkpoint",
         help="a run, a checkpoint, a folder of Hugging Face weights, a GGUF file, or a name on the hub; default: the newest run",
     )
-    parser.add_argument("--text", type=Path, required=True, help="a UTF-8 text file the model was not trained on")
+    parser.add_argument("--text", type=user_path, required=True, help="a UTF-8 text file the model was not trained on")
     parser.add_argument(
         "--stride", type=int, help="tokens counted in each window; smaller is slower and gives more context"
     )

@@ -12,6 +12,7 @@ from rich.table import Table
 from evaluation.ladder.models import measure_checkpoint
 from evaluation.ladder.rungs import Ladder, Rung, draw_ladder
 from evaluation.ladder.text import TIERS, ladder_text
+from groundwork.command_line import user_path
 from groundwork.figures import save_figure
 from groundwork.user_errors import UserError, report_user_errors
 from neural_networks.corpora import load_corpus
@@ -35,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="add a checkpoint of your own as a rung, such as: after SFT=checkpoints/sft",
     )
     parser.add_argument(
-        "--output", type=Path, help="folder for ladder.json and ladder.svg; default: outputs/ladder_<tier>"
+        "--output", type=user_path, help="folder for ladder.json and ladder.svg; default: outputs/ladder_<tier>"
     )
     parser.add_argument("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto")
     options = parser.parse_args(arguments)

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from evaluation.report.data import gather_report
 from evaluation.report.page import render
+from groundwork.command_line import user_path
 from groundwork.files import read_yaml, write_atomically
 from groundwork.user_errors import UserError, report_user_errors
 from neural_networks.corpora import load_corpus
@@ -34,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--documents", type=int, default=200, help="held-out documents to measure, spread evenly")
     parser.add_argument("--samples", type=int, default=12, help="documents that the model writes")
     parser.add_argument("--seed", type=int, default=0, help="seed of the sampling")
-    parser.add_argument("--output", type=Path, help="the page; default: outputs/report_<run>.html")
+    parser.add_argument("--output", type=user_path, help="the page; default: outputs/report_<run>.html")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto")
     options = parser.parse_args(arguments)
     return report_user_errors(lambda: _run(options, Console()))

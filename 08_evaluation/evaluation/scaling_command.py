@@ -16,6 +16,7 @@ from evaluation.ladder.text import TIERS, ladder_text
 from evaluation.scaling.law import ScalingLaw, TrainedPoint, compute_frontier, fit_scaling_law, power_law
 from evaluation.scaling.small_training import short_recipe, train_small
 from evaluation.sliding_window import score_stream
+from groundwork.command_line import user_path
 from groundwork.figures import save_figure
 from groundwork.files import read_json, write_atomically
 from groundwork.user_errors import UserError, report_user_errors
@@ -44,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--corpus", default="tiny_shakespeare", help="python_docs, tiny_shakespeare, or a file or folder"
     )
-    parser.add_argument("--output", type=Path, default=Path("outputs/scaling"), help="folder for JSON and plot")
+    parser.add_argument("--output", type=user_path, default=Path("outputs/scaling"), help="folder for JSON and plot")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto")
     options = parser.parse_args(arguments)
     return report_user_errors(lambda: _run(options, Console()))

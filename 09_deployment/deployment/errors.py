@@ -150,7 +150,11 @@ def install_error_handlers(app: FastAPI) -> None:
 
     async def http(_: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
-        response = ApiError(error.status_code, str(error.detail)).response()
+        message = str(error.detail)
+        if isinstance(error.__cause__, UnicodeDecodeError):  # FastAPI only says that there was an error
+            bad = error.__cause__
+            message = f"the body is not UTF-8: byte {bad.object[bad.start]:#04x} at {bad.start:,}; JSON is always UTF-8"
+        response = ApiError(error.status_code, message).response()
         response.headers.update(error.headers or {})
         return response
 

@@ -16,6 +16,7 @@ from finetuning.adapters.lora import fold_adapter
 from finetuning.adapters.peft_format import load_adapter
 from finetuning.base_model import find_template
 from finetuning.imported_models import checkpoint_of
+from groundwork.command_line import user_path
 from groundwork.user_errors import UserError, report_user_errors
 from training.checkpoints.checkpoint import load_model, newest_run
 
@@ -33,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="a run, a checkpoint, a folder of Hugging Face weights, a GGUF file, or a name on the hub; default: the newest run",
     )
     parser.add_argument("--adapter", help="folder of a LoRA adapter to add to the weights")
-    parser.add_argument("--output", type=Path, help="folder to write into; default: outputs/NAME-FORMAT")
+    parser.add_argument("--output", type=user_path, help="folder to write into; default: outputs/NAME-FORMAT")
     parser.add_argument(
         "--type", help="type of the weights: f32, f16 or bf16 for hf; f32, f16, bf16, q8_0 or q4_0 for gguf"
     )

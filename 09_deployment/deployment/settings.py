@@ -9,18 +9,19 @@ from __future__ import annotations
 import ipaddress
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
+    InitSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     SettingsError,
-    YamlConfigSettingsSource,
 )
-from yaml import YAMLError
 
+from groundwork.files import read_yaml
+from groundwork.text_sources import TextError
 from optimization.settings import EngineSettings
 
 KEY_HASH = re.compile(r"sha256:[0-9a-f]{64}")
@@ -73,6 +74,7 @@ class RateLimits(BaseModel):
 class ServerSettings(BaseSettings):
     """All settings of the server."""
 
+    from_file: ClassVar[dict[str, Any]] = {}
     model_config = SettingsConfigDict(
         env_prefix="NULLM_",
         env_nested_delimiter="__",
@@ -153,7 +155,7 @@ class ServerSettings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """The sources in order: command line, environment, file."""
-        return init_settings, env_settings, YamlConfigSettingsSource(settings_cls)
+        return init_settings, env_settings, InitSettingsSource(settings_cls, cls.from_file)
 
 
 def load_settings(config: Path | str | None, command_line: dict[str, Any]) -> ServerSettings:
@@ -169,10 +171,11 @@ def load_settings(config: Path | str | None, command_line: dict[str, Any]) -> Se
     if config is not None and not Path(config).is_file():
         raise SettingsFileError(f"there is no settings file {config}")
 
-    class FromFile(ServerSettings):
-        model_config = SettingsConfigDict(yaml_file=config)
-
     try:
+
+        class FromFile(ServerSettings):
+            from_file = {} if config is None else read_yaml(config)
+
         return FromFile(**command_line)
     except ValidationError as error:
         problems = [
@@ -180,9 +183,7 @@ def load_settings(config: Path | str | None, command_line: dict[str, Any]) -> Se
             for item in error.errors()
         ]
         raise SettingsFileError("; ".join(problems)) from None
-    except RecursionError:
-        raise SettingsFileError(f"{config} is nested too deeply") from None
-    except (SettingsError, YAMLError, UnicodeDecodeError, TypeError) as error:
+    except (SettingsError, TextError, TypeError) as error:
         raise SettingsFileError(" ".join(str(error).split())) from None
 
 

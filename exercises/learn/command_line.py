@@ -18,6 +18,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from groundwork.command_line import user_path
 from groundwork.user_errors import report_user_errors
 from learn.catalogue import Entry, LabEntry, LearnError, all_exercises, all_labs, choose, choose_one
 from learn.experiment import run_apart
@@ -93,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     lab_parser.add_argument("lab", nargs="?", help="such as 5.A; without it, list the labs")
     run_parser = commands.add_parser("run", help="run a script of the project with your functions instead of its own")
     run_parser.add_argument("--only", help="exercises to use, such as 3,5.1; by default all that passed")
-    run_parser.add_argument("script", type=Path, help="such as 05_training/train.py")
+    run_parser.add_argument("script", type=user_path, help="such as 05_training/train.py")
     run_parser.add_argument("arguments", nargs=argparse.REMAINDER, help="arguments of the script")
     return parser
 

@@ -6,6 +6,7 @@ import argparse
 import math
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -29,6 +30,11 @@ def with_dashes(arguments: Sequence[str] | None = None) -> list[str]:
     return [
         (name.replace("_", "-") if name.startswith("--") else name) + equals + value for name, equals, value in split
     ]
+
+
+def user_path(text: str) -> Path:
+    """A path as a user writes it. In `--output=~/runs`, the shell leaves the `~` as it is."""
+    return Path(text).expanduser()
 
 
 def at_least_one(name: str, value: int) -> int:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
-from typing import Any, Generic, NoReturn, TypeVar
+from typing import Any, Generic, NoReturn, TypeVar, get_args, get_type_hints
 
+import yaml
 from jsonargparse import ArgumentParser
 
-from groundwork.files import read_yaml
+from groundwork.files import SURPRISING_NUMBER, read_yaml
 
 Configuration = TypeVar("Configuration")
 
@@ -49,8 +50,7 @@ class ConfigurationParser(Generic[Configuration]):
         """
         given = [self._as_field(a) for a in (sys.argv[1:] if arguments is None else arguments)]
         try:
-            self._check_files(given)
-            parsed = self._parser.parse_args(given)
+            parsed = self._parser.parse_args(self._with_contents(given))
             fields: dict[str, Any] = self._parser.instantiate_classes(parsed).as_dict()
             fields.pop("config", None)
             names = [flag.removeprefix("--").replace("-", "_") for flag in self._flags]
@@ -59,17 +59,50 @@ class ConfigurationParser(Generic[Configuration]):
         except (ValueError, TypeError) as error:
             self._parser.error(str(error).strip().splitlines()[-1].strip())
 
-    def _check_files(self, given: list[str]) -> None:
-        """Refuse a `--config` file that is nested without end, or stands for more values than memory holds.
+    def _with_contents(self, given: list[str]) -> list[str]:
+        """The arguments with the contents of `--config` files, read strictly, instead of their names.
+
+        A section without lines, because all of them are commented out, has its defaults.
 
         Raises:
-            TextError: it is such a file, or not YAML.
+            TextError: a file is not YAML, has a key twice, is nested without end, or stands for more than memory holds.
+            ValueError: YAML would read a number in another way than people.
         """
-        files = [after for before, after in pairwise(given) if before == "--config"]
-        files += [argument.removeprefix("--config=") for argument in given if argument.startswith("--config=")]
-        for file in files:
-            if Path(file).is_file():  # jsonargparse says what else it cannot be
-                read_yaml(file)
+        result, flag = list[str](), ""
+        for argument in given:
+            before, equals, value = argument.partition("=") if argument.startswith("--") else (flag, "", argument)
+            if before == "--config" and (path := Path(value).expanduser()).is_file():
+                content = {
+                    name: v for name, v in read_yaml(path).items() if v is not None or not self._is_section(name)
+                }
+                self._check_numbers(content)
+                value = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+                argument = f"{before}={value}" if equals else value
+            else:  # jsonargparse says what else a file cannot be
+                self._check_numbers({before.removeprefix("--"): value})
+            result.append(argument)
+            flag = argument
+        return result
+
+    def _kind_of(self, field: str) -> Any:
+        """The type of a field such as `training.max_steps`, or None."""
+        kind: Any = self._kind
+        for name in field.split("."):
+            kind = get_type_hints(kind).get(name) if dataclasses.is_dataclass(kind) else None
+        return kind
+
+    def _is_section(self, name: str) -> bool:
+        return dataclasses.is_dataclass(self._kind_of(name))
+
+    def _check_numbers(self, values: dict[str, Any], section: str = "") -> None:
+        """Refuse texts such as 0500 and 2:30 where numbers belong: jsonargparse would read the second as 150."""
+        for name, value in values.items():
+            field = f"{section}{name}"
+            kind = self._kind_of(field) or str  # jsonargparse refuses an unknown field
+            if isinstance(value, dict):
+                self._check_numbers(value, f"{field}.")
+            elif isinstance(value, str) and SURPRISING_NUMBER.fullmatch(value) and str not in (kind, *get_args(kind)):
+                raise ValueError(f"{field} is {value}, which can be read in several ways: write a decimal number")
 
     def _as_field(self, argument: str) -> str:
         """Change `--output-dir` to `--output_dir`, the name of the field in YAML files; both spellings are allowed."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import glob
 import os
 import platform
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,20 @@ import yaml
 from groundwork.text_sources import TextError, parse_json, read_text
 
 LARGEST_YAML = 100_000  # values, each counted as often as it occurs
+# Numbers that YAML 1.1 reads as octal or as minutes and seconds: 0500 would be 320, and 2:30 would be 150.
+SURPRISING_NUMBER = re.compile(r"[-+]?(0[0-7_]*[0-7]|[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?)")
+
+
+def expand_home(config: Any, *fields: str) -> None:
+    """Replace `~` in paths of a frozen dataclass. The shell does it only where a word of the command begins with it.
+
+    Args:
+        config: called in its `__post_init__`.
+        fields: names of fields that are paths, as texts.
+    """
+    for name in fields:
+        if (path := getattr(config, name)).startswith("~"):
+            object.__setattr__(config, name, str(Path(path).expanduser()))
 
 
 @contextmanager
@@ -72,11 +87,12 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
     """Read a YAML file that contains named fields. Nothing in it is executed.
 
     Raises:
-        TextError: it cannot be read, is not YAML, or contains something else. The message names the file.
+        TextError: it cannot be read, is not YAML, has a key twice, or contains something else. The message names the
+            file.
     """
     text = read_text(path)
     try:
-        content = yaml.safe_load(text)
+        content = yaml.load(text, _Loader)
     except RecursionError:
         raise TextError(f"{path}: not valid YAML: nested too deeply") from None
     except (yaml.YAMLError, ValueError) as error:  # ValueError: a date or a number that cannot be
@@ -86,6 +102,31 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
         raise TextError(f"{path} should hold named fields, it holds a {type(content).__name__}")
     _refuse_bomb(content, path)
     return content
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML without two surprises: PyYAML takes the last of two equal keys, and reads 0500 as 320."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """The pairs of a mapping, in which every key may occur once. Keys of `<<` may be given again."""
+        seen = set[str]()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                if key.value in seen:
+                    raise yaml.YAMLError(f"the key {key.value!r} in line {key.start_mark.line + 1} is there twice")
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+    def construct_yaml_number(self, node: yaml.ScalarNode) -> int | float | str:
+        """A number, or the text of one that people would read as another number."""
+        if SURPRISING_NUMBER.fullmatch(node.value):
+            return node.value
+        whole = node.tag == "tag:yaml.org,2002:int"
+        return self.construct_yaml_int(node) if whole else self.construct_yaml_float(node)
+
+
+for _kind in ("int", "float"):
+    _Loader.add_constructor(f"tag:yaml.org,2002:{_kind}", _Loader.construct_yaml_number)
 
 
 def _refuse_bomb(content: Any, path: Path | str) -> None:

@@ -90,6 +90,14 @@ def test_published_configurations_are_understood(name: str, tmp_path: Path):
     assert config.tie_embeddings and config.vocab_size == PUBLISHED[name]["vocab_size"]
 
 
+def test_a_field_that_transformers_writes_and_does_not_read_is_not_obeyed(tmp_path: Path):
+    config = {"architectures": ["Gemma3ForCausalLM"], "model_type": "gemma3_text", "vocab_size": 9, "hidden_size": 8,
+              "intermediate_size": 8, "num_hidden_layers": 7, "num_attention_heads": 2, "num_key_value_heads": 1,
+              "head_dim": 4, "max_position_embeddings": 64, "sliding_window": 8, "_sliding_window_pattern": 2}  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert read_config(tmp_path)[1].global_layers == (5,)  # each sixth, as in the class
+
+
 @pytest.mark.parametrize(
     ("style", "change", "message"),
     [

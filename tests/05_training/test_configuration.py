@@ -48,6 +48,8 @@ def test_every_field_has_a_help_text(capsys):
         (["--model.num_heads", "7"], "256 / 7 is not whole"),
         (["--model.norm", "batchnorm"], "'layernorm', 'rmsnorm'"),
         (["--training.max_steps", "many"], "training.max_steps"),
+        (["--training.max_steps", "0500"], "training.max_steps is 0500, which can be read in several ways"),
+        (["--training.max_steps=2:30"], "training.max_steps is 2:30, which can be read in several ways"),
         (["--tokenizer.vocab_size", "200"], "at least 257"),
         (["--data.validation_fraction", "0.9"], "at most 0.5"),
         (["--schedule.warmup_steps", "5000"], "must be below training.max_steps"),
@@ -68,6 +70,38 @@ def test_an_unknown_key_in_the_file_is_named(tiny_settings, write_config, capsys
     with pytest.raises(SystemExit):
         parse_config(["--config", write_config(tiny_settings)])
     assert "learning_rate" in capsys.readouterr().err
+
+
+def test_a_section_without_lines_has_its_defaults_and_one_that_is_there_twice_is_named(tmp_path: Path, capsys):
+    path = tmp_path / "run.yaml"
+    path.write_text("optimizer:\n  # lr: 0.1\nseed: 3\n")
+    assert parse_config(["--config", str(path)]) == RunConfig(seed=3)
+    path.write_text("optimizer:\n  lr: 0.02\nseed: 3\noptimizer:\n  weight_decay: 0.3\n")
+    for arguments in (["--config", str(path)], [f"--config={path}"]):
+        with pytest.raises(SystemExit):
+            parse_config(arguments)
+        assert "the key 'optimizer' in line 4 is there twice" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["0500", "2:30"])
+def test_a_number_that_can_be_read_in_several_ways_is_refused_and_a_name_is_not(text: str, tmp_path: Path, capsys):
+    path = tmp_path / "run.yaml"
+    path.write_text(f"training: {{max_steps: {text}}}")
+    with pytest.raises(SystemExit):
+        parse_config(["--config", str(path)])
+    assert f"training.max_steps is {text}, which can be read in several ways" in capsys.readouterr().err
+    path.write_text(f"output_dir: {text}")
+    assert parse_config(["--config", str(path)]).output_dir == parse_config(["--output_dir", text]).output_dir == text
+
+
+def test_a_tilde_is_the_home_folder_wherever_a_path_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))  # on Windows
+    (tmp_path / "run.yaml").write_text("output_dir: ~/run\ndata: {dataset_dir: ~/prepared}\n")
+    for arguments in (["--output_dir=~/run", "--data.dataset_dir=~/prepared"], ["--config=~/run.yaml"]):
+        config = parse_config(arguments)
+        assert (config.output_dir, config.data.dataset_dir) == (str(tmp_path / "run"), str(tmp_path / "prepared"))
+    assert parse_config(["--output_dir=a~b"]).output_dir == "a~b"
 
 
 @pytest.mark.parametrize(

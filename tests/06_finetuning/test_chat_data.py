@@ -25,6 +25,7 @@ from finetuning.data.chat_format import (
 from finetuning.data.finetuning_data import load_data
 from finetuning.data.instruction_data import InstructionDataError, Problem, read_instruction_data
 from finetuning.data.python_docs_qa import build_questions, first_sentence
+from finetuning.data.record_shapes import RecordError, read_record
 from finetuning.vocabulary_extension import add_special_tokens, extend_vocabulary
 from neural_networks.python_docs import DocumentedSymbol
 from tokenizer.bpe_tokenizer import BPETokenizer
@@ -350,6 +351,34 @@ def test_fields_that_change_nothing_are_named(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
+    "fields",
+    [
+        {"label": False},
+        {"label": 0},
+        {"label": "false"},
+        {"kto_tag": False},
+        {"kto_tag": True},
+        {"rejected_response": "c"},
+        {"rejected_messages": [{"role": "assistant", "content": "c"}]},
+        {"completion_mask": [0, 0]},
+        {"train_detail": [{"begin_offset": 0, "end_offset": 1, "train": False}]},
+    ],
+)
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {"messages": turns("a", "b")},
+        {"prompt": "a", "completion": "b"},
+        {"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]},
+    ],
+)
+def test_a_field_that_judges_the_answer_is_refused_by_name_in_every_shape(shape: dict, fields: dict):
+    assert read_record(shape)[1] == []
+    with pytest.raises(RecordError, match=f"field {next(iter(fields))} "):
+        read_record({**shape, **fields})
+
+
+@pytest.mark.parametrize(
     ("line", "reason"),
     [
         ('{"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y", "tool_calls": [1]}]}',
@@ -359,8 +388,8 @@ def test_fields_that_change_nothing_are_named(tmp_path: Path):
         ('{"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y", "thinking": "z"}]}',
          "message 2, thinking changes"),
         ('{"prompt": "a", "completion": "b", "tools": [{"type": "function"}]}', "field tools changes"),
-        ('{"prompt": "a", "completion": "b", "label": false}', "field label says whether the answer is good"),
-        ('{"prompt": "a", "completion": "b", "weight": 0}', "field weight of a whole record must be 1, got 0"),
+        ('{"prompt": "a", "completion": "b", "weight": 0}', "field weight of a whole record must be 1 or true, got 0"),
+        ('{"prompt": "a", "completion": "b", "train": false}', "field train of a whole record must be 1 or true"),
         ('{"prompt": "a", "question": "c", "completion": "b"}', "prompt and question: only one of them can be used"),
         ('{"question": "a"}', "the question has no answer: there is none of the fields output, completion"),
         ('{"messages": [{"role": "user", "content": "x", "weight": 1}, {"role": "assistant", "content": "y"}]}',
@@ -368,7 +397,11 @@ def test_fields_that_change_nothing_are_named(tmp_path: Path):
         ('{"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y", "weight": 0.5}]}',
          "message 2, weight must be 0 or 1, got 0.5"),
         ('{"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y", "weight": 0}]}',
-         "weight is 0 for all that the assistant says"),
+         "all that the assistant says has a weight of 0"),
+        ('{"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y", "training": false}]}',
+         "all that the assistant says has a weight of 0"),
+        ('{"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y", "loss": true, "weight": 0}]}',
+         "message 2, weight and loss: only one of them can be used"),
         ('{"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}',
          "message 1, content, part 1 is of the type 'image_url': only text can be learned"),
         ('{"messages": [{"role": ["user"], "content": "x"}]}', "message 1 has the role ['user']"),

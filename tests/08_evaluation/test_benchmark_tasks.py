@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -80,6 +81,9 @@ def test_published_layouts_become_the_prompts_that_others_use():
     assert read("arc", ARC_OF_AI2).solved == "Question: What melts ice?\nAnswer: heat"
     assert read("mmlu", MMLU).solved == "2 + 2?\nA. 3\nB. 4\nC. 5\nD. 22\nAnswer: B"
     assert read("mmlu", {**MMLU, "answer": "B"}) == read("mmlu", MMLU)
+    one_part = {**HELLASWAG, "ctx_b": None}
+    assert read("hellaswag", one_part) == read("hellaswag", {**HELLASWAG, "ctx_b": ""})
+    assert read("hellaswag", one_part).contexts[0] == "Baking: A man opens the oven."
     item = read("winogrande", WINOGRANDE)
     assert item.solved == "The cup did not fit the box because the box was too small."
     assert item.continuations == (" was too small.",) * 2
@@ -101,6 +105,8 @@ def test_the_csv_files_of_mmlu_are_read(tmp_path: Path):
         ("hellaswag", {**HELLASWAG, "label": 4}, "field 'label' should be from 0 to 3, got 4"),
         ("hellaswag", {**HELLASWAG, "endings": []}, "field 'endings' should be a list of at least two texts"),
         ("hellaswag", {"ctx_a": "x"}, "field 'endings' is missing; there are ctx_a"),
+        ("hellaswag", {**HELLASWAG, "ctx_b": 3}, "field 'ctx_b' should be a text or null, got 3"),
+        ("hellaswag", {**HELLASWAG, "ctx_b": math.nan}, "field 'ctx_b' should be a text or null, got nan"),
         ("arc", {**ARC_OF_THE_HUB, "answerKey": "E"}, "field 'answerKey' should be one of the labels A, B, got 'E'"),
         ("arc", {**ARC_OF_THE_HUB, "choices": ["a"]}, "field 'choices' should be an object with 'text' and 'label'"),
         ("mmlu", {**MMLU, "answer": "E"}, "field 'answer' should be one of A, B, C, D, got 'E'"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -126,6 +127,27 @@ def test_a_switch_is_true_or_false(name: str, value: Any):
 def test_a_bias_is_for_one_token(key: str):
     """With "01" there would be a second name of id 1, and one of two biases would be lost."""
     assert len(errors_of(CompletionRequest, {"prompt": "a", "logit_bias": {key: 1}})) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "headers", "status", "message"),
+    [
+        (
+            gzip.compress(b'{"prompt": "a"}'),
+            {"Content-Encoding": "gzip"},
+            415,
+            "Content-Encoding gzip is not supported",
+        ),
+        (b'{"prompt": "a"}', {"Content-Encoding": "identity"}, 200, ""),
+        ('{"prompt": "é"}'.encode("latin-1"), {}, 400, "the body is not UTF-8: byte 0xe9 at 12"),
+        ('{"prompt": "é"}'.encode("utf-16"), {}, 200, ""),  # JSON's older encodings are recognised
+    ],
+)
+def test_a_body_in_another_encoding_is_read_or_named(served: Served, content, headers, status, message):
+    headers = {"Content-Type": "application/json", **headers}
+    answer = served.client.post(COMPLETIONS, content=content, headers=headers)
+    assert answer.status_code == status, answer.text
+    assert status == 200 or answer.json()["error"]["message"].startswith(message)
 
 
 def test_an_empty_prompt_is_called_empty(served: Served):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from support.raw_http import exchange, post
@@ -100,6 +101,13 @@ def test_a_public_address_needs_keys_or_a_word(host: str, loopback: bool):
         load_settings(None, {"host": host})
     load_settings(None, {"host": host, "allow_public_without_keys": True})
     load_settings(None, {"host": host, "api_keys": {"a": hash_key("b")}})
+
+
+def test_settings_that_are_there_twice_are_refused(tmp_path: Path):
+    path = tmp_path / "server.yaml"
+    path.write_text("limits:\n  max_n: 2\nport: 1\nlimits:\n  max_tokens: 3\n")
+    with pytest.raises(SettingsFileError, match="the key 'limits' in line 4 is there twice"):
+        load_settings(path, {})
 
 
 def test_a_key_itself_in_the_settings_is_refused():

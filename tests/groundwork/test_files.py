@@ -101,6 +101,9 @@ BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
         (b"a: \xe9", "is not UTF-8"),
         (b"a: " + b"9" * 5000, "not valid YAML"),
         (b"? [1]\n: 2", "not valid YAML"),
+        (b"a: 1\nb: 2\na: 3", "the key 'a' in line 3 is there twice"),
+        (b"a: {b: 1, c: 2, b: 1}", "the key 'b' in line 1 is there twice"),
+        (b"a:\n  - b: 1\n    b: 2", "the key 'b' in line 3 is there twice"),
     ],
 )
 def test_a_yaml_file_that_cannot_be_used_is_named(content: bytes, message: str, tmp_path: Path):
@@ -115,6 +118,18 @@ def test_a_yaml_file_that_cannot_be_used_is_named(content: bytes, message: str, 
 def test_a_yaml_file_may_use_anchors(tmp_path: Path):
     (tmp_path / "a.yaml").write_text("a: &a {b: 1}\nc: *a\n")
     assert read_yaml(tmp_path / "a.yaml") == {"a": {"b": 1}, "c": {"b": 1}}
+
+
+def test_what_an_anchor_gives_may_be_given_again(tmp_path: Path):
+    (tmp_path / "a.yaml").write_text("a: &a {b: 1, c: 1}\nd:\n  <<: *a\n  b: 2\n")
+    assert read_yaml(tmp_path / "a.yaml")["d"] == {"b": 2, "c": 1}
+
+
+def test_numbers_that_yaml_reads_otherwise_than_people_stay_texts(tmp_path: Path):
+    texts = ["0500", "08", "-017", "2:30", "1:02:03.5"]
+    numbers = {"0": 0, "500": 500, "-3": -3, "0x1F": 31, "1_000": 1000, "0.5": 0.5, "00.5": 0.5, "1.5e-3": 0.0015}
+    (tmp_path / "a.yaml").write_text("".join(f"k{i}: {text}\n" for i, text in enumerate([*texts, *numbers])))
+    assert list(read_yaml(tmp_path / "a.yaml").values()) == [*texts, *numbers.values()]
 
 
 def test_a_mistake_of_the_user_is_one_line_and_a_fault_of_ours_keeps_its_traceback(capsys: pytest.CaptureFixture):

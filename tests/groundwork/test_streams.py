@@ -38,6 +38,18 @@ def test_bytes_that_are_no_text_can_be_typed():
     assert (done.returncode, done.stdout.rstrip(), done.stderr) == (0, rb"'caf\ufffd'", b"")
 
 
+@pytest.mark.skipif(os.name == "nt", reason="closes streams by their numbers")
+def test_a_closed_stream_is_empty_and_takes_what_is_printed():
+    program = (
+        "import os, subprocess, sys\n"
+        "child = 'import groundwork, sys; print(1, file=sys.stderr); print(2); input()'\n"
+        "for stream in (0, 2): os.close(stream)\n"
+        "os.execv(sys.executable, [sys.executable, '-c', child])"
+    )
+    done = run(program, "utf-8", b"typed\n")
+    assert done.stdout == b"2\n" and done.returncode == 1  # EOFError, as at the end of a file
+
+
 def test_every_package_sets_the_streams_by_its_first_import():
     assert len(PACKAGES) == 9
     for package in PACKAGES:

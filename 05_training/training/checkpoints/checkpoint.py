@@ -107,7 +107,7 @@ def find_checkpoint(path: Path | str) -> Path:
         CheckpointError: there is none, or the named one is damaged. Where only the newest of a run
             is damaged, the one before it is returned and a warning is printed.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     if path.name == "best" and not path.exists():
         while (best := best_checkpoint(path.parent)) is not None:
             with contextlib.suppress(RemovedError):

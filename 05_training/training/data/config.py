@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from groundwork.files import expand_home
 from groundwork.user_errors import require
 
 
@@ -36,6 +37,7 @@ class DataConfig:
             all(self.weights),
             'data.corpus and data.mixture must name a corpus, a file or a folder, got ""; "." is this folder',
         )
+        expand_home(self, "dataset_dir")
         require(bool(self.dataset_dir), 'data.dataset_dir must name a folder, got ""; "." is this folder')
         require(
             0.0 < self.validation_fraction <= 0.5,

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from groundwork.files import expand_home
 from groundwork.user_errors import require
 from training.data.config import DataConfig, TokenizerConfig
 from training.loss import LossConfig
@@ -58,6 +59,7 @@ class RunConfig:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
     def __post_init__(self) -> None:
+        expand_home(self, "output_dir")
         require(bool(self.output_dir), 'output_dir must name a folder, got ""; "." is this folder')
         require(0 <= self.seed < 2**63, f"seed must be between 0 and 2^63 - 1, got {self.seed}")
         _ = self.recipe  # checks that its parts go together

@@ -51,16 +51,23 @@ REFUSED = frozenset(
         "audio",
         "audios",
         "documents",
-        "loss",
         "loss_mask",
+        "loss_scale",
         "mask",
-        "train",
+        "completion_mask",
+        "assistant_mask",
+        "assistant_masks",
         "train_on_input",
+        "train_detail",
         "mask_history",
         "chat_template_kwargs",
         "response_format",
     ]
 )
+# Fields that say whether a message, or all of a record, is learned: 1 or true, 0 or false.
+LEARNED = ("weight", "loss", "loss_weight", "train", "training")
+# Fields of records with one answer that say that it is a bad one, or name a bad one beside it.
+JUDGED = ("label", "kto_tag", "rejected_response", "rejected_messages")
 _NOTHING: tuple[Any, ...] = (None, "", [], {})
 
 
@@ -106,8 +113,9 @@ def read_record(record: Any) -> tuple[Example | Preference, list[str]]:
         raise RecordError(f"a record must be an object, this is a {type(record).__name__}")
     unused: list[str] = []
     fields = _Fields(record, "", unused)
-    if fields.take("weight") not in (None, 1):
-        raise RecordError(f"field weight of a whole record must be 1, got {record['weight']!r}")
+    name, weight = fields.one_of(LEARNED)
+    if weight is not None and weight != 1:
+        raise RecordError(f"field {name} of a whole record must be 1 or true, got {weight!r}")
     if fields.has("chosen", "rejected", "preferred_output", "non_preferred_output"):
         read: Example | Preference = _preference(fields)
     else:
@@ -171,6 +179,9 @@ class _Fields:
 
 
 def _example(fields: _Fields) -> Example:
+    for name in JUDGED:
+        if fields.values.get(name) not in _NOTHING:
+            raise RecordError(f"field {name} says which answers are good, and cannot be obeyed here")
     if fields.has("messages"):
         messages = _messages(fields.take("messages"), "messages", fields.unused)
     elif fields.has("conversations"):
@@ -181,8 +192,6 @@ def _example(fields: _Fields) -> Example:
             raise RecordError(f"the question has no answer: there is none of the fields {', '.join(ANSWERS)}")
         name, answer = fields.one_of(ANSWERS)
         messages += _turn(answer, name, "assistant", fields.unused)
-        if isinstance(fields.values.get("label"), bool):
-            raise RecordError("field label says whether the answer is good, and cannot be obeyed")
     else:
         names = ", ".join(sorted(map(str, fields.values))) or "none"
         raise RecordError(
@@ -194,7 +203,7 @@ def _example(fields: _Fields) -> Example:
     if messages[-1].role != "assistant":
         raise ConversationError("the conversation does not end with the assistant")
     if not any(message.learned for message in messages if message.role == "assistant"):
-        raise RecordError("field weight is 0 for all that the assistant says: there is nothing to learn")
+        raise RecordError("all that the assistant says has a weight of 0: there is nothing to learn")
     return Example(tuple(messages))
 
 
@@ -254,7 +263,7 @@ def _messages(value: Any, name: str, unused: list[str]) -> list[Message]:
             raise RecordError(f"field {name}, message {number} {says} {speaker!r}")
         role = ROLE_NAMES[speaker]
         key, content = fields.one_of(("content", "value"))
-        learned = _learned(fields.take("weight"), role, where)
+        learned = _learned(*fields.one_of(LEARNED), role, where)
         fields.close(name)
         if role != "system" or _says_something(content):  # an empty system message says that there is none
             messages.append(Message(role, _text(content, where + key), learned))
@@ -267,13 +276,13 @@ def _says_something(content: Any) -> bool:
     return bool(content.strip() if isinstance(content, str) else content)
 
 
-def _learned(weight: Any, role: Role, where: str) -> bool:
+def _learned(name: str, weight: Any, role: Role, where: str) -> bool:
     if weight is None:
         return True
     if isinstance(weight, str) or weight not in (0, 1):
-        raise RecordError(f"field {where}weight must be 0 or 1, got {weight!r}")
+        raise RecordError(f"field {where}{name} must be 0 or 1, got {weight!r}")
     if weight and role != "assistant":
-        raise RecordError(f"field {where}weight is 1, and what the {role} says cannot be learned")
+        raise RecordError(f"field {where}{name} is {weight!r}, and what the {role} says cannot be learned")
     return bool(weight) or role != "assistant"
 
 

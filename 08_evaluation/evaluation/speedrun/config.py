@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from groundwork.files import expand_home
 from groundwork.user_errors import require
 
 
@@ -36,5 +37,6 @@ class SpeedrunConfig:
     seed: int = 1337
 
     def __post_init__(self) -> None:
+        expand_home(self, "output_dir", "pretrain", "sft", "dpo")
         for name in ("memorised_questions", "repeats", "held_out_questions"):
             require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")

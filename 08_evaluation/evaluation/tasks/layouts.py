@@ -63,7 +63,9 @@ def _choice(context: str, choices: list[str], answer: int) -> Item:
 def _hellaswag(record: Record) -> Item:
     """Which ending fits (Zellers et al., 2019): activity_label, ctx_a, ctx_b, endings, label."""
     endings = record.texts("endings")
-    second = str(record.values.get("ctx_b", ""))
+    second = record.values.get("ctx_b") or ""  # without it, the context has one part
+    if not isinstance(second, str):
+        raise record.fail("ctx_b", f"should be a text or null, got {second!r}")
     context = f"{record.text('activity_label')}: {record.text('ctx_a')} {second.capitalize()}"
     cleaned = [_without_wikihow_marks(ending) for ending in endings]
     return _choice(_without_wikihow_marks(context), cleaned, record.index("label", len(endings)))

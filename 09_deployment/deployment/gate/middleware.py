@@ -189,6 +189,11 @@ class BodyGuard:
         if not (declared.isascii() and declared.isdecimal()) or int(declared) > largest:
             await _close(too_large, scope, receive, send)
             return
+        packing = Headers(scope=scope).get("content-encoding", "identity").strip().lower()
+        if packing != "identity":
+            message = f"Content-Encoding {shown(packing)} is not supported: send the body as it is, not compressed"
+            await _close(ApiError(415, message), scope, receive, send)
+            return
         received, complete = 0, False
         deadline = asyncio.get_running_loop().time() + self._limits.body_seconds
 
