@@ -11,7 +11,6 @@ when the size doubles lies on it.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -22,7 +21,7 @@ import torch.nn.functional as F
 from matplotlib.figure import Figure
 
 from groundwork.figures import save_figure
-from groundwork.files import write_atomically
+from groundwork.files import write_json
 from harness import PeakMemory
 from reporting import describe_machine
 from tokenizer.tokenizer_trainer import train_bpe
@@ -105,7 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     curves = measure_growth()
     content = {"machine": describe_machine(), "curves": curves}
-    write_atomically(options.output / "growth.json", json.dumps(content, indent=2) + "\n")
+    write_json(options.output / "growth.json", content)
     print(save_figure(draw_growth(curves), options.output / "growth.svg"))
 
 

@@ -10,7 +10,6 @@ can be compared. Finished runs are kept in the results file, and the command con
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
@@ -20,7 +19,7 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
-from groundwork.files import write_atomically
+from groundwork.files import read_json, write_json
 from recipe_runs import Stage, train_recipe
 from reporting import describe_machine
 from training.data.data_preparation import prepare_dataset
@@ -82,7 +81,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=torch.get_num_threads(), help="runs at a time")
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "results" / "recipe" / "ablations.json")
     options = parser.parse_args()
-    results: dict[str, Any] = json.loads(options.output.read_text()) if options.output.exists() else {"runs": {}}
+    results: dict[str, Any] = read_json(options.output) if options.output.exists() else {"runs": {}}
     results |= {"config": Path(options.config).name, "machine": describe_machine()}
     recipe = parse_config([f"--config={options.config}"])
     prepare_dataset(recipe.data, recipe.tokenizer, Console())  # once, before processes share it
@@ -97,7 +96,7 @@ def main() -> None:
         for job in track(as_completed(jobs), "Training", total=len(jobs)):
             name, seed = jobs[job]
             results["runs"].setdefault(name, {})[str(seed)] = job.result()
-            write_atomically(options.output, json.dumps(results, indent=2) + "\n")
+            write_json(options.output, results)
     print(f"Written to {options.output}; the tables: python docs/write_tables.py")
 
 

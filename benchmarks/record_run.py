@@ -8,12 +8,11 @@ Then `python docs/write_tables.py` writes the tables of the documentation from t
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import sys
 from pathlib import Path
 
-from groundwork.files import write_atomically
+from groundwork.files import read_json, write_json
 from reporting import describe_machine
 from training.checkpoints.checkpoint import CheckpointError, read_checkpoint, read_settings
 from training.run.tracking import CURVE_FILE, SUMMARY_FILE
@@ -28,12 +27,12 @@ def main() -> int:
     options = parser.parse_args()
     try:
         settings = read_checkpoint(options.run, read_settings)
-        summary = json.loads((options.run / SUMMARY_FILE).read_text(encoding="utf-8"))
+        summary = read_json(options.run / SUMMARY_FILE)
     except (CheckpointError, OSError) as error:
         print(f"error: {options.run} is not a finished run: {error}", file=sys.stderr)
         return 1
     content = {"command": options.command, "machine": describe_machine(), "summary": summary, "settings": settings}
-    write_atomically(options.output / "run.json", json.dumps(content, indent=2) + "\n")
+    write_json(options.output / "run.json", content)
     shutil.copyfile(options.run / CURVE_FILE, options.output / CURVE_FILE)
     print(f"Written to {options.output}")
     return 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import json
 import os
 import platform
 import statistics
@@ -19,7 +18,7 @@ import torch
 from matplotlib.figure import Figure
 
 from groundwork.figures import save_figure
-from groundwork.files import write_atomically
+from groundwork.files import read_json, write_atomically, write_json
 from harness import Comparison
 
 
@@ -117,10 +116,10 @@ def write_report(folder: Path, name: str, comparisons: list[Comparison], quick: 
         quick: whether it was measured with less data.
     """
     path = folder / "results.json"
-    groups: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    groups: dict[str, Any] = read_json(path) if path.exists() else {}
     measured = [asdict(comparison) for comparison in comparisons]
     groups[name] = {"machine": describe_machine(), "quick": quick, "comparisons": measured}
-    write_atomically(path, json.dumps(groups, indent=2) + "\n")
+    write_json(path, groups)
     markdown = to_markdown(groups)
     write_atomically(folder / "results.md", markdown)
     with matplotlib.rc_context({"svg.fonttype": "none"}):  # letters instead of their outlines: a tenth of the size

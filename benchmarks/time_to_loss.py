@@ -15,7 +15,6 @@ measurements on the held-out text are left out on both sides.
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import statistics
 import time
@@ -29,7 +28,7 @@ from rich.console import Console
 from rich.progress import track
 
 from groundwork.figures import save_figure
-from groundwork.files import write_atomically
+from groundwork.files import write_json
 from recipe_runs import Curve, open_run, train_recipe
 from reporting import describe_machine
 from training.data.data_preparation import prepare_dataset
@@ -126,7 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     reached = {side: [seconds_to(curve, options.target) for curve in seeds.values()] for side, seeds in runs.items()}
     content = {"machine": describe_machine(), "target": options.target, "tokens_per_step": tokens}
     content |= {"seconds_to_target": reached, "runs": runs}
-    write_atomically(options.output / "time_to_loss.json", json.dumps(content, indent=2) + "\n")
+    write_json(options.output / "time_to_loss.json", content)
     print(save_figure(draw(runs, options.target), options.output / "time_to_loss.svg"))
     for side, seeds in runs.items():
         whole = statistics.median(curve[-1]["seconds"] for curve in seeds.values())

@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from groundwork.user_errors import notice, require_texts
+from groundwork.user_errors import counted, notice, require_texts
 
 
 class CorpusError(ValueError):
@@ -75,10 +75,10 @@ def split_documents(name: str, documents: list[str], validation_fraction: float)
         first = documents.index(at_cut)
         documents[first : first + documents.count(at_cut)] = [at_cut]
         cut = int(sum(map(len, documents)) * (1.0 - validation_fraction))
-    if len(documents) < given:
+    if left_out := given - len(documents):
         notice(
-            f"the corpus {name}: {given - len(documents):,} copies of a document at the cut between training and "
-            "held-out text are left out"
+            f"the corpus {name}: {counted(left_out, 'copy', 'copies')} of a document at the cut between training and "
+            "held-out text left out"
         )
     train, validation, seen = [], [], 0
     for document in documents:

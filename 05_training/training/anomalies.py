@@ -16,6 +16,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from groundwork.tensor_files import save_tensors
+from training.checkpoints.checkpoint import finite_numbers
 from training.data.batches import Batch
 
 SPIKE_DEVIATIONS = 6.0  # standard deviations above the mean; a normal loss gets there once in 10⁹ steps
@@ -82,6 +83,9 @@ class LossMonitor:
         return {name: getattr(self, name) for name in ("mean", "variance", "seen", "skipped", "skipped_in_a_row")}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from what `state_dict` gave."""
-        for name in self.state_dict():
-            setattr(self, name, state[name])
+        """Continue from what `state_dict` gave.
+
+        Raises:
+            KeyError, ValueError: a number is missing.
+        """
+        vars(self).update(finite_numbers(state, self.state_dict()))

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from tokenizer.interface import Tokenizer
 from training.anomalies import LossMonitor
-from training.checkpoints.checkpoint import SHARDS, CheckpointError, load_weights, read_state
+from training.checkpoints.checkpoint import SHARDS, CheckpointError, finite_numbers, load_weights, read_state
 from training.checkpoints.saving import save_checkpoint
 from training.checkpoints.sharded_state import load_shards, save_shards
 from training.checkpoints.weights import model_weights
@@ -258,8 +258,7 @@ class Trainer:
             KeyError, ValueError: something is missing, or does not fit the model.
         """
         load_optimizer_state(self.model, self.optimizers, tensors)
-        for name in COUNTERS:
-            setattr(self, name, values[name])
+        vars(self).update(finite_numbers(values, COUNTERS))
         for name in PARTS:
             getattr(self, name).load_state_dict(values[name])
         restore_rng(tensors, self.placement.device, self.workers.rank)

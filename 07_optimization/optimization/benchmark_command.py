@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from groundwork.command_line import user_path
-from groundwork.files import replacing, write_atomically
+from groundwork.files import replacing, write_json
 from groundwork.user_errors import report_user_errors
 from optimization.engine.engine import Engine
 from optimization.engine.request import GenerationRequest
@@ -183,4 +182,4 @@ def plot(results: list[LoadResult], path: Path) -> None:
 
 
 def _write(output: Path, content: dict[str, object]) -> None:
-    write_atomically(output.with_suffix(".json"), json.dumps(content, indent=2) + "\n")
+    write_json(output.with_suffix(".json"), content)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -18,8 +17,8 @@ from evaluation.scaling.small_training import short_recipe, train_small
 from evaluation.sliding_window import score_stream
 from groundwork.command_line import user_path
 from groundwork.figures import save_figure
-from groundwork.files import read_json, write_atomically
-from groundwork.user_errors import UserError, report_user_errors
+from groundwork.files import read_json, write_json
+from groundwork.user_errors import UserError, report_user_errors, require_types
 from neural_networks.corpora import load_corpus
 from tokenizer.tokenizer_trainer import train_bpe
 from training.optimizers.parameter_groups import OptimizerConfig
@@ -107,6 +106,8 @@ def _read(file: Path, corpus: str) -> dict[str, TrainedPoint]:
     try:
         content = read_json(file)
         points = {name: TrainedPoint(**values) for name, values in content["runs"].items()}
+        for point in points.values():
+            require_types(point, "runs")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{file} is not a file of this experiment: {error}") from None
     if content.get("corpus") != corpus:
@@ -118,7 +119,7 @@ def _write(file: Path, corpus: str, points: dict[str, TrainedPoint], law: Scalin
     content = {"corpus": corpus, "runs": {name: asdict(point) for name, point in points.items()}}
     if law is not None:
         content["law"] = {**asdict(law), "size_exponent": law.size_exponent}
-    write_atomically(file, json.dumps(content, indent=2) + "\n")
+    write_json(file, content)
 
 
 def _print(points: list[TrainedPoint], law: ScalingLaw, console: Console) -> None:

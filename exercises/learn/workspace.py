@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from groundwork.files import write_atomically
+from groundwork.files import read_json, write_atomically
+from groundwork.user_errors import require_types
 from learn.catalogue import ROOT, Entry
 from learn.grade import Grade
 
@@ -59,9 +60,12 @@ class Workspace:
         self._progress = folder / "progress.json"
         self._records: dict[str, _Record] = {}
         try:
-            content = json.loads(self._progress.read_text(encoding="utf-8"))
-            self._records = {name: _Record(**record) for name, record in content.items()}
-        except (OSError, ValueError, TypeError, AttributeError):
+            content = read_json(self._progress)
+            records = {name: _Record(**record) for name, record in content.items()}
+            for name, record in records.items():
+                require_types(record, name)
+            self._records = records
+        except (ValueError, TypeError):
             pass  # nothing is remembered: everything counts as not graded
 
     def file_of(self, entry: Entry) -> Path:
@@ -83,7 +87,7 @@ class Workspace:
                 done.made.append(path)
             elif record.stub == stub_hash:
                 done.kept.append(path)
-            elif _hash(path.read_text(encoding="utf-8")) == record.stub:
+            elif _hash(path.read_text(encoding="utf-8", errors="replace")) == record.stub:
                 write_atomically(path, entry.stub)
                 record.stub = stub_hash
                 done.updated.append(path)

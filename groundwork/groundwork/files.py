@@ -1,4 +1,4 @@
-"""Write files completely or not at all, and read JSON and YAML files with clear errors.
+"""Write files completely or not at all, valid JSON among them, and read JSON and YAML files with clear errors.
 
 Every JSON or YAML file of this project or another is read here, so that whatever stands in it, a user gets one line.
 """
@@ -6,6 +6,8 @@ Every JSON or YAML file of this project or another is read here, so that whateve
 from __future__ import annotations
 
 import glob
+import json
+import math
 import os
 import platform
 import re
@@ -69,6 +71,32 @@ def write_atomically(path: Path | str, text: str) -> None:
     """Write a text file in UTF-8 with `replacing`; line ends stay as they are."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def to_json(content: Any, **options: Any) -> str:
+    """Values as JSON text. JSON has no word for nan and the infinities, so that each becomes null.
+
+    >>> to_json({"loss": [0.5, float("nan")]})
+    '{"loss": [0.5, null]}'
+
+    Args:
+        content: objects, lists, tuples, texts, numbers, true, false and null.
+        options: of `json.dumps`.
+    """
+    return json.dumps(_only_finite(content), allow_nan=False, **options)
+
+
+def _only_finite(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {name: _only_finite(value) for name, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_only_finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
+
+
+def write_json(path: Path | str, content: dict[str, Any]) -> None:
+    """Write an object for programs and people with `write_atomically`; see `to_json`."""
+    write_atomically(path, to_json(content, indent=2) + "\n")
 
 
 def read_json(path: Path | str) -> dict[str, Any]:

@@ -37,7 +37,6 @@ _PACKED = {
     b"BZh": ("bzip2", ".bz2", "bunzip2 -k"),
     b"PK\x03\x04": ("zip", ".zip", "unzip"),
 }
-_LOOK_BYTES = 1 << 16  # how much of a file in a folder is looked at, to see whether it is text
 
 
 class TextError(UserError):
@@ -48,8 +47,8 @@ def find_text_files(path: Path | str, suffixes: Collection[str] = TEXT_SUFFIXES)
     """The file itself, or the text files below a folder in the order of their paths.
 
     Hidden files and hidden folders below the folder are left out, such as `.git` and `.ipynb_checkpoints`, and what
-    was installed there: virtual environments and `node_modules`. Files that have a suffix of text (or none) but do not
-    begin with UTF-8 text are left out too, and so are packed files. These are said in one line.
+    was installed there: virtual environments and `node_modules`. Files that have a suffix of text (or none) but are not
+    UTF-8 text from beginning to end are left out too, and so are packed files. These are said in one line.
 
     Args:
         path: a file with any suffix, or a folder.
@@ -76,7 +75,7 @@ def find_text_files(path: Path | str, suffixes: Collection[str] = TEXT_SUFFIXES)
     readable: list[Path] = []
     left_out: list[Path] = []
     for file in files:
-        is_text = file.suffix.lower() in suffixes and _begins_with_text(file)
+        is_text = file.suffix.lower() in suffixes and _is_text(file)
         (readable if is_text else left_out).append(file)
     if left_out:
         some = ", ".join(str(file.relative_to(path)) for file in left_out[:3])
@@ -92,17 +91,24 @@ def _is_installed(folder: Path) -> bool:
     return folder.name == "node_modules" or (folder / "pyvenv.cfg").exists() or (folder / "conda-meta").exists()
 
 
-def _begins_with_text(file: Path) -> bool:
-    """Whether a file of a folder can be read as text, by its beginning; files of records are always read."""
+def _is_text(file: Path) -> bool:
+    """Whether a file of a folder can be read as text; files of records are always read.
+
+    All of it is looked at: a single character in Latin-1 near its end would stop the reading of the whole folder.
+    """
     if file.suffix.lower() in RECORD_SUFFIXES:
         return True
+    decoder = codecs.getincrementaldecoder("utf-8")()
     try:
         with open(file, "rb") as opened:
-            data = opened.read(_LOOK_BYTES)
-        codecs.getincrementaldecoder("utf-8")().decode(data, final=len(data) < _LOOK_BYTES)
+            while data := opened.read(BLOCK_BYTES):
+                if b"\0" in data:
+                    return False
+                decoder.decode(data)
+        decoder.decode(b"", final=True)
     except (UnicodeDecodeError, OSError):
         return False
-    return b"\0" not in data
+    return True
 
 
 def _refuse_folder(error: OSError) -> None:

@@ -58,6 +58,20 @@ def notice(message: str) -> None:
         print(f"note: {shown}", file=sys.stderr)
 
 
+def counted(number: int, one: str, many: str = "") -> str:
+    """A number and what is counted, for a message.
+
+    >>> counted(1, "copy", "copies"), counted(2000, "document")
+    ('1 copy', '2,000 documents')
+
+    Args:
+        number: how many there are.
+        one: the word for one of them.
+        many: the word for several; "" for the one with an s.
+    """
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
 def require(condition: bool, message: str) -> None:
     """Raise `ValueError` with a message unless a condition holds, for the checks of a configuration.
 

@@ -103,6 +103,13 @@ def test_no_document_is_in_both_parts(copies: int, fraction: float, tmp_path: Pa
         assert corpus.train[-1] + corpus.validation[0] not in {*corpus.train, *corpus.validation}
 
 
+def test_one_copy_is_said_as_one(tmp_path: Path, capsys):
+    for name in "ab":
+        (tmp_path / f"{name}.txt").write_text("the same text " * 9)
+    load_corpus(tmp_path, 0.5)
+    assert "1 copy of a document at the cut" in capsys.readouterr().err
+
+
 def test_copies_of_one_document_are_cut_as_one(tmp_path: Path, capsys):
     for name in "abc":
         (tmp_path / f"{name}.txt").write_text("the same text " * 9)

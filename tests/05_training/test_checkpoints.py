@@ -211,7 +211,9 @@ def _copy(run: Path, step: int, loss: object) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("-inf"), float("inf"), None, "low", [0.1]])
+@pytest.mark.parametrize(
+    "value", [float("nan"), float("-inf"), float("inf"), None, "low", "0.1", True, -(10**400), [0.1]]
+)
 def test_a_loss_that_is_not_a_number_is_never_the_best_and_the_best_is_not_removed(value, run_copy: Path):
     best = _copy(run_copy, 61, 1.5)
     odd = _copy(run_copy, 62, value)

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
+from support.serving import save_run
 
-from training.checkpoints.checkpoint import list_checkpoints
-from training.checkpoints.resuming import changed_fields
+from training.anomalies import LossMonitor
+from training.checkpoints.checkpoint import CheckpointError, list_checkpoints
+from training.checkpoints.manifest import write_manifest
+from training.checkpoints.resuming import changed_fields, checkpoint_to_resume
 from training.data.config import DataConfig
 from training.run.config import RunConfig
 from training.run.tracking import read_metrics
@@ -41,6 +46,33 @@ def test_what_differs_is_named_in_every_section():
         "prepared.corpus_sha256",
     ]
     assert changed_fields(NEW, {**NEW, "output_dir": "elsewhere"}, RunConfig(output_dir="elsewhere")) == []
+
+
+@pytest.mark.parametrize(
+    "training", [{"max_steps": "many"}, {"max_steps": [1]}, {"max_steps": None}, {"max_steps": 0}, None, [1]]
+)
+def test_an_earlier_run_whose_settings_have_another_type_is_refused_in_one_line(training: object, tmp_path: Path):
+    folder = list_checkpoints(save_run(tmp_path / "run"))[-1]
+    settings = json.loads(json.dumps(NEW))
+    section = {**settings["training"], **training} if isinstance(training, dict) else training
+    (folder / "config.yaml").write_text(yaml.safe_dump({**settings, "training": section}))
+    (folder / "manifest.json").unlink()
+    write_manifest(folder)
+    with pytest.raises(CheckpointError) as caught:
+        checkpoint_to_resume(tmp_path / "run", settings, RunConfig())
+    assert "training" in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [None, "3", True, [3], float("nan"), {}])
+def test_a_state_whose_numbers_have_another_type_is_refused(value: object):
+    state = {"mean": 1.0, "variance": 0.5, "seen": 3, "skipped": 0, "skipped_in_a_row": 0}
+    monitor = LossMonitor(Path("nowhere"))
+    monitor.load_state_dict(state)
+    assert monitor.state_dict() == state
+    for name in state:
+        with pytest.raises(ValueError, match=f"{name} is .*, not a finite number"):
+            monitor.load_state_dict({**state, name: value})
+    assert monitor.state_dict() == state
 
 
 @pytest.mark.slow

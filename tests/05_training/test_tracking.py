@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 from pathlib import Path
 
@@ -65,6 +66,39 @@ def test_a_full_disk_is_told_once_with_the_path_and_loses_no_record(tmp_path: Pa
     disk.room = 1000
     tracker.close()
     assert [record["step"] for record in read_metrics(tmp_path)] == [1, 2, 3, 4, 5]
+
+
+def test_what_is_not_a_number_is_null_in_every_file_and_nan_again_when_a_run_goes_on(tmp_path: Path):
+    tracker = Tracker(tmp_path, 0, PLAIN)
+    for step, loss in enumerate((2.0, math.nan, math.inf, 1.0), start=1):
+        tracker.log(step, train_loss=loss)
+    tracker.write_summary({"validation": {"loss": -math.inf, "curve": [1.0, math.nan]}, "samples": ("a", None)})
+    tracker.close()
+
+    def no_constant(name: str) -> None:
+        raise AssertionError(f"{name} is not JSON")
+
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    written = [json.loads(line, parse_constant=no_constant)["train_loss"] for line in lines]
+    assert written == [2.0, None, None, 1.0]
+    summary = json.loads((tmp_path / "summary.json").read_text(), parse_constant=no_constant)
+    assert summary == {"validation": {"loss": None, "curve": [1.0, None]}, "samples": ["a", None]}
+    again = Tracker(tmp_path, 3, PLAIN)
+    assert again.draw_curve(3.0, {}) is not None
+    assert [math.isnan(record["train_loss"]) for record in again.records] == [False, True, True]
+    again.close()
+    assert (tmp_path / "metrics.jsonl").read_text().splitlines() == lines[:3]
+
+
+def test_lines_that_are_not_records_are_left_out_and_said(tmp_path: Path, capsys):
+    lines = ['{"step": 1, "train_loss": 2.0}', '{"step": 2, "train_loss": NaN}', "[" * 100_000, "[1]", '{"step": "3"}']
+    lines += ['{"train_loss": 1.0}', '{"step": true}', '{"step": 4, "train_loss": "low"}', '{"step": 5, "a": [1]}']
+    lines += ['{"step": 6, "a": 1%s}' % ("0" * 400), '{"step": 7, "train_loss": 1.5}', '{"step": 8, "tr']
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines))
+    assert [record["step"] for record in read_metrics(tmp_path)] == [1, 2, 7]
+    assert "left out, because not records of steps: 9 of 12 lines" in capsys.readouterr().err
+    Tracker(tmp_path, 1, PLAIN).close()
+    assert [record["step"] for record in read_metrics(tmp_path)] == [1]
 
 
 def test_no_record_of_any_kind_ends_a_run(tmp_path: Path):

@@ -14,7 +14,7 @@ from neural_networks.corpus import Corpus, CorpusError
 from training.checkpoints.checkpoint import load_model
 from training.data.batches import PrefetchingSource
 from training.data.data_loader import Mixture, WindowLoader
-from training.data.document_sources import LoadedSource, never_trained_on
+from training.data.document_sources import LoadedSource, StreamedSource, never_trained_on
 from training.data.document_stream import is_held_out, stream_documents
 from training.data.token_files import DataError, TokenShards, find_token_files
 from training.train_command import main
@@ -162,5 +162,26 @@ def test_a_mixture_holds_out_nothing_that_another_corpus_trains_on():
     kept = [source.corpus for source in never_trained_on([first, second]) if isinstance(source, LoadedSource)]
     assert [corpus.train for corpus in kept] == [("a", "b"), ("c", "e")]
     assert [corpus.validation for corpus in kept] == [("d",), ("f",)]
+    cut_in_two = LoadedSource(Corpus("cut", ("g", "begins and "), ("ends", "h")))
+    (kept_cut, _) = never_trained_on([cut_in_two, LoadedSource(Corpus("whole", ("begins and ends",), ("i",)))])
+    assert [document for document, held_out in kept_cut.documents() if held_out] == ["h"]
     with pytest.raises(CorpusError, match="all held-out documents of third are trained on in another corpus"):
         never_trained_on([first, LoadedSource(Corpus("third", ("g",), ("a", "b")))])
+
+
+def test_a_stream_has_no_document_that_is_in_the_other_part_of_a_corpus_in_memory(tmp_path: Path, capsys):
+    documents = [f"document {i}" for i in range(40)]
+    held_out = {document for document in documents if is_held_out(document, 0.3)}
+    one, other = sorted(held_out)[0], sorted(set(documents) - held_out)[0]
+    (tmp_path / "many.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in documents))
+    stream = StreamedSource(str(tmp_path / "many.jsonl"), 0.3, None)
+    half, rest = documents[20][:4], documents[20][4:]  # the corpus in memory was cut within this document
+    same_part = sorted(held_out)[1]
+    memory = LoadedSource(Corpus("memory", (one, half), (rest, other, same_part)))
+    kept = never_trained_on([memory, stream])
+    assert list(kept[0].documents()) == list(memory.documents())
+    assert dict(kept[1].documents()) == {
+        text: text in held_out for text in documents if text not in (one, other, documents[20])
+    }
+    assert other not in list(kept[1].tokenizer_documents())
+    assert "3 documents of" in capsys.readouterr().err

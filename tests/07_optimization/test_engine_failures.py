@@ -129,6 +129,38 @@ def test_those_who_are_not_concerned_go_on(monkeypatch):
     assert_nothing_is_left(engine)
 
 
+@pytest.mark.parametrize("seam", ["plan", "retire"])
+def test_an_error_that_belongs_to_no_request_ends_the_running_ones_and_the_waiting_ones_are_served(seam, monkeypatch):
+    engine = small_engine(max_running=2)
+    prompts = [[i, i + 1, i + 2] for i in range(5)]
+    alone = engine.generate_batch(prompts, GREEDY)
+    handles = [engine.submit(GenerationRequest(prompt, GREEDY)) for prompt in prompts]
+    engine.step()
+    fail_once(monkeypatch, engine._scheduler, seam, BOOM)
+    assert [ending(handle) for handle in handles[:2]] == [("error", "RuntimeError: boom")] * 2
+    assert [handle.result() for handle in handles[2:]] == alone[2:]
+    assert_nothing_is_left(engine)
+
+
+@pytest.mark.parametrize("error", [BOOM, KeyboardInterrupt()], ids=["again and again", "Ctrl-C"])
+def test_nobody_waits_for_an_engine_that_cannot_go_on(error, monkeypatch):
+    engine = small_engine(max_running=2)
+    handles = [engine.submit(GenerationRequest([i, 4], GREEDY)) for i in range(5)]
+    engine.step()
+
+    def broken() -> None:
+        raise error
+
+    monkeypatch.setattr(engine._scheduler, "plan", broken)
+    if isinstance(error, Exception):
+        assert engine.step() and not engine.step()  # those that ran, then those that waited
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            engine.step()
+    assert {ending(handle)[0] for handle in handles} == {"error"}
+    assert_nothing_is_left(engine)
+
+
 class Failing(PromptLookup):
     """A proposer that fails for one text, or whenever a request leaves."""
 

@@ -75,9 +75,21 @@ def test_every_rung_is_measured_once_and_remembered(text: Corpus, tmp_path: Path
         again.climb("trigram", lambda line: None)
     with pytest.raises(UserError, match="another text or tier"):
         Ladder(text, TIERS["quick"], CPU, file)
-    file.write_text("{}")
+
+
+@pytest.mark.parametrize(
+    "rungs",
+    [
+        None,
+        [3],
+        [{"name": "a"}],
+        [{**dict.fromkeys(("stage", "seconds", "parameters"), 1), "name": "a", "bits_per_byte": None}],
+    ],
+)
+def test_a_file_whose_rungs_are_not_measurements_is_refused(rungs: object, text: Corpus, tmp_path: Path):
+    (tmp_path / "ladder.json").write_text(json.dumps({"rungs": rungs}))
     with pytest.raises(UserError, match="not a file of the ladder"):
-        Ladder(text, TINY, CPU, file)
+        Ladder(text, TINY, CPU, tmp_path / "ladder.json")
 
 
 def test_the_command_adds_a_checkpoint_of_the_users(trained_run: Path, text_file: Path, tmp_path: Path, capsys):

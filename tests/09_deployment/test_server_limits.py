@@ -17,7 +17,7 @@ from support.serving import ENDLESS, Served, serve, tiny_models
 
 from deployment.errors import ApiError
 from deployment.gate.api_keys import hash_key, new_key
-from deployment.gate.http_protocol import DeadlineTransport, GuardedProtocol, with_deadlines
+from deployment.gate.http_protocol import MOST_READ, DeadlineTransport, GuardedProtocol, with_deadlines
 from deployment.gate.rate_limiting import RateLimiter
 from deployment.settings import Limits, RateLimits, SettingsFileError
 from optimization.engine.engine import Engine
@@ -76,6 +76,22 @@ def test_a_giant_body_is_refused_before_it_is_read(served: Served):
 def test_a_giant_body_without_a_length_is_cut_off(served: Served):
     body = b"".join(b"400\r\n" + b"x" * 0x400 + b"\r\n" for _ in range(12))
     assert b" 413 " in exchange(served, post("/generate", body, "Transfer-Encoding: chunked"))
+
+
+def test_a_body_is_read_in_small_parts_so_that_others_are_answered_between(monkeypatch):
+    """Each chunk of one byte takes as long as one of many: all of them at once would be a pause of seconds."""
+    sizes, plain = list[int](), GuardedProtocol.data_received
+
+    def data_received(protocol: GuardedProtocol, data: bytes) -> None:
+        sizes.append(len(data))
+        plain(protocol, data)
+
+    monkeypatch.setattr(GuardedProtocol, "data_received", data_received)
+    content = json.dumps({"prompt": "a", "max_tokens": 1}).encode() + b" " * 300_000
+    with serve(tiny_models()) as served:
+        answer = served.client.post("/generate", content=content, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 200
+    assert sum(sizes) > 300_000 and max(sizes) <= MOST_READ
 
 
 def test_giant_headers_are_refused(served: Served):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from groundwork.files import read_json, read_yaml, replacing, write_atomically
+from groundwork.files import read_json, read_yaml, replacing, to_json, write_atomically, write_json
 from groundwork.text_sources import TextError
 from groundwork.user_errors import report_user_errors
 
@@ -52,6 +52,19 @@ def test_text_is_written_byte_for_byte(tmp_path: Path):
     text = "a\r\nb\rc\nd\u2028é\ufeff"
     write_atomically(str(tmp_path / "a.txt"), text)
     assert (tmp_path / "a.txt").read_bytes() == text.encode()
+
+
+def test_what_is_written_as_json_is_valid_json(tmp_path: Path):
+    content = {"a": [float("nan"), (float("inf"), 1.5)], "b": {"c": float("-inf")}, "d": "NaN", "e": True, "f": 3}
+    write_json(tmp_path / "new" / "a.json", content)
+    assert read_json(tmp_path / "new" / "a.json") == {
+        "a": [None, [None, 1.5]],
+        "b": {"c": None},
+        "d": "NaN",
+        "e": True,
+        "f": 3,
+    }
+    assert to_json({"é": 1}, ensure_ascii=False) == '{"é": 1}'
 
 
 def test_a_json_file_is_an_object_and_may_begin_with_a_byte_order_mark(tmp_path: Path):

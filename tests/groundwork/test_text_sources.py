@@ -330,11 +330,11 @@ def test_what_is_installed_or_not_text_is_left_out_of_a_folder_and_said(tmp_path
     assert find_text_files(folder / "env" / "lib") == [folder / "env" / "lib" / "other.py"]  # named
 
 
-def test_a_character_at_the_end_of_the_look_is_no_reason_to_leave_a_file_out(tmp_path: Path, monkeypatch):
+def test_a_file_is_left_out_of_a_folder_wherever_it_stops_being_text(block_bytes: int, tmp_path: Path):
     path = write(tmp_path / "texts" / "a.txt", "a" + "東" * 50)
-    for size in range(1, 9):
-        monkeypatch.setattr(text_sources, "_LOOK_BYTES", size)
-        assert find_text_files(tmp_path / "texts") == [path]
+    for name, end in (("latin.txt", "é".encode("latin-1")), ("cut.txt", "東".encode()[:2]), ("zero.txt", b"\0")):
+        write(tmp_path / "texts" / name, "東".encode() * 50 + end)
+    assert find_text_files(tmp_path / "texts") == [path]
 
 
 def test_a_packed_file_is_named_with_the_way_out(block_bytes: int, tmp_path: Path):
@@ -472,6 +472,7 @@ def test_half_of_a_surrogate_pair_in_a_json_list_is_replaced(tmp_path: Path):
 
 @pytest.mark.parametrize("door", TEXT_DOORS)
 def test_a_folder_that_holds_more_than_text_is_read(door: Callable[[Path], str], tmp_path: Path):
+    write(tmp_path / "in" / "late.txt", b"a line\n" * 20_000 + CAFE)  # after more than 64 KiB
     write(tmp_path / "in" / "__init__.py", "")
     write(tmp_path / "in" / "program", PROGRAM)
     write(tmp_path / "in" / ".git" / "HEAD", "ref")

@@ -121,13 +121,18 @@ def test_a_new_version_replaces_untouched_stubs_only(tmp_path: Path):
     assert "New text" in untouched.read_text(encoding="utf-8")
 
 
-def test_a_damaged_progress_file_loses_nothing_but_the_memory_of_grades(workspace: Workspace):
+@pytest.mark.parametrize(
+    "content",
+    ["{", "[" * 100_000, "[1]", "\xff", '{"causal_mask": 3}', '{"causal_mask": {"hints": "2"}}', '{"a": {"b": 1}}'],
+)
+def test_a_damaged_progress_file_loses_nothing_but_the_memory_of_grades(content: str, workspace: Workspace):
     path = write(workspace, "causal_mask", "return None")
-    (workspace.folder / "progress.json").write_text("{", encoding="utf-8")
+    (workspace.folder / "progress.json").write_text(content, encoding="latin-1")
     again = Workspace(workspace.folder)
     again.start(ENTRIES)
     assert "return None" in path.read_text(encoding="utf-8")
     assert again.standing(entry_of("causal_mask")) == "changed"
+    assert again.hint_level(entry_of("causal_mask")) == 0
 
 
 # --- check ---------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from groundwork.files import read_json, read_yaml
 from groundwork.tensor_files import read_weights
 from groundwork.text_sources import TextError
-from groundwork.user_errors import UserError
+from groundwork.user_errors import UserError, brief, is_finite
 from tokenizer.interface import Tokenizer
 from tokenizer.loading import load_tokenizer
 from training.checkpoints.manifest import MANIFEST, sha256_of
@@ -58,9 +58,9 @@ def best_checkpoint(run_folder: Path) -> Path | None:
     """The checkpoint of a run with the lowest validation loss; None where none was measured that is a finite number."""
     losses = {}
     for folder in list_checkpoints(run_folder):
-        with contextlib.suppress(ValueError, TypeError):
-            loss = float(read_json(folder / "state.json").get("validation_loss"))  # type: ignore[arg-type]
-            if math.isfinite(loss):
+        with contextlib.suppress(TextError):
+            loss = read_json(folder / "state.json").get("validation_loss")
+            if is_finite(loss):
                 losses[folder] = loss
     return min(losses, key=lambda folder: losses[folder]) if losses else None
 
@@ -283,6 +283,22 @@ def load_weights(model: nn.Module, folder: Path | str) -> None:
         raise CheckpointError(str(error)) from None
     except (SafetensorError, RuntimeError, KeyError, OSError) as error:
         raise CheckpointError(f"{path} does not fit the model: {' '.join(str(error).split())}") from None
+
+
+def finite_numbers(state: dict[str, Any], names: Iterable[str]) -> dict[str, float]:
+    """Some of the values of a state.
+
+    Args:
+        state: from `read_state`, or a part of it.
+        names: of the values.
+
+    Raises:
+        KeyError, ValueError: one is missing, or is not a finite number.
+    """
+    for name in names:
+        if not is_finite(state[name]):
+            raise ValueError(f"{name} is {brief(state[name])}, not a finite number")
+    return {name: state[name] for name in names}
 
 
 def read_state(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

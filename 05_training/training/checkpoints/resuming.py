@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from groundwork.user_errors import brief
 from training.checkpoints.checkpoint import (
     STEP_FOLDER,
     CheckpointError,
@@ -59,12 +60,18 @@ def checkpoint_to_resume(run_folder: Path, settings: dict[str, Any], config: Any
             "add --resume never to train again, or choose another --output_dir"
         )
     steps = config.training.max_steps
+    training = earlier.get("training", {})
+    earlier_steps = training.get("max_steps", steps) if isinstance(training, dict) else None
+    if type(earlier_steps) is not int or earlier_steps < 1:
+        raise CheckpointError(
+            f"{checkpoint}/config.yaml: training.max_steps is {brief(earlier_steps)}, not a number of steps"
+        )
     if (taken := _step_of(checkpoint)) > steps:
         raise CheckpointError(
             f"training.max_steps is {steps}, but the run in {run_folder} has taken {taken} steps already: set at least "
             f"{taken}, add --resume never to train again, or choose another --output_dir"
         )
-    return checkpoint, earlier.get("training", {}).get("max_steps", steps)
+    return checkpoint, earlier_steps
 
 
 def changed_length(checkpoint: Path, earlier_steps: int, recipe: Recipe) -> str:

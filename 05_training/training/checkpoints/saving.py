@@ -8,7 +8,6 @@ validation loss.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 from collections.abc import Callable
@@ -19,6 +18,7 @@ import yaml
 from safetensors import SafetensorError
 from torch import Tensor
 
+from groundwork.files import to_json
 from groundwork.tensor_files import save_tensors
 from tokenizer.interface import Tokenizer
 from training.checkpoints.checkpoint import (
@@ -79,7 +79,7 @@ def save_checkpoint(
         save_tensors(weights, temporary / "model.safetensors")
         on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in (state_tensors or {}).items()}
         save_tensors(on_cpu, temporary / "state.safetensors")
-        (temporary / "state.json").write_text(json.dumps(state or {}), encoding="utf-8")
+        (temporary / "state.json").write_text(to_json(state or {}), encoding="utf-8")
         (temporary / "config.yaml").write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
         tokenizer.save(temporary / "tokenizer.json")
         write_manifest(temporary)

@@ -43,7 +43,7 @@ from training.data.document_sources import DocumentSource, LoadedSource, Streame
 from training.data.document_stream import HUB
 from training.data.prepared_dataset import DatasetMeta, PreparedDataset, open_dataset
 
-FORMAT_VERSION = 2  # raise it when the files or the way they are made change
+FORMAT_VERSION = 3  # raise it when the files or the way they are made change
 BATCH_CHARACTERS = 1 << 20  # encoded at a time
 ABANDONED = re.compile(r"\.?(?P<name>.+-[0-9a-f]{10})\.(\d+\.tmp|lock)")  # a folder half-made, or its lock
 SHARD_TOKENS = 1 << 27  # of a streamed corpus: 256 MiB of two-byte ids

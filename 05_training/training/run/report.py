@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from groundwork.user_errors import counted
 from neural_networks.bits_per_byte import bits_per_byte, perplexity
 from tokenizer.interface import TokenizerError
 from training.data.prepared_dataset import DatasetMeta
@@ -62,7 +63,7 @@ def report(
     table.add_row("perplexity (a token)", f"{perplexity(loss):.2f}", *("" for _ in references))
     console.print(table)
     speed = trainer.tokens_seen / max(trainer.seconds, 1e-9)
-    skipped = f" {trainer.monitor.skipped} steps were skipped." if trainer.monitor.skipped else ""
+    skipped = f" Skipped: {counted(trainer.monitor.skipped, 'step')}." if trainer.monitor.skipped else ""
     console.print(
         f"Trained {duration(trainer.seconds)} at {speed:,.0f} tokens/s; "
         f"measured {meta.validation_bytes:,} bytes in {time.perf_counter() - start:.0f} s.{skipped}",

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import csv
 import errno
-import json
 import math
 import os
 import threading
@@ -21,7 +20,9 @@ import yaml
 from torch import nn
 
 from groundwork.figures import save_figure
-from groundwork.files import replacing, write_atomically
+from groundwork.files import replacing, to_json, write_atomically, write_json
+from groundwork.text_sources import TextError, parse_json, read_lines
+from groundwork.user_errors import is_finite, notice
 
 METRICS_FILE = "metrics.jsonl"
 TABLE_FILE = "metrics.csv"
@@ -120,7 +121,7 @@ class Tracker:
         run_folder.mkdir(parents=True, exist_ok=True)
         self.run_folder, self.warn = run_folder, warn
         self.records = [record for record in read_metrics(run_folder) if record["step"] <= start_step]
-        lines = "".join(json.dumps(record) + "\n" for record in self.records)
+        lines = "".join(to_json(record) + "\n" for record in self.records)
         self._lines = LineFile(run_folder / METRICS_FILE, lines)
         self._failing: set[Path] = set()  # files whose last write failed, which was told
         self._events: Any = None
@@ -166,7 +167,7 @@ class Tracker:
         record: dict[str, Any] = {"step": step, **values}
         self.records.append(record)
         with self._telling(self._lines.path):
-            self._lines.append(json.dumps(record))
+            self._lines.append(to_json(record))
         for name, value in values.items():
             self._add_event("add_scalar", name, value, step)
         if self._wandb is not None:
@@ -187,7 +188,7 @@ class Tracker:
         """Write the results of the run to `summary.json`."""
         path = self.run_folder / SUMMARY_FILE
         with self._telling(path):
-            write_atomically(path, json.dumps(content, indent=2) + "\n")
+            write_json(path, content)
 
     def draw_curve(self, bytes_per_token: float, references: dict[str, float]) -> Path | None:
         """Draw training and validation loss as bits per byte.
@@ -266,13 +267,31 @@ def _smooth(values: list[float]) -> list[float]:
 
 
 def read_metrics(run_folder: Path) -> list[dict[str, Any]]:
-    """Records of an earlier run; a last line cut short by a crash is ignored."""
+    """Records of an earlier run, with nan for what was not a finite number.
+
+    Lines that are not records are left out, which is said: a crash cuts the last line short.
+    """
     path = run_folder / METRICS_FILE
-    records = []
+    records: list[dict[str, Any]] = []
+    left_out = 0
     if path.exists():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                records.append(json.loads(line))
-            except json.JSONDecodeError:
-                break
+        for number, line in read_lines(path):
+            record = None
+            with contextlib.suppress(TextError):
+                record = parse_json(line, path, number)
+            if _is_record(record):
+                records.append({name: math.nan if value is None else value for name, value in record.items()})
+            else:
+                left_out += 1
+    if left_out:
+        notice(f"{path}: left out, because not records of steps: {left_out} of {left_out + len(records)} lines")
     return records
+
+
+def _is_record(content: Any) -> bool:
+    """Whether a line names a step and numbers that were measured then; null stands for nan."""
+    return (
+        isinstance(content, dict)
+        and type(content.get("step")) is int
+        and all(value is None or isinstance(value, float) or is_finite(value) for value in content.values())
+    )

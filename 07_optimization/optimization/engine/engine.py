@@ -45,8 +45,8 @@ MOST_FAILED_STEPS = 3  # one after the other; then something is wrong that does 
 class Engine:
     """Generates text for many requests at once.
 
-    An error that concerns one request ends that request. After any other error all requests in the engine fail, and it
-    continues with an empty cache. So nobody waits for an answer that will not come.
+    An error that concerns one request ends that request. After any other error all running requests fail, or all waiting
+    ones if none is running, and the engine continues with an empty cache. So nobody waits for an answer that will not come.
 
     Args:
         model: its weights are shared or copied, never changed.
@@ -190,7 +190,7 @@ class Engine:
 
     @contextlib.contextmanager
     def _beginning_again(self) -> Iterator[None]:
-        """After an error inside, let all requests fail and begin again, because nobody knows what the blocks hold."""
+        """After an error inside, begin again with an empty cache, because nobody knows what the blocks hold."""
         try:
             yield
         except BaseException as error:

@@ -85,13 +85,18 @@ class Scheduler:
         self.waiting = [request for request in self.waiting if not request.finished]
 
     def abandon(self, error: BaseException) -> None:
-        """Let all requests fail and leave, without looking at their blocks."""
-        for request in self.requests:
+        """After an error that belongs to no request, let requests fail and leave, without looking at their blocks.
+
+        These are the running ones, because nobody knows what their blocks hold. The others wait on: they have no blocks.
+        If none is running, the error came while one of them was let in, so that they fail. After Ctrl-C, all fail.
+        """
+        failing = self.running if self.running and isinstance(error, Exception) else self.requests
+        for request in failing:
             request.fail(error)
             if self._proposer is not None:
                 with contextlib.suppress(Exception):  # it may be what has failed
                     self._proposer.forget(request)
-        self.running, self.waiting = [], []
+        self.running, self.waiting = [], [request for request in self.waiting if request not in failing]
 
     def plan(self) -> list[ScheduledRequest]:
         """Choose what the next step computes, and get the memory for it.

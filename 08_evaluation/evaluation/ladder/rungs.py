@@ -6,7 +6,6 @@ too. So a byte counter, a compressor and a transformer with BPE can stand in one
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -20,8 +19,8 @@ from evaluation.ladder.chat_rung import questions_about, tuned
 from evaluation.ladder.models import TRANSFORMERS, Tokenizers, TransformerRung, measure_transformer
 from evaluation.ladder.text import LadderTier, text_sha256
 from evaluation.sliding_window import score_stream
-from groundwork.files import read_json, write_atomically
-from groundwork.user_errors import UserError
+from groundwork.files import read_json, write_json
+from groundwork.user_errors import UserError, require_types
 from neural_networks.bits_per_byte import gzip_bits_per_byte, xz_bits_per_byte
 from neural_networks.byte_models import byte_stream, context_windows, measure
 from neural_networks.corpus import Corpus
@@ -146,13 +145,15 @@ class Ladder:
         """Keep a rung that was measured elsewhere."""
         self.rungs[rung.name] = rung
         content = {**self._head, "rungs": [asdict(one) for one in self.rungs.values()]}
-        write_atomically(self.file, json.dumps(content, indent=2) + "\n")
+        write_json(self.file, content)
         return rung
 
     def _read(self) -> None:
         try:
             content = read_json(self.file)
             rungs = [Rung(**values) for values in content.pop("rungs")]
+            for rung in rungs:
+                require_types(rung, "rungs")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{self.file} is not a file of the ladder: {error}") from None
         if content != self._head:

@@ -36,7 +36,7 @@ from finetuning.data.python_docs_qa import QuestionSet, build_questions, first_s
 from finetuning.data.record_shapes import Example, Preference
 from finetuning.finetune_command import parse_config as parse_finetuning
 from finetuning.run import run_finetuning
-from groundwork.files import read_json, write_atomically
+from groundwork.files import read_json, write_atomically, write_json
 from groundwork.text_sources import read_jsonl
 from neural_networks.bits_per_byte import bits_per_byte
 from neural_networks.python_docs import gather_symbols
@@ -118,7 +118,7 @@ class Speedrun:
             start = time.perf_counter()
             status = step()
             self.timings[name] = self.timings.get(name, 0.0) + time.perf_counter() - start
-            write_atomically(self.timings_path, json.dumps(self.timings, indent=2) + "\n")
+            write_json(self.timings_path, self.timings)
             if status:
                 return status
         report = write_report(self.folder, asdict(self.config), self.timings)
@@ -193,12 +193,12 @@ class Speedrun:
         template = _template(self.config.sft)
         if "baselines" not in results:
             results["baselines"] = self._measure_baselines(memorised, held_out)
-            write_atomically(path, json.dumps(results, indent=2) + "\n")
+            write_json(path, results)
         for stage in stages:
             if stage.name not in results:
                 with self.console.status(f"Measuring {stage.name} …"):
                     results[stage.name] = self._measure(stage, template, memorised, held_out)
-                write_atomically(path, json.dumps(results, indent=2) + "\n")
+                write_json(path, results)
             self.console.print(stage.name, results[stage.name]["scores"], highlight=False)
         return 0
 

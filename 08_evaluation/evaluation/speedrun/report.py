@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import base64
 import html
-import json
 from pathlib import Path
 from typing import Any
 
-from groundwork.files import read_json, write_atomically
+from groundwork.files import read_json, write_atomically, write_json
 from training.placement import choose_placement
 from training.run.tracking import read_metrics
 
@@ -71,7 +70,7 @@ def write_report(folder: Path, settings: dict[str, Any], seconds: dict[str, floa
     write_atomically(path.with_suffix(".html"), _to_html(text, folder))
     scores = {name: result["scores"] for name, result in results.items() if name != "baselines"}
     figures = {"settings": settings, "seconds": seconds, "baselines": results["baselines"], "scores": scores}
-    write_atomically(folder / "scores.json", json.dumps(figures, indent=2) + "\n")
+    write_json(folder / "scores.json", figures)
     return path
 
 

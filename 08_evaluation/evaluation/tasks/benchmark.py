@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import random
 import re
 from collections.abc import Sequence
@@ -20,7 +19,7 @@ from evaluation.tasks.layouts import Item
 from evaluation.tasks.task import Task
 from evaluation.text_generation import Generate, text_generator
 from evaluation.text_overlap import exact_match, token_f1
-from groundwork.files import write_atomically
+from groundwork.files import to_json, write_atomically, write_json
 from groundwork.user_errors import UserError
 from tokenizer.interface import Tokenizer
 from training.placement import Placement
@@ -230,7 +229,7 @@ def write_result(result: TaskResult, folder: Path) -> Path:
     """
     summary = {key: value for key, value in vars(result).items() if key != "samples"}
     summary["metrics"] = {name: vars(interval) for name, interval in result.metrics.items()}
-    log = "".join(json.dumps(sample, ensure_ascii=False) + "\n" for sample in result.samples)
-    for suffix, text in (("jsonl", log), ("json", json.dumps(summary, indent=2) + "\n")):
-        write_atomically(folder / f"{result.task}.{suffix}", text)
+    log = "".join(to_json(sample, ensure_ascii=False) + "\n" for sample in result.samples)
+    write_atomically(folder / f"{result.task}.jsonl", log)
+    write_json(folder / f"{result.task}.json", summary)
     return folder / f"{result.task}.json"

@@ -8,10 +8,12 @@ headers and the pause between requests, but not the time that headers take or th
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Any, ClassVar
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+MOST_READ = 16_384  # bytes of a request at once; 2 MB in chunks of one byte, read at once, would keep others waiting
 LEAST_TAKEN = 32_768  # bytes that a client must take within the deadline, or all that there are
 LOOKS = 10  # within the deadline
 
@@ -80,6 +82,8 @@ class GuardedProtocol(H11Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See `asyncio.Protocol`."""
         self._watched = DeadlineTransport(transport, self.loop, self.write_seconds)  # type: ignore[arg-type]
+        with contextlib.suppress(AttributeError):  # uvloop reads as much as it likes
+            transport.max_size = MOST_READ  # type: ignore[attr-defined]
         super().connection_made(self._watched)  # type: ignore[arg-type]
         self._deadline = self.loop.call_later(self.header_seconds, self._too_slow)
 
