@@ -39,7 +39,7 @@ _OPERATORS: dict[type, tuple[type, ...]] = {
 }  # fmt: skip
 _PAIRS = [("min", "max"), ("amin", "amax"), ("sum", "mean"), ("any", "all"), ("find", "rfind"), ("index", "rindex")]
 _NAMES = dict(_PAIRS) | {second: first for first, second in _PAIRS}
-_SYMMETRIC = {"min", "max", "minimum", "maximum", "transpose", "compare_digest"}  # in their first two arguments
+_SYMMETRIC = {"min", "max", "minimum", "maximum", "transpose", "compare_digest"}  # in the first two arguments
 # Types, decorators and the signature are not the function's work, and the text of an error is for people.
 _LEFT_ALONE = (ast.arguments, ast.Raise, ast.JoinedStr)
 
@@ -70,7 +70,7 @@ def changes(source: str, refusals: bool = True) -> Iterator[tuple[str, str]]:
 class _WithoutRefusals(ast.NodeTransformer):
     """Leave out every `if` that does nothing but raise an error."""
 
-    def visit_If(self, node: ast.If) -> ast.AST:  # noqa: N802
+    def visit_If(self, node: ast.If) -> ast.AST:
         if len(node.body) == 1 and isinstance(node.body[0], ast.Raise) and not node.orelse:
             return ast.Pass()
         return self.generic_visit(node)
@@ -168,15 +168,20 @@ def reference_source(exercise: Exercise) -> str:
         sources[part] = textwrap.dedent(inspect.getsource(part))
         names = {node.id for node in ast.walk(ast.parse(sources[part])) if isinstance(node, ast.Name)}
         found = [vars(module)[name] for name in sorted(names - given.keys()) if name in vars(module)]
-        todo += [x for x in found if getattr(x, "__module__", "") == module.__name__ and x not in sources and callable(x)]
+        todo += [
+            x for x in found if getattr(x, "__module__", "") == module.__name__ and x not in sources and callable(x)
+        ]
     return "\n".join(sources.values())
+
+
+def changes_of(exercise: Exercise) -> list[tuple[str, str]]:
+    """The changes of an exercise's reference; those of its refusals too, if the exercise asks for refusals."""
+    return list(changes(reference_source(exercise), "raise" in (exercise.stub.__doc__ or "").lower()))
 
 
 def survivors(entry: Entry) -> Iterator[tuple[bool, str]]:
     """Grade every change of an exercise's reference in another process: whether it survived, and what it was."""
-    exercise = entry.load()
-    refusals = "raise" in (exercise.stub.__doc__ or "").lower()
-    found = list(changes(reference_source(exercise), refusals))
+    found = changes_of(entry.load())
     done = 0
     while done < len(found):
         ours, theirs = multiprocessing.Pipe(duplex=False)

@@ -90,6 +90,7 @@ def cases() -> Iterator[Case]:
     yield question("a gradient that is nan, beside another", [[3.0, math.nan], [4.0]], 1.0)
     yield question("no gradient at all", [None, None], 1.0)
     yield question("float16, where 300² is infinite", [[300.0, 400.0]], 1.0, torch.float16)
+    yield question("float16, with a norm that float16 cannot hold", [[60000.0, 60000.0]], 1.0, torch.float16)
     yield question("a matrix that is not contiguous in memory", [[[3.0, 0.0], [0.0, 4.0]]], 1.0)
     yield question("a limit as small as the 1e-6", [[3e-6, 4e-6]], 1e-6, observe=_in_units_of_the_limit)
     small = 2.0**-20
@@ -103,6 +104,8 @@ def _clip(parameters: Iterable[Tensor], max_norm: float, **wrong: bool) -> float
         return 0.0
     norms = [torch.linalg.vector_norm(g.float()) for g in found]
     norm = sum(norms).item() if wrong.get("norms_added") else torch.linalg.vector_norm(torch.stack(norms)).item()
+    if wrong.get("low_norm"):
+        norm = torch.stack([g.norm() for g in found]).norm().item()
     if wrong.get("low"):
         norm = torch.stack([g.square().sum() for g in found]).sum().sqrt().item()
     if wrong.get("one_by_one"):
@@ -194,9 +197,12 @@ EXERCISE = Exercise(
         ),
         Mistake(_mistaken("empty"), "there may be no gradient at all: the norm is 0.0 then"),
         Mistake(_mistaken("replaced"), "scale the gradient itself, grad.mul_(factor): others hold the same tensor"),
-        Mistake(_viewed, "a gradient need not be contiguous in memory: view() refuses such a tensor, flatten() does not"),
+        Mistake(
+            _viewed, "a gradient need not be contiguous in memory: view() refuses such a tensor, flatten() does not"
+        ),
         Mistake(_mistaken("reached"), "a norm that is the limit exactly is not larger than it: nothing is scaled"),
         Mistake(_mistaken("low"), "squares overflow in float16: take the norm in float32, grad.float()"),
+        Mistake(_mistaken("low_norm"), "the norm itself may be more than float16 can hold: grad.float().norm()"),
         Mistake(_mistaken("no_eps"), "the factor is max_norm / (norm + 1e-6)"),
         Mistake(_tensor, "the norm is a float: take it out of the tensor by .item()"),
     ),

@@ -157,7 +157,9 @@ EXERCISE = Exercise(
             _mistaken("over_all_tokens"),
             "each answer counts the same: first the mean over its tokens, then over answers",
         ),
-        Mistake(_mistaken("squeezed"), "there may be one answer: squeeze() takes its axis away, [:, None] alone does not"),
+        Mistake(
+            _mistaken("squeezed"), "there may be one answer: squeeze() takes its axis away, [:, None] alone does not"
+        ),
         Mistake(_mistaken("empty"), "an answer without tokens divides by 0: clamp the count to at least 1"),
     ),
 )

@@ -70,7 +70,9 @@ def cases() -> Iterator[Case]:
     yield question("one token more than there is room for", _Table(10, 0, 4), 5)
     # This raises nothing. It is asked like a refusal, so that an error is recognised with any message.
     yield question("all the blocks of the pool", _Table(5, 2, 0), 12, OutOfBlocksError)
-    yield question("20 tokens: both of the free blocks, beside the three that it has", _Table(5, 0, 12), 20, OutOfBlocksError)
+    yield question(
+        "20 tokens: both of the free blocks, beside the three that it has", _Table(5, 0, 12), 20, OutOfBlocksError
+    )
     yield question("more than the pool has: refused, and nothing taken", _Table(5, 2, 4), 20, OutOfBlocksError)
 
 

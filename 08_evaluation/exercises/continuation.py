@@ -122,7 +122,9 @@ EXERCISE = Exercise(
             _mistaken("always_apart"),
             "the continuation alone may have other ids than after the context: cut the ids of both together",
         ),
-        Mistake(_mistaken("nothing_encoded"), "an empty context has no ids, whatever the tokenizer makes of an empty text"),
+        Mistake(
+            _mistaken("nothing_encoded"), "an empty context has no ids, whatever the tokenizer makes of an empty text"
+        ),
         Mistake(_mistaken("from_the_end"), "the cut is counted from the front, by the context's own ids"),
         Mistake(_mistaken("one_space"), "all the spaces at the end are moved"),
         Mistake(_mistaken("both_ends"), "only spaces at the *end* of the context are moved: rstrip, not strip"),

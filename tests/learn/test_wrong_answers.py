@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-
 from support.answers import assert_fails, assert_passes
 
 SOFTMAX = """
