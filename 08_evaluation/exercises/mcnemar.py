@@ -37,7 +37,11 @@ from learn.exercise import Case, Exercise, Mistake
 def cases() -> Iterator[Case]:
     """One-sided; mixed; equal; symmetric; many; other types of numbers."""
     yield Case("six questions that only the first answers", [[1, 1, 1, 1, 1, 1], [0, 0, 0, 0, 0, 0]])
-    yield Case("six to two, and twenty that both answer", [[1] * 6 + [0] * 2 + [1] * 20, [0] * 6 + [1] * 2 + [1] * 20])
+    rest = [1] * 20 + [0] * 5
+    yield Case(
+        "six to two; twenty that both answer, five that neither answers",
+        [[1] * 6 + [0] * 2 + rest, [0] * 6 + [1] * 2 + rest],
+    )
     yield Case("two to six: the models are exchanged", [[1] * 2 + [0] * 6, [0] * 2 + [1] * 6])
     yield Case("the same answers", [[1, 0, 1], [1, 0, 1]])
     yield Case("one to one", [[1, 0], [0, 1]])
