@@ -14,6 +14,7 @@ import copy
 import inspect
 import multiprocessing
 import os
+import signal
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
@@ -25,7 +26,8 @@ from learn.catalogue import Entry, all_exercises, choose
 from learn.exercise import Exercise
 from learn.limits import MEMORY_LIMIT, limit_this_process
 
-SECONDS = 60.0  # a change that makes the function run longer has been noticed
+SECONDS = 20.0  # of computing; a change that makes the function run longer has been noticed
+_MOST_SECONDS = 600.0  # on the clock, for one that waits for ever
 
 _OPERATORS: dict[type, tuple[type, ...]] = {
     ast.Add: (ast.Sub,), ast.Sub: (ast.Add,), ast.Mult: (ast.Div,), ast.Div: (ast.Mult,), ast.FloorDiv: (ast.Div,),
@@ -37,23 +39,25 @@ _OPERATORS: dict[type, tuple[type, ...]] = {
 }  # fmt: skip
 _PAIRS = [("min", "max"), ("amin", "amax"), ("sum", "mean"), ("any", "all"), ("find", "rfind"), ("index", "rindex")]
 _NAMES = dict(_PAIRS) | {second: first for first, second in _PAIRS}
+_SYMMETRIC = {"min", "max", "minimum", "maximum", "transpose", "compare_digest"}  # in the first two arguments
 # Types, decorators and the signature are not the function's work, and the text of an error is for people.
 _LEFT_ALONE = (ast.arguments, ast.Raise, ast.JoinedStr)
 
 
-def changes(source: str) -> Iterator[tuple[str, str]]:
-    """Every small change of a function: the changed source, and which line became which.
+def changes(source: str, refusals: bool = True) -> Iterator[tuple[str, str]]:
+    """Every small change of some functions and classes: the changed source, and which line became which.
+
+    Args:
+        source: the text of their definitions.
+        refusals: whether bad input must be refused; if not, what only refuses it is left out.
 
     >>> [difference for _, difference in changes("def f(a, b): return a < b")]
     ['return a < b  →  pass', 'return a < b  →  return a <= b', 'return a < b  →  return a >= b']
     """
-    tree = ast.parse(textwrap.dedent(source))
-    function = tree.body[0]
-    assert isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef))
-    if ast.get_docstring(function) is not None:
-        del function.body[0]
+    tree: ast.AST = ast.parse(textwrap.dedent(source))
+    tree = tree if refusals else _WithoutRefusals().visit(tree)
     before = ast.unparse(tree)
-    for holder, key in _places(function):
+    for holder, key in _places(tree):
         node = holder[key]
         for new in _replacements(node):
             holder[key] = new
@@ -61,6 +65,15 @@ def changes(source: str) -> Iterator[tuple[str, str]]:
             if after != before:
                 yield after, _difference(before, after)
         holder[key] = node
+
+
+class _WithoutRefusals(ast.NodeTransformer):
+    """Leave out every `if` that does nothing but raise an error."""
+
+    def visit_If(self, node: ast.If) -> ast.AST:
+        if len(node.body) == 1 and isinstance(node.body[0], ast.Raise) and not node.orelse:
+            return ast.Pass()
+        return self.generic_visit(node)
 
 
 def _places(node: ast.AST) -> Iterator[tuple[Any, Any]]:
@@ -102,9 +115,16 @@ def _replacements(node: ast.AST) -> Iterator[ast.AST]:
             yield from (_with(node, **{part: None}) for part in ("lower", "upper", "step") if getattr(node, part))
         case ast.Call():
             yield from (_with(node, keywords=_without(node.keywords, i)) for i in range(len(node.keywords)))
+            name = getattr(node.func, "attr", getattr(node.func, "id", ""))
             if len(node.args) > 1:
                 yield _with(node, args=node.args[:-1])
-                yield _with(node, args=[node.args[1], node.args[0], *node.args[2:]])
+                if name not in _SYMMETRIC:
+                    yield _with(node, args=[node.args[1], node.args[0], *node.args[2:]])
+            if isinstance(node.func, ast.Attribute):  # what is converted, copied, bounded or detached
+                yield node.func.value
+            yield from node.args[:1]
+        case ast.BinOp():
+            yield from (node.left, node.right)
         case ast.If() | ast.While():
             yield from (_with(node, test=ast.Constant(value)) for value in (True, False))
         case ast.For() | ast.Assign() | ast.AugAssign() | ast.AnnAssign() | ast.Expr() | ast.Return() | ast.Raise():
@@ -132,7 +152,7 @@ def _difference(before: str, after: str) -> str:
 
 
 def compiled(exercise: Exercise, source: str) -> Callable[..., Any]:
-    """A function from source, as if it stood in the package's module."""
+    """The package's function from a changed source, as if it stood in its module."""
     function = inspect.unwrap(exercise.resolve().function)
     namespace = dict(vars(inspect.getmodule(function)))
     exec(compile(source, "<changed>", "exec", dont_inherit=True), namespace)
@@ -140,13 +160,28 @@ def compiled(exercise: Exercise, source: str) -> Callable[..., Any]:
 
 
 def reference_source(exercise: Exercise) -> str:
-    """The source of the package's own answer."""
-    return textwrap.dedent(inspect.getsource(inspect.unwrap(exercise.resolve().function)))
+    """The source of the package's own answer, with all of the same module that the learner is not given."""
+    todo: list[Any] = [inspect.unwrap(exercise.resolve().function)]
+    module, given, sources = inspect.getmodule(todo[0]), exercise.stub.__globals__, {}
+    while todo:
+        part = todo.pop()
+        sources[part] = textwrap.dedent(inspect.getsource(part))
+        names = {node.id for node in ast.walk(ast.parse(sources[part])) if isinstance(node, ast.Name)}
+        found = [vars(module)[name] for name in sorted(names - given.keys()) if name in vars(module)]
+        todo += [
+            x for x in found if getattr(x, "__module__", "") == module.__name__ and x not in sources and callable(x)
+        ]
+    return "\n".join(sources.values())
+
+
+def changes_of(exercise: Exercise) -> list[tuple[str, str]]:
+    """The changes of an exercise's reference; those of its refusals too, if the exercise asks for refusals."""
+    return list(changes(reference_source(exercise), "raise" in (exercise.stub.__doc__ or "").lower()))
 
 
 def survivors(entry: Entry) -> Iterator[tuple[bool, str]]:
     """Grade every change of an exercise's reference in another process: whether it survived, and what it was."""
-    found = list(changes(reference_source(entry.load())))
+    found = changes_of(entry.load())
     done = 0
     while done < len(found):
         ours, theirs = multiprocessing.Pipe(duplex=False)
@@ -154,7 +189,7 @@ def survivors(entry: Entry) -> Iterator[tuple[bool, str]]:
         process.start()
         theirs.close()
         try:
-            while done < len(found) and ours.poll(SECONDS):
+            while done < len(found) and ours.poll(_MOST_SECONDS):
                 survived = ours.recv()
                 yield survived, found[done][1]
                 done += 1
@@ -177,8 +212,10 @@ def _grade(connection: Connection, entry: Entry, sources: list[str]) -> None:
     exercise = entry.load()
     expected = expectations(exercise)
     limit_this_process(MEMORY_LIMIT, 3600.0)
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)  # the timer ends the process
     with open(os.devnull, "w") as nothing, contextlib.redirect_stdout(nothing), contextlib.redirect_stderr(nothing):
         for source in sources:
+            signal.setitimer(signal.ITIMER_PROF, SECONDS)
             try:
                 failure = first_failure(exercise, compiled(exercise, source), questions(exercise, expected))
                 connection.send(failure is None)

@@ -60,7 +60,7 @@ def _observing(optimizer: Any) -> Observe:
 
 def _optimizer(kind: Any, settings: dict[str, Any], device: str = "cpu") -> Any:
     generator = torch.Generator().manual_seed(0)
-    numbers = torch.randn(3, 2, 3, generator=generator, dtype=torch.float64).to(device)
+    numbers = torch.randn(3, 2, 2, 3, generator=generator, dtype=torch.float64).to(device)
     parameters = [value.clone().requires_grad_() for value in numbers[:, 0]]
     for parameter, gradient in zip(parameters, numbers[:, 1], strict=True):
         parameter.grad = gradient.clone()
@@ -74,25 +74,49 @@ def _devices(result: Any, arguments: Sequence[Any]) -> list[str]:
     return [str(arguments[0].state[p]["exp_avg"].device) for p in parameters if p.grad is not None]
 
 
+def _late(parameters: Sequence[Tensor]) -> None:
+    parameters[1].grad = torch.ones_like(parameters[1])
+
+
+def _zeros(parameters: Sequence[Tensor]) -> None:
+    for parameter in parameters:
+        if parameter.grad is not None:
+            parameter.grad.zero_()
+
+
+def _transposed(parameters: Sequence[Tensor]) -> None:
+    for parameter in parameters:
+        if parameter.grad is not None:
+            parameter.grad = parameter.grad.mT.contiguous().mT
+
+
+def _as_it_is(parameters: Sequence[Tensor]) -> None:
+    pass
+
+
 def cases() -> Iterator[Case]:
-    """The first step; decay; later steps; settings; another device. Expected values come from torch.optim.AdamW."""
+    """The first step; decay; later steps; gradients of zeros; settings; a late one; not contiguous; another device.
+
+    Expected values come from torch.optim.AdamW.
+    """
     other = {"lr": 0.02, "betas": (0.6, 0.7), "eps": 0.5, "weight_decay": 0.3}
-    for what, before, late, settings in (
-        ("the first step without decay", 0, False, {"weight_decay": 0.0}),
-        ("the first step with a decay of 0.5 for the first group", 0, False, {"weight_decay": 0.5}),
-        ("the fourth step", 3, False, {"weight_decay": 0.5}),
-        ("the third step with betas 0.5 and 0.9", 2, False, {"betas": (0.5, 0.9), "weight_decay": 0.1}),
-        ("a large eps, 0.1", 1, False, {"eps": 0.1, "weight_decay": 0.1}),
-        ("a second group with its own rate, betas and eps", 1, False, {"weight_decay": 0.1, "second": other}),
-        ("the third step, and the second parameter's first", 2, True, {"weight_decay": 0.1}),
-    ):
+    for what, before, change, settings in (
+        ("the first step without decay", 0, _as_it_is, {"weight_decay": 0.0}),
+        ("the first step with a decay of 0.5 for the first group", 0, _as_it_is, {"weight_decay": 0.5}),
+        ("the fourth step", 3, _as_it_is, {"weight_decay": 0.5}),
+        ("the fourth step, where zero_grad(set_to_none=False) has left gradients of zeros", 3, _zeros,
+         {"weight_decay": 0.5}),
+        ("the third step with betas 0.5 and 0.9", 2, _as_it_is, {"betas": (0.5, 0.9), "weight_decay": 0.1}),
+        ("a large eps, 0.1", 1, _as_it_is, {"eps": 0.1, "weight_decay": 0.1}),
+        ("a second group with its own rate, betas and eps", 1, _as_it_is, {"weight_decay": 0.1, "second": other}),
+        ("the third step, and the second parameter's first", 2, _late, {"weight_decay": 0.1}),
+        ("gradients that are not contiguous in memory", 1, _transposed, {"weight_decay": 0.1}),
+    ):  # fmt: skip
         theirs, mine = (_optimizer(kind, dict(settings)) for kind in (torch.optim.AdamW, AdamW))
         for optimizer in (theirs, mine):
             for _ in range(before):
                 optimizer.step()
-            if late:
-                parameter = _parameters(optimizer)[1]
-                parameter.grad = torch.ones_like(parameter)
+            change(_parameters(optimizer))
         see_theirs = _observing(theirs)
         theirs.step()
         yield Case(what, [mine], expected=see_theirs(None, [theirs]), observe=_observing(mine))
@@ -107,7 +131,7 @@ def _step(self: AdamW, **wrong: bool) -> None:
         if wrong.get("first_group"):
             lr, (beta1, beta2), eps = (self.param_groups[0][name] for name in ("lr", "betas", "eps"))
         for p in group["params"]:
-            if p.grad is None:
+            if p.grad is None or (wrong.get("zeros_skipped") and not p.grad.any()):
                 continue
             state = self.state[p]
             if not state:
@@ -190,6 +214,10 @@ EXERCISE = Exercise(
         Mistake(_mistaken("first_group"), "each group has its own lr, betas and eps"),
         Mistake(_mistaken("shared_count"), "t counts the steps of this parameter; another may have had more"),
         Mistake(_mistaken("gradient_changed"), "parameter.grad must stay as it is: do not write into it"),
+        Mistake(
+            _mistaken("zeros_skipped"),
+            "only a gradient of None is skipped: with a gradient of zeros, m and the decay still move the parameter",
+        ),
         Mistake(_mistaken("replaced"), "change the parameter in place: p.data = … gives it other memory"),
         Mistake(
             _mistaken("on_the_cpu"),

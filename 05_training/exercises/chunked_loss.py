@@ -57,11 +57,13 @@ def _after_the_backward_pass(loss: Any, arguments: Sequence[Any]) -> Tensor:
 
 
 def cases() -> Iterator[Case]:
-    """A few tokens; a batch; ignored; softcap; everything ignored; bfloat16; many tokens, with memory counted."""
+    """A few tokens; a batch; ignored; softcap; everything ignored; one; large; no gradients; bfloat16; many tokens, with memory counted."""
 
     def question(what: str, shape: tuple[int, ...], vocab: int, *rest: Any, ignore: str = "", **how: Any) -> Case:
         generator = torch.Generator().manual_seed(0)
         hidden = torch.randn(*shape, 8, generator=generator)
+        if sizes := how.pop("sizes", None):
+            hidden *= torch.tensor(sizes)[:, None]
         weight = torch.randn(vocab, 8, generator=generator)
         targets = torch.randint(vocab, shape, generator=generator)
         if ignore:
@@ -82,6 +84,11 @@ def cases() -> Iterator[Case]:
     yield question("label smoothing and z-loss", (5,), 10, None, 0.1, 0.01)
     yield question("every token ignored", (3,), 10, ignore="all")
     yield question("targets that are a slice of a longer batch", (2, 3), 10, sliced=True)
+    yield question("one token", (1,), 10)
+    yield question("logits of ±1,000 beside small ones", (6,), 10, sizes=[1.0, 300.0, 1.0, 300.0, 1.0, 300.0])
+    for what, shape, ignore in (("700 tokens", (700,), ""), ("one token", (1,), ""), ("nothing to learn", (3,), "all")):
+        what = f"{what}, when no gradients are asked for, as in validation"
+        yield question(what, shape, 10, ignore=ignore, within=torch.no_grad)
     yield question("bfloat16", (5,), 10, dtype=torch.bfloat16, tolerance=0.03)
     # All logits: 8,192 · 256 numbers of 4 bytes, 8 MiB.
     counted: dict[str, Any] = {"observe": _after_the_backward_pass, "most_bytes": 6 << 20}

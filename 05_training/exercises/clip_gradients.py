@@ -64,20 +64,20 @@ def _in_units_of_the_limit(result: Any, arguments: Sequence[Any]) -> dict[str, A
 
 
 def cases() -> Iterator[Case]:
-    """Long; short; two parameters; none; 0; inf and nan; float16; very small."""
+    """Long; short; two parameters; none; 0; inf and nan; float16; not contiguous; very small."""
 
     def question(
         what: str,
-        gradients: Sequence[list[float] | None],
+        gradients: Sequence[list[Any] | None],
         max_norm: float,
         dtype: torch.dtype = torch.float32,
         observe: Observe = _norm_and_gradients,
     ) -> Case:
         parameters = []
         for numbers in gradients:
-            parameter = torch.zeros(len(numbers) if numbers else 1, dtype=dtype)
-            parameter.grad = None if numbers is None else torch.tensor(numbers, dtype=dtype)
-            parameters.append(parameter)
+            gradient = torch.tensor(numbers or [0.0], dtype=dtype).t()  # a matrix is not contiguous then
+            parameters.append(torch.zeros_like(gradient))
+            parameters[-1].grad = None if numbers is None else gradient
         what = f"{what}. Gradients: {', '.join(map(str, gradients))}"
         return Case(what, [_Parameters(parameters), max_norm], tolerance=1e-5, observe=observe)
 
@@ -90,7 +90,11 @@ def cases() -> Iterator[Case]:
     yield question("a gradient that is nan, beside another", [[3.0, math.nan], [4.0]], 1.0)
     yield question("no gradient at all", [None, None], 1.0)
     yield question("float16, where 300² is infinite", [[300.0, 400.0]], 1.0, torch.float16)
+    yield question("float16, with a norm that float16 cannot hold", [[60000.0, 60000.0]], 1.0, torch.float16)
+    yield question("a matrix that is not contiguous in memory", [[[3.0, 0.0], [0.0, 4.0]]], 1.0)
     yield question("a limit as small as the 1e-6", [[3e-6, 4e-6]], 1e-6, observe=_in_units_of_the_limit)
+    small = 2.0**-20
+    yield question("a norm that is the limit exactly", [[small]], small, observe=_in_units_of_the_limit)
 
 
 def _clip(parameters: Iterable[Tensor], max_norm: float, **wrong: bool) -> float:
@@ -100,6 +104,8 @@ def _clip(parameters: Iterable[Tensor], max_norm: float, **wrong: bool) -> float
         return 0.0
     norms = [torch.linalg.vector_norm(g.float()) for g in found]
     norm = sum(norms).item() if wrong.get("norms_added") else torch.linalg.vector_norm(torch.stack(norms)).item()
+    if wrong.get("low_norm"):
+        norm = torch.stack([g.norm() for g in found]).norm().item()
     if wrong.get("low"):
         norm = torch.stack([g.square().sum() for g in found]).sum().sqrt().item()
     if wrong.get("one_by_one"):
@@ -111,6 +117,7 @@ def _clip(parameters: Iterable[Tensor], max_norm: float, **wrong: bool) -> float
             g.clamp_(-max_norm, max_norm) if max_norm else None
         return norm
     too_long = not norm <= max_norm if wrong.get("nan_scaled") else norm > max_norm
+    too_long = too_long or (bool(wrong.get("reached")) and norm == max_norm)
     finite = not math.isinf(norm) if wrong.get("nan_scaled") else norm < math.inf or wrong.get("infinite")
     if wrong.get("always") or ((max_norm or wrong.get("zero")) and too_long and finite):
         factor = max_norm / (norm + (0.0 if wrong.get("no_eps") else 1e-6))
@@ -139,6 +146,12 @@ def _twice(parameters: Iterable[Tensor], max_norm: float) -> float:
         if parameter.grad is not None and norm > max_norm:
             parameter.grad.mul_(max_norm / (norm + 1e-6))
     return norm
+
+
+def _viewed(parameters: Iterable[Tensor], max_norm: float) -> float:
+    parameters = list(parameters)
+    found = [p.grad.view(-1) for p in parameters if p.grad is not None]
+    return _clip(parameters, max_norm) if found else 0.0
 
 
 def _norms_of_their_own(parameters: Iterable[Tensor], max_norm: float) -> float:
@@ -184,7 +197,12 @@ EXERCISE = Exercise(
         ),
         Mistake(_mistaken("empty"), "there may be no gradient at all: the norm is 0.0 then"),
         Mistake(_mistaken("replaced"), "scale the gradient itself, grad.mul_(factor): others hold the same tensor"),
+        Mistake(
+            _viewed, "a gradient need not be contiguous in memory: view() refuses such a tensor, flatten() does not"
+        ),
+        Mistake(_mistaken("reached"), "a norm that is the limit exactly is not larger than it: nothing is scaled"),
         Mistake(_mistaken("low"), "squares overflow in float16: take the norm in float32, grad.float()"),
+        Mistake(_mistaken("low_norm"), "the norm itself may be more than float16 can hold: grad.float().norm()"),
         Mistake(_mistaken("no_eps"), "the factor is max_norm / (norm + 1e-6)"),
         Mistake(_tensor, "the norm is a float: take it out of the tensor by .item()"),
     ),

@@ -56,6 +56,8 @@ def cases() -> Iterator[Case]:
     yield Case("cosine without a warm-up", [0, 10, ScheduleConfig("cosine", 0, 0.25)])
     yield Case("cosine that ends at a quarter", [7, 10, ScheduleConfig("cosine", 0, 0.25)])
     yield Case("linear, with a warm-up as long as the run", [9, 10, ScheduleConfig("linear", 10)])
+    yield Case("linear, with a warm-up as long as the run, step 12", [12, 10, ScheduleConfig("linear", 10)])
+    yield Case("linear, with one step after the warm-up, at the end", [10, 10, ScheduleConfig("linear", 9)])
     yield Case("linear, step 12 of 10", [12, 10, ScheduleConfig("linear", 2, 0.25)])
     yield Case("inverse_sqrt, step 12 of 10", [12, 10, ScheduleConfig("inverse_sqrt", 2)])
     yield Case("wsd, whose decay begins at step round(2.8) = 3", [3, 4, ScheduleConfig("wsd", 0, 0.1, 0.3)])

@@ -61,7 +61,7 @@ def _observing(optimizer: Any) -> Observe:
 
 def _optimizer(kind: Any, groups: Sequence[dict[str, float]], device: str = "cpu") -> Any:
     generator = torch.Generator().manual_seed(0)
-    numbers = torch.randn(len(groups), 2, 2, 3, generator=generator, dtype=torch.float64).to(device)
+    numbers = torch.randn(len(groups), 2, 2, 2, 3, generator=generator, dtype=torch.float64).to(device)
     made: list[dict[str, Any]] = []
     for settings, (values, gradients) in zip(groups, numbers, strict=True):
         pair = [value.clone().requires_grad_() for value in values]
@@ -77,26 +77,50 @@ def _devices(result: Any, arguments: Sequence[Any]) -> list[str]:
     return [str(arguments[0].state[p]["momentum_buffer"].device) for p in parameters if p.grad is not None]
 
 
+def _late(parameters: Sequence[Tensor]) -> None:
+    parameters[1].grad = torch.ones_like(parameters[1])
+
+
+def _zeros(parameters: Sequence[Tensor]) -> None:
+    for parameter in parameters:
+        if parameter.grad is not None:
+            parameter.grad.zero_()
+
+
+def _transposed(parameters: Sequence[Tensor]) -> None:
+    for parameter in parameters:
+        if parameter.grad is not None:
+            parameter.grad = parameter.grad.mT.contiguous().mT
+
+
+def _as_it_is(parameters: Sequence[Tensor]) -> None:
+    pass
+
+
 def cases() -> Iterator[Case]:
-    """Plain; decay; momentum; later steps; two groups; another device. Expected values come from torch.optim.SGD."""
-    for what, before, late, *groups in (
-        ("a plain step; the second parameter has no gradient", 0, False, {}),
-        ("weight decay of 0.5", 0, False, {"weight_decay": 0.5}),
-        ("the first step with momentum 0.9", 0, False, {"momentum": 0.9}),
-        ("the third step with momentum 0.9", 2, False, {"momentum": 0.9}),
-        ("two groups with rates 0.1 and 0.2, momentum and decay, the second step", 1, False,
+    """Plain; decay; momentum; later steps; gradients of zeros; two groups; a late one; not contiguous; another device.
+
+    Expected values come from torch.optim.SGD.
+    """
+    for what, before, change, *groups in (
+        ("a plain step; the second parameter has no gradient", 0, _as_it_is, {}),
+        ("weight decay of 0.5", 0, _as_it_is, {"weight_decay": 0.5}),
+        ("the first step with momentum 0.9", 0, _as_it_is, {"momentum": 0.9}),
+        ("the third step with momentum 0.9", 2, _as_it_is, {"momentum": 0.9}),
+        ("the third step, where zero_grad(set_to_none=False) has left gradients of zeros", 2, _zeros,
+         {"momentum": 0.9, "weight_decay": 0.5}),
+        ("two groups with rates 0.1 and 0.2, momentum and decay, the second step", 1, _as_it_is,
          {"momentum": 0.5, "weight_decay": 0.1}, {"lr": 0.2, "momentum": 0.5, "weight_decay": 0.1}),
-        ("two groups with momentum 0 and 0.9, decay 0.5 and 0, the second step", 1, False,
+        ("two groups with momentum 0 and 0.9, decay 0.5 and 0, the second step", 1, _as_it_is,
          {"weight_decay": 0.5}, {"momentum": 0.9}),
-        ("the third step, and the second parameter's first", 2, True, {"momentum": 0.9}),
+        ("the third step, and the second parameter's first", 2, _late, {"momentum": 0.9}),
+        ("gradients that are not contiguous in memory", 1, _transposed, {"momentum": 0.9, "weight_decay": 0.1}),
     ):  # fmt: skip
         theirs, mine = (_optimizer(kind, groups) for kind in (torch.optim.SGD, SGD))
         for optimizer in (theirs, mine):
             for _ in range(before):
                 optimizer.step()
-            if late:
-                parameter = _parameters(optimizer)[1]
-                parameter.grad = torch.ones_like(parameter)
+            change(_parameters(optimizer))
         see_theirs = _observing(theirs)
         theirs.step()
         yield Case(what, [mine], expected=see_theirs(None, [theirs]), observe=_observing(mine))
@@ -111,7 +135,7 @@ def _step(self: SGD, **wrong: bool) -> None:
         lr = first["lr"] if wrong.get("first_rate") else group["lr"]
         momentum = first["momentum"] if wrong.get("first_momentum") else group["momentum"]
         for parameter in group["params"]:
-            if parameter.grad is None:
+            if parameter.grad is None or (wrong.get("zeros_skipped") and not parameter.grad.any()):
                 continue
             decay = 0.0 if wrong.get("no_decay") else group["weight_decay"]
             if wrong.get("gradient_changed"):
@@ -172,6 +196,10 @@ EXERCISE = Exercise(
         Mistake(
             _mistaken("aliased"),
             "v is the gradient's own tensor here: it changes when the gradient is set to 0, so keep a copy",
+        ),
+        Mistake(
+            _mistaken("zeros_skipped"),
+            "only a gradient of None is skipped: with a gradient of zeros, v and the decay still move the parameter",
         ),
         Mistake(_mistaken("replaced"), "change the parameter in place: p.data = … gives it other memory"),
         Mistake(_mistaken("on_the_cpu"), "v is on the parameter's device and of its type: torch.zeros_like(parameter)"),

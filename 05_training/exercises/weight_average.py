@@ -50,16 +50,19 @@ def _observing(tensors: Mapping[str, Tensor]) -> Observe:
 
 
 def cases() -> Iterator[Case]:
-    """A decay of a half; a decay of 0.9; two updates; a decay of 0."""
+    """A decay of a half; a decay of 0.9; two updates; a decay of 0; names in another order."""
     for what, decay, before in (
         ("decay 0.5", 0.5, 0),
         ("decay 0.9", 0.9, 0),
         ("decay 0.9, the second update", 0.9, 1),
         ("decay 0: the average is the weights, in its own tensor", 0.0, 0),
+        ("the averages have the names in another order", 0.5, 0),
     ):
         torch.manual_seed(0)
         model = nn.Linear(2, 2)
         average = WeightAverage(model, decay)
+        if "another order" in what:
+            average.averages = dict(reversed(average.averages.items()))
         model.weight.data.add_(2.0)
         for _ in range(before):
             average.update()
@@ -99,6 +102,12 @@ def _replaced(self: WeightAverage) -> None:
 
 
 @torch.no_grad()
+def _by_order(self: WeightAverage) -> None:
+    for average, parameter in zip(self.averages.values(), self.parameters.values(), strict=True):
+        average.lerp_(parameter, 1 - self.decay)
+
+
+@torch.no_grad()
 def _first_alone(self: WeightAverage) -> None:
     name = next(iter(self.parameters))
     self.averages[name].lerp_(self.parameters[name], 1 - self.decay)
@@ -127,6 +136,7 @@ EXERCISE = Exercise(
         Mistake(_replaced, "the average must be changed in place: others hold the same tensor"),
         Mistake(_not_weighted, "multiply the new weights by 1 - d"),
         Mistake(_first_alone, "every parameter has an average: update all of them"),
+        Mistake(_by_order, "a weight and its average have the same name; the order of names may differ"),
         Mistake(_with_graph, "keep @torch.no_grad(): otherwise the average remembers every step, and memory grows"),
     ),
 )

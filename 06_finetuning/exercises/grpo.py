@@ -48,7 +48,7 @@ def _loss_and_gradient(result: Any, arguments: Sequence[Any]) -> dict[str, Any]:
 
 
 def cases() -> Iterator[Case]:
-    """Nothing moved; moved; far; divergence; unequal lengths; an empty answer; another clip; gradients."""
+    """Nothing moved; moved; far; divergence; unequal lengths; an empty answer; one answer; another clip; gradients."""
     generator = torch.Generator().manual_seed(0)
 
     def random(*shape: int) -> Tensor:
@@ -76,6 +76,9 @@ def cases() -> Iterator[Case]:
     none = torch.tensor([[True, True, False], [False, False, False]])
     yield Case("an answer without tokens", [far, base.clone(), base.clone(), advantages, none, plain])
     wide = GRPOConfig(clip=0.45, beta=0.0)
+    one = [x[:1].clone() for x in (far, base, base, advantages, everything)]
+    yield Case("one answer alone", [*one, plain])
+    yield Case("one answer of one token", [*(x[:, :1].clone() for x in one[:3]), one[3], one[4][:, :1].clone(), plain])
     yield Case("a clip of 0.45", [far, base.clone(), base.clone(), advantages, everything, wide])
     for what, new in (("nothing has moved", base.clone()), ("moves beyond the clip", far.clone())):
         arguments = [new.requires_grad_(), base.clone(), random(2, 3), advantages, some, GRPOConfig(beta=0.1)]
@@ -88,7 +91,7 @@ def _loss(
     ratio = (old - new if wrong.get("inverse_ratio") else new - old).exp()
     if wrong.get("ratio_detached"):
         ratio = ratio.detach()
-    advantage = advantages[:, None]
+    advantage = advantages.squeeze()[:, None] if wrong.get("squeezed") else advantages[:, None]
     if wrong.get("usual_clip"):
         config = GRPOConfig(beta=config.beta)
     clipped = ratio.clamp(1 - config.clip, 1 + config.clip) * advantage
@@ -153,6 +156,9 @@ EXERCISE = Exercise(
         Mistake(
             _mistaken("over_all_tokens"),
             "each answer counts the same: first the mean over its tokens, then over answers",
+        ),
+        Mistake(
+            _mistaken("squeezed"), "there may be one answer: squeeze() takes its axis away, [:, None] alone does not"
         ),
         Mistake(_mistaken("empty"), "an answer without tokens divides by 0: clamp the count to at least 1"),
     ),

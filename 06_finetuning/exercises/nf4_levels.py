@@ -40,19 +40,20 @@ _PUBLISHED = [
 
 
 def cases() -> Iterator[Case]:
-    """There is one answer, the paper's."""
+    """There is one answer, the paper's; the paper's own digits are not exact to the last."""
     yield Case("the levels of the paper's appendix", expected=torch.tensor(_PUBLISHED), tolerance=1e-6)
+    yield Case("the same, to all digits of float32, which needs float64 on the way", tolerance=1e-8)
 
 
 def _levels(positive_count: int = 8, negative_count: int = 7, **wrong: bool) -> Tensor:
-    outermost = 0.5 * ((1 - 1 / 32) + (1 - 1 / 30))
+    outermost, dtype = 0.5 * ((1 - 1 / 32) + (1 - 1 / 30)), torch.float32 if wrong.get("low") else torch.float64
     if wrong.get("one_margin"):
         outermost = 1 - 1 / 32
 
     def side(count: int) -> Tensor:
-        return torch.special.ndtri(torch.linspace(outermost, 0.5, count + 1, dtype=torch.float64)[:-1])
+        return torch.special.ndtri(torch.linspace(outermost, 0.5, count + 1, dtype=dtype)[:-1])
 
-    zero = torch.zeros(16 - positive_count - negative_count, dtype=torch.float64)
+    zero = torch.zeros(16 - positive_count - negative_count, dtype=dtype)
     levels = torch.cat([-side(negative_count), zero, side(positive_count)]).sort().values
     return (levels if wrong.get("not_divided") else levels / levels.max()).float()
 
@@ -71,6 +72,10 @@ def _not_divided() -> Tensor:
 
 def _one_margin() -> Tensor:
     return _levels(one_margin=True)
+
+
+def _low() -> Tensor:
+    return _levels(low=True)
 
 
 def _equal_steps() -> Tensor:
@@ -111,6 +116,7 @@ EXERCISE = Exercise(
         ),
         Mistake(_unsorted, "the levels are sorted, from -1 to 1"),
         Mistake(_double, "the result is float32; only the way to it is float64"),
+        Mistake(_low, "compute in float64: in float32 the last digits are lost on the way"),
         Mistake(_not_divided, "divide by the largest, so that the levels end at 1"),
         Mistake(_one_margin, "outermost is the mean of 1 - 1/32 and 1 - 1/30"),
         Mistake(_equal_steps, "these are equal steps; the levels are quantiles of the normal distribution"),

@@ -70,6 +70,9 @@ def cases() -> Iterator[Case]:
     yield question("one token more than there is room for", _Table(10, 0, 4), 5)
     # This raises nothing. It is asked like a refusal, so that an error is recognised with any message.
     yield question("all the blocks of the pool", _Table(5, 2, 0), 12, OutOfBlocksError)
+    yield question(
+        "20 tokens: both of the free blocks, beside the three that it has", _Table(5, 0, 12), 20, OutOfBlocksError
+    )
     yield question("more than the pool has: refused, and nothing taken", _Table(5, 2, 4), 20, OutOfBlocksError)
 
 
@@ -86,7 +89,7 @@ def _reserve(self: BlockTable, length: int, **wrong: bool) -> None:
     missing = needed if wrong.get("from_nothing") else max(0, needed - len(self.blocks))
     free = self.pool.num_free - 1 if wrong.get("keeps_one") else self.pool.num_free
     late = wrong.get("a_part") or wrong.get("counted_late")
-    if missing > free and not late:
+    if (needed if wrong.get("all_compared") else missing) > free and not late:
         raise OutOfBlocksError(f"{missing} blocks are needed and {free} are free")
     for _ in range(missing):
         if wrong.get("counted_late") and not self.pool.num_free:
@@ -128,6 +131,7 @@ EXERCISE = Exercise(
         Mistake(_mistaken("counted_late"), "count first, then take: a table that fails must be unchanged"),
         Mistake(_mistaken("from_nothing"), "the blocks that the sequence already has count"),
         Mistake(_mistaken("keeps_one"), "all free blocks may be taken"),
+        Mistake(_mistaken("all_compared"), "only the missing blocks must be free, not all that the sequence needs"),
         Mistake(_mistaken("at_least_one"), "no token needs no block"),
         Mistake(_mistaken("zero_is_none"), "0 is the number of a block: `or None` takes it for none"),
         Mistake(_mistaken("first_block"), "`after` is the *last* block of the sequence, whose neighbour comes next"),

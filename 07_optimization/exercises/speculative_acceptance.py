@@ -64,6 +64,7 @@ def cases() -> Iterator[Case]:
         ("a certain guess with p(x) = 0.6", few, 1, None),
         ("a certain guess with p(x) = 0.1", few, 0, None),
         ("p(x) = 0: never accepted", torch.tensor([0.0, 0.6, 0.4]), 0, torch.tensor([0.5, 0.2, 0.3])),
+        ("p(x) = 0 and q(x) = 0: never accepted", torch.tensor([0.0, 0.6, 0.4]), 0, torch.tensor([0.0, 0.7, 0.3])),
         ("p(x) = 0.49, q(x) = 0.5, with p - q nowhere above 0", torch.tensor([0.49, 0.5]), 0, torch.tensor([0.5, 0.5])),
     ):
         if p is many:
@@ -81,7 +82,7 @@ def _accept(p: Tensor, guess: int, q: Tensor | None, generator: torch.Generator,
     dtype = torch.float32 if wrong.get("u_float32") else torch.float64
     u = torch.rand((), generator=generator, dtype=dtype).item()
     q_guess = 1.0 if q is None else float(q[guess])
-    accepted = u * q_guess < float(p[guess])
+    accepted = u * q_guess <= float(p[guess]) if wrong.get("equal") else u * q_guess < float(p[guess])
     if wrong.get("p_alone"):
         accepted = u < float(p[guess])
     if wrong.get("reversed"):
@@ -147,6 +148,7 @@ EXERCISE = Exercise(
             _mistaken("zeros"),
             "p - q can be nowhere above 0, if p and q are equal except for rounding: then draw from p",
         ),
+        Mistake(_mistaken("equal"), "u · q(x) < p(x), not ≤: a token with p(x) = 0 must never come out"),
         Mistake(_mistaken("absolute"), "if q is larger than p, the weight is 0, not the difference"),
         Mistake(_mistaken("guess_removed_only"), "all of q is subtracted, not only at the guess"),
         Mistake(

@@ -34,10 +34,19 @@ from typing import Any
 
 from learn.exercise import Case, Exercise, Mistake
 from tokenizer.bpe_tokenizer import BPETokenizer
+from tokenizer.patterns import CL100K_PATTERN
+
+
+class _SpaceFirst(BPETokenizer):
+    """A tokenizer that puts a space before every text, as SentencePiece does."""
+
+    def encode(self, text: str, **how: Any) -> list[int]:
+        """Ids of the text with a space before it."""
+        return super().encode(f" {text}", **how)
 
 
 def cases() -> Iterator[Case]:
-    """A simple border; a space; a merge across the border; several spaces; an empty context; spaces in the middle."""
+    """A simple border; a space; a merge across the border; several spaces; an empty context; spaces in the middle; digits; another tokenizer."""
     # "ab", " c", " ca", "abc"
     tokenizer = BPETokenizer([(97, 98), (32, 99), (257, 97), (256, 99)])
     yield Case("'ab' and ' ca'", [tokenizer, "ab", " ca"])
@@ -47,6 +56,10 @@ def cases() -> Iterator[Case]:
     yield Case("an empty context", [tokenizer, "", "ca"])
     yield Case("'a b' and ' ca ': spaces elsewhere stay where they are", [tokenizer, "a b", " ca "])
     yield Case("' ab' and 'c': a space at the beginning of the context stays there", [tokenizer, " ab", "ca"])
+    digits = BPETokenizer([(53, 54)], pattern=CL100K_PATTERN)  # "56", in groups of up to three digits
+    yield Case("'12' and '3456', which is '123' and '456' together, but '345' and '6' alone", [digits, "12", "3456"])
+    yield Case("a tokenizer that puts a space before every text", [_SpaceFirst([]), "ab", "c"])
+    yield Case("the same, and an empty context", [_SpaceFirst([]), "", "c"])
     yield Case("a context of two spaces", [tokenizer, "  ", "ca"])
 
 
@@ -59,7 +72,9 @@ def _pair(tokenizer: Tokenizer, context: str, continuation: str, **wrong: bool) 
         spaces = spaces[:1] if wrong.get("one_space") else "" if wrong.get("spaces_lost") else spaces
         context, continuation = stripped, spaces + continuation
     whole = tokenizer.encode(context + continuation)
-    before = tokenizer.encode(context)
+    before = tokenizer.encode(context) if context or wrong.get("nothing_encoded") else []
+    if wrong.get("always_apart"):
+        return before, tokenizer.encode(continuation)
     split = len(before)
     if wrong.get("from_the_end"):
         split = len(whole) - len(tokenizer.encode(continuation))
@@ -102,6 +117,13 @@ EXERCISE = Exercise(
         Mistake(
             _mistaken("always_cut"),
             "a token reaches across the border: the cut gives a part of the answer away; then encode the two separately",
+        ),
+        Mistake(
+            _mistaken("always_apart"),
+            "the continuation alone may have other ids than after the context: cut the ids of both together",
+        ),
+        Mistake(
+            _mistaken("nothing_encoded"), "an empty context has no ids, whatever the tokenizer makes of an empty text"
         ),
         Mistake(_mistaken("from_the_end"), "the cut is counted from the front, by the context's own ids"),
         Mistake(_mistaken("one_space"), "all the spaces at the end are moved"),

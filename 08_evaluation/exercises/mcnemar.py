@@ -37,13 +37,18 @@ from learn.exercise import Case, Exercise, Mistake
 def cases() -> Iterator[Case]:
     """One-sided; mixed; equal; symmetric; many; other types of numbers."""
     yield Case("six questions that only the first answers", [[1, 1, 1, 1, 1, 1], [0, 0, 0, 0, 0, 0]])
-    yield Case("six to two, and twenty that both answer", [[1] * 6 + [0] * 2 + [1] * 20, [0] * 6 + [1] * 2 + [1] * 20])
+    rest = [1] * 20 + [0] * 5
+    yield Case(
+        "six to two; twenty that both answer, five that neither answers",
+        [[1] * 6 + [0] * 2 + rest, [0] * 6 + [1] * 2 + rest],
+    )
     yield Case("two to six: the models are exchanged", [[1] * 2 + [0] * 6, [0] * 2 + [1] * 6])
     yield Case("the same answers", [[1, 0, 1], [1, 0, 1]])
     yield Case("one to one", [[1, 0], [0, 1]])
     six_to_two = [1] * 6 + [0] * 2 + [1], [0] * 6 + [1] * 2 + [1]
     yield Case("booleans, six to two", [np.array(answers, dtype=bool) for answers in six_to_two])
     yield Case("unsigned bytes, six to two", [np.array(answers, dtype=np.uint8) for answers in six_to_two])
+    yield Case("floats, six to two", [np.array(answers, dtype=np.float64) for answers in six_to_two])
     yield Case("none to one", [[0, 1], [1, 1]])
     yield Case("700 to 640", [[1] * 700 + [0] * 640, [0] * 700 + [1] * 640], tolerance=1e-9)
 
@@ -59,6 +64,9 @@ def _p_value(a: ArrayLike, b: ArrayLike, **wrong: bool) -> float:
         only_a, only_b = int((difference == 1).sum()), int((difference == -1).sum())
         n, k = only_a + only_b, min(only_a, only_b)
         tail = sum(math.comb(n, i) for i in range(k + 1))
+    if wrong.get("bits"):
+        x, y = np.asarray(a), np.asarray(b)
+        return _p_value(x & ~y & 1, y & ~x & 1)
     if wrong.get("unsigned"):
         difference = np.asarray(a) * 1 - np.asarray(b) * 1
         return _p_value((difference == 1).astype(int), (difference == -1).astype(int))
@@ -101,6 +109,7 @@ EXERCISE = Exercise(
         Mistake(_mistaken("chi_squared"), "this is the approximation for large n: the exact sum is asked for"),
         Mistake(_mistaken("subtracted"), "a - b is refused for booleans: use (a == 1) & (b == 0)"),
         Mistake(_mistaken("unsigned"), "0 - 1 is 255 in unsigned bytes: use (a == 1) & (b == 0)"),
+        Mistake(_mistaken("bits"), "& and ~ are refused for floats: make booleans first, by == 1"),
         Mistake(_mistaken("above_one"), "a probability is at most 1"),
         Mistake(_mistaken("float_power"), "0.5ⁿ is 0 for large n: divide whole numbers, 2 * tail / 2**n"),
     ),

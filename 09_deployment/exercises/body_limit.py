@@ -48,10 +48,10 @@ from learn.exercise import Case, Exercise, Mistake
 class _Exchange:
     """A client that sends pieces, an app that reads them all and answers 200, and a record of what happened."""
 
-    def __init__(self, pieces: Sequence[bytes], pauses: Sequence[float]):
+    def __init__(self, pieces: Sequence[bytes | None], pauses: Sequence[float]):
         self.pieces, self.pauses, self.sent = list(pieces), list(pauses), 0
         self.read = 0
-        self.app_called = False
+        self.calls = 0
         self.status = 0
 
     async def receive(self) -> Message:
@@ -60,6 +60,8 @@ class _Exchange:
         await asyncio.sleep(self.pauses[index] if index < len(self.pauses) else 0)
         if index >= len(self.pieces):
             return {"type": "http.disconnect"}
+        if self.pieces[index] is None:
+            return {"type": "http.request"}  # without bytes, and the last one
         return {"type": "http.request", "body": self.pieces[index], "more_body": index + 1 < len(self.pieces)}
 
     async def send(self, message: Message) -> None:
@@ -68,7 +70,7 @@ class _Exchange:
 
     async def app(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Read the body, then wait for the client to go away, as a stream does."""
-        self.app_called = True
+        self.calls += 1
         more = True
         while more:
             message = await receive()
@@ -88,7 +90,7 @@ def _happened(result: Any, arguments: Sequence[Any]) -> dict[str, Any]:
         status = error.status
     return {
         "status": status or exchange.status,
-        "app called": exchange.app_called,
+        "calls of the app": exchange.calls,
         "bytes that the app read": exchange.read,
     }
 
@@ -97,7 +99,7 @@ def cases() -> Iterator[Case]:
     """Small; at the limit; above it, declared and undeclared; a false length; slow in three ways; not HTTP."""
 
     def question(
-        what: str, pieces: Sequence[bytes], declared: str | None = None, pauses: Sequence[float] = (), kind: str = "http",
+        what: str, pieces: Sequence[bytes | None], declared: str | None = None, pauses: Sequence[float] = (), kind: str = "http",
         path: str = "/", seconds: float = 20.0,
     ) -> Case:  # fmt: skip
         exchange = _Exchange(pieces, pauses)
@@ -126,7 +128,12 @@ def cases() -> Iterator[Case]:
         seconds=0.2,
     )
     yield question(
-        "a complete body; then the client waits for a stream", [b"1"], None, [0.0, 0.4], path="/stream", seconds=0.25
+        "a body whose last message has no `body` and no `more_body`; then the client waits for a stream",
+        [b"1", None],
+        None,
+        [0.0, 0.0, 0.4],
+        path="/stream",
+        seconds=0.25,
     )
     yield question(
         "three pieces, each 0.2 seconds after the one before, when 0.35 are allowed for all",
@@ -141,7 +148,8 @@ def cases() -> Iterator[Case]:
 async def _guard(self: Any, scope: Scope, receive: Receive, send: Send, **wrong: bool) -> None:
     if scope["type"] != "http" and not wrong.get("everything_guarded"):
         await self._app(scope, receive, send)
-        return
+        if not wrong.get("not_returned"):
+            return
     largest, declared = self._limits.max_body_bytes, Headers(scope=scope).get("content-length", "0")
     if wrong.get("not_validated"):
         bad = int(declared) > largest
@@ -174,7 +182,7 @@ async def _guard(self: Any, scope: Scope, receive: Receive, send: Send, **wrong:
                 )
             except TimeoutError:
                 raise ApiError(408, "too slow") from None
-        size = len(message.get("body", b""))
+        size = len(message["body"] if wrong.get("always_a_body") else message.get("body", b""))
         received = size if wrong.get("piece_alone") else received + size
         complete = not message.get("more_body", False)
         limit = largest - 1 if wrong.get("one_less") else largest + 1 if wrong.get("one_more") else largest
@@ -238,6 +246,8 @@ EXERCISE = Exercise(
             "use one deadline for the whole body, not one for each message: a byte now and then would hold the connection "
             "for ever",
         ),
+        Mistake(_mistaken("always_a_body"), "a message may have no bytes: message.get('body', b'')"),
+        Mistake(_mistaken("not_returned"), "the app is called once: return after what is not HTTP"),
         Mistake(_mistaken("everything_guarded"), "what is not HTTP is passed on without a change"),
     ),
 )

@@ -97,9 +97,10 @@ def _call(function: Callable[..., Any], case: Case, names: list[str], gradient: 
             raised, refusal = type(error).__name__, case.refusal(error)
         afterwards = case.observe(None, case.arguments)
         return Outcome({"raised": raised, "refusal": refusal, "afterwards": afterwards})
-    result = function(*case.arguments, **case.keywords)
-    if isinstance(result, Iterator):
-        result = list(result)
+    with case.within():
+        result = function(*case.arguments, **case.keywords)
+        if isinstance(result, Iterator):
+            result = list(result)
     named = [*zip(names, case.arguments, strict=False), *case.keywords.items()]
     if gradient:
         return Outcome(_gradients(result, named))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
@@ -40,6 +41,7 @@ class Case:
         raises: the exception that the call must raise. `observe` is then called afterwards, with None as the result.
         refusal: gives what is compared of that exception besides its type, such as a status; by default nothing.
         most_bytes: how many bytes of tensors the call may hold at a time, besides its arguments; None for any number.
+        within: makes what the call is made in, such as `torch.no_grad`.
     """
 
     what: str
@@ -51,6 +53,7 @@ class Case:
     raises: type[Exception] | None = None
     refusal: Callable[[Any], Any] = lambda error: None
     most_bytes: int | None = None
+    within: Callable[[], AbstractContextManager[Any]] = nullcontext
 
 
 @dataclass(frozen=True)

@@ -66,12 +66,15 @@ class Question:
 
 
 def questions(exercise: Exercise, expected: Sequence[Expected]) -> Iterator[Question]:
-    """Every question, with new arguments."""
-    pristine = list(exercise.cases())
+    """Every question, with new arguments, made when it is asked: most wrong answers fail at one of the first."""
+    unused, pristine = exercise.cases(), list[Case]()
     for form, group in groupby(expected, key=lambda one: one.form):
-        cases = list(exercise.cases())
+        cases = enumerate(exercise.cases())
         for one in group:
-            case, changed = cases[one.index], FORMS[form].of(cases[one.index]) if form else None
+            case = next(case for index, case in cases if index == one.index)
+            changed = FORMS[form].of(case) if form else None
+            while len(pristine) <= one.index:
+                pristine.append(next(unused))
             phrase = FORMS[form].phrase if changed else "asked again" if form else ""
             what = "; ".join(filter(None, [case.what, phrase]))
             yield Question(one, replace(changed or case, what=what), pristine[one.index])

@@ -70,7 +70,11 @@ def _grade(
     error = failure.outcome.error
     if isinstance(error, NotImplementedError) and str(error).startswith("Exercise "):
         return Grade("to do", total=total)
-    likely = ""
+    problem, line, likely = failure.problem, "", ""
+    if error is not None and path is not None:
+        line = own_line(error, path)
+    if _returned_nothing(exercise, failure) and not line:
+        problem += "; did you forget `return`?"
     with suppress(Exception):  # the learner's file may have changed what the planted mistakes are made of
         likely = likely_mistake(exercise, function, failure, known_failures(exercise, expected), expected)
     return Grade(
@@ -79,10 +83,18 @@ def _grade(
         total,
         failure.question.case.what,
         _render_call(exercise.stub, failure.question.pristine),
-        failure.problem,
-        own_line(error, path) if error is not None and path is not None else "",
+        problem,
+        line,
         likely,
     )
+
+
+def _returned_nothing(exercise: Exercise, failure: Failure) -> bool:
+    """Whether a function returned None where that is never right, and this is what was noticed."""
+    asked, outcome = failure.question, failure.outcome
+    may_be_none = "None" in str(exercise.stub.__annotations__.get("return", "None"))
+    unnoticed = outcome.error is not None and "NoneType" not in str(outcome.error)
+    return outcome.result is None and not (may_be_none or unnoticed or asked.case.raises or asked.expected.form)
 
 
 @dataclass(frozen=True)

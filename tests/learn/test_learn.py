@@ -187,6 +187,21 @@ def test_an_argument_that_is_changed_is_a_mistake(workspace: Workspace):
     assert "work on a copy" in grade.likely
 
 
+@pytest.mark.parametrize(
+    ("name", "body", "asked"),
+    [
+        ("repetition_penalty", "logits.clone()", True),
+        ("calibration", "np.bincount([1])", True),  # what the grader looks at is missing
+        ("repetition_penalty", "seen = None\nseen.clear()", False),  # an error of the learner's own
+        ("find_key", "hash_key(presented)", False),  # None may be right
+    ],
+)
+def test_a_forgotten_return_is_named(workspace: Workspace, name: str, body: str, asked: bool):
+    grade = grade_file(entry_of(name).load(), write(workspace, name, body))
+    assert grade.state == "failed"
+    assert ("did you forget `return`?" in grade.problem) == asked, grade.problem
+
+
 def test_check_before_start_says_how_to_begin(tmp_path: Path, capsys: pytest.CaptureFixture):
     assert main(["check", "2"], Workspace(tmp_path / "none")) == 2
     assert capsys.readouterr().err == "error: your workspace has none of these exercises yet; begin with: learn start\n"

@@ -12,11 +12,11 @@ from training.parallel.workers import whole
 
 def gradient_norm(parameters: Iterable[Tensor]) -> Tensor:
     """The length of all gradients taken as one vector, in float32; 0 where there are none."""
-    norms = [torch.linalg.vector_norm(p.grad) for p in parameters if p.grad is not None]
+    norms = [torch.linalg.vector_norm(p.grad.float()) for p in parameters if p.grad is not None]
     if not norms:
         return torch.zeros(())
     # FSDP keeps a piece of each gradient on each rank; the norm of the whole needs all of them.
-    return torch.linalg.vector_norm(torch.stack([whole(norm) for norm in norms]).float())
+    return torch.linalg.vector_norm(torch.stack([whole(norm) for norm in norms]))
 
 
 def clip_gradients(parameters: Iterable[Tensor], max_norm: float) -> float:
