@@ -56,11 +56,11 @@ class LoadedModel:
 
 def best_checkpoint(run_folder: Path) -> Path | None:
     """The checkpoint of a run with the lowest validation loss; None where none was measured that is a finite number."""
-    losses = {}
+    losses = dict[Path, float]()
     for folder in list_checkpoints(run_folder):
         with contextlib.suppress(TextError):
             loss = read_json(folder / "state.json").get("validation_loss")
-            if is_finite(loss):
+            if isinstance(loss, float | int) and is_finite(loss):
                 losses[folder] = loss
     return min(losses, key=lambda folder: losses[folder]) if losses else None
 

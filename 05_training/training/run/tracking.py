@@ -279,7 +279,7 @@ def read_metrics(run_folder: Path) -> list[dict[str, Any]]:
             record = None
             with contextlib.suppress(TextError):
                 record = parse_json(line, path, number)
-            if _is_record(record):
+            if record is not None and _is_record(record):
                 records.append({name: math.nan if value is None else value for name, value in record.items()})
             else:
                 left_out += 1
