@@ -9,6 +9,7 @@ from pathlib import Path
 from finetuning.data.chat_format import TEMPLATES
 from finetuning.imported_models import import_model
 from finetuning.published_models import PUBLISHED
+from groundwork.threads import add_threads
 from groundwork.user_errors import report_user_errors
 from training.checkpoints.checkpoint import (
     CheckpointError,
@@ -36,6 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--chat-template", choices=sorted(TEMPLATES), help="teach this one, to a model without a template of its own"
     )
+    add_threads(parser)
     options = parser.parse_args(arguments)
     return report_user_errors(lambda: _import(options))
 

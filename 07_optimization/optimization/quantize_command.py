@@ -15,6 +15,7 @@ from torch import Tensor
 
 from finetuning.imported_models import checkpoint_of
 from groundwork.text_sources import read_text
+from groundwork.threads import add_threads
 from groundwork.user_errors import report_user_errors
 from neural_networks.corpora import load_corpus
 from optimization.model_loading import inference_copy
@@ -47,6 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, help="folder to write; default: the run's name, then the method")
     parser.add_argument("--text", type=Path, help="calibrate and measure on this; default: python_docs' held-out part")
     parser.add_argument("--tokens", type=int, default=32_768, help="tokens of the text to calibrate and measure with")
+    add_threads(parser)
     options = parser.parse_args(arguments)
     return report_user_errors(lambda: _run(options))
 

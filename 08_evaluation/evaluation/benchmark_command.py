@@ -14,6 +14,7 @@ from evaluation.significance import compare_paired, mcnemar_p_value
 from evaluation.tasks.benchmark import Evaluator, TaskResult, write_result
 from evaluation.tasks.task import load_task, task_names
 from groundwork.text_sources import read_jsonl
+from groundwork.threads import add_threads
 from groundwork.user_errors import UserError, report_user_errors
 from optimization.model_loading import load_for_inference
 from training.checkpoints.checkpoint import newest_run
@@ -45,6 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--against", type=Path, help="output folder of another model: compare question by question")
     parser.add_argument("--output", type=Path, help="folder for figures and logs; default: outputs/benchmark/<run>")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto")
+    add_threads(parser)
     options = parser.parse_args(arguments)
     return report_user_errors(lambda: _run(options, Console()))
 

@@ -21,6 +21,7 @@ from pydantic_settings import (
 )
 from yaml import YAMLError
 
+from groundwork.threads import MOST
 from optimization.settings import EngineSettings
 
 KEY_HASH = re.compile(r"sha256:[0-9a-f]{64}")
@@ -94,7 +95,10 @@ class ServerSettings(BaseSettings):
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "float32"
     threads: int | None = Field(
-        default=None, ge=1, description="Threads of PyTorch on the CPU; null for its own choice."
+        default=None,
+        ge=1,
+        le=MOST,
+        description="Threads that compute on the CPU; null for OMP_NUM_THREADS, or else one for each core.",
     )
 
     host: str = "127.0.0.1"

@@ -11,6 +11,7 @@ from typing import Any, Generic, NoReturn, TypeVar
 from jsonargparse import ArgumentParser
 
 from groundwork.files import read_yaml
+from groundwork.threads import HELP, use_threads
 
 Configuration = TypeVar("Configuration")
 
@@ -40,6 +41,7 @@ class ConfigurationParser(Generic[Configuration]):
         self._parser.add_argument("--config", action="config", help="YAML file with any of the fields below.")
         for flag, meaning in self._flags.items():
             self._parser.add_argument(flag, action="store_true", help=meaning)
+        self._parser.add_argument("--threads", type=int, help=HELP)
         self._parser.add_class_arguments(kind)
 
     def parse(self, arguments: Sequence[str] | None = None) -> tuple[Configuration, dict[str, bool]]:
@@ -53,6 +55,8 @@ class ConfigurationParser(Generic[Configuration]):
             parsed = self._parser.parse_args(given)
             fields: dict[str, Any] = self._parser.instantiate_classes(parsed).as_dict()
             fields.pop("config", None)
+            if (threads := fields.pop("threads")) is not None:
+                use_threads(threads)
             names = [flag.removeprefix("--").replace("-", "_") for flag in self._flags]
             switches = {name: fields.pop(name) for name in names}
             return self._kind(**fields), switches

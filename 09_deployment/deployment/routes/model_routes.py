@@ -132,6 +132,7 @@ def _describe(model: ServedModel, state: ServerState) -> ModelInfo:
         num_layers=config.num_layers,
         num_heads=config.num_heads,
         chat=model.template is not None,
+        recommended=model.recommended,
         subject=model.subject,
         limits={
             "max_tokens": limits.max_tokens,
