@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
-from attention.attention_visualizer import record_attention
+from deployment.attention_look import AttentionLook
 from deployment.errors import ApiError
 from deployment.settings import ServerSettings
 from finetuning.adapters.lora import fold_adapter
@@ -61,9 +59,10 @@ class ServedModel:
     created: int = field(default_factory=lambda: int(time.time()))
     recommended: dict[str, Any] = field(init=False)
     _texts: dict[int, str] = field(default_factory=dict)
-    _looking: threading.Lock = field(default_factory=threading.Lock)
+    _look: AttentionLook = field(init=False)
 
     def __post_init__(self) -> None:
+        self._look = AttentionLook(self.engine.model, self.engine.placement.precision)
         self.recommended = recommended_sampling(self.tokenizer.files.generation_config)
 
     @property
@@ -144,22 +143,13 @@ class ServedModel:
             pieces[-1] += decoder.finish()
         return pieces
 
-    def attention(self, tokens: Sequence[int]) -> Tensor:
-        """The attention weights of the last token, recorded in one forward pass.
-
-        Args:
-            tokens: at most as many as the context has.
-
-        Returns:
-            (layers, heads, tokens); each row sums to 1.
+    def attention(self, tokens: Sequence[int], reader: str | None = None) -> Tensor:
+        """The attention weights of the last token, (layers, heads, tokens); see `AttentionLook`.
 
         Raises:
             ApiError: the weights are nan, as those of a damaged model.
         """
-        # The engine's steps are not recorded: the recorder does not see attention over the paged cache.
-        with self._looking, torch.inference_mode(), record_attention(self.engine.model) as recorded:
-            self.engine.model.hidden_states(torch.tensor([list(tokens)], device=self.engine.model.device))
-            weights = torch.stack([recorded[layer][0, :, -1] for layer in sorted(recorded)])
+        weights = self._look.weights(tokens, reader)
         if not is_finite(weights):
             raise ApiError(500, "the attention weights are not finite numbers: the model is damaged")
         return weights

@@ -48,7 +48,7 @@ class Limits(BaseModel):
     max_probabilities: int = Field(default=250_000, ge=0, description="Probabilities to report in one answer.")
     max_stop: int = Field(default=16, ge=0, description="Stop strings, each of at most 256 characters.")
     max_logit_bias: int = Field(default=300, ge=0, description="Entries of logit_bias.")
-    max_attention_tokens: int = Field(default=512, ge=1, description="Tokens of one look at the attention weights.")
+    max_attention_tokens: int = Field(default=8192, ge=1, description="Tokens of one look at the attention weights.")
     request_seconds: float = Field(default=300.0, gt=0, description="Deadline of a request, waiting included.")
     header_seconds: float = Field(default=10.0, gt=0, description="Time to send the headers, against slow clients.")
     body_seconds: float = Field(default=20.0, gt=0, description="Time to send the body, against slow clients.")

@@ -158,10 +158,16 @@ class AttentionRequest(Body):
 
 
 class AttentionResponse(BaseModel):
-    """Answer of `POST /attention`."""
+    """Answer of `POST /attention`.
+
+    Of a short text every weight is sent, and a row sums to 1. Of a long text, only the largest weights of each row are.
+    """
 
     tokens: list[str] = Field(description="Text of each position.")
-    weights: list[list[list[float]]] = Field(description="(layers, heads, tokens); each row sums to 1.")
+    mean: list[float] = Field(description="(tokens,): the average of all heads of all layers, whole.")
+    weights: list[list[list[float]]] = Field(description="(layers, heads, sent).")
+    places: list[list[list[int]]] | None = Field(description="The position of each weight; null: all, in order.")
+    left_out: list[list[float]] = Field(description="(layers, heads): the share of the weight that is not sent.")
 
 
 class HealthResponse(BaseModel):
