@@ -167,7 +167,7 @@ function askForKey() {
 function showModel() {
   const { id, parameters, max_model_len, chat } = model();
   const size = parameters >= 1e6 ? `${(parameters / 1e6).toFixed(1)} M` : parameters.toLocaleString();
-  $("model-line").textContent = `${id} · ${size} parameters · context ${max_model_len}`;
+  $("model-line").textContent = `${id} · ${size} parameters · context ${max_model_len.toLocaleString("en")}`;
   document.title = `${id} · nuLLM`;
   settings.suit(model());
   setMode(conversation.mode); // the examples are those of this model

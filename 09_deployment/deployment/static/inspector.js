@@ -103,8 +103,8 @@ export class Inspector {
       const best = row.indexOf(Math.max(...row));
       // Only the text scrolls, not the page: the head that was pointed at stays where it is.
       const area = $("attention-text");
-      area.scrollTop = spans[best].offsetTop - area.offsetTop - area.clientHeight / 2;
-      $("attention-status").textContent = `${name}: most of all at “${visible(tokens[best])}” (${percent(row[best])})`;
+      area.scrollTop = spans[best].offsetTop - area.clientHeight / 2; // the area is what the places are counted from
+      $("attention-status").textContent = `${name}: most of all at “${visible(tokens[best])}” (${percent(row[best]).replace(" ", "\u00a0")})`;
     };
     const radio = (row, rowOf, missing, label, properties, ...content) => {
       const button = element("button", { type: "button", role: "radio", title: label, "aria-label": label, "--w": Math.max(...row).toFixed(3), ...properties }, ...content);
