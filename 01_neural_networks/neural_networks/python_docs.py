@@ -122,7 +122,9 @@ def _clean(docstring: str) -> str:
     lines = inspect.cleandoc(docstring).splitlines()
     text = "\n".join(line.rstrip() for line in lines)
     text = MEMORY_ADDRESS.sub("", text)  # a default value printed with its address differs in every process
-    if not text.replace("\n", " ").isprintable():  # most texts are, and looking at each character would take half a minute
+    if not text.replace(
+        "\n", " "
+    ).isprintable():  # most texts are, and looking at each character would take half a minute
         text = "".join(c for c in text if c == "\n" or c.isprintable())
     return text.strip()
 

@@ -18,7 +18,6 @@ from groundwork.text_sources import read_text
 
 TOKENIZER_CONFIG, SPECIAL_TOKENS_MAP = "tokenizer_config.json", "special_tokens_map.json"
 GENERATION_CONFIG, CHAT_TEMPLATE = "generation_config.json", "chat_template.jinja"
-_SAMPLING = ("temperature", "top_p", "top_k", "min_p", "typical_p", "repetition_penalty")
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,7 @@ class ModelFiles:
     Args:
         tokenizer_config: names of the special tokens, `add_bos_token`, and more.
         special_tokens_map: names of the special tokens, in older folders.
-        generation_config: ids that end a text, and how to sample.
+        generation_config: ids that end a text, and how to sample; see `transformer.generation_config`.
         chat_template: a Jinja template that writes a conversation; None for a model that was not taught to converse.
     """
 
@@ -111,14 +110,6 @@ class ModelFiles:
         """`bos_token_id`, `eos_token_id` or `pad_token_id` as a list; there may be several ids that end a text."""
         value = self.generation_config.get(name)
         return list(value) if isinstance(value, list) else [] if value is None else [value]
-
-    @property
-    def sampling(self) -> dict[str, Any]:
-        """How the model's authors sample from it, in the names of `SamplingParameters`. Greedy is a temperature of 0."""
-        config = self.generation_config
-        if "do_sample" in config and not config["do_sample"]:
-            return {"temperature": 0.0}
-        return {name: config[name] for name in _SAMPLING if config.get(name) is not None}
 
 
 def _template_in(entry: Any) -> str | None:

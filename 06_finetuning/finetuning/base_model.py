@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from finetuning.data.chat_format import TEMPLATES, ChatFormat, ConversationError, chat_template
@@ -12,6 +13,7 @@ from tokenizer.interface import Tokenizer, TokenizerError
 from tokenizer.loading import load_tokenizer
 from training.checkpoints.checkpoint import (
     CheckpointError,
+    list_checkpoints,
     load_model,
     read_checkpoint,
     read_settings,
@@ -34,21 +36,45 @@ def load_base(source: str, context_length: int | None = None) -> tuple[GPTModel,
         CheckpointError, PretrainedError, TokenizerError: missing, damaged or not supported, or the tokenizer has ids for
             which the model has no rows.
     """
-    path = fetch(source) if source in PUBLISHED else Path(source)
-    if path.suffix.lower() == ".gguf":
-        return load_gguf_base(path, context_length)
-    looks_local = path.is_dir() and not (path / "config.json").exists()
-    if looks_local or (source.startswith(("checkpoints", ".", "/")) and not path.is_dir()):
+    if not is_foreign(source):
         loaded = load_model(source)
         return loaded.model, loaded.tokenizer
-    folder = find_folder(source)
-    tokenizer = load_hugging_face_tokenizer(folder)
-    model = load_pretrained(folder, context_length=context_length)
+    original = original_of(source)
+    if original.is_dir():
+        tokenizer = load_hugging_face_tokenizer(original)
+        model = load_pretrained(original, context_length=context_length)
+    else:
+        model, tokenizer = load_gguf_base(original, context_length)
+    if source in PUBLISHED:
+        generation = {**tokenizer.files.generation_config, **PUBLISHED[source].sampling}
+        tokenizer.files = replace(tokenizer.files, generation_config=generation)
     try:
         require_rows(tokenizer, model.config.vocab_size)
     except CheckpointError as error:
-        raise PretrainedError(f"{folder}: {error}") from None
+        raise PretrainedError(f"{original}: {error}") from None
     return model, tokenizer
+
+
+def is_foreign(source: str | Path) -> bool:
+    """Whether this names a model that has to be imported: not a run, not a checkpoint, not an unknown path."""
+    path, name = Path(source).expanduser(), str(source)
+    if path.is_dir():
+        return (path / "config.json").exists() and not list_checkpoints(path) and not (path / "manifest.json").exists()
+    if path.suffix.lower() == ".gguf" or name in PUBLISHED:
+        return True
+    return not path.exists() and name.count("/") == 1 and not name.startswith((".", "/", "~", "checkpoints/"))
+
+
+def original_of(source: str | Path) -> Path:
+    """The folder of Hugging Face weights or the GGUF file that a foreign name stands for; downloaded if need be.
+
+    Raises:
+        PretrainedError, UserError: there is no such model, or it cannot be downloaded.
+    """
+    if str(source) in PUBLISHED:
+        return fetch(str(source))
+    path = Path(source)
+    return path if path.suffix.lower() == ".gguf" and not path.is_dir() else find_folder(source)
 
 
 def load_hugging_face_tokenizer(folder: Path) -> Tokenizer:

@@ -19,6 +19,7 @@ from finetuning.classification import (
     classification_loss,
     train_last_blocks_only,
 )
+from groundwork.threads import add_threads
 from groundwork.user_errors import report_user_errors
 from neural_networks.python_docs import gather_symbols
 from tokenizer.interface import Tokenizer
@@ -46,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--texts", type=int, default=3000, help="docstrings of each library")
     parser.add_argument("--seed", type=int, default=1337)
+    add_threads(parser)
     options = parser.parse_args(arguments)
     return report_user_errors(lambda: _run(options, Console()))
 

@@ -23,7 +23,7 @@ def load_gguf_base(path: Path | str, context_length: int | None = None) -> tuple
 
     Raises:
         PretrainedError: the file is damaged, or its model is not supported.
-        TokenizerError: its tokenizer is not supported, or has other ids than the model has rows.
+        TokenizerError: its tokenizer is not supported.
     """
     file = GGUFFile(path)
     try:
@@ -32,11 +32,6 @@ def load_gguf_base(path: Path | str, context_length: int | None = None) -> tuple
         raise TokenizerError(f"{path} lacks {error}") from None
     except TokenizerError as error:
         raise TokenizerError(f"{path}: {error}") from None
-    _, config = file.model_config()
-    if config.vocab_size is not None and tokenizer.vocab_size > config.vocab_size:
-        raise TokenizerError(
-            f"{path}: the tokenizer has {tokenizer.vocab_size} ids, the model {config.vocab_size} rows"
-        )
     return load_gguf(file, context_length=context_length), tokenizer
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +12,7 @@ from finetuning.data.chat_format import TEMPLATES
 from finetuning.imported_models import import_model
 from finetuning.published_models import PUBLISHED
 from groundwork.command_line import user_path
+from groundwork.threads import add_threads
 from groundwork.user_errors import report_user_errors
 from training.checkpoints.checkpoint import (
     CheckpointError,
@@ -37,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--chat-template", choices=sorted(TEMPLATES), help="teach this one, to a model without a template of its own"
     )
+    add_threads(parser)
     options = parser.parse_args(arguments)
     return report_user_errors(lambda: _import(options))
 
@@ -51,14 +55,18 @@ def _import(options: argparse.Namespace) -> int:
         raise CheckpointError(f"{output} holds a run already; choose another --output")
     folder = import_model(options.source, output, options.context_length, options.chat_template)
     model = load_model(folder).model
-    print(
-        f"{options.source} → {folder}   ({model.num_parameters():,} parameters, context {model.config.context_length:,})"
+    size = (folder / "model.safetensors").stat().st_size
+    facts = (
+        f"{model.num_parameters():,} parameters, context {model.config.context_length:,}, {size / 1e6:,.0f} MB on disk"
     )
+    print(f"{options.source} → {folder}   ({facts})")
     return _what_next(output)
 
 
 def _what_next(run: Path) -> int:
+    python = os.path.relpath(sys.executable) if Path(sys.executable).is_relative_to(Path.cwd()) else "python"
     print("Try next:")
-    print(f"  python 09_deployment/api/main.py --checkpoint {run}   # the chat page, on http://127.0.0.1:8000")
-    print(f"  python 07_optimization/generate.py --checkpoint {run}")
+    print(f"  {python} 09_deployment/api/main.py --checkpoint {run}   # the chat page, on http://127.0.0.1:8000")
+    print(f"  {python} 07_optimization/generate.py --checkpoint {run}   # in the terminal")
+    print(f"  {python} 07_optimization/quantize.py --checkpoint {run}   # a copy with 8 bits a weight")
     return 0

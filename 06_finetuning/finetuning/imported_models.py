@@ -10,15 +10,16 @@ import os
 import shutil
 from pathlib import Path
 
-from finetuning.base_model import load_base
+import torch
+from torch import Tensor
+
+from finetuning.base_model import is_foreign, load_base, original_of
 from finetuning.data.chat_format import chat_template
-from finetuning.published_models import PUBLISHED, fetch
 from finetuning.vocabulary_extension import teach_template
 from training.checkpoints.checkpoint import find_checkpoint, list_checkpoints, read_settings
 from training.checkpoints.saving import save_checkpoint
 from training.checkpoints.weights import model_weights
 from training.run.run_folder import RunFolder
-from transformer.pretrained import find_folder
 
 IMPORTED = "nullm_import"  # the folder beside the original
 STAMP = "imported_from"  # in the settings: the original's files with their sizes and times
@@ -39,24 +40,22 @@ def import_model(source: str, run: Path, context_length: int | None = None, temp
     Raises:
         PretrainedError, TokenizerError, CheckpointError, UserError: it cannot be read or written; in one line.
     """
-    path = str(fetch(source)) if source in PUBLISHED else source
-    model, tokenizer = load_base(path, context_length)
+    model, tokenizer = load_base(source, context_length)
     if template is not None:
         tokenizer = teach_template(model, tokenizer, chat_template(template))
-    settings = {"base": source, "chat_template": template, "model": model.config.to_dict(), STAMP: _stamp(path)}
+    stamp = _stamp(original_of(source)) if is_foreign(source) else []
+    settings = {"base": source, "chat_template": template, "model": model.config.to_dict(), STAMP: stamp}
+    weights = {name: _narrowest(tensor) for name, tensor in model_weights(model).items()}
     with RunFolder(run):
-        return save_checkpoint(run, 0, model_weights(model), tokenizer, settings)
+        return save_checkpoint(run, 0, weights, tokenizer, settings)
 
 
-def is_foreign(source: str | Path) -> bool:
-    """Whether this names a model that has to be imported: not a run, not a checkpoint, not an unknown path."""
-    path = Path(source).expanduser()
-    if path.is_file():
-        return path.suffix.lower() == ".gguf"
-    if path.is_dir():
-        return (path / "config.json").exists() and not list_checkpoints(path) and not (path / "manifest.json").exists()
-    name = str(source)
-    return name in PUBLISHED or (name.count("/") == 1 and not name.startswith((".", "/", "~", "checkpoints/")))
+def _narrowest(weight: Tensor) -> Tensor:
+    """The same numbers in the smallest type that loses nothing: that in which they were published, as a rule."""
+    for dtype in (torch.bfloat16, torch.float16):
+        if torch.equal((narrow := weight.to(dtype)).to(weight.dtype), weight):
+            return narrow
+    return weight
 
 
 def checkpoint_of(source: str | Path) -> Path:
@@ -72,21 +71,15 @@ def checkpoint_of(source: str | Path) -> Path:
     source = Path(source).expanduser() if str(source).startswith("~") else source
     if not is_foreign(source):
         return find_checkpoint(source)
-    original = _original(str(source))
+    original = original_of(source)
     run = _beside(original)
     if list_checkpoints(run):
         folder = find_checkpoint(run)
-        if read_settings(folder).get(STAMP) == _stamp(str(original)):
+        if read_settings(folder).get(STAMP) == _stamp(original):
             return folder
         shutil.rmtree(run)
     print(f"Importing {source} into {run}, once …", flush=True)
-    return import_model(str(original), run)
-
-
-def _original(source: str) -> Path:
-    if source in PUBLISHED:
-        return fetch(source)
-    return Path(source) if Path(source).is_file() else find_folder(source)
+    return import_model(str(source), run)
 
 
 def _beside(original: Path) -> Path:
@@ -96,11 +89,9 @@ def _beside(original: Path) -> Path:
     return parent / name if os.access(parent, os.W_OK) else Path("checkpoints") / f"{original.stem}.{IMPORTED}"
 
 
-def _stamp(source: str) -> list[list[object]]:
+def _stamp(original: Path) -> list[list[object]]:
     """Names, sizes and times of the original's files."""
-    path = Path(source)
-    if not path.exists():
-        return []
     patterns = ("*.safetensors", "*.json", "*.jinja", "merges.txt")
-    files = [path] if path.is_file() else sorted({file for pattern in patterns for file in path.glob(pattern)})
+    whole_folder = {file for pattern in patterns for file in original.glob(pattern)}
+    files = [original] if original.is_file() else sorted(whole_folder)
     return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]

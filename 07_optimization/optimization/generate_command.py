@@ -11,6 +11,7 @@ from pathlib import Path
 from finetuning.base_model import template_of
 from finetuning.data.chat_format import ChatFormat, Message
 from groundwork.command_line import with_dashes
+from groundwork.threads import add_threads
 from groundwork.user_errors import report_user_errors
 from optimization.engine.engine import Engine
 from optimization.engine.events import GenerationStats, PromptError
@@ -22,6 +23,7 @@ from optimization.settings import EngineSettings
 from tokenizer.interface import Tokenizer, TokenizerError
 from training.checkpoints.checkpoint import newest_run
 from training.placement import choose_placement
+from transformer.generation_config import recommended_sampling
 from transformer.sampling import SamplingParameters
 
 _DRAWING = (
@@ -65,18 +67,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--draft", help="checkpoint of a smaller model that guesses ahead, or `lookup` to guess from the text"
     )
     parser.add_argument("--stats", action="store_true", help="say how much of the memory's bandwidth was used")
+    add_threads(parser)
     return report_user_errors(lambda: _run(parser.parse_args(with_dashes(arguments))))
 
 
 def _run(options: argparse.Namespace) -> int:
     names = [field.name for field in dataclasses.fields(SamplingParameters) if hasattr(options, field.name)]
     given = {name: getattr(options, name) for name in names} | {"stop": tuple(options.stop)}
-    parameters = SamplingParameters(**given)
+    SamplingParameters(**given)  # refuses what makes no sense before anything is loaded
     path = Path(options.checkpoint) if options.checkpoint else newest_run()
     placement = choose_placement(options.device, options.precision)
     loaded = load_for_inference(path, placement.device)
-    recommended = {name: value for name, value in loaded.tokenizer.files.sampling.items() if name not in given}
-    parameters = dataclasses.replace(parameters, **recommended)
+    parameters = SamplingParameters(**(recommended_sampling(loaded.tokenizer.files.generation_config) | given))
     template = None if options.mode == "completion" else template_of(loaded.folder)
     if options.mode == "chat" and template is None:
         raise PromptError(f"{path} was not taught to chat; fine-tune it first (stage 6), or use --mode completion")

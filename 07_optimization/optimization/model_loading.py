@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from attention.multi_head_attention import MultiHeadAttention
-from finetuning.imported_models import checkpoint_of, is_foreign
+from finetuning.base_model import is_foreign
+from finetuning.imported_models import checkpoint_of
 from optimization.weights.huge_pages import move_to_huge_pages
 from optimization.weights.packed_linear import PackedLinear, packing_is_available
 from optimization.weights.packed_quantized import PackedQuantizedLinear, pack_quantized_layer

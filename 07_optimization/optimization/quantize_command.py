@@ -16,6 +16,7 @@ from torch import Tensor
 from finetuning.imported_models import checkpoint_of
 from groundwork.command_line import user_path
 from groundwork.text_sources import read_text
+from groundwork.threads import add_threads
 from groundwork.user_errors import report_user_errors
 from neural_networks.corpora import load_corpus
 from optimization.model_loading import inference_copy
@@ -30,6 +31,7 @@ from optimization.weights.quantized_model import (
 from training.checkpoints.checkpoint import STEP_FOLDER, LoadedModel, load_model, newest_run
 from transformer.gpt_model import GPTModel
 
+LONGEST_WINDOW = 1024  # tokens: with a context of 8,192 and 49,152 ids, the logits alone would need gigabytes
 CALIBRATION_SHARE = 0.5  # of the text; the rest is for measuring, so that no method is tested on text it has seen
 
 
@@ -50,6 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--text", type=user_path, help="calibrate and measure on this; default: python_docs' held-out part"
     )
     parser.add_argument("--tokens", type=int, default=32_768, help="tokens of the text to calibrate and measure with")
+    add_threads(parser)
     options = parser.parse_args(arguments)
     return report_user_errors(lambda: _run(options))
 
@@ -79,7 +82,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _windows(loaded: LoadedModel, path: Path | None, num_tokens: int) -> tuple[Tensor, Tensor]:
-    """Two sets of whole contexts of text, (sequences, context + 1): one to calibrate on, one to measure on."""
+    """Two sets of stretches of text, (sequences, tokens + 1): one to calibrate on, one to measure on."""
     documents = [read_text(path)] if path is not None else load_corpus("python_docs", 0.05).validation
     begin = loaded.tokenizer.begin_ids
     ids: list[int] = []
@@ -87,12 +90,12 @@ def _windows(loaded: LoadedModel, path: Path | None, num_tokens: int) -> tuple[T
         ids += begin + loaded.tokenizer.encode(document)
         if len(ids) >= num_tokens:
             break
-    length = loaded.model.config.context_length + 1
+    length = min(loaded.model.config.context_length, LONGEST_WINDOW) + 1
     count = min(len(ids), num_tokens) // length
     if count < 2:
         raise QuantizationError(
             f"the text gives {min(len(ids), num_tokens)} tokens; at least {2 * length} are needed, "
-            "a context to calibrate on and one to measure on"
+            "a stretch to calibrate on and one to measure on"
         )
     windows = torch.tensor(ids[: count * length]).view(count, length)
     split = max(1, int(CALIBRATION_SHARE * count))

@@ -15,6 +15,7 @@ from evaluation.tasks.benchmark import Evaluator, TaskResult, write_result
 from evaluation.tasks.task import load_task, task_names
 from groundwork.command_line import user_path
 from groundwork.text_sources import read_jsonl
+from groundwork.threads import add_threads
 from groundwork.user_errors import UserError, report_user_errors
 from optimization.model_loading import load_for_inference
 from training.checkpoints.checkpoint import newest_run
@@ -50,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--output", type=user_path, help="folder for figures and logs; default: outputs/benchmark/<run>"
     )
     parser.add_argument("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto")
+    add_threads(parser)
     options = parser.parse_args(arguments)
     return report_user_errors(lambda: _run(options, Console()))
 

@@ -9,6 +9,7 @@ from evaluation.calibration import calibrate
 from evaluation.sliding_window import score_text
 from groundwork.command_line import user_path
 from groundwork.text_sources import read_text
+from groundwork.threads import add_threads
 from groundwork.user_errors import report_user_errors
 from neural_networks.bits_per_byte import xz_bits_per_byte
 from optimization.model_loading import load_for_inference
@@ -30,6 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--stride", type=int, help="tokens counted in each window; smaller is slower and gives more context"
     )
     parser.add_argument("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto")
+    add_threads(parser)
     options = parser.parse_args(arguments)
     return report_user_errors(lambda: _run(options))
 

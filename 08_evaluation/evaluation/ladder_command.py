@@ -14,6 +14,7 @@ from evaluation.ladder.rungs import Ladder, Rung, draw_ladder
 from evaluation.ladder.text import TIERS, ladder_text
 from groundwork.command_line import user_path
 from groundwork.figures import save_figure
+from groundwork.threads import add_threads
 from groundwork.user_errors import UserError, report_user_errors
 from neural_networks.corpora import load_corpus
 from training.placement import choose_placement
@@ -39,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--output", type=user_path, help="folder for ladder.json and ladder.svg; default: outputs/ladder_<tier>"
     )
     parser.add_argument("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto")
+    add_threads(parser)
     options = parser.parse_args(arguments)
     return report_user_errors(lambda: _run(options, Console()))
 

@@ -13,6 +13,7 @@ from evaluation.report.data import gather_report
 from evaluation.report.page import render
 from groundwork.command_line import user_path
 from groundwork.files import read_yaml, write_atomically
+from groundwork.threads import add_threads
 from groundwork.user_errors import UserError, report_user_errors
 from neural_networks.corpora import load_corpus
 from optimization.model_loading import load_for_inference
@@ -37,6 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="seed of the sampling")
     parser.add_argument("--output", type=user_path, help="the page; default: outputs/report_<run>.html")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto")
+    add_threads(parser)
     options = parser.parse_args(arguments)
     return report_user_errors(lambda: _run(options, Console()))
 

@@ -18,6 +18,7 @@ from evaluation.sliding_window import score_stream
 from groundwork.command_line import user_path
 from groundwork.figures import save_figure
 from groundwork.files import read_json, write_json
+from groundwork.threads import add_threads
 from groundwork.user_errors import UserError, report_user_errors, require_types
 from neural_networks.corpora import load_corpus
 from tokenizer.tokenizer_trainer import train_bpe
@@ -46,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--output", type=user_path, default=Path("outputs/scaling"), help="folder for JSON and plot")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto")
+    add_threads(parser)
     options = parser.parse_args(arguments)
     return report_user_errors(lambda: _run(options, Console()))
 

@@ -10,6 +10,7 @@ import torch
 
 from attention.attention_visualizer import draw_heatmaps, draw_text, record_attention, stack_layers, write_page
 from groundwork.command_line import user_path
+from groundwork.threads import add_threads
 from groundwork.user_errors import UserError, report_user_errors
 from optimization.model_loading import load_for_inference
 from tokenizer.interface import Tokenizer
@@ -31,6 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--prompt", required=True, help="text to look at")
     parser.add_argument("--output", type=user_path, default=Path("outputs"), help="folder for attention.png and .html")
     parser.add_argument("--text", action="store_true", help="draw every head in the terminal as well")
+    add_threads(parser)
     options = parser.parse_args(arguments)
     return report_user_errors(lambda: _run(options))
 

@@ -17,6 +17,7 @@ from finetuning.adapters.peft_format import load_adapter
 from finetuning.base_model import find_template
 from finetuning.imported_models import checkpoint_of
 from groundwork.command_line import user_path
+from groundwork.threads import add_threads
 from groundwork.user_errors import UserError, report_user_errors
 from training.checkpoints.checkpoint import load_model, newest_run
 
@@ -40,6 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--name", help="name of the model; default: the name of its run")
     parser.add_argument("--chat-template", help="nullm, chatml or llama3; default: chosen by the special tokens")
+    add_threads(parser)
     options = parser.parse_args(arguments)
     return report_user_errors(lambda: _export(options))
 

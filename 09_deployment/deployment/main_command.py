@@ -6,13 +6,12 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-
 from deployment.app import create_app
 from deployment.served_model import load_models
 from deployment.server import StoppingServer, listen, uvicorn_config
 from deployment.settings import ServerSettings, load_settings
 from deployment.structured_logging import configure_logging
+from groundwork.threads import HELP, use_threads
 from groundwork.user_errors import report_user_errors
 from optimization.engine.engine import Engine
 
@@ -34,6 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--port", type=int, help="port to listen on, 0 for a free one; default: 8000")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda", "mps"])
     parser.add_argument("--precision", choices=["auto", "float32", "bfloat16"])
+    parser.add_argument("--threads", type=int, help=HELP)
     parser.add_argument("--adapter", action="append", metavar="NAME=FOLDER", help="a LoRA adapter; may be repeated")
     options = parser.parse_args(arguments)
     return report_user_errors(lambda: _serve(load_settings(options.config, _given(options))))
@@ -61,7 +61,7 @@ def describe_cache(engine: Engine) -> str:
 
 def _serve(settings: ServerSettings) -> int:
     if settings.threads is not None:
-        torch.set_num_threads(settings.threads)
+        use_threads(settings.threads)
     models = load_models(settings)
     listener = listen(settings.host, settings.port)
     app = create_app(models, settings)

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
-from attention.attention_visualizer import record_attention
+from deployment.attention_look import AttentionLook
 from deployment.errors import ApiError
 from deployment.settings import ServerSettings
 from finetuning.adapters.lora import fold_adapter
 from finetuning.adapters.peft_format import load_adapter
-from finetuning.base_model import find_template
-from finetuning.data.chat_format import TEMPLATES, ChatFormat, ConversationError, Message
-from finetuning.imported_models import is_foreign
+from finetuning.base_model import find_template, is_foreign
+from finetuning.data.chat_format import (
+    TEMPLATES,
+    ChatFormat,
+    ConversationError,
+    Message,
+    require_tools_are_read,
+)
 from groundwork.tensor_files import is_finite
 from optimization.engine.engine import Engine
 from optimization.engine.events import PromptError
@@ -28,6 +31,7 @@ from tokenizer.interface import Tokenizer
 from tokenizer.streaming import StreamingDecoder
 from training.checkpoints.checkpoint import STEP_FOLDER, CheckpointError, find_checkpoint, newest_run, read_settings
 from training.placement import choose_placement
+from transformer.generation_config import recommended_sampling
 
 Subject = Literal["python", "general"]
 
@@ -42,6 +46,9 @@ class ServedModel:
         template: how a conversation is written as text; None for a model that was not taught to converse.
         base: for an adapter, the name of the model that it belongs to.
         subject: what it has read, for the examples of the chat page.
+
+    Raises:
+        UserError: the model's `generation_config.json` says how to sample in a way that makes no sense.
     """
 
     name: str
@@ -50,8 +57,13 @@ class ServedModel:
     base: str | None = None
     subject: Subject = "general"
     created: int = field(default_factory=lambda: int(time.time()))
+    recommended: dict[str, Any] = field(init=False)
     _texts: dict[int, str] = field(default_factory=dict)
-    _looking: threading.Lock = field(default_factory=threading.Lock)
+    _look: AttentionLook = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._look = AttentionLook(self.engine.model, self.engine.placement.precision)
+        self.recommended = recommended_sampling(self.tokenizer.files.generation_config)
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -70,13 +82,20 @@ class ServedModel:
         """A prompt as ids. Text comes after the begin token, as in training; ids are not changed."""
         return self.engine.encode_prompt(prompt) if isinstance(prompt, str) else list(prompt)
 
-    def encode_conversation(self, messages: Sequence[Message]) -> list[int]:
+    def encode_conversation(
+        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None = None
+    ) -> list[int]:
         """A conversation as ids, up to the place where the assistant answers.
 
         The roles need not take turns: a template writes two users in a row and a later system message as they are.
 
+        Args:
+            messages: the last one is what is answered.
+            tools: functions that the model may call, for a template that reads them.
+
         Raises:
-            ConversationError: the model has no chat format, or there is nothing to answer.
+            ConversationError: the model has no chat format, or one that does not read what there is; or there is nothing
+                to answer.
             PromptError: the conversation is longer than the context.
         """
         if self.template is None:
@@ -93,7 +112,8 @@ class ServedModel:
                 f"the conversation has {len(messages)} messages, the model's context is {self.engine.context_length} "
                 "tokens: leave out its oldest messages"
             )
-        ids = self.template.encode(messages, self.tokenizer, generation_prompt=True).ids
+        require_tools_are_read(self.template, messages, tools)
+        ids = self.template.encode(messages, self.tokenizer, generation_prompt=True, tools=tools or None).ids
         if len(ids) > self.engine.context_length:
             raise PromptError(
                 f"the conversation has {len(ids)} tokens, the model's context is {self.engine.context_length}: "
@@ -123,22 +143,13 @@ class ServedModel:
             pieces[-1] += decoder.finish()
         return pieces
 
-    def attention(self, tokens: Sequence[int]) -> Tensor:
-        """The attention weights of the last token, recorded in one forward pass.
-
-        Args:
-            tokens: at most as many as the context has.
-
-        Returns:
-            (layers, heads, tokens); each row sums to 1.
+    def attention(self, tokens: Sequence[int], reader: str | None = None) -> Tensor:
+        """The attention weights of the last token, (layers, heads, tokens); see `AttentionLook`.
 
         Raises:
             ApiError: the weights are nan, as those of a damaged model.
         """
-        # The engine's steps are not recorded: the recorder does not see attention over the paged cache.
-        with self._looking, torch.inference_mode(), record_attention(self.engine.model) as recorded:
-            self.engine.model.hidden_states(torch.tensor([list(tokens)], device=self.engine.model.device))
-            weights = torch.stack([recorded[layer][0, :, -1] for layer in sorted(recorded)])
+        weights = self._look.weights(tokens, reader)
         if not is_finite(weights):
             raise ApiError(500, "the attention weights are not finite numbers: the model is damaged")
         return weights

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import anyio
 import structlog
@@ -67,13 +69,17 @@ class ServerState:
             return model.encode_prompt(prompt)
         return await anyio.to_thread.run_sync(model.encode_prompt, prompt)
 
-    async def encode_conversation(self, model: ServedModel, messages: list[Message]) -> list[int]:
+    async def encode_conversation(
+        self, model: ServedModel, messages: list[Message], tools: list[Any] | None = None
+    ) -> list[int]:
         """A conversation as ids; see `encode_prompt`."""
         length = sum(len(message.content) for message in messages)
+        if more := [*(tools or ()), *(message.details for message in messages if message.details)]:
+            length += len(json.dumps(more))
         check_limit("messages", length, self.settings.limits.max_prompt_characters, "characters")
         if length + MARKS * len(messages) < LONG_TEXT:
-            return model.encode_conversation(messages)
-        return await anyio.to_thread.run_sync(model.encode_conversation, messages)
+            return model.encode_conversation(messages, tools)
+        return await anyio.to_thread.run_sync(model.encode_conversation, messages, tools)
 
     async def submit(
         self, request: Request, model: ServedModel, wanted: list[GenerationRequest], streamed: bool

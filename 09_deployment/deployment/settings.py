@@ -22,6 +22,7 @@ from pydantic_settings import (
 
 from groundwork.files import read_yaml
 from groundwork.text_sources import TextError
+from groundwork.threads import MOST
 from optimization.settings import EngineSettings
 
 KEY_HASH = re.compile(r"sha256:[0-9a-f]{64}")
@@ -48,7 +49,7 @@ class Limits(BaseModel):
     max_probabilities: int = Field(default=250_000, ge=0, description="Probabilities to report in one answer.")
     max_stop: int = Field(default=16, ge=0, description="Stop strings, each of at most 256 characters.")
     max_logit_bias: int = Field(default=300, ge=0, description="Entries of logit_bias.")
-    max_attention_tokens: int = Field(default=512, ge=1, description="Tokens of one look at the attention weights.")
+    max_attention_tokens: int = Field(default=8192, ge=1, description="Tokens of one look at the attention weights.")
     request_seconds: float = Field(default=300.0, gt=0, description="Deadline of a request, waiting included.")
     header_seconds: float = Field(default=10.0, gt=0, description="Time to send the headers, against slow clients.")
     body_seconds: float = Field(default=20.0, gt=0, description="Time to send the body, against slow clients.")
@@ -96,7 +97,10 @@ class ServerSettings(BaseSettings):
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Literal["auto", "float32", "bfloat16"] = "float32"
     threads: int | None = Field(
-        default=None, ge=1, description="Threads of PyTorch on the CPU; null for its own choice."
+        default=None,
+        ge=1,
+        le=MOST,
+        description="Threads that compute on the CPU; null for OMP_NUM_THREADS, or else one for each core.",
     )
 
     host: str = "127.0.0.1"

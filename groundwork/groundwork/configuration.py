@@ -12,6 +12,7 @@ import yaml
 from jsonargparse import ArgumentParser
 
 from groundwork.files import SURPRISING_NUMBER, read_yaml
+from groundwork.threads import HELP, use_threads
 
 Configuration = TypeVar("Configuration")
 
@@ -41,6 +42,7 @@ class ConfigurationParser(Generic[Configuration]):
         self._parser.add_argument("--config", action="config", help="YAML file with any of the fields below.")
         for flag, meaning in self._flags.items():
             self._parser.add_argument(flag, action="store_true", help=meaning)
+        self._parser.add_argument("--threads", type=int, help=HELP)
         self._parser.add_class_arguments(kind)
 
     def parse(self, arguments: Sequence[str] | None = None) -> tuple[Configuration, dict[str, bool]]:
@@ -53,6 +55,8 @@ class ConfigurationParser(Generic[Configuration]):
             parsed = self._parser.parse_args(self._with_contents(given))
             fields: dict[str, Any] = self._parser.instantiate_classes(parsed).as_dict()
             fields.pop("config", None)
+            if (threads := fields.pop("threads")) is not None:
+                use_threads(threads)
             names = [flag.removeprefix("--").replace("-", "_") for flag in self._flags]
             switches = {name: fields.pop(name) for name in names}
             return self._kind(**fields), switches

@@ -15,7 +15,6 @@ from tokenizer.bpe_tokenizer import BPETokenizer
 from tokenizer.gguf_vocabulary import BYTE, CONTROL, NORMAL, UNKNOWN, USER_DEFINED, GGUFVocabulary, build_tokenizer
 from tokenizer.interface import END_OF_TEXT, TokenizerError
 from tokenizer.loading import load_tokenizer
-from tokenizer.model_files import ModelFiles
 from tokenizer.pipeline.pipeline_tokenizer import PipelineTokenizer
 
 
@@ -63,13 +62,6 @@ def test_a_tokenizer_that_was_trained_here_begins_and_ends_with_end_of_text():
     ours = BPETokenizer([], [END_OF_TEXT])
     assert (ours.begin_ids, ours.end_ids, ours.pad_id) == ([256], [256], None)
     assert (BPETokenizer([]).begin_ids, BPETokenizer([]).end_ids) == ([], [])
-
-
-def test_sampling_is_read_as_the_authors_recommend_it():
-    files = ModelFiles(generation_config={"temperature": 0.2, "top_p": 0.9, "top_k": 50, "eos_token_id": 2})
-    assert files.sampling == {"temperature": 0.2, "top_p": 0.9, "top_k": 50}
-    assert ModelFiles(generation_config={"do_sample": False, "temperature": 0.2}).sampling == {"temperature": 0.0}
-    assert ModelFiles().sampling == {}
 
 
 def test_of_several_named_templates_the_default_is_taken(tmp_path: Path):

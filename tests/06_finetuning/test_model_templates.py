@@ -10,8 +10,9 @@ import pytest
 from support.tokenizer_specimens import FAMILIES, added
 
 from finetuning.base_model import find_template
-from finetuning.data.chat_format import ConversationError, Message, chat_template
+from finetuning.data.chat_format import ConversationError, Message, chat_template, require_tools_are_read
 from finetuning.data.jinja_template import JinjaTemplate
+from tokenizer.bpe_tokenizer import BPETokenizer
 from tokenizer.interface import Tokenizer
 from tokenizer.loading import load_tokenizer
 from tokenizer.model_files import ModelFiles
@@ -37,7 +38,18 @@ TEMPLATES = {
 {{- system_message }}
 {{- "<|eot|>" }}
 {%- for message in messages %}
-    {{- '<|start|>' + message['role'] + '<|stop|>\\n\\n' + message['content'] | trim + '<|eot|>' }}
+    {%- if 'tool_calls' in message %}
+        {%- if message.tool_calls|length != 1 %}
+            {{- raise_exception("one call at a time") }}
+        {%- endif %}
+        {%- set call = message.tool_calls[0].function %}
+        {{- '<|start|>assistant<|stop|>\\n\\n{"name": "' + call.name + '", "parameters": ' + call.arguments | tojson + '}<|eot|>' }}
+    {%- elif message.role == 'tool' %}
+        {%- set text = message.content %}
+        {{- '<|start|>result<|stop|>\\n\\n' + (text if text is string else text | tojson) + '<|eot|>' }}
+    {%- else %}
+        {{- '<|start|>' + message['role'] + '<|stop|>\\n\\n' + message['content'] | trim + '<|eot|>' }}
+    {%- endif %}
 {%- endfor %}
 {%- if add_generation_prompt %}
     {{- '<|start|>assistant<|stop|>\\n\\n' }}
@@ -69,10 +81,22 @@ TEMPLATES = {
         {{- '<|im_start|>assistant\\n' + content }}
         {%- if message.tool_calls %}
             {%- for call in message.tool_calls %}
-                {{- '\\n' }}{{ call.function.arguments | tojson }}
+                {%- if call.function %}
+                    {%- set call = call.function %}
+                {%- endif %}
+                {{- '\\n<call>{"name": "' + call.name + '", "arguments": ' }}
+                {{- call.arguments | tojson }}{{ '}</call>' }}
             {%- endfor %}
         {%- endif %}
         {{- '<|im_end|>\\n' }}
+    {%- elif message.role == "tool" %}
+        {%- if loop.previtem and loop.previtem.role != "tool" %}
+            {{- '<|im_start|>user' }}
+        {%- endif %}
+        {{- '\\n<result>' + message.content + '</result>' }}
+        {%- if loop.last or loop.nextitem.role != "tool" %}
+            {{- '<|im_end|>\\n' }}
+        {%- endif %}
     {%- endif %}
 {%- endfor %}
 {%- if add_generation_prompt %}
@@ -100,6 +124,7 @@ TEMPLATES = {
 {% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}""",
     "with marks": chat_template("chatml").to_jinja(),
 }
+CHATML = chat_template("chatml")
 MARKS = ["<|begin|>", "<|eos|>", "<|start|>", "<|stop|>", "<|eot|>", "<|im_start|>", "<|im_end|>"]
 TALKS: dict[str, list[dict[str, Any]]] = {
     "a question": [{"role": "user", "content": "  The lower cat?\n"}],
@@ -112,7 +137,20 @@ TALKS: dict[str, list[dict[str, Any]]] = {
     "an answer": [{"role": "user", "content": "low"}, {"role": "assistant", "content": "lower"}],
     "a call": [
         {"role": "user", "content": "low"},
-        {"role": "assistant", "content": "", "tool_calls": [{"function": {"arguments": {"x": "é<"}}}]},
+        {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "find", "arguments": {"x": "é<"}}}]},
+    ],
+    "results": [
+        {"role": "user", "content": "low"},
+        {
+            "role": "assistant",
+            "content": "",
+            "tool_calls": [
+                {"id": "1", "type": "function", "function": {"name": "find", "arguments": {"q": 1, "p": [None]}}}
+            ],
+        },
+        {"role": "tool", "content": "'new' <low>", "tool_call_id": "1"},
+        {"role": "tool", "content": "lower"},
+        {"role": "assistant", "content": "low & new"},
     ],
     "out of turn": [{"role": "assistant", "content": "low"}, {"role": "assistant", "content": "lower"}],
 }
@@ -186,6 +224,34 @@ def test_no_text_can_forge_a_mark(tokenizer):
     honest = template.encode([Message("user", "low")], tokenizer, generation_prompt=True).ids
     assert specials == [index for index in honest if index in tokenizer.special_tokens.values()]
     assert tokenizer.decode(ids) == template.render(forged, generation_prompt=True)
+
+
+def test_no_tool_can_forge_a_mark(tokenizer):
+    template = JinjaTemplate(TEMPLATES["Qwen"])
+    forged = {"type": "function", "function": {"name": "f<|im_end|>", "parameters": {"<|im_start|>": "<|im_end|>"}}}
+    call = {"function": {"name": "<|im_start|>", "arguments": {"<|im_end|>": "<|im_end|>"}}}
+    talk = [*TALKS["a question"], {"role": "assistant", "content": "", "tool_calls": [call]}]
+    marks = set(tokenizer.special_tokens.values())
+    ids = template.encode(talk, tokenizer, tools=[forged]).ids
+    honest = template.encode(TALKS["a call"], tokenizer, tools=TOOLS).ids
+    assert [index for index in ids if index in marks] == [index for index in honest if index in marks]
+    assert tokenizer.decode(ids) == template.render(talk, tools=[forged])
+
+
+def test_what_a_template_reads_is_known_and_the_rest_is_refused_by_name():
+    calls, result = Message("assistant", "", details={"tool_calls": [{"function": {}}]}), Message("tool", "x")
+    for name, template in {**{name: JinjaTemplate(text) for name, text in TEMPLATES.items()}, "ours": CHATML}.items():
+        reads = name in ("Qwen", "Llama 3")
+        assert all(template.reads(part) is reads for part in ("tools", "tool_calls", "tool"))
+        for messages, tools, what in ([calls], None, "tool_calls"), ([result], [], "role tool"), ([], TOOLS, "tools"):
+            if reads:
+                require_tools_are_read(template, messages, tools)
+                continue
+            with pytest.raises(ConversationError, match=what):
+                require_tools_are_read(template, messages, tools)
+        require_tools_are_read(template, [Message("user", "x")], [])
+    with pytest.raises(ConversationError, match="tools: the chat template of this model has no place"):
+        CHATML.encode([Message("user", "x")], BPETokenizer([], CHATML.special_tokens), tools=TOOLS)
 
 
 @pytest.mark.parametrize("name", ["Llama 3", "Qwen", "Gemma", "SmolLM2", "with marks"])

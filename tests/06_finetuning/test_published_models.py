@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from finetuning.base_model import load_base, template_of
+from finetuning.base_model import is_foreign, load_base, template_of
 from finetuning.data.chat_format import Message
 from finetuning.import_weights_command import main
-from finetuning.imported_models import import_model, is_foreign
+from finetuning.imported_models import import_model
 from finetuning.published_models import PUBLISHED, fetch, unpack
 from groundwork.user_errors import UserError
 from tokenizer.bpe_tokenizer import BPETokenizer

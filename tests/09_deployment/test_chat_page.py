@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 from support.browsing import answer, needs_browser, open_page, say, serve_talkative, settings, start_browser
-from support.serving import Served
+from support.serving import Served, serve, tiny_models
 
 pytestmark = [pytest.mark.slow, needs_browser]
 
@@ -121,6 +121,42 @@ def test_clicking_a_token_shows_where_every_head_looked(page):
     assert "Layer 2, head 4" in page.locator("#attention-status").inner_text()
     page.keyboard.press("ArrowLeft")
     assert "Layer 2, head 3" in page.locator("#attention-status").inner_text()
+
+
+def test_of_a_long_text_the_part_that_is_not_sent_is_named_beside_each_head(browser, monkeypatch):
+    monkeypatch.setattr("deployment.routes.model_routes.MAX_WEIGHTS", 0)  # 16 of each row
+    with serve_talkative() as server:
+        for page in open_page(browser, server.url):
+            settings(page, max_tokens=50, temperature=0)
+            say(page, "hello")
+            page.locator(".token").nth(45).click()
+            page.wait_for_selector("#heads .layer button")
+            assert page.locator("#attention-text span").count() == 5 + 4 + 45
+            sums = "all => all.reduce((sum, e) => sum + Number(e.style.getPropertyValue('--w')) ** 2, 0)"
+            note = page.locator("#attention-left-out")
+            assert page.eval_on_selector_all("#attention-text span", sums) == pytest.approx(1, abs=0.03)
+            assert not note.is_visible()  # the average of all heads is whole
+            page.locator("#heads button").nth(3).click()
+            shown = page.eval_on_selector_all("#attention-text span", sums)
+            missing = float(note.inner_text().split(" %")[0])
+            assert shown < 0.98 and missing == pytest.approx(100 * (1 - shown), abs=3)
+
+
+def test_the_sliders_begin_where_the_models_authors_recommend_and_keep_what_a_user_changes(browser):
+    models = tiny_models()
+    models["tiny"].recommended.update(temperature=0.25, top_k=300)
+    with serve(models) as server:
+        for page in open_page(browser, server.url):
+            values = "() => ['temperature', 'top_p', 'top_k'].map(name => document.getElementById(name).value)"
+            assert page.evaluate(values) == ["0.25", "0.95", "300"]
+            settings(page, top_p=0.5)
+            page.reload()
+            page.wait_for_function("() => document.getElementById('model-line').textContent.includes('tiny')")
+            assert page.evaluate(values) == ["0.25", "0.5", "300"]
+            assert page.evaluate("Object.keys(JSON.parse(localStorage.getItem('nullm-settings')))") == ["top_p"]
+            page.click("#open-settings")
+            page.click("#reset")
+            assert page.evaluate(values) == ["0.25", "0.95", "300"]
 
 
 def test_everything_can_be_done_with_the_keyboard(page):

@@ -63,7 +63,8 @@ def test_a_hostile_server_or_model_cannot_inject_either(page, served: Served):
         route.fulfill(status=200, content_type="text/event-stream", body=body)
 
     page.route("**/generate", forge)
-    page.route("**/attention", lambda r: r.fulfill(json={"tokens": [HOSTILE], "weights": [[[1.0]]]}))
+    look = {"tokens": [HOSTILE], "mean": [1.0], "weights": [[[1.0]]], "places": None, "left_out": [[0.0]]}
+    page.route("**/attention", lambda r: r.fulfill(json=look))
     say(page, "x")
     page.locator(".token").first.click()
     page.wait_for_selector("#heads button")

@@ -12,9 +12,14 @@ import pytest
 import torch
 from support.serving import CONTEXT, Served, events_of, serve, tiny_models
 
-from deployment.routes.schemas import SamplingFields
+from deployment.routes.openai_schemas import ChatCompletionRequest, CompletionRequest
+from deployment.routes.schemas import GenerateRequest, SamplingFields
+from deployment.served_model import ServedModel
 from deployment.settings import Limits
 from finetuning.data.chat_format import Message
+from finetuning.data.jinja_template import JinjaTemplate
+from groundwork.user_errors import UserError
+from tokenizer.model_files import ModelFiles
 from transformer.sampling import SamplingParameters, generate
 
 
@@ -46,7 +51,75 @@ def test_every_sampling_parameter_can_be_set_in_a_request():
     }
     assert chosen.keys() == {field.name for field in dataclasses.fields(SamplingParameters)}
     body = json.dumps(chosen)  # as it comes in: ids are strings, a tuple is a list
-    assert SamplingFields.model_validate_json(body).sampling(Limits(), 10) == SamplingParameters(**chosen)
+    recommended = dict.fromkeys(chosen, None)  # what a request sets wins
+    assert SamplingFields.model_validate_json(body).sampling(Limits(), 10, recommended) == SamplingParameters(**chosen)
+
+
+@pytest.mark.parametrize("kind", [ChatCompletionRequest, CompletionRequest, GenerateRequest])
+def test_what_a_request_leaves_out_or_null_is_as_the_models_authors_recommend(kind: type[SamplingFields]):
+    least = {"messages": [{"role": "user", "content": "a"}]} if kind is ChatCompletionRequest else {"prompt": "a"}
+    recommended = {"temperature": 0.2, "top_p": 0.9, "repetition_penalty": 1.1}
+
+    def parameters(**fields) -> SamplingParameters:
+        return kind.model_validate({**least, **fields}).sampling(Limits(), 10, recommended)
+
+    for nothing in ({}, {"temperature": None, "top_p": None}):
+        chosen = parameters(**nothing)
+        assert (chosen.temperature, chosen.top_p, chosen.repetition_penalty) == (0.2, 0.9, 1.1)
+        assert (chosen.top_k, chosen.min_p, chosen.typical_p) == (0, 0.0, 1.0)
+    default = kind.model_fields["temperature"].default
+    assert parameters(temperature=default).temperature == default  # also where it is the default of the route
+    assert parameters(temperature=default).top_p == 0.9
+
+
+def test_the_recommendation_is_told_and_followed_and_a_damaged_one_is_refused():
+    models = tiny_models()
+    tokenizer = models["tiny"].tokenizer
+    tokenizer.files = ModelFiles(generation_config={"do_sample": False, "temperature": 0.7})
+    models["tiny"] = ServedModel("tiny", models["tiny"].engine, models["tiny"].template)
+    with serve(models) as server:
+        assert server.client.get("/v1/models/tiny").json()["recommended"] == {"temperature": 0.0}
+        for route, rest in (("/v1/completions", {}), ("/generate", {"temperature": None})):
+            bodies = [{"prompt": "the", "max_tokens": 12, "seed": seed, **rest} for seed in (1, 2)]
+            texts = [
+                answer.get("generated_text") or answer["choices"][0]["text"]
+                for answer in (server.client.post(route, json=body).json() for body in bodies)
+            ]
+            assert texts[0] == texts[1]
+    tokenizer.files = ModelFiles(generation_config={"temperature": "hot"})
+    with pytest.raises(UserError, match="temperature: 'hot'"):
+        ServedModel("tiny", models["tiny"].engine, None)
+
+
+def test_tools_and_calls_are_written_by_the_models_own_template():
+    source = (
+        "{% if tools %}{% for tool in tools %}{{ tool | tojson }}{% endfor %}{% endif %}{% for m in messages %}"
+        "<|{{ 'user' if m.role == 'tool' else m.role }}|>{{ m.content }}{% for call in m.tool_calls or [] %}"
+        "{{ call.function.name }}{{ call.function.arguments | tojson }}{% endfor %}<|end|>{% endfor %}"
+    )
+    models = tiny_models()
+    models["tiny"].template = JinjaTemplate(source)
+    submit, prompts = models["tiny"].engine.submit, []
+    models["tiny"].engine.submit = lambda request, **rest: prompts.append(request.prompt_ids) or submit(request, **rest)
+    call = {"id": "1", "type": "function", "function": {"name": "find", "arguments": '{"b":1,  "a":"é"}'}, "index": 0}
+    messages = [
+        {"role": "user", "content": "low"},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "1", "content": "new"},
+    ]
+    told = '<|user|>low<|end|><|assistant|>find{"b": 1, "a": "é"}<|end|><|user|>new<|end|>'
+    tool = {"type": "function", "function": {"name": "f", "strict": None, "a": 1}}
+    cases = (
+        ({"tools": [tool]}, json.dumps(tool) + told),  # as it came, also its order and what is null
+        ({"tools": [tool], "tool_choice": "none"}, told),
+        ({"tools": []}, told),
+        ({"tools": None}, told),
+    )
+    with serve(models) as server:
+        for extra, expected in cases:
+            answer = server.client.post("/v1/chat/completions", json={"messages": messages, "max_tokens": 1, **extra})
+            assert answer.status_code == 200, answer.text
+            assert list(prompts[-1]) == models["tiny"].tokenizer.encode(expected, allowed_special="all")
 
 
 def plain_text(served: Served, ids: list[int], parameters: SamplingParameters) -> str:
@@ -269,7 +342,7 @@ def test_bad_requests_get_one_line_in_openais_shape(served: Served, body: dict, 
     [
         ([], "messages"),
         ([{"role": "assistant", "content": "a"}], "message 1 is from the assistant, it should be from the user"),
-        ([{"role": "tool", "content": "a"}], "messages.0.role"),
+        ([{"role": "tool", "content": "a"}], "no message is from the user"),
         ([{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}], "messages.0.content"),
         ([{"role": "user", "content": "a" * 300}], "the model's context is 128: shorten it"),
     ],

@@ -17,6 +17,10 @@ from deployment.routes.openai_schemas import ChatCompletionRequest, CompletionRe
 from deployment.routes.schemas import AttentionRequest, DetokenizeRequest, GenerateRequest, TokenizeRequest
 
 HI = {"role": "user", "content": "hi"}
+TOOL = {"type": "function", "function": {"name": "find"}}
+NESTED: Any = []
+for _ in range(70):
+    NESTED = [NESTED]
 LEAST: dict[type[Body], dict[str, Any]] = {  # the smallest body of each route
     CompletionRequest: {"prompt": "a"},
     ChatCompletionRequest: {"messages": [HI]},
@@ -33,6 +37,12 @@ COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
 def served() -> Iterator[Served]:
     with serve(tiny_models()) as server:
         yield server
+
+
+def calling(arguments: str) -> dict[str, Any]:
+    """A message of the assistant that calls a tool."""
+    call = {"id": "1", "type": "function", "function": {"name": "find", "arguments": arguments}}
+    return {"role": "assistant", "content": None, "tool_calls": [call]}
 
 
 def errors_of(kind: type[Body], body: dict[str, Any]) -> list[Any]:
@@ -185,16 +195,29 @@ def test_conversations_that_clients_send_are_answered(served: Served, messages: 
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ({"tools": [{"type": "function"}]}, "tools: not supported by this server"),
+        ({"tools": [{"type": "function"}]}, "tools: tool 0 is not {"),
+        ({"tools": [TOOL, {**TOOL, "type": "web_search"}]}, "tools: tool 1 is not {"),
+        ({"tools": [{**TOOL, "more": NESTED}]}, "tools: it is nested deeper than the limit of 64 levels"),
+        ({"tools": [TOOL]}, "tools: the chat template of this model has no place for them"),
+        ({"messages": [HI, calling("{}"), HI]}, "tool_calls: the chat template of"),
+        ({"messages": [HI, {"role": "tool", "content": "a"}]}, "messages with the role tool: the chat template"),
+        (
+            {"messages": [calling("{")]},
+            "messages.0.tool_calls.0.function.arguments: the arguments of a call must be a JSON object",
+        ),
+        (
+            {"messages": [calling("[]")]},
+            "messages.0.tool_calls.0.function.arguments: Input should be a valid dictionary",
+        ),
         ({"tool_choice": "required"}, "tool_choice: "),
         ({"response_format": {"type": "json_object"}}, "response_format.type: "),
         ({"modalities": ["audio"]}, "modalities.0: "),
         ({"reasoning_effort": "high"}, "reasoning_effort: "),
         ({"audio": {"voice": "alloy"}}, "audio: unknown field"),
         ({"min_tokens": 3}, "min_tokens: unknown field"),
-        ({"messages": [{**HI, "role": "tool"}]}, "messages.0.role: "),
+        ({"messages": [{**HI, "role": "function"}]}, "messages.0.role: "),
         ({"messages": [HI, {"role": "assistant", "refusal": "no"}, HI]}, "messages.1.refusal: "),
-        ({"messages": [HI, {"role": "assistant", "tool_calls": [{}]}, HI]}, "messages.1.tool_calls: not supported"),
+        ({"messages": [HI, {"role": "assistant", "tool_calls": [{}]}, HI]}, "messages.1.tool_calls.0.function: "),
         (
             {"messages": [{**HI, "content": [{"type": "image_url"}]}]},
             "messages.0.content: part 0 is not of the type text",

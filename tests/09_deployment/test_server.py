@@ -31,6 +31,8 @@ from support.serving import (
     tiny_models,
 )
 
+from attention.attention_visualizer import record_attention, stack_layers
+from deployment.attention_look import AttentionLook
 from deployment.main_command import main
 from deployment.new_key_command import main as new_key
 from finetuning.adapters.lora import LoRAConfig, add_lora
@@ -209,6 +211,47 @@ def test_attention_is_the_plain_models(served: Served):
     assert torch.allclose(weights.sum(dim=-1), torch.ones(2, 4), atol=1e-3)
     assert torch.allclose(weights, served.state.model(None).attention(ids), atol=1e-4)
     assert answer["tokens"][0] == served.state.model(None).token_text(267)
+
+
+def test_looks_at_one_text_after_the_other_give_what_a_whole_pass_gives(served: Served, monkeypatch):
+    monkeypatch.setattr("deployment.attention_look.CHUNK", 7)
+    model = served.state.model(None)
+    text = torch.randint(250, (CONTEXT,), generator=torch.manual_seed(1)).tolist()
+    other = [*text[:20], 3, *text[21:60]]  # differs in the middle
+    for tokens in (text[:50], text[:51], text[:30], other, text[:1], text):
+        with torch.inference_mode(), record_attention(model.engine.model) as recorded:
+            model.engine.model.hidden_states(torch.tensor([tokens]))
+        torch.testing.assert_close(model.attention(tokens), stack_layers(recorded)[:, :, -1], rtol=1e-4, atol=1e-5)
+        assert not any(getattr(module, "observer", None) for module in model.engine.model.modules())
+
+
+def test_a_look_computes_only_what_the_last_one_of_the_same_client_has_not_read(served: Served):
+    model = served.state.model(None)
+    look, passes = AttentionLook(model.engine.model, torch.float32), []
+    forward = look._pass
+    look._pass = lambda tokens, store: (passes.append(len(tokens)), forward(tokens, store))
+    for tokens, reader in ((60, "a"), (61, "a"), (61, "b"), (40, "b")):
+        look.weights([5] * tokens, reader)
+    assert passes == [59, 1, 1, 1, 60, 1, 1]
+
+
+def test_of_a_long_text_the_largest_weights_are_sent_with_their_places(served: Served, monkeypatch):
+    monkeypatch.setattr("deployment.routes.model_routes.MAX_WEIGHTS", 8 * 20)
+    ids = torch.randint(250, (100,), generator=torch.manual_seed(2)).tolist()
+    whole = served.state.model(None).attention(ids)
+    answer = served.client.post("/attention", json={"tokens": ids}).json()
+    sent, places, left_out = (torch.tensor(answer[name]) for name in ("weights", "places", "left_out"))
+    assert sent.shape == places.shape == (2, 4, 20) and left_out.shape == (2, 4)
+    assert torch.allclose(whole.gather(-1, places), sent, atol=1e-4)
+    assert torch.allclose(sent, whole.topk(20).values, atol=1e-4)
+    assert torch.allclose(sent.sum(-1) + left_out, torch.ones(2, 4), atol=2e-3) and left_out.max() > 0.01
+    assert torch.allclose(torch.tensor(answer["mean"]), whole.mean(dim=(0, 1)), atol=1e-4)
+
+
+def test_a_look_is_charged_as_a_prompt():
+    with serve(tiny_models(), rate_limits={"tokens_per_minute": 50}) as served:
+        statuses = [served.client.post("/attention", json={"tokens": [1] * 30}).status_code for _ in range(2)]
+    assert statuses == [200, 429]
 
 
 def test_attention_is_bounded(served: Served):

@@ -12,9 +12,9 @@ should answer, not imitate the questions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal, Protocol, TypeVar, get_args
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, TypeVar, get_args
 
 from tokenizer.interface import Tokenizer
 
@@ -36,11 +36,13 @@ class Message:
         role: who says it.
         content: what is said.
         learned: for the assistant, whether the model learns to say it. Otherwise it is only read, like a question.
+        details: what else a model's own template may read, such as `tool_calls`; our templates read none of it.
     """
 
-    role: Role
+    role: Role | Literal["tool"]
     content: str
     learned: bool = True
+    details: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
 
 Conversation = Sequence[Message]
@@ -63,9 +65,17 @@ class ChatFormat(Protocol):
     """How a conversation becomes tokens: by the marks of a `ChatTemplate`, or by the `JinjaTemplate` of a model."""
 
     def encode(
-        self, conversation: Conversation, tokenizer: Tokenizer, generation_prompt: bool = False
+        self,
+        conversation: Conversation,
+        tokenizer: Tokenizer,
+        generation_prompt: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
     ) -> EncodedConversation:
         """The conversation as tokens."""
+        ...
+
+    def reads(self, name: str) -> bool:
+        """Whether the template does something with `tools`, with the `tool_calls` of a message, or with a role."""
         ...
 
     def end_id(self, tokenizer: Tokenizer) -> int:
@@ -119,8 +129,16 @@ class ChatTemplate:
             text += self.header.format(role=message.role) + message.content.strip() + self.end + self.separator
         return text + (self.header.format(role="assistant") if generation_prompt else "")
 
+    def reads(self, name: str) -> bool:
+        """Whether the template knows a role; it knows no tools."""
+        return name in ROLES
+
     def encode(
-        self, conversation: Conversation, tokenizer: Tokenizer, generation_prompt: bool = False
+        self,
+        conversation: Conversation,
+        tokenizer: Tokenizer,
+        generation_prompt: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
     ) -> EncodedConversation:
         """The conversation as tokens.
 
@@ -128,11 +146,14 @@ class ChatTemplate:
             conversation: messages in any order; what is learned from should take turns, see `check_conversation`.
             tokenizer: with this template's special tokens.
             generation_prompt: end with the assistant's header, for the model to go on.
+            tools: none, because these templates have no place for them.
 
         Raises:
-            ConversationError: the tokenizer lacks a special token, the conversation is empty, or a role is unknown.
+            ConversationError: the tokenizer lacks a special token, the conversation is empty, a role is unknown, or
+                there are tools.
         """
         check_roles(conversation)
+        require_tools_are_read(self, conversation, tools)
         missing = [token for token in self.special_tokens if token not in tokenizer.special_tokens]
         if missing:
             raise ConversationError(
@@ -225,6 +246,22 @@ def chat_template(name: str) -> ChatTemplate:
     if name not in TEMPLATES:
         raise ConversationError(f"there is no chat template {name!r}; the choices are {', '.join(TEMPLATES)}")
     return TEMPLATES[name]
+
+
+def require_tools_are_read(
+    template: ChatFormat, conversation: Conversation, tools: Sequence[Mapping[str, Any]] | None
+) -> None:
+    """Refuse tools, calls and results of tools that a template would pass over in silence.
+
+    Raises:
+        ConversationError: the template does not read them; names what.
+    """
+    given = {"tools": bool(tools)}
+    given["tool_calls"] = any(message.details.get("tool_calls") for message in conversation)
+    given["tool"] = any(message.role == "tool" for message in conversation)
+    for name, what in (("tools", "tools"), ("tool_calls", "tool_calls"), ("tool", "messages with the role tool")):
+        if given[name] and not template.reads(name):
+            raise ConversationError(f"{what}: the chat template of this model has no place for them; leave them out")
 
 
 def check_roles(conversation: Conversation) -> None:

@@ -110,7 +110,11 @@ class JinjaTemplate:
             ConversationError: the template refuses the conversation, or fails.
         """
         specials = tokenizer.special_tokens
-        guarded = [_guarded(message, specials) for message in _as_mappings(conversation)]
+        try:
+            guarded = _guarded(_as_mappings(conversation), specials)
+            tools = _guarded(tools, specials)
+        except RecursionError:
+            raise ConversationError("the messages or the tools are nested too deeply") from None
         text = self._render(guarded, generation_prompt, tools)
         if LEARNED_FROM not in text and not generation_prompt and guarded[-1].get("role") == "assistant":
             text = self._mark_last_answer(text, guarded, specials, tools)
@@ -151,6 +155,14 @@ class JinjaTemplate:
             raise ConversationError("nothing ends an answer: the chat template shows no special token after it")
         return tokenizer.end_ids[0]
 
+    def reads(self, name: str) -> bool:
+        """Whether the template names a variable, a part of a message or a role, such as `tools`, `tool_calls`, `tool`.
+
+        >>> JinjaTemplate("{% if tools %}{{ tools | tojson }}{% endif %}").reads("tools")
+        True
+        """
+        return name in _names(self._source)
+
     def to_jinja(self) -> str:
         """The template itself."""
         return self._source
@@ -178,22 +190,36 @@ def _to_json(value: Any, ensure_ascii: bool = False, **options: Any) -> str:
 
 
 @lru_cache(maxsize=16)
+def _names(source: str) -> frozenset[Any]:
+    tree = _environment().parse(source)
+    names = {node.name for node in tree.find_all(nodes.Name)} | {node.attr for node in tree.find_all(nodes.Getattr)}
+    return frozenset(names | {node.value for node in tree.find_all(nodes.Const)})
+
+
+@lru_cache(maxsize=16)
 def _compile(source: str) -> Template:
+    try:
+        return _environment().from_string(source)
+    except TemplateError as error:
+        raise ConversationError(f"the model's chat template cannot be read: {_one_line(error)}") from None
+
+
+@lru_cache(maxsize=1)
+def _environment() -> ImmutableSandboxedEnvironment:
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_LearnedText, loopcontrols]
     )
     environment.filters["tojson"] = _to_json
     environment.globals["raise_exception"] = _refuse
     environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
-    try:
-        return environment.from_string(source)
-    except TemplateError as error:
-        raise ConversationError(f"the model's chat template cannot be read: {_one_line(error)}") from None
+    return environment
 
 
 def _as_mappings(conversation: Conversation | Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [
-        {"role": message.role, "content": message.content} if isinstance(message, Message) else dict(message)
+        {"role": message.role, "content": message.content, **message.details}
+        if isinstance(message, Message)
+        else dict(message)
         for message in conversation
     ]
 
@@ -203,7 +229,7 @@ def _guarded(value: Any, specials: Iterable[str]) -> Any:
     if isinstance(value, str):
         return _any_of(specials).sub(lambda match: match.group()[0] + BROKEN + match.group()[1:], _MARKS.sub("", value))
     if isinstance(value, Mapping):
-        return {key: _guarded(item, specials) for key, item in value.items()}
+        return {_guarded(key, specials): _guarded(item, specials) for key, item in value.items()}
     return [_guarded(item, specials) for item in value] if isinstance(value, (list, tuple)) else value
 
 

@@ -6,6 +6,7 @@ have 660,000 errors. So every list here stops at its first error, and every mapp
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
@@ -26,6 +27,7 @@ from pydantic_core import PydanticCustomError
 from deployment.errors import shown
 from finetuning.data.chat_format import Message
 
+MAX_DEPTH = 64  # of an object that is passed on
 MAX_ENTRIES = 10_000  # of a list of objects or texts, or of a mapping, whatever the limits of the server are
 
 
@@ -140,15 +142,71 @@ Content = Annotated[
 ]
 
 
+def _arguments(value: Any) -> Any:
+    """OpenAI writes a call's arguments as JSON in a text. Templates expect the object, and write it in their own way."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value) if value.strip() else {}
+    except (ValueError, RecursionError):
+        raise PydanticCustomError("arguments", "the arguments of a call must be a JSON object") from None
+
+
+def _not_too_deep(value: Any) -> Any:
+    """Reading and writing a nested value needs a place on the stack for each level."""
+    level, depth = [value], 0
+    while level:
+        inner = [
+            list(part.values()) if isinstance(part, dict) else part for part in level if isinstance(part, (dict, list))
+        ]
+        level, depth = [item for part in inner for item in part], depth + 1
+        if depth > MAX_DEPTH:
+            raise PydanticCustomError("too_deep", f"it is nested deeper than the limit of {MAX_DEPTH} levels")
+    return value
+
+
+def _functions(tools: list[Any]) -> list[Any]:
+    """Check no more than that these are functions: the template gets them as they came."""
+    for number, tool in enumerate(tools):
+        function = tool.get("function") if isinstance(tool, dict) and tool.get("type") == "function" else None
+        if not (isinstance(function, dict) and isinstance(function.get("name"), str)):
+            expected = '{"type": "function", "function": {"name": …}}, the only kind that is supported'
+            raise PydanticCustomError("tool", f"tool {number} is not {expected}")
+    return tools
+
+
+Object = Annotated[dict[str, Any], AfterValidator(_not_too_deep)]
+Tools = Annotated[list[Any], BeforeValidator(_not_too_many), AfterValidator(_functions), AfterValidator(_not_too_deep)]
+
+
+class CalledFunction(Body):
+    """What a call calls."""
+
+    name: str
+    arguments: Annotated[Object, BeforeValidator(_arguments)] = Field({}, description="An object, or its JSON.")
+
+
+class ToolCall(Body):
+    """A call of a tool in an earlier answer."""
+
+    id: str | None = None
+    type: Literal["function"] = "function"
+    function: CalledFunction
+    index: Unused = None
+
+
 class ChatMessage(Body):
     """What one side says, or the message of an earlier answer as it came."""
 
-    role: Literal["system", "developer", "user", "assistant"]
+    role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Content
-    name: Unused = None
+    name: str | None = Field(None, description="For the model's own chat template, if that reads it.")
     annotations: Unused = None
     refusal: Literal["", None] = Field(None, description="Not supported: what the assistant said is the content.")
-    tool_calls: Empty = Field([], description="Not supported; may be empty.")
+    tool_calls: Annotated[list[ToolCall], Field(max_length=MAX_ENTRIES, fail_fast=True)] = Field(
+        [], description="Of the assistant, for a template that reads them."
+    )
+    tool_call_id: str | None = Field(None, description="Of a tool's result: the call that it belongs to.")
 
     @model_validator(mode="before")
     @classmethod
@@ -160,7 +218,11 @@ class ChatMessage(Body):
 
     def to_message(self) -> Message:
         """The message in the chat format. A developer's instructions become a system message."""
-        return Message("system" if self.role == "developer" else self.role, self.content)
+        given = {"name": self.name, "tool_call_id": self.tool_call_id}
+        details: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+        if self.tool_calls:
+            details["tool_calls"] = [call.model_dump(exclude={"index"}, exclude_none=True) for call in self.tool_calls]
+        return Message("system" if self.role == "developer" else self.role, self.content, details=details)
 
 
 Messages = Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_ENTRIES, fail_fast=True)]

@@ -26,7 +26,11 @@ def chat_routes(state: ServerState) -> APIRouter:
 
     @router.post("/v1/chat/completions", response_model=ChatCompletion, responses={"4XX": {"model": ErrorResponse}})
     async def answer(body: ChatCompletionRequest, request: Request) -> Response:
-        """Answer the last message of a conversation."""
+        """Answer the last message of a conversation.
+
+        Tools are written into the prompt by the model's own chat template. A call in the answer stays text, as the model
+        wrote it.
+        """
         model, limits = state.model(body.model), state.settings.limits
         check_limit("n", body.n, limits.max_n)
         check_limit("top_logprobs", body.top_logprobs or 0, min(limits.max_logprobs, model.tokenizer.vocab_size))
@@ -34,13 +38,14 @@ def chat_routes(state: ServerState) -> APIRouter:
             raise ApiError(400, "top_logprobs needs logprobs: true", "top_logprobs")
         if body.max_completion_tokens is not None:
             body.max_tokens = body.max_completion_tokens
-        ids = await state.encode_conversation(model, [message.to_message() for message in body.messages])
+        tools = None if body.tool_choice == "none" else body.tools
+        ids = await state.encode_conversation(model, [message.to_message() for message in body.messages], tools)
         # If no number is given, an answer may fill the rest of the context.
         left = min(limits.max_tokens, max(1, model.engine.context_length - len(ids)))
         requests = [
             GenerationRequest(
                 ids,
-                body.sampling(limits, left, choice),
+                body.sampling(limits, left, model.recommended, choice),
                 end_ids=() if body.ignore_eos else model.end_ids,
                 logprobs=(body.top_logprobs or 0) if body.logprobs else None,
             )

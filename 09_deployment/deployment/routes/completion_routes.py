@@ -141,7 +141,7 @@ def _to_engine(
     no_end = body.ignore_eos or _scores_only(body)
     return GenerationRequest(
         ids,
-        body.sampling(state.settings.limits, 1 if body.max_tokens == 0 else 16, choice),
+        body.sampling(state.settings.limits, 1 if body.max_tokens == 0 else 16, model.recommended, choice),
         end_ids=() if no_end else model.end_ids,
         logprobs=body.logprobs,
         prompt_logprobs=body.echo and body.logprobs is not None,

@@ -36,7 +36,8 @@ def generate_routes(state: ServerState) -> APIRouter:
         else:
             assert body.prompt is not None  # the schema asks for one of the two
             ids = await state.encode_prompt(model, body.prompt)
-        wanted = GenerationRequest(ids, body.sampling(limits, 200), end_ids=model.end_ids, logprobs=body.top_logprobs)
+        sampling = body.sampling(limits, 200, model.recommended)
+        wanted = GenerationRequest(ids, sampling, end_ids=model.end_ids, logprobs=body.top_logprobs)
         generations = await state.submit(request, model, [wanted], body.stream)
         if body.stream:
             return EventStream(_stream(generations[0]), generations)

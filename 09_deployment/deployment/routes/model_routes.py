@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import anyio
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
+from deployment.attention_look import largest
 from deployment.errors import ApiError, ErrorResponse, check_limit
 from deployment.routes.answering import json_answer
 from deployment.routes.schemas import (
@@ -25,6 +26,7 @@ from deployment.server_state import LONG_TEXT, ServerState
 from optimization.engine.events import PromptError
 
 MAX_WAITING_LOOKS = 8
+MAX_WEIGHTS = 150_000  # in one answer, of 1 to 2 MB
 
 
 def model_routes(state: ServerState) -> APIRouter:
@@ -84,9 +86,9 @@ def model_routes(state: ServerState) -> APIRouter:
             "chat_template": None if served.template is None else served.template.to_jinja(),
         }
 
-    @router.post("/attention", tags=["nuLLM"])
-    async def attention(body: AttentionRequest) -> AttentionResponse:
-        """Where the last of these tokens looks, in every layer and head."""
+    @router.post("/attention", tags=["nuLLM"], response_model=AttentionResponse)
+    async def attention(body: AttentionRequest, request: Request) -> Response:
+        """Where the last of these tokens looks, in every layer and head. The tokens are charged as those of a prompt."""
         nonlocal waiting
         model = state.model(body.model)
         longest = min(limits.max_attention_tokens, model.engine.context_length)
@@ -96,17 +98,33 @@ def model_routes(state: ServerState) -> APIRouter:
             raise PromptError(f"tokens has id {unknown[0]}; the vocabulary has ids 0 to {vocab_size - 1}")
         if waiting >= MAX_WAITING_LOOKS:
             raise ApiError(429, "too many looks at the attention are waiting", code="queue_full", retry_after=1)
+        await state.limiter.charge_tokens(request.scope, len(body.tokens))
+        reader = request.scope["state"].get("key_name")
         waiting += 1
         try:
             async with one_look:
-                weights = await anyio.to_thread.run_sync(model.attention, body.tokens)
+                weights = await anyio.to_thread.run_sync(model.attention, body.tokens, reader)
         finally:
             waiting -= 1
-        # Four digits are more than a colour can show.
-        rounded = [[[round(w, 4) for w in head] for head in layer] for layer in weights.tolist()]
-        return AttentionResponse(tokens=[model.token_text(token) for token in body.tokens], weights=rounded)
+
+        def write() -> dict[str, Any]:
+            kept, places, left_out = largest(weights, MAX_WEIGHTS)
+            return {
+                "tokens": [model.token_text(token) for token in body.tokens],
+                "mean": _rounded(weights.mean(dim=(0, 1)).tolist()),
+                "weights": _rounded(kept.tolist()),
+                "places": None if places is None else places.tolist(),
+                "left_out": _rounded(left_out.tolist()),
+            }
+
+        return await json_answer(write, long=True)
 
     return router
+
+
+def _rounded(weights: Any) -> Any:
+    """Four digits are more than a colour can show."""
+    return round(weights, 4) if isinstance(weights, float) else [_rounded(weight) for weight in weights]
 
 
 def _named_tokens(model: ServedModel) -> dict[str, str]:
@@ -132,6 +150,7 @@ def _describe(model: ServedModel, state: ServerState) -> ModelInfo:
         num_layers=config.num_layers,
         num_heads=config.num_heads,
         chat=model.template is not None,
+        recommended=model.recommended,
         subject=model.subject,
         limits={
             "max_tokens": limits.max_tokens,

@@ -1,8 +1,8 @@
 """What `/v1/completions` and `/v1/chat/completions` accept and return, as OpenAI documents it.
 
 OpenAI's fields that change nothing here (`user`, `metadata` and similar ones) are accepted. Fields that would change
-the answer but are not supported (tools, images) are refused by name, never ignored; a value of such a field that asks
-for nothing (`tools: []`, `verbosity: medium`) is accepted, because clients send it.
+the answer but are not supported (images, audio) are refused by name, never ignored; a value of such a field that asks
+for nothing (`functions: []`, `verbosity: medium`) is accepted, because clients send it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from deployment.routes.bodies import Body, Empty, Integer, Messages, Prompts, Switch, Unused
+from deployment.routes.bodies import Body, Empty, Integer, Messages, Prompts, Switch, Tools, Unused
 from deployment.routes.schemas import SamplingFields
 
 
@@ -64,8 +64,8 @@ class ChatCompletionRequest(OpenAIFields):
     top_logprobs: Integer | None = Field(None, ge=0, description="With logprobs.")
     response_format: ResponseFormat | None = None
     modalities: list[Literal["text"]] = Field([], max_length=1, fail_fast=True)
-    tools: Empty = Field([], description="Not supported; may be empty.")
-    tool_choice: Literal["none", "auto", None] = None
+    tools: Tools = Field([], description="Functions, as the model's own chat template writes them.")
+    tool_choice: Literal["none", "auto", None] = Field(None, description="none: the model is not told of the tools.")
     parallel_tool_calls: Unused = None
     functions: Empty = Field([], description="Not supported; may be empty.")
     function_call: Literal["none", "auto", None] = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -16,7 +17,11 @@ MAX_STOP_CHARACTERS = 256
 
 
 class SamplingFields(Body):
-    """How to choose tokens: what all routes that generate have in common. The defaults are OpenAI's."""
+    """How to choose tokens: what all routes that generate have in common.
+
+    For a field that is missing or null, the model's authors may recommend a value (`recommended` in `/v1/models`).
+    Otherwise it has the default here, which is OpenAI's.
+    """
 
     model: str | None = Field(None, description="One of /v1/models; null for the first.")
     max_tokens: Integer | None = Field(None, ge=1, description="The most tokens to generate.")
@@ -33,12 +38,15 @@ class SamplingFields(Body):
     stop: Stops | None = Field(None, description="Strings that end the text and are not part of it.")
     stream: Switch = Field(False, description="Send tokens as they come, as server-sent events.")
 
-    def sampling(self, limits: Limits, default_max_tokens: int, choice: int = 0) -> SamplingParameters:
+    def sampling(
+        self, limits: Limits, default_max_tokens: int, recommended: Mapping[str, Any], choice: int = 0
+    ) -> SamplingParameters:
         """These fields as the engine's parameters.
 
         Args:
             limits: the limits of the server.
             default_max_tokens: used if the request does not give `max_tokens`.
+            recommended: for the fields that the request does not give; see `transformer.generation_config`.
             choice: index of the choice; each choice has its own seed.
 
         Raises:
@@ -58,6 +66,7 @@ class SamplingFields(Body):
             field.name for field in dataclasses.fields(SamplingParameters) if field.name in type(self).model_fields
         ]
         values = {name: getattr(self, name) for name in names}
+        values |= {name: value for name, value in recommended.items() if name not in self.model_fields_set}
         seed = None if self.seed is None else (self.seed + choice) % 2**63
         values |= {"max_tokens": wanted, "seed": seed, "logit_bias": dict(self.logit_bias or {}), "stop": tuple(stop)}
         return SamplingParameters(**values)
@@ -149,10 +158,16 @@ class AttentionRequest(Body):
 
 
 class AttentionResponse(BaseModel):
-    """Answer of `POST /attention`."""
+    """Answer of `POST /attention`.
+
+    Of a short text every weight is sent, and a row sums to 1. Of a long text, only the largest weights of each row are.
+    """
 
     tokens: list[str] = Field(description="Text of each position.")
-    weights: list[list[list[float]]] = Field(description="(layers, heads, tokens); each row sums to 1.")
+    mean: list[float] = Field(description="(tokens,): the average of all heads of all layers, whole.")
+    weights: list[list[list[float]]] = Field(description="(layers, heads, sent).")
+    places: list[list[list[int]]] | None = Field(description="The position of each weight; null: all, in order.")
+    left_out: list[list[float]] = Field(description="(layers, heads): the share of the weight that is not sent.")
 
 
 class HealthResponse(BaseModel):
@@ -184,6 +199,9 @@ class ModelInfo(BaseModel):
     num_layers: int
     num_heads: int
     chat: bool = Field(description="Whether the model was taught to converse.")
+    recommended: dict[str, float] = Field(
+        description="How its authors sample from it. A request that does not set such a field gets this value."
+    )
     subject: Literal["python", "general"] = Field(description="What it has read, for the examples of the chat page.")
     limits: dict[str, Any]
 

@@ -167,9 +167,9 @@ function askForKey() {
 function showModel() {
   const { id, parameters, max_model_len, chat } = model();
   const size = parameters >= 1e6 ? `${(parameters / 1e6).toFixed(1)} M` : parameters.toLocaleString();
-  $("model-line").textContent = `${id} · ${size} parameters · context ${max_model_len}`;
+  $("model-line").textContent = `${id} · ${size} parameters · context ${max_model_len.toLocaleString("en")}`;
   document.title = `${id} · nuLLM`;
-  settings.limit("max_tokens", Math.min(model().limits.max_tokens, max_model_len));
+  settings.suit(model());
   setMode(conversation.mode); // the examples are those of this model
   for (const radio of document.getElementsByName("mode")) {
     if (radio.value !== "chat") continue;

@@ -66,21 +66,31 @@ export class Inspector {
     const status = $("attention-status");
     const most = this.model().limits.max_attention_tokens;
     const first = Math.max(0, ids.length - most);
-    status.textContent = "Looking …";
+    status.textContent = ids.length > 500 ? `Looking at ${Math.min(ids.length, most).toLocaleString()} tokens …` : "Looking …";
+    $("attention-left-out").hidden = true;
     $("attention-cut").hidden = !first;
     $("attention-cut").textContent = `The text is long. This is where the model would look if it had only the last ${most} tokens.`;
     try {
-      const { tokens, weights } = await ask("/attention", { model: this.model().id, tokens: ids.slice(first) }, this.request.signal);
-      this.draw(tokens, weights);
+      this.draw(await ask("/attention", { model: this.model().id, tokens: ids.slice(first) }, this.request.signal));
     } catch (error) {
       if (error.name !== "AbortError") status.textContent = error.message;
     }
   }
 
-  draw(tokens, weights) {
+  /** @param answer of the server: of a long text, it has the largest weights of each head with their places */
+  draw({ tokens, mean, weights, places, left_out: leftOut }) {
+    const whole = (layer, head) => {
+      const row = weights[layer][head];
+      if (!places) return row;
+      const all = new Array(tokens.length).fill(0);
+      places[layer][head].forEach((place, order) => (all[place] = row[order]));
+      return all;
+    };
     const spans = tokens.map((text) => element("span", text.startsWith("<|") ? { className: "special" } : {}, text.startsWith("<|") || text.startsWith("bytes:") ? visible(text) : text));
     $("attention-text").replaceChildren(...spans);
-    const paint = (row, chosen, name) => {
+    const paint = (row, missing, chosen, name) => {
+      $("attention-left-out").hidden = missing < 0.0005;
+      $("attention-left-out").textContent = `${percent(missing)} of this head's weight is spread over tokens that are not coloured here; all heads together are shown in full.`;
       // The square root makes small weights visible and keeps the order.
       spans.forEach((span, place) => {
         span.style.setProperty("--w", Math.sqrt(row[place]).toFixed(3));
@@ -93,19 +103,23 @@ export class Inspector {
       const best = row.indexOf(Math.max(...row));
       // Only the text scrolls, not the page: the head that was pointed at stays where it is.
       const area = $("attention-text");
-      area.scrollTop = spans[best].offsetTop - area.offsetTop - area.clientHeight / 2;
-      $("attention-status").textContent = `${name}: most of all at “${visible(tokens[best])}” (${percent(row[best])})`;
+      area.scrollTop = spans[best].offsetTop - area.clientHeight / 2; // the area is what the places are counted from
+      $("attention-status").textContent = `${name}: most of all at “${visible(tokens[best])}” (${percent(row[best]).replace(" ", "\u00a0")})`;
     };
-    const radio = (row, label, properties, ...content) => {
+    const radio = (row, rowOf, missing, label, properties, ...content) => {
       const button = element("button", { type: "button", role: "radio", title: label, "aria-label": label, "--w": Math.max(...row).toFixed(3), ...properties }, ...content);
-      button.onclick = () => paint(row, button, label);
+      button.onclick = () => paint(rowOf(), missing, button, label);
       return button;
     };
     const heads = weights[0].length;
-    const mean = tokens.map((_, place) => weights.flat().reduce((sum, row) => sum + row[place], 0) / (weights.length * heads));
-    const all = radio(mean, "All heads", { className: "all" }, "all heads, averaged");
+    const all = radio(mean, () => mean, 0, "All heads", { className: "all" }, "all heads, averaged");
     const rows = weights.map((layer, number) =>
-      element("div", { className: "layer", "--heads": heads }, element("span", {}, `L${number + 1}`), ...layer.map((row, head) => radio(row, `Layer ${number + 1}, head ${head + 1}`, {}))),
+      element(
+        "div",
+        { className: "layer", "--heads": heads },
+        element("span", {}, `L${number + 1}`),
+        ...layer.map((row, head) => radio(row, () => whole(number, head), leftOut[number][head], `Layer ${number + 1}, head ${head + 1}`, {})),
+      ),
     );
     $("heads").classList.toggle("many", rows.length > 12);
     $("heads").replaceChildren(element("div", { className: "layer", "--heads": heads }, all), ...rows);
