@@ -39,7 +39,7 @@ def recommended_sampling(generation_config: Mapping[str, Any]) -> dict[str, Any]
     found["repetition_penalty"] = settings.number("repetition_penalty", None)
     found = {name: value for name, value in found.items() if value is not None}
     try:
-        SamplingParameters(**found)
+        SamplingParameters(**found)  # type: ignore[arg-type]  # the names are those of its fields
     except ValueError as error:
         raise UserError(f"{FILE}: {error}") from None
     return found

@@ -29,8 +29,8 @@ def encode_pair(tokenizer: Tokenizer, context: str, continuation: str) -> tuple[
 
 # === Above: what the learner gets. Below: how it is graded, with hints and wrong answers. ===
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Collection, Iterator
+from typing import Any, Literal
 
 from learn.exercise import Case, Exercise, Mistake
 from tokenizer.bpe_tokenizer import BPETokenizer
@@ -40,9 +40,9 @@ from tokenizer.patterns import CL100K_PATTERN
 class _SpaceFirst(BPETokenizer):
     """A tokenizer that puts a space before every text, as SentencePiece does."""
 
-    def encode(self, text: str, **how: Any) -> list[int]:
+    def encode(self, text: str, allowed_special: Literal["all"] | Collection[str] = ()) -> list[int]:
         """Ids of the text with a space before it."""
-        return super().encode(f" {text}", **how)
+        return super().encode(f" {text}", allowed_special)
 
 
 def cases() -> Iterator[Case]:
