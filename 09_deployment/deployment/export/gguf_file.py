@@ -56,7 +56,7 @@ def export_gguf(
     except PretrainedError as error:
         raise UserError(
             f"GGUF cannot hold this model: {error}. onnx and torchscript can hold it: they record the computation itself. "
-            "Or train with the parts of Llama (configs/llama_30m.yaml)"
+            "Or train with parts that a class has, such as those in configs/small_gpt.yaml"
         ) from None
     try:
         vocabulary = gguf_parts(tokenizer, model.token_embedding.num_embeddings)

@@ -36,21 +36,8 @@ def exportable_family(model: GPTModel, where: str) -> Family:
     except PretrainedError as error:
         raise UserError(
             f"{where} cannot hold this model: {error}. onnx and torchscript can hold it: they record the "
-            "computation itself. Or train with the parts of Llama (configs/llama_30m.yaml)"
+            "computation itself. Or train with parts that a class has, such as those in configs/small_gpt.yaml"
         ) from None
-
-
-def require_bpe(tokenizer: Tokenizer, where: str) -> BPETokenizer:
-    """The tokenizer, if it is a `BPETokenizer`.
-
-    Raises:
-        UserError: it is of another kind.
-    """
-    if not isinstance(tokenizer, BPETokenizer):
-        raise UserError(
-            f"{where} needs a byte-level BPE tokenizer, and this model's is of type {tokenizer.type_name!r}"
-        )
-    return tokenizer
 
 
 def export_huggingface(
@@ -75,8 +62,10 @@ def export_huggingface(
         UserError: no class has the model's parts, or the tokenizer is of another kind.
     """
     family = exportable_family(model, "A Hugging Face folder")
-    if not isinstance(tokenizer, PipelineTokenizer):
-        tokenizer = require_bpe(tokenizer, "A Hugging Face folder")
+    if not isinstance(tokenizer, BPETokenizer | PipelineTokenizer):
+        raise UserError(
+            f"A Hugging Face folder needs a byte-level BPE tokenizer, and this model's is of type {tokenizer.type_name!r}"
+        )
     save_pretrained(model, folder, dtype)
     _write_tokenizer(model, tokenizer, template, folder)
     write_atomically(
