@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import copy
 import json
 import os
 import subprocess
@@ -233,36 +234,39 @@ def gguf(family: str, folder: Path, kind: str) -> Agreement:
     return Agreement(same, difference, chosen == greedy(model, prompt))
 
 
-def vllm(
-    model: GPTModel, tokenizer: Tokenizer, exported: Path, python: str, prompts: list[str], adapter: Path | None = None
-) -> Agreement:
-    """vLLM on the exported folder, in float32.
+def vllm(model: GPTModel, tokenizer: Tokenizer, exported: Path, python: str, prompts: list[str]) -> list[Agreement]:
+    """vLLM on the exported folder, in float32: without an adapter, and with one that has random numbers.
 
     Args:
-        model: the original, with the adapter if there is one.
+        model: the original.
         tokenizer: its tokenizer.
-        exported: a Hugging Face folder.
+        exported: a Hugging Face folder; the adapter and the result are written beside it.
         python: a Python that has vLLM, in an environment of its own.
         prompts: texts to continue.
-        adapter: a folder in peft's format.
     """
-    result = exported.with_name(f"{exported.name}-vllm.json")
+    adapted = copy.deepcopy(model)
+    add_lora(adapted, LoRAConfig(rank=8, alpha=16, pattern="blocks.*"))
+    for name, parameter in adapted.named_parameters():
+        if name.endswith("lora_b"):
+            torch.nn.init.normal_(parameter, std=0.05)
+    adapter, result = save_adapter(adapted, exported.with_name("adapter")), exported.with_name("vllm.json")
     ids = [tokenizer.encode(text) for text in prompts]
-    job = {
-        "model": str(exported), "adapter": adapter and str(adapter), "texts": TEXTS, "prompts": ids, "tokens": 16,
-        "context": 128, "result": str(result),
-    }  # fmt: skip
+    job = {"texts": TEXTS, "prompts": ids, "tokens": 16, "context": 128}
+    job |= {"model": str(exported), "adapter": str(adapter), "result": str(result)}
     script = Path(__file__).parent / "support" / "greedy_by_vllm.py"
     environment = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "2", "HF_HUB_OFFLINE": "1", "PYTHONPATH": ""}
     subprocess.run([python, script], input=json.dumps(job), text=True, env=environment, check=True)
-    found = json.loads(result.read_text())
-    difference = 0.0
-    for prompt, tokens, steps in zip(ids, found["tokens"], found["logprobs"], strict=True):
-        ours = original(model, torch.tensor([prompt + tokens]))[0, len(prompt) - 1 : -1].log_softmax(-1)
-        for row, step in zip(ours, steps, strict=True):
-            difference = max(difference, *(abs(float(row[int(index)]) - value) for index, value in step.items()))
-    same = found["texts"] == [tokenizer.encode(text) for text in TEXTS]
-    return Agreement(same, difference, found["tokens"] == [greedy(model, prompt) for prompt in ids])
+    found = json.loads(result.read_text(encoding="utf-8"))
+    same = found["texts"] == [tokenizer.encode(text, "all") for text in TEXTS]
+    agreements = []
+    for ours, theirs in zip((model, adapted), found["runs"], strict=True):
+        difference = 0.0
+        for prompt, tokens, steps in zip(ids, theirs["tokens"], theirs["logprobs"], strict=True):
+            logits = original(ours, torch.tensor([prompt + tokens]))[0, len(prompt) - 1 : -1]
+            for row, step in zip(logits.log_softmax(-1), steps, strict=True):
+                difference = max(difference, *(abs(float(row[int(index)]) - value) for index, value in step.items()))
+        agreements.append(Agreement(same, difference, theirs["tokens"] == [greedy(ours, prompt) for prompt in ids]))
+    return agreements
 
 
 def main() -> None:
@@ -285,14 +289,9 @@ def main() -> None:
                     row(f"gguf {kind}", family, gguf(family, folder, kind))
             if options.vllm and family == "small_gpt":
                 model, tokenizer = tiny(family)
-                row("vllm", family, vllm(model, tokenizer, folder / "hf", options.vllm, TEXTS[:2]))
-                add_lora(model, LoRAConfig(rank=4, alpha=64, pattern="blocks.*.attention.*"))
-                for name, parameter in model.named_parameters():
-                    if name.endswith("lora_b"):
-                        torch.nn.init.normal_(parameter, std=0.1)
-                adapter = save_adapter(model, folder / "adapter", base_model=str(folder / "hf"))
-                found = vllm(model, tokenizer, folder / "hf", options.vllm, TEXTS[:2], adapter)
-                row("vllm, adapter", family, found)
+                plain, adapted = vllm(model, tokenizer, folder / "hf", options.vllm, TEXTS[:2])
+                row("vllm", family, plain)
+                row("vllm, with an adapter", family, adapted)
             plain, cached = onnx(family, folder / "onnx")
             row("onnx", family, plain)
             row("onnx with cache", family, cached)

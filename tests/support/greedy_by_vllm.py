@@ -1,8 +1,8 @@
 """Greedy tokens of an exported model, by vLLM. It runs in a Python that has vLLM and not this project.
 
-JSON comes on the standard input: `model` and `adapter` (folders; no adapter: null), `texts` to encode, `prompts` of ids,
-and how many `tokens` to generate. JSON goes into the file `result`: ids of the texts, and for each prompt the generated ids
-and the log-probabilities of the 20 most likely tokens at each step.
+JSON comes on the standard input: the folders `model` and `adapter`, `texts` to encode, `prompts` of ids, how many `tokens` to
+generate, and a `context` for all. JSON goes into the file `result`: the ids of the texts, and without and with the adapter,
+for each prompt, the generated ids and the log-probabilities of the 20 most likely tokens at each step.
 """
 
 import json
@@ -16,23 +16,20 @@ def main() -> None:
     from vllm.lora.request import LoRARequest
 
     job = json.load(sys.stdin)
-    lora = LoRARequest("adapter", 1, job["adapter"]) if job["adapter"] else None
     llm = LLM(
-        job["model"], dtype="float32", enforce_eager=True, max_model_len=job["context"], enable_lora=lora is not None,
-        max_num_seqs=4, enable_prefix_caching=False,
+        job["model"], dtype="float32", enforce_eager=True, max_model_len=job["context"], enable_lora=True, max_num_seqs=4,
+        enable_prefix_caching=False,
     )  # fmt: skip
     tokenizer = llm.get_tokenizer()
     greedy = SamplingParams(temperature=0.0, max_tokens=job["tokens"], logprobs=20, ignore_eos=True)
-    outputs = llm.generate([{"prompt_token_ids": ids} for ids in job["prompts"]], greedy, lora_request=lora)
-    found = [output.outputs[0] for output in outputs]
-    result = {
-        "texts": [tokenizer.encode(text, add_special_tokens=False) for text in job["texts"]],
-        "tokens": [list(output.token_ids) for output in found],
-        "logprobs": [
-            [{index: entry.logprob for index, entry in step.items()} for step in output.logprobs] for output in found
-        ],
-    }
-    Path(job["result"]).write_text(json.dumps(result))
+    runs = []
+    for lora in (None, LoRARequest("adapter", 1, job["adapter"])):
+        outputs = llm.generate([{"prompt_token_ids": ids} for ids in job["prompts"]], greedy, lora_request=lora)
+        found = [output.outputs[0] for output in outputs]
+        steps = [[{index: entry.logprob for index, entry in step.items()} for step in f.logprobs] for f in found]
+        runs.append({"tokens": [list(f.token_ids) for f in found], "logprobs": steps})
+    texts = [tokenizer.encode(text, add_special_tokens=False) for text in job["texts"]]
+    Path(job["result"]).write_text(json.dumps({"texts": texts, "runs": runs}))
 
 
 if __name__ == "__main__":
