@@ -255,6 +255,7 @@ def vllm(model: GPTModel, tokenizer: Tokenizer, exported: Path, python: str, pro
     job |= {"model": str(exported), "adapter": str(adapter), "result": str(result)}
     script = Path(__file__).parent / "support" / "greedy_by_vllm.py"
     environment = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "2", "HF_HUB_OFFLINE": "1", "PYTHONPATH": ""}
+    environment["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # all in one process
     subprocess.run([python, script], input=json.dumps(job), text=True, env=environment, check=True)
     found = json.loads(result.read_text(encoding="utf-8"))
     same = found["texts"] == [tokenizer.encode(text, "all") for text in TEXTS]
