@@ -27,6 +27,7 @@ from tokenizer.huggingface_files import content_of
 from tokenizer.interface import Tokenizer, TokenizerError
 from tokenizer.patterns import CL100K_PATTERN, PreTokenizer
 from tokenizer.pipeline.added_tokens import AddedToken
+from tokenizer.pipeline.decoders import BYTE_TOKEN
 from tokenizer.pipeline.one_pattern import as_one_pattern
 from tokenizer.pipeline.pipeline_tokenizer import PipelineTokenizer
 from tokenizer.pipeline.pre_tokenizers import flatten
@@ -89,19 +90,18 @@ def _tokens(
     text_of_id = {index: text for text, index in model["vocab"].items()}
     tokens, types = list[str](), list[int]()
     for index in range(rows):
-        text = text_of_id.get(index)
-        if index in added:
-            token = added[index]
-            is_unknown = not is_byte_level and token.text == model.get("unk_token")
-            tokens.append(token.text)
-            types.append(UNKNOWN if is_unknown else CONTROL if token.special else USER_DEFINED)
-        elif text is None:
-            tokens.append(f"[UNUSED{index}]")
-            types.append(UNUSED)
+        token = added.get(index)
+        text = token.text if token is not None else text_of_id.get(index)
+        if text is None:
+            kind = UNUSED
+        elif not is_byte_level and text == model.get("unk_token"):
+            kind = UNKNOWN
+        elif token is not None:
+            kind = CONTROL if token.special else USER_DEFINED
         else:
-            is_byte = not is_byte_level and len(text) == 6 and text.startswith("<0x")
-            tokens.append(text)
-            types.append(BYTE if is_byte else UNKNOWN if text == model.get("unk_token") else NORMAL)
+            kind = BYTE if not is_byte_level and BYTE_TOKEN.fullmatch(text) else NORMAL
+        tokens.append(f"[UNUSED{index}]" if text is None else text)
+        types.append(kind)
     return tokens, types
 
 
