@@ -33,7 +33,7 @@ from transformer.sampling import SamplingParameters
 STREAMS = 16
 
 
-SMALL = GPTConfig(vocab_size=4096, context_length=256, feed_forward="relu2", qk_norm=True)  # as `small_gpt`
+SMALL = GPTConfig(vocab_size=4096, context_length=256, qk_norm=True, qk_norm_weight=True)  # as `small_gpt`
 LARGE = GPTConfig(vocab_size=50_257, context_length=256, num_layers=12, num_heads=12, d_model=768)  # as GPT-2
 
 

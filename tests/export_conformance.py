@@ -2,13 +2,18 @@
 
 The tests check these numbers. As a program, it prints the table of stage 9's lesson:
 
-    python tests/export_conformance.py
+    python tests/export_conformance.py                        # with llama-cpp-python, the rows of GGUF too
+    python tests/export_conformance.py --vllm PATH/bin/python # a Python that has vLLM
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
+import copy
+import json
 import os
+import subprocess
 import tempfile
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -16,13 +21,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from support.serving import tiny_model
 
 from deployment.export.gguf_file import export_gguf
 from deployment.export.huggingface import export_huggingface
 from deployment.export.onnx_file import export_onnx, export_torchscript
+from finetuning.adapters.lora import LoRAConfig, add_lora
+from finetuning.adapters.peft_format import save_adapter
 from finetuning.data.chat_format import TEMPLATES, Message
+from groundwork.files import read_yaml
 from tokenizer.bpe_tokenizer import BPETokenizer
+from tokenizer.interface import Tokenizer
 from transformer.gpt_model import GPTModel
 from transformer.sampling import SamplingParameters, generate
 
@@ -30,7 +40,9 @@ GPT2 = {"norm": "layernorm", "feed_forward": "gelu_tanh", "positions": "learned"
 LLAMA = {"num_kv_heads": 2, "rope_theta": 5000.0}
 QWEN3 = {"num_kv_heads": 2, "head_dim": 32, "qk_norm": True, "qk_norm_weight": True, "tie_embeddings": True}
 OWN = {"feed_forward": "relu2", "qk_norm": True, "logit_softcap": 30.0, "sliding_window": 24, "attention_sinks": 2}
-FAMILIES = {"GPT-2": GPT2, "Llama": LLAMA, "Qwen3": QWEN3, "own recipe": OWN}
+SMALL_GPT = read_yaml(Path(__file__).parents[1] / "configs/small_gpt.yaml")["model"]
+SMALL_GPT |= {"context_length": 128, "num_layers": 2, "d_model": 128}  # heads of 32, the least that vLLM has
+FAMILIES = {"GPT-2": GPT2, "Llama": LLAMA, "Qwen3": QWEN3, "small_gpt": SMALL_GPT, "own recipe": OWN}
 TEMPLATE = TEMPLATES["nullm"]
 MERGES = [(116, 104), (256, 101), (32, 257), (105, 110), (97, 110), (260, 100), (32, 97)]
 TEXTS = [
@@ -64,9 +76,11 @@ class Agreement:
 
 
 def tiny(family: str) -> tuple[GPTModel, BPETokenizer]:
-    """A random model of a family, and its tokenizer."""
+    """A random model of a family, or a briefly trained one of a preset, and its tokenizer."""
     tokenizer = BPETokenizer(MERGES, TEMPLATE.special_tokens)
     model = tiny_model(tokenizer.vocab_size, **FAMILIES[family])
+    if model.config.zero_init_residual:  # until it is trained, its blocks do nothing
+        _train(model, torch.tensor([tokenizer.encode("the end of the sand and in the sand an end " * 4)]))
     with torch.no_grad():  # norms of 1 and biases of 0 would hide a mix-up
         for name, parameter in model.named_parameters():
             if "norm" in name or name.endswith("bias"):
@@ -74,6 +88,15 @@ def tiny(family: str) -> tuple[GPTModel, BPETokenizer]:
         if model.config.tie_embeddings:
             model.head.weight.mul_(0.7)
     return model, tokenizer
+
+
+def _train(model: GPTModel, ids: torch.Tensor) -> None:
+    optimizer = torch.optim.AdamW(model.train().parameters(), lr=0.02)
+    for _ in range(5):
+        F.cross_entropy(model(ids)[0, :-1], ids[0, 1:]).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    model.eval()
 
 
 def original(model: GPTModel, ids: torch.Tensor) -> torch.Tensor:
@@ -211,8 +234,47 @@ def gguf(family: str, folder: Path, kind: str) -> Agreement:
     return Agreement(same, difference, chosen == greedy(model, prompt))
 
 
+def vllm(model: GPTModel, tokenizer: Tokenizer, exported: Path, python: str, prompts: list[str]) -> list[Agreement]:
+    """vLLM on the exported folder, in float32: without an adapter, and with one that has random numbers.
+
+    Args:
+        model: the original.
+        tokenizer: its tokenizer.
+        exported: a Hugging Face folder; the adapter and the result are written beside it.
+        python: a Python that has vLLM, in an environment of its own.
+        prompts: texts to continue.
+    """
+    adapted = copy.deepcopy(model)
+    add_lora(adapted, LoRAConfig(rank=8, alpha=16, pattern="blocks.*"))
+    for name, parameter in adapted.named_parameters():
+        if name.endswith("lora_b"):
+            torch.nn.init.normal_(parameter, std=0.05)
+    adapter, result = save_adapter(adapted, exported.with_name("adapter")), exported.with_name("vllm.json")
+    ids = [tokenizer.encode(text) for text in prompts]
+    job = {"texts": TEXTS, "prompts": ids, "tokens": 16, "context": 128}
+    job |= {"model": str(exported), "adapter": str(adapter), "result": str(result)}
+    script = Path(__file__).parent / "support" / "greedy_by_vllm.py"
+    environment = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "2", "HF_HUB_OFFLINE": "1", "PYTHONPATH": ""}
+    environment["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # all in one process
+    subprocess.run([python, script], input=json.dumps(job), text=True, env=environment, check=True)
+    found = json.loads(result.read_text(encoding="utf-8"))
+    same = found["texts"] == [tokenizer.encode(text, "all") for text in TEXTS]
+    agreements = []
+    for ours, theirs in zip((model, adapted), found["runs"], strict=True):
+        difference = 0.0
+        for prompt, tokens, steps in zip(ids, theirs["tokens"], theirs["logprobs"], strict=True):
+            logits = original(ours, torch.tensor([prompt + tokens]))[0, len(prompt) - 1 : -1]
+            for row, step in zip(logits.log_softmax(-1), steps, strict=True):
+                difference = max(difference, *(abs(float(row[int(index)]) - value) for index, value in step.items()))
+        agreements.append(Agreement(same, difference, theirs["tokens"] == [greedy(ours, prompt) for prompt in ids]))
+    return agreements
+
+
 def main() -> None:
     """Print the table."""
+    parser = argparse.ArgumentParser(description="Exported models compared with the originals.")
+    parser.add_argument("--vllm", help="a Python that has vLLM")
+    options = parser.parse_args()
     print("| format | model | ids | largest difference of a logit | 16 greedy tokens |\n|---|---|---|---:|---|")
 
     def row(name: str, family: str, found: Agreement) -> None:
@@ -226,6 +288,11 @@ def main() -> None:
                 row("hf", family, huggingface(family, folder / "hf"))
                 for kind in ("f32", "f16", "q8_0") if find_spec("llama_cpp") else ():
                     row(f"gguf {kind}", family, gguf(family, folder, kind))
+            if options.vllm and family == "small_gpt":
+                model, tokenizer = tiny(family)
+                plain, adapted = vllm(model, tokenizer, folder / "hf", options.vllm, TEXTS[:2])
+                row("vllm", family, plain)
+                row("vllm, with an adapter", family, adapted)
             plain, cached = onnx(family, folder / "onnx")
             row("onnx", family, plain)
             row("onnx with cache", family, cached)

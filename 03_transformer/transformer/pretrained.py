@@ -119,17 +119,12 @@ def save_pretrained(
     family = family_of_model(config)
     dtype = dtype or model.token_embedding.weight.dtype
     stored = _stored_tensors(model, family, dtype)
-    written = {
-        "architectures": [family.architecture],
-        "model_type": family.model_type,
-        **family.write_config(config),
-        "torch_dtype": str(dtype).removeprefix("torch."),
-    }
     temporary = folder / f".writing.{os.getpid()}.tmp"
     try:
         temporary.mkdir(parents=True)
         names = write_shards(stored, temporary, max_shard_bytes)
-        (temporary / "config.json").write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
+        content = json.dumps(config_content(config, dtype), indent=2) + "\n"
+        (temporary / "config.json").write_text(content, encoding="utf-8")
         for stale in (*folder.glob("model*.safetensors"), folder / INDEX):
             stale.unlink(missing_ok=True)
         for name in (*names, "config.json"):
@@ -139,6 +134,25 @@ def save_pretrained(
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return folder
+
+
+def config_content(config: GPTConfig, dtype: torch.dtype) -> dict[str, Any]:
+    """What `config.json` says of a model.
+
+    Args:
+        config: the model.
+        dtype: type of the stored weights.
+
+    Raises:
+        PretrainedError: no class has the model's parts.
+    """
+    family = family_of_model(config)
+    return {
+        "architectures": [family.architecture],
+        "model_type": family.model_type,
+        **family.write_config(config),
+        "torch_dtype": str(dtype).removeprefix("torch."),
+    }
 
 
 def read_config(folder: Path) -> tuple[Family, GPTConfig]:

@@ -41,7 +41,7 @@ PRE_TOKENIZERS: dict[str, tuple[str, ...]] = {
     "deepseek-v3": _DEEPSEEK3,
     "tekken": (_TEKKEN,),
 }
-_WHOLE_PRE_TOKENS = ("llama-bpe", "llama3", "llama-v3", "falcon3", "tekken")  # looked up before they are merged
+WHOLE_PRE_TOKENS = ("llama-bpe", "llama3", "llama-v3", "falcon3", "tekken")  # looked up before they are merged
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ def _byte_level(vocabulary: GGUFVocabulary) -> dict[str, Any]:
         vocabulary,
         pre_tokenizer={"type": "Sequence", "pretokenizers": [*splits, byte_level]},
         decoder=byte_level,
-        model={**model, "ignore_merges": vocabulary.pre in _WHOLE_PRE_TOKENS},
+        model={**model, "ignore_merges": vocabulary.pre in WHOLE_PRE_TOKENS},
     )
 
 
@@ -164,12 +164,12 @@ def _sentence_piece(vocabulary: GGUFVocabulary) -> dict[str, Any]:
             "fuse_unk": True,
             "byte_fallback": BYTE in vocabulary.types,
             "vocab": _vocab(vocabulary),
-            "merges": _merges_by_score(vocabulary),
+            "merges": merges_by_score(vocabulary),
         },
     )
 
 
-def _merges_by_score(vocabulary: GGUFVocabulary) -> list[list[str]]:
+def merges_by_score(vocabulary: GGUFVocabulary) -> list[list[str]]:
     """All pairs of tokens that make a token, in the order of its score: SentencePiece keeps no merges."""
     score = {
         text: vocabulary.scores[index]

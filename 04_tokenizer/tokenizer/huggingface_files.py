@@ -39,9 +39,8 @@ def save_huggingface(
         folder: where to write; made if it does not exist.
         context_length: written as `model_max_length`, after which `transformers` warns.
     """
-    content = tokenizer.content if isinstance(tokenizer, PipelineTokenizer) else _content(tokenizer)
     folder = Path(folder)
-    write_atomically(folder / "tokenizer.json", json.dumps(content, ensure_ascii=False, indent=1) + "\n")
+    write_atomically(folder / "tokenizer.json", json.dumps(content_of(tokenizer), ensure_ascii=False, indent=1) + "\n")
     tokenizer.files.write(folder)
     if not tokenizer.files.tokenizer_config:
         configuration = _configuration(tokenizer, context_length)
@@ -50,7 +49,10 @@ def save_huggingface(
         )
 
 
-def _content(tokenizer: BPETokenizer) -> dict[str, Any]:
+def content_of(tokenizer: BPETokenizer | PipelineTokenizer) -> dict[str, Any]:
+    """The content of a tokenizer's `tokenizer.json`; `read_content` is the inverse."""
+    if isinstance(tokenizer, PipelineTokenizer):
+        return tokenizer.content
     names, vocabulary = printable_vocabulary(tokenizer)
     added = tokenizer.added_tokens
     return {

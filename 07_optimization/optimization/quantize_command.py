@@ -24,7 +24,6 @@ from optimization.weights.quantized_model import (
     Method,
     QuantizationError,
     count_bytes,
-    is_quantized,
     quantize_model,
     save_quantized,
 )
@@ -61,8 +60,6 @@ def _run(options: argparse.Namespace) -> int:
     if options.tokens < 2:
         raise QuantizationError(f"--tokens must be at least 2, got {options.tokens}")
     path = Path(options.checkpoint) if options.checkpoint else newest_run()
-    if is_quantized(path):
-        raise QuantizationError(f"{path} is quantized already; give the checkpoint that it was made from")
     loaded = load_model(checkpoint_of(path))
     run = loaded.folder.parent if STEP_FOLDER.fullmatch(loaded.folder.name) else loaded.folder
     output = options.output or run.with_name(f"{run.name}_{options.method}")

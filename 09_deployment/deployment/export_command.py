@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from deployment.export.gguf_file import TYPES, export_gguf
-from deployment.export.huggingface import export_huggingface
+from deployment.export.huggingface import export_huggingface, write_companions
 from deployment.export.onnx_file import export_onnx, export_torchscript
 from deployment.served_model import name_of
 from finetuning.adapters.lora import fold_adapter
@@ -71,10 +71,10 @@ def _export(options: argparse.Namespace) -> int:
         export_gguf(model, tokenizer, template, folder / f"{name}-{kind}.gguf", name, kind)
     elif options.type not in (None, "f32"):
         raise UserError(f"{options.to} is written in f32 only, got {options.type!r}")
-    elif options.to == "onnx":
-        export_onnx(model, folder)
     else:
-        export_torchscript(model, folder)
+        record = export_onnx if options.to == "onnx" else export_torchscript
+        record(model, folder)
+        write_companions(model, tokenizer, template, folder)
     for file in sorted(folder.iterdir()):
         print(f"{file}  {file.stat().st_size / 2**20:,.1f} MiB")
     return 0

@@ -12,7 +12,18 @@ import tokenizers
 from support.tokenizer_specimens import FAMILIES
 
 from tokenizer.bpe_tokenizer import BPETokenizer
-from tokenizer.gguf_vocabulary import BYTE, CONTROL, NORMAL, UNKNOWN, USER_DEFINED, GGUFVocabulary, build_tokenizer
+from tokenizer.gguf_parts import gguf_parts
+from tokenizer.gguf_vocabulary import (
+    BYTE,
+    CONTROL,
+    NORMAL,
+    UNKNOWN,
+    UNUSED,
+    USER_DEFINED,
+    GGUFVocabulary,
+    build_tokenizer,
+)
+from tokenizer.huggingface_files import read_content
 from tokenizer.interface import END_OF_TEXT, TokenizerError
 from tokenizer.loading import load_tokenizer
 from tokenizer.pipeline.pipeline_tokenizer import PipelineTokenizer
@@ -140,3 +151,64 @@ def test_parts_that_are_not_supported_are_refused_by_name(change: dict[str, Any]
     values = {"model": "gpt2", "tokens": tokens, "types": types, "merges": merges, "pre": "smollm", **change}
     with pytest.raises(TokenizerError, match=message):
         build_tokenizer(GGUFVocabulary(**values))
+
+
+# To GGUF
+
+
+@pytest.mark.parametrize(
+    ("family", "name"),
+    [
+        ("GPT-2", "gpt-2"),
+        ("Llama 3", "llama-bpe"),
+        ("Qwen 3", "qwen2"),
+        ("SmolLM2", "smollm"),
+        ("DeepSeek V3", "deepseek-v3"),
+        ("Llama 2", "llama"),
+        ("Gemma", "llama"),
+    ],
+)
+def test_the_parts_for_a_gguf_file_make_the_same_tokenizer_again(family: str, name: str):
+    tokenizer = read_content(FAMILIES[family])
+    parts = gguf_parts(tokenizer, tokenizer.vocab_size + 2)
+    assert name in (parts.pre, parts.model)
+    assert len(parts.tokens) == len(parts.types) == tokenizer.vocab_size + 2
+    assert parts.types[-1] == UNUSED and parts.tokens[-1] == f"[UNUSED{tokenizer.vocab_size + 1}]"
+    again = build_tokenizer(parts)
+    assert again.special_tokens == tokenizer.special_tokens and again.always_found == tokenizer.always_found
+    for text in ("The newest cat: 1969, don't — 東京 naïve<think> lower", "  low\n\n newer", "", "Ünïcode 🙂 low er"):
+        assert again.encode(text) == tokenizer.encode(text)
+        assert again.encode(text + "<s></s>", "all") == tokenizer.encode(text + "<s></s>", "all")
+
+
+_MERGES = FAMILIES["Llama 2"]["model"]["merges"]
+SPLIT = _MERGES[1::2] + _MERGES[::2]  # the pairs that make one token are no longer together
+
+
+def changed(family: str, **parts: Any) -> dict[str, Any]:
+    content = FAMILIES[family]
+    return {**content, **parts, "model": {**content["model"], **parts.get("model", {})}}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (FAMILIES["Falcon"], r"does not know the tokenizer's pattern \(Punctuation, ByteLevel, Digits, Split\)"),
+        (FAMILIES["T5"], "its model is Unigram"),
+        (FAMILIES["BERT"], "its model is WordPiece"),
+        (FAMILIES["RoBERTa"], "its added token '<mask>' has lstrip"),
+        (FAMILIES["Mistral"], "its Metaspace puts a space before a text by the scheme 'first'"),
+        (changed("GPT-2", model={"merges": []}), "without merges"),
+        (changed("GPT-2", normalizer={"type": "Lowercase"}), "its normalizer Lowercase is not in GGUF"),
+        (changed("Llama 3", model={"ignore_merges": False}), "do not make its token 'unmade'"),
+        (changed("Llama 2", model={"byte_fallback": False}), "no token for some bytes"),
+        (changed("Llama 2", model={"ignore_merges": True}), "ignore_merges"),
+        (changed("Llama 2", model={"merges": SPLIT}), "not in the order"),
+        (changed("Llama 2", model={"merges": _MERGES[:-1]}), "not in the order"),
+        (changed("Llama 2", normalizer={"type": "NFKC"}), r"\(NFKC\) are not those of SentencePiece"),
+    ],
+)
+def test_a_tokenizer_that_llama_cpp_does_not_have_is_refused_by_name(content: dict[str, Any], message: str):
+    tokenizer = read_content(content)
+    with pytest.raises(TokenizerError, match=message):
+        gguf_parts(tokenizer, tokenizer.vocab_size)

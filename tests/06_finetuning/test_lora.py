@@ -29,6 +29,9 @@ from transformer.pretrained import save_pretrained
 GPT2 = {"norm": "layernorm", "feed_forward": "gelu_tanh", "positions": "learned", "bias": True}
 LLAMA = {"num_kv_heads": 2}
 QWEN3 = {"num_kv_heads": 2, "qk_norm": True, "qk_norm_weight": True, "head_dim": 16}
+# Families that store several of our matrices as one.
+PHI3 = {"num_kv_heads": 2, "rope_fraction": 0.5}
+NEOX = {"norm": "layernorm", "feed_forward": "gelu_tanh", "bias": True, "parallel_residual": True, "rope_fraction": 0.5}
 KINDS = pytest.mark.parametrize("kind", [{}, {"rank_stabilised": True}, {"dora": True}], ids=["lora", "rslora", "dora"])
 
 
@@ -149,7 +152,15 @@ def test_a_pattern_that_matches_nothing_names_what_there_is(model: GPTModel):
 
 # --- peft -------------------------------------------------------------------------------------
 
-STYLES = pytest.mark.parametrize("style", [GPT2, LLAMA, QWEN3], ids=["gpt2", "llama", "qwen3"])
+# What peft is told to adapt in each family.
+TARGETS = {
+    "gpt2": (GPT2, ["c_attn", "c_proj", "c_fc"]),
+    "llama": (LLAMA, ["q_proj", "v_proj", "up_proj", "down_proj"]),
+    "qwen3": (QWEN3, ["q_proj", "v_proj", "up_proj", "down_proj"]),
+    "phi3": (PHI3, ["qkv_proj", "gate_up_proj", "down_proj"]),
+    "neox": (NEOX, ["query_key_value", "dense", "dense_h_to_4h"]),
+}
+STYLES = pytest.mark.parametrize("style", [style for style, _ in TARGETS.values()], ids=list(TARGETS))
 
 
 def exported(model: GPTModel, folder: Path):
@@ -188,7 +199,7 @@ def test_we_load_pefts_adapter_and_have_the_same_logits(style, kind, tmp_path: P
     model = build(**style)
     theirs = exported(model, tmp_path / "base")
     options = {"use_rslora": kind.get("rank_stabilised", False), "use_dora": kind.get("dora", False)}
-    targets = ["c_attn", "c_proj", "c_fc"] if style is GPT2 else ["q_proj", "v_proj", "up_proj", "down_proj"]
+    targets = next(targets for known, targets in TARGETS.values() if known is style)
     config = peft.LoraConfig(
         r=4, lora_alpha=9, target_modules=targets, task_type="CAUSAL_LM", fan_in_fan_out=style is GPT2, **options
     )

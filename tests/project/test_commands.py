@@ -65,10 +65,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_workspace(folder, ("1.1", "3.1", "4.1", "5.1", "5.6", "6.1"))
     for line in (
         "05_training/train.py --config configs/small_gpt.yaml",
-        "05_training/train.py --config configs/llama_30m.yaml",
         "06_finetuning/finetune.py --config configs/sft.yaml",
-        "06_finetuning/finetune.py --config configs/sft.yaml --base checkpoints/llama_30m "
-        "--output_dir checkpoints/base",
+        "06_finetuning/finetune.py --config configs/sft.yaml --output_dir checkpoints/base",
         "06_finetuning/finetune.py --config configs/lora.yaml --base checkpoints/base --output_dir checkpoints/poet",
         "09_deployment/export.py --checkpoint checkpoints/base --to hf --output path/to/model",
     ):
@@ -130,7 +128,7 @@ def shortened(words: list[str]) -> list[str]:
         if flag in LIMITS:
             words[words.index(flag) + 1] = str(min(int(value), LIMITS[flag]))
     if words[1].endswith("export.py") and "--checkpoint" not in words:
-        words += ["--checkpoint", "checkpoints/llama_30m"]  # its parts have a name in every format
+        words += ["--checkpoint", "checkpoints/small_gpt"]
     words = [str(ROOT / word) if word.endswith(".py") else word for word in words]
     return words if words[0] == "learn" else words[1:]
 

@@ -16,7 +16,7 @@ from tokenizer.interface import TokenizerError
 from tokenizer.interop import BYTE_OF_CHARACTER
 from tokenizer.pipeline.foreign_patterns import compile_pattern
 
-_BYTE = regex.compile(r"<0x([0-9A-Fa-f]{2})>")
+BYTE_TOKEN = regex.compile(r"<0x([0-9A-Fa-f]{2})>")
 _CLEAN_UP = (
     (" .", "."),
     (" ?", "?"),
@@ -83,7 +83,7 @@ class TokenDecoder:
             if kind == "Replace":
                 token = self._patterns[index].sub(lambda _, content=step["content"]: content, token)
             elif kind == "ByteFallback":
-                if match := _BYTE.fullmatch(token):
+                if match := BYTE_TOKEN.fullmatch(token):
                     return self._without_start(bytes([int(match.group(1), 16)]), first)
             elif kind == "Metaspace":
                 drop = first and step.get("prepend_scheme", "always") != "never"

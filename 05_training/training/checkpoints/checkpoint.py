@@ -34,6 +34,7 @@ from transformer.size_check import require_possible_sizes
 STEP_FOLDER = re.compile(r"step_(\d{8})")
 T = TypeVar("T")
 ATTEMPTS = 20  # to read from a run that removes checkpoints at the same time
+QUANTIZATION = "quantization.json"  # in a checkpoint that stage 7 wrote with weights in few bits
 SHARDS = "shards"  # the folder in a checkpoint for what is spread over several processes
 
 
@@ -213,6 +214,10 @@ def load_model(path: Path | str, device: torch.device | str = "cpu") -> LoadedMo
 
 def read_model(folder: Path, device: torch.device | str = "cpu") -> LoadedModel:
     """Load the model and its tokenizer from a checkpoint that was found, and so verified, before."""
+    if (folder / QUANTIZATION).exists():
+        raise CheckpointError(
+            f"{folder} is quantized, which is for inference here; give the checkpoint that it was made from"
+        )
     model, tokenizer = build_model(folder)
     load_weights(model, folder)
     return LoadedModel(model.to(device).eval(), tokenizer, folder)

@@ -30,13 +30,12 @@ from optimization.weights.quantization import (
     QuantizedLayer,
     W8A8Linear,
 )
-from training.checkpoints.checkpoint import CheckpointError, LoadedModel
+from training.checkpoints.checkpoint import QUANTIZATION, CheckpointError, LoadedModel
 from training.checkpoints.manifest import MANIFEST, write_manifest
 from transformer.gpt_model import GPTModel
 
 Method = Literal["int8", "w8a8", "int4", "gptq"]
 LAYOUT = "nullm-quantized-1"
-QUANTIZATION = "quantization.json"
 
 
 class QuantizationError(ValueError):

@@ -15,21 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deployment.export.huggingface import require_bpe
 from finetuning.data.chat_format import ChatFormat
 from groundwork.files import replacing
 from groundwork.user_errors import UserError
-from tokenizer.bpe_tokenizer import BPETokenizer
-from tokenizer.interface import Tokenizer
-from tokenizer.interop import to_printable
-from tokenizer.patterns import (
-    CL100K_PATTERN,
-    DIGITS_PATTERN,
-    GPT2_PATTERN,
-    LLAMA3_PATTERN,
-    O200K_PATTERN,
-    QWEN_PATTERN,
-)
+from tokenizer.gguf_parts import gguf_parts
+from tokenizer.gguf_vocabulary import UNKNOWN, GGUFVocabulary
+from tokenizer.interface import Tokenizer, TokenizerError
 from transformer.gguf_families import GGUFFamily, gguf_family_of_model
 from transformer.gguf_layout import ROPE_FREQUENCIES, as_stored, rope_frequencies, stored_tensors, write_sizes
 from transformer.gpt_model import GPTModel
@@ -37,15 +28,6 @@ from transformer.pretrained_family import PretrainedError, unscaled_norm
 
 # Types of the matrices; the number is llama.cpp's for a file of mostly this type.
 TYPES = {"f32": 0, "f16": 1, "bf16": 32, "q8_0": 7, "q4_0": 2}
-# llama.cpp has these patterns built in, under these names.
-PRE_TOKENIZERS = {
-    GPT2_PATTERN: "gpt-2",
-    CL100K_PATTERN: "llama-bpe",
-    LLAMA3_PATTERN: "llama-bpe",
-    QWEN_PATTERN: "qwen2",
-    DIGITS_PATTERN: "smollm",
-    O200K_PATTERN: "gpt-4o",
-}
 
 
 def export_gguf(
@@ -55,7 +37,7 @@ def export_gguf(
 
     Args:
         model: a model with the parts of one of `transformer.gguf_families`.
-        tokenizer: byte-level BPE with a pattern that llama.cpp knows.
+        tokenizer: one that llama.cpp has; see `tokenizer.gguf_parts`.
         template: chat template of a model that was taught to chat.
         path: path of the file.
         name: name of the model.
@@ -74,22 +56,20 @@ def export_gguf(
     except PretrainedError as error:
         raise UserError(
             f"GGUF cannot hold this model: {error}. onnx and torchscript can hold it: they record the computation itself. "
-            "Or train with the parts of Llama (configs/llama_30m.yaml)"
+            "Or train with parts that a class has, such as those in configs/small_gpt.yaml"
         ) from None
-    bpe = require_bpe(tokenizer, "GGUF")
-    if bpe.pattern not in PRE_TOKENIZERS:
-        raise UserError(
-            "llama.cpp does not know the tokenizer's pattern; it knows those of GPT-2, GPT-4, GPT-4o, Llama 3, Qwen and SmolLM2"
-        )
-    if not bpe.merges:
-        raise UserError("llama.cpp reads no tokenizer without merges, and this one has bytes alone")
+    try:
+        vocabulary = gguf_parts(tokenizer, model.token_embedding.num_embeddings)
+    except TokenizerError as error:
+        raise UserError(f"GGUF cannot hold this model's tokenizer: {error}") from None
     with replacing(path) as temporary:
         writer = gguf.GGUFWriter(temporary, family.architecture)
         writer.add_name(name)
         writer.add_file_type(TYPES[kind])
         for key, value in write_sizes(family, config).items():
             _add_value(writer, f"{family.architecture}.{key}", value)
-        _add_tokenizer(writer, bpe, template, model.token_embedding.num_embeddings)
+        _add_vocabulary(writer, vocabulary)
+        _add_special_tokens(writer, tokenizer, template)
         for tensor_name, tensor in _tensors(model, family):
             _add_tensor(writer, tensor_name, tensor, kind)
         writer.write_header_to_file()
@@ -111,29 +91,21 @@ def _add_value(writer: Any, key: str, value: bool | int | float | str) -> None:
         writer.add_string(key, value)
 
 
-def _add_tokenizer(writer: Any, tokenizer: BPETokenizer, template: ChatFormat | None, rows: int) -> None:
-    import gguf
+def _add_vocabulary(writer: Any, vocabulary: GGUFVocabulary) -> None:
+    writer.add_tokenizer_model(vocabulary.model)
+    writer.add_tokenizer_pre(vocabulary.pre)
+    writer.add_token_list(vocabulary.tokens)
+    writer.add_token_types(vocabulary.types)
+    if vocabulary.model == "gpt2":  # llama.cpp's name for byte-level BPE
+        writer.add_token_merges(vocabulary.merges)
+        return
+    writer.add_token_scores(vocabulary.scores)
+    writer.add_add_space_prefix(vocabulary.adds_space)
+    if UNKNOWN in vocabulary.types:
+        writer.add_unk_token_id(vocabulary.types.index(UNKNOWN))
 
-    special = {index: text for text, index in tokenizer.added_tokens.ids.items()}
-    tokens, types = list[str](), list[int]()
-    ordinary = set(tokenizer.ids) - special.keys()
-    for index in range(rows):
-        if index in special:
-            tokens.append(special[index])
-            is_special = special[index] in tokenizer.special_tokens
-            types.append(gguf.TokenType.CONTROL if is_special else gguf.TokenType.USER_DEFINED)
-        elif index in ordinary:
-            tokens.append(to_printable(tokenizer.decode_bytes([index])))
-            types.append(gguf.TokenType.NORMAL)
-        else:  # a row of the model without a token
-            tokens.append(f"[UNUSED{index}]")
-            types.append(gguf.TokenType.UNUSED)
-    printable = [to_printable(token) for token in tokenizer.tokens]
-    writer.add_tokenizer_model("gpt2")  # llama.cpp's name for byte-level BPE
-    writer.add_tokenizer_pre(PRE_TOKENIZERS[tokenizer.pattern])
-    writer.add_token_list(tokens)
-    writer.add_token_types(types)
-    writer.add_token_merges([f"{printable[left]} {printable[right]}" for left, right in tokenizer.merges])
+
+def _add_special_tokens(writer: Any, tokenizer: Tokenizer, template: ChatFormat | None) -> None:
     named = tokenizer.id_of(tokenizer.files.token("bos_token"))
     begin = tokenizer.end_of_text_id if named is None else named
     writer.add_add_bos_token(bool(tokenizer.begin_ids))

@@ -15,7 +15,7 @@ from tokenizer.huggingface_files import save_huggingface
 from tokenizer.interface import Tokenizer
 from tokenizer.pipeline.pipeline_tokenizer import PipelineTokenizer
 from transformer.gpt_model import GPTModel
-from transformer.pretrained import family_of_model, save_pretrained
+from transformer.pretrained import config_content, family_of_model, save_pretrained
 from transformer.pretrained_family import Family, PretrainedError
 
 TRAINING_TEMPLATE = "chat_template_training.jinja"  # with tags that only transformers reads
@@ -36,21 +36,8 @@ def exportable_family(model: GPTModel, where: str) -> Family:
     except PretrainedError as error:
         raise UserError(
             f"{where} cannot hold this model: {error}. onnx and torchscript can hold it: they record the "
-            "computation itself. Or train with the parts of Llama (configs/llama_30m.yaml)"
+            "computation itself. Or train with parts that a class has, such as those in configs/small_gpt.yaml"
         ) from None
-
-
-def require_bpe(tokenizer: Tokenizer, where: str) -> BPETokenizer:
-    """The tokenizer, if it is a `BPETokenizer`.
-
-    Raises:
-        UserError: it is of another kind.
-    """
-    if not isinstance(tokenizer, BPETokenizer):
-        raise UserError(
-            f"{where} needs a byte-level BPE tokenizer, and this model's is of type {tokenizer.type_name!r}"
-        )
-    return tokenizer
 
 
 def export_huggingface(
@@ -75,19 +62,50 @@ def export_huggingface(
         UserError: no class has the model's parts, or the tokenizer is of another kind.
     """
     family = exportable_family(model, "A Hugging Face folder")
-    if not isinstance(tokenizer, PipelineTokenizer):
-        tokenizer = require_bpe(tokenizer, "A Hugging Face folder")
+    if not isinstance(tokenizer, BPETokenizer | PipelineTokenizer):
+        raise UserError(
+            f"A Hugging Face folder needs a byte-level BPE tokenizer, and this model's is of type {tokenizer.type_name!r}"
+        )
     save_pretrained(model, folder, dtype)
-    save_huggingface(tokenizer, folder, model.config.context_length)
-    if template is not None and template.to_jinja() != tokenizer.files.chat_template:
-        _teach(tokenizer, template, folder)
-    if not tokenizer.files.generation_config:
-        _write_generation_config(tokenizer, template, folder)
+    _write_tokenizer(model, tokenizer, template, folder)
     write_atomically(
         folder / "README.md",
         _model_card(model, family, name, template is not None, (folder / TRAINING_TEMPLATE).exists()),
     )
     return folder
+
+
+def write_companions(model: GPTModel, tokenizer: Tokenizer, template: ChatFormat | None, folder: Path) -> None:
+    """Write what belongs to a graph beside it: `config.json`, the tokenizer and its chat template, how to generate.
+
+    They are Hugging Face's files where its format can hold them. Otherwise `config.json` has the fields of `GPTConfig`
+    and the model type `nullm`, and `tokenizer.json` is as a checkpoint has it.
+
+    Args:
+        model: the model of the graph.
+        tokenizer: its tokenizer, of any kind.
+        template: chat template of a model that was taught to chat.
+        folder: of the graph.
+    """
+    try:
+        content = config_content(model.config, torch.float32)
+    except PretrainedError:
+        content = {"model_type": "nullm", **model.config.to_dict()}
+    write_atomically(folder / "config.json", json.dumps(content, indent=2) + "\n")
+    if isinstance(tokenizer, BPETokenizer | PipelineTokenizer):
+        _write_tokenizer(model, tokenizer, template, folder)
+    else:
+        tokenizer.save(folder / "tokenizer.json")
+
+
+def _write_tokenizer(
+    model: GPTModel, tokenizer: BPETokenizer | PipelineTokenizer, template: ChatFormat | None, folder: Path
+) -> None:
+    save_huggingface(tokenizer, folder, model.config.context_length)
+    if template is not None and template.to_jinja() != tokenizer.files.chat_template:
+        _teach(tokenizer, template, folder)
+    if not tokenizer.files.generation_config:
+        _write_generation_config(tokenizer, template, folder)
 
 
 def _teach(tokenizer: Tokenizer, template: ChatFormat, folder: Path) -> None:
