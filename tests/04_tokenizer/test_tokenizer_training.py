@@ -106,8 +106,6 @@ def test_counts_are_those_of_the_regular_expression(texts, pattern: str):
 def test_counting_in_parts_and_processes_changes_nothing(workers: int, pattern: str, monkeypatch):
     whole = count_pre_tokens([TEXT, TEXT[::-1]], pattern)
     monkeypatch.setattr(pre_token_counts, "CHUNK_LENGTH", 700)
-    monkeypatch.setattr(pre_token_counts, "PIECE_LENGTH", 100)
-    monkeypatch.setattr(pre_token_counts, "_TABLE_SIZE", 50)
     pieces = (TEXT[start : start + 37] for start in range(0, len(TEXT), 37))
     assert count_pre_tokens([pieces, TEXT[::-1]], pattern, workers=workers) == whole
 
