@@ -35,7 +35,7 @@ from tokenizer.patterns import GPT2_PATTERN, PreTokenizer, replace_surrogates, t
 from tokenizer.pipeline.added_tokens import AddedToken, AddedTokens
 from tokenizer.text_frame import TextFrame
 
-SHORT = 200  # characters; below, plain Python is fast enough, and nothing has to be compiled or loaded for it
+SHORT = 100  # characters; below, plain Python is fast enough, and nothing has to be compiled or loaded for it
 # Pre-tokens repeat (Zipf's law), so their ids are remembered; the bound keeps memory constant.
 CACHE_SIZE = 1 << 18
 LONGEST_CACHED = 64  # characters; longer pre-tokens rarely occur twice
@@ -212,7 +212,8 @@ class BPETokenizer(Tokenizer):
         """Encode a text of any length into an array. See `Tokenizer.encode_to_array`."""
         if not kernels_are_compiled():
             return super().encode_to_array(text, allowed_special)
-        return self.encode_batch_to_array([text], allowed_special)[0]
+        parts = list(self.added_tokens.split(text, allowed_special))
+        return self._loop.encode(*_pieces_and_specials(parts))[0]
 
     def encode_batch_to_array(
         self, texts: Iterable[str], allowed_special: Literal["all"] | Collection[str] = ()
@@ -221,15 +222,12 @@ class BPETokenizer(Tokenizer):
         require_texts(texts, "texts")
         if not kernels_are_compiled():
             return super().encode_batch_to_array(texts, allowed_special)
-        pieces: list[str] = []
-        specials: list[int] = []  # after each piece, -1 for none
-        before_end: list[int] = []  # pieces up to the end of each text
+        parts: list[tuple[str, int | None]] = []
+        before_end: list[int] = []  # parts up to the end of each text
         for text in texts:
-            for part, special_id in self.added_tokens.split(text, allowed_special):
-                pieces.append(part if special_id is None else "")
-                specials.append(-1 if special_id is None else special_id)
-            before_end.append(len(pieces))
-        ids, ends = self._loop.encode(pieces, specials)
+            parts += self.added_tokens.split(text, allowed_special)
+            before_end.append(len(parts))
+        ids, ends = self._loop.encode(*_pieces_and_specials(parts))
         return ids, ends[before_end]
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
@@ -305,6 +303,13 @@ class BPETokenizer(Tokenizer):
     def __reduce__(self) -> tuple[Callable[[dict[str, Any]], BPETokenizer], tuple[dict[str, Any]], dict[str, Any]]:
         # For other processes: what defines the tokenizer, without its caches.
         return BPETokenizer.from_json, (self.to_json(),), {"files": self.files}
+
+
+def _pieces_and_specials(parts: list[tuple[str, int | None]]) -> tuple[list[str], list[int]]:
+    """What `AddedTokens.split` found, for the loop: pieces of text, and the id that stands after each, -1 for none."""
+    return [part if index is None else "" for part, index in parts], [
+        -1 if index is None else index for _, index in parts
+    ]
 
 
 def _checked_ids(ids: Sequence[int] | None, tokens: int) -> list[int]:

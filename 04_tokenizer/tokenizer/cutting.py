@@ -253,7 +253,9 @@ def next_end(windows, at, stop, classes, kind):
         end = run_end(windows, begin, stop, classes, OTHER)
         if kind >= CL100K:
             while end < stop and (
-                windows[end] & 0xFF == 0x0A or windows[end] & 0xFF == 0x0D or (kind == O200K and windows[end] & 0xFF == 0x2F)
+                windows[end] & 0xFF == 0x0A
+                or windows[end] & 0xFF == 0x0D
+                or (kind == O200K and windows[end] & 0xFF == 0x2F)
             ):
                 end += 1
         return end

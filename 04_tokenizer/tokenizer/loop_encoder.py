@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from itertools import accumulate, chain
@@ -10,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from groundwork.compiled import kernels_are_compiled
 from tokenizer.cutting import CODE_POINTS, KINDS, PADDING, WHOLE, class_table, windows_of
 from tokenizer.encoding_loop import Vocabulary, count_pieces, encode_pieces, remember_whole
 from tokenizer.merging import Merger
@@ -30,12 +32,11 @@ class _Text(NamedTuple):
 
 
 def _as_text(pieces: Sequence[str], kind: int) -> _Text:
-    data = [to_utf8(piece) for piece in pieces]
-    stops = np.fromiter(accumulate(map(len, data)), np.int64, len(data))
-    is_ascii = all(map(str.isascii, pieces))
-    return _Text(
-        windows_of(b"".join([*data, bytes(PADDING)])), stops, kind, class_table(128 if is_ascii else CODE_POINTS)
-    )
+    data = [*map(to_utf8, pieces)]
+    stops = np.array([*accumulate(map(len, data))], np.int64)
+    data.append(bytes(PADDING))
+    classes = class_table(128 if all(map(str.isascii, pieces)) else CODE_POINTS)
+    return _Text(windows_of(b"".join(data)), stops, kind, classes)
 
 
 def _cut_by_expression(pieces: Iterable[str], pre_tokenizer: PreTokenizer) -> list[list[str]]:
@@ -117,6 +118,8 @@ def count_by_loop(texts: Sequence[str], pre_tokenizer: PreTokenizer) -> dict[byt
     >>> count_by_loop(["to be or not to be"], PreTokenizer())[b" be"]
     2
     """
+    if not kernels_are_compiled():
+        return Counter(piece.encode() for text in texts for piece in pre_tokenizer.split(to_utf8(text).decode()))
     kind = KINDS.get(pre_tokenizer.pattern)
     if kind is None:
         texts, kind = list(chain(*_cut_by_expression(texts, pre_tokenizer))), WHOLE

@@ -19,8 +19,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Generic, ParamSpec, TypeVar
 
-SWITCH = "NULLM_KERNELS"  # "plain" turns compiled code off
 _NOTICEABLE = 1.0  # seconds of compiling after which we say so
+_lock = threading.RLock()
+_said: list[str] = []
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -29,10 +30,12 @@ Result = TypeVar("Result")
 @functools.cache
 def kernels_are_compiled() -> bool:
     """Whether compiled code is used: always, unless the environment says `NULLM_KERNELS=plain`."""
-    return os.environ.get(SWITCH) != "plain"
+    return os.environ.get("NULLM_KERNELS") != "plain"
 
 
-def compiled(*, allocates: bool = True, **options: Any) -> Callable[[Callable[Arguments, Result]], Compiled[Arguments, Result]]:
+def compiled(
+    *, allocates: bool = True, **options: Any
+) -> Callable[[Callable[Arguments, Result]], Compiled[Arguments, Result]]:
     """Decorate a function so that Numba compiles it at its first call.
 
     The function may call others that are decorated so, in any file. Its code must be what Numba understands: numbers,
@@ -65,16 +68,17 @@ class Compiled(Generic[Arguments, Result]):
     def _dispatcher(self) -> Callable[Arguments, Result]:
         if not kernels_are_compiled():
             return self.function
-        numba = _load_numba()
         # Numba compiles again when the file of a function has changed, but does not look at the functions that it calls.
         # So the files of all of them name the folder.
         digest = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(self._files()))).hexdigest()
-        numba.config.CACHE_DIR = str(_cache_folder() / digest[:16])
-        try:
-            return numba.njit(nogil=True, cache=True, **self._options)(self.function)
-        except RuntimeError:  # no folder can be written to
-            _say_once("No folder for compiled code can be written to, so it is compiled again in each run.")
-            return numba.njit(nogil=True, **self._options)(self.function)
+        numba = _load_numba()
+        with _lock:  # the folder is a setting of the whole process
+            numba.config.CACHE_DIR = str(_cache_folder() / digest[:16])
+            try:
+                return numba.njit(cache=True, nogil=True, **self._options)(self.function)
+            except RuntimeError:  # neither this folder nor any other that Numba knows can be written to
+                _say_once("No folder for compiled code can be written to, so each run compiles again.")
+                return numba.njit(nogil=True, **self._options)(self.function)
 
     @property
     def _numba_type_(self) -> Any:  # by which Numba recognises what a compiled function calls
@@ -115,6 +119,8 @@ def _load_numba() -> Any:
     return numba
 
 
-@functools.cache
 def _say_once(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    """One line in all: what cannot be kept needs no second line while it compiles."""
+    if not _said:
+        _said.append(line)
+        print(line, file=sys.stderr, flush=True)

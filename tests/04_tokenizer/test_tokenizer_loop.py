@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +16,7 @@ import tokenizers
 from hypothesis import example, given, settings, strategies as st
 from support.tokenizer_references import TEXT, any_texts, edge_texts
 
-from tokenizer.bpe_tokenizer import BPETokenizer
+from tokenizer.bpe_tokenizer import SHORT, BPETokenizer
 from tokenizer.cutting import (
     CODE_POINTS,
     KINDS,
@@ -34,7 +38,9 @@ from tokenizer.patterns import GPT2_PATTERN, QWEN_PATTERN, PreTokenizer, to_utf8
 
 # Words long enough for several windows of eight bytes, with everything that may end them.
 words = st.text("abcXYZ", min_size=1, max_size=20)
-separators = st.sampled_from([" ", "  ", "'s", "'LL", "'ſ", "1", "é", "ǅ", "中", "́", "\n", "\r\n ", "/", "!\n/", "\u2028"])
+separators = st.sampled_from(
+    [" ", "  ", "'s", "'LL", "'ſ", "1", "é", "ǅ", "中", "́", "\n", "\r\n ", "/", "!\n/", "\u2028"]
+)
 word_texts = st.lists(st.one_of(words, separators), max_size=12).map("".join)
 
 
@@ -144,3 +150,24 @@ def test_the_table_of_classes_takes_little_memory_to_make():
     kinds = {"a": LOWER, "É": UPPER, "ǅ": UPPER, "東": OTHER_LETTER, "ʰ": OTHER_LETTER, "́": MARK, "٣": NUMBER}
     kinds |= {"\u2028": SPACE, "\t": SPACE, "\r": LINE_END, "\x1c": SYMBOL, "🙂": SYMBOL}
     assert {character: int(table[ord(character)]) for character in kinds} == kinds
+
+
+@pytest.mark.slow
+def test_plain_kernels_give_the_same_ids_and_counts_and_a_short_text_needs_no_numba(tmp_path: Path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys\n"
+        "from tokenizer import BPETokenizer\n"
+        "from tokenizer.pre_token_counts import count_pre_tokens\n"
+        "tokenizer = BPETokenizer([(104, 105), (32, 256)], ['<e>'])\n"
+        f"short = tokenizer.encode('hi hi!'[:{SHORT - 1}])\n"
+        "assert 'numba' not in sys.modules\n"
+        "text = 'hi é hi!' * 100\n"
+        "print(short, tokenizer.encode(text), tokenizer.encode_batch([text, '', 'hi']), sep='\\n')\n"
+        "print(tokenizer.encode_to_array('hi<e>', 'all').tolist(), count_pre_tokens([text])[b' hi'])\n"
+    )
+    kinds = [os.environ | {"NULLM_KERNELS": kind} for kind in ("plain", "")]
+    plain, compiled = (
+        subprocess.run([sys.executable, script], capture_output=True, text=True, env=env) for env in kinds
+    )
+    assert plain.stderr == "" and plain.stdout == compiled.stdout != ""
