@@ -13,6 +13,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
+from functools import lru_cache
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -28,6 +29,7 @@ from tokenizer.bpe_vocabulary import (
     number_tokens,
     spell_tokens,
 )
+from tokenizer.cutting import KINDS
 from tokenizer.interface import Tokenizer, TokenizerError, check_special_tokens
 from tokenizer.loop_encoder import LoopEncoder
 from tokenizer.merging import Merger, Pair
@@ -36,9 +38,7 @@ from tokenizer.pipeline.added_tokens import AddedToken, AddedTokens
 from tokenizer.text_frame import TextFrame
 
 SHORT = 100  # characters; below, plain Python is fast enough, and nothing has to be compiled or loaded for it
-# Pre-tokens repeat (Zipf's law), so their ids are remembered; the bound keeps memory constant.
-CACHE_SIZE = 1 << 18
-LONGEST_CACHED = 64  # characters; longer pre-tokens rarely occur twice
+CACHE_SIZE = 1 << 16  # pre-tokens repeat (Zipf's law), so the ids of this many are remembered
 
 
 class BPETokenizer(Tokenizer):
@@ -99,8 +99,9 @@ class BPETokenizer(Tokenizer):
         for byte in missing:
             self._whole.pop(bytes([byte]), None)
         id_of_token = np.array(self.ids, dtype=np.int64).astype(np.uint32)
-        self._loop = LoopEncoder(self._pre_tokenizer, self._merger, id_of_token, self._whole)
-        self._cache: dict[str, list[int]] = {}
+        self._loop = LoopEncoder(pattern, self._merger, id_of_token, self._whole)
+        self._has_loop = pattern in KINDS and kernels_are_compiled()
+        self._ids_of = lru_cache(CACHE_SIZE)(self._merge)
 
     @classmethod
     def from_vocabulary(
@@ -198,7 +199,7 @@ class BPETokenizer(Tokenizer):
         Raises:
             TokenizerError: `allowed_special` names a token that does not exist.
         """
-        if len(text) >= SHORT and kernels_are_compiled():
+        if len(text) >= SHORT and self._has_loop:
             return self.encode_to_array(text, allowed_special).tolist()
         ids: list[int] = []
         for piece, special_id in self.added_tokens.split(text, allowed_special):
@@ -210,24 +211,23 @@ class BPETokenizer(Tokenizer):
 
     def encode_to_array(self, text: str, allowed_special: Literal["all"] | Collection[str] = ()) -> NDArray[np.uint32]:
         """Encode a text of any length into an array. See `Tokenizer.encode_to_array`."""
-        if not kernels_are_compiled():
+        if not self._has_loop:
             return super().encode_to_array(text, allowed_special)
-        parts = list(self.added_tokens.split(text, allowed_special))
-        return self._loop.encode(*_pieces_and_specials(parts))[0]
+        return self._loop.encode([*self.added_tokens.split(text, allowed_special)])[0]
 
     def encode_batch_to_array(
         self, texts: Iterable[str], allowed_special: Literal["all"] | Collection[str] = ()
     ) -> tuple[NDArray[np.uint32], NDArray[np.intp]]:
         """Encode many texts, faster than one by one. See `Tokenizer.encode_batch_to_array`."""
         require_texts(texts, "texts")
-        if not kernels_are_compiled():
+        if not self._has_loop:
             return super().encode_batch_to_array(texts, allowed_special)
         parts: list[tuple[str, int | None]] = []
         before_end: list[int] = []  # parts up to the end of each text
         for text in texts:
             parts += self.added_tokens.split(text, allowed_special)
             before_end.append(len(parts))
-        ids, ends = self._loop.encode(*_pieces_and_specials(parts))
+        ids, ends = self._loop.encode(parts)
         return ids, ends[before_end]
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
@@ -252,20 +252,12 @@ class BPETokenizer(Tokenizer):
     def _encode_plainly(self, text: str) -> list[int]:
         if not text.isascii():
             text = replace_surrogates(text)
-        cache, ids = self._cache, []
-        for pre_token in self._pre_tokenizer.split(text):
-            known = cache.get(pre_token)
-            if known is None:
-                data = pre_token.encode("utf-8")
-                whole = self._whole.get(data)
-                tokens = self._merger.merge(data) if whole is None else [whole]
-                known = [self.ids[token] for token in tokens]
-                if len(pre_token) <= LONGEST_CACHED:
-                    if len(cache) >= CACHE_SIZE:
-                        cache.clear()
-                    cache[pre_token] = known
-            ids += known
-        return ids
+        return [token for pre_token in self._pre_tokenizer.split(text) for token in self._ids_of(pre_token)]
+
+    def _merge(self, pre_token: str) -> list[int]:
+        data = pre_token.encode()
+        whole = self._whole.get(data)
+        return [self.ids[token] for token in (self._merger.merge(data) if whole is None else [whole])]
 
     def to_json(self) -> dict[str, Any]:
         """Pattern, special tokens, merges, and what differs from a vocabulary that was trained here."""
@@ -303,13 +295,6 @@ class BPETokenizer(Tokenizer):
     def __reduce__(self) -> tuple[Callable[[dict[str, Any]], BPETokenizer], tuple[dict[str, Any]], dict[str, Any]]:
         # For other processes: what defines the tokenizer, without its caches.
         return BPETokenizer.from_json, (self.to_json(),), {"files": self.files}
-
-
-def _pieces_and_specials(parts: list[tuple[str, int | None]]) -> tuple[list[str], list[int]]:
-    """What `AddedTokens.split` found, for the loop: pieces of text, and the id that stands after each, -1 for none."""
-    return [part if index is None else "" for part, index in parts], [
-        -1 if index is None else index for _, index in parts
-    ]
 
 
 def _checked_ids(ids: Sequence[int] | None, tokens: int) -> list[int]:

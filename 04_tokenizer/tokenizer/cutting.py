@@ -11,20 +11,14 @@ looked at in a few steps, without a branch that the processor could guess wrong.
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import regex
 from numpy.typing import NDArray
 
 from groundwork.compiled import compiled
-from tokenizer.patterns import (
-    CL100K_PATTERN,
-    DIGITS_PATTERN,
-    GPT2_PATTERN,
-    LLAMA3_PATTERN,
-    O200K_PATTERN,
-    QWEN_PATTERN,
-)
+from tokenizer import patterns
 
 # Classes of characters, one bit each, so that one comparison asks for several.
 UPPER, LOWER, OTHER_LETTER, MARK, NUMBER, SPACE, LINE_END, SYMBOL = (1 << bit for bit in range(8))
@@ -53,14 +47,10 @@ _1, _05, _7, _1F, _20, _56, _7F = map(np.uint64, (1, 0x05, 7, 0x1F, 0x20, 56, 0x
 CODE_POINTS = 0x110000
 PADDING = 16  # bytes after a text that may be looked at
 _PART = 0x10000
-WHOLE, GPT2, DIGITS, CL100K, LLAMA3, QWEN, O200K = range(7)  # kinds of cutting; WHOLE does not cut
+GPT2, DIGITS, CL100K, LLAMA3, QWEN, O200K = range(6)  # kinds of cutting
 KINDS = {
-    GPT2_PATTERN: GPT2,
-    DIGITS_PATTERN: DIGITS,
-    CL100K_PATTERN: CL100K,
-    LLAMA3_PATTERN: LLAMA3,
-    QWEN_PATTERN: QWEN,
-    O200K_PATTERN: O200K,
+    getattr(patterns, f"{name}_PATTERN"): kind
+    for kind, name in enumerate(("GPT2", "DIGITS", "CL100K", "LLAMA3", "QWEN", "O200K"))
 }
 
 
@@ -88,7 +78,7 @@ def windows_of(data: bytes) -> NDArray[np.int64]:
 
 
 @compiled(forceinline=True, allocates=False)
-def class_at(windows, at, stop, classes):
+def class_at(windows: Any, at: int, stop: int, classes: Any) -> Any:
     """Class of the character at a place, and its number of bytes."""
     if not 0 <= at < stop:
         return END, 0
@@ -105,7 +95,7 @@ def class_at(windows, at, stop, classes):
 
 
 @compiled(allocates=False)
-def run_end(windows, at, stop, classes, wanted):
+def run_end(windows: Any, at: int, stop: int, classes: Any, wanted: int) -> int:
     """End of the run of characters of the wanted classes that begins at a place."""
     while True:
         kind, size = class_at(windows, at, stop, classes)
@@ -115,7 +105,7 @@ def run_end(windows, at, stop, classes, wanted):
 
 
 @compiled(forceinline=True, allocates=False)
-def letters_end(windows, at, stop, classes):
+def letters_end(windows: Any, at: int, stop: int, classes: Any) -> Any:
     """`run_end` for letters, eight at a time where they are letters of English.
 
     Each byte of the window is tested in its own eight bits of the integer: adding 0x80 - "a" sets the highest bit of
@@ -141,32 +131,26 @@ def letters_end(windows, at, stop, classes):
 
 
 @compiled(allocates=False)
-def contraction(windows, at, stop, any_case):
+def contraction(windows: Any, at: int, stop: int, any_case: bool) -> int:
     """Bytes of 's 't 'm 'd 're 've 'll at a place where an apostrophe is; 0 if there is none."""
-    window = windows[at] >> 8
-    first, second = window & 0xFF, window >> 8 & 0xFF
-    if any_case:
-        if window & 0xFFFF == 0xBFC5 and at + 2 < stop:  # ſ, the long s, is an s in another case
-            return 3
-        first, second = first | 0x20, second | 0x20
-    if at + 1 < stop and (first == 0x73 or first == 0x74 or first == 0x6D or first == 0x64):  # s t m d
-        return 2
-    if at + 2 < stop and (
-        (first == 0x6C and second == 0x6C) or ((first == 0x72 or first == 0x76) and second == 0x65)  # ll re ve
-    ):
+    two = windows[at] >> 8 & 0xFFFF  # the bytes after it, the first in the lower half
+    if any_case and two == 0xBFC5 and at + 2 < stop:  # ſ, the long s, is an s in another case
         return 3
-    return 0
+    if any_case:
+        two |= 0x2020  # lower case
+    if at + 1 < stop and two & 0xFF in (0x73, 0x74, 0x6D, 0x64):  # s t m d
+        return 2
+    return 3 if at + 2 < stop and two in (0x6572, 0x6576, 0x6C6C) else 0  # re ve ll
 
 
 @compiled(allocates=False)
-def cased_word_end(windows, at, stop, classes, lower_needed):
-    """End of a word of GPT-4o's pattern, upper case before lower case; `at` if there is none.
+def cased_word_ends(windows: Any, at: int, stop: int, classes: Any) -> Any:
+    """Two ends of a word of GPT-4o's pattern: with at least one character of its lower-case part, and without any.
 
-    Args:
-        lower_needed: whether a character of the lower-case part must be there. Letters without case, and marks, belong to
-            both parts, so the last of them can be that character.
+    Upper case comes before lower case. Letters without case, and marks, belong to both parts, so the last of them can be
+    the character that the lower-case part needs. An end is `at` if there is no such word.
     """
-    end, last_low = at, at  # of the upper-case part; of its last character that could be in the lower-case part
+    end, last_low = at, at
     while True:
         kind, size = class_at(windows, end, stop, classes)
         if not kind & HIGH:
@@ -174,13 +158,27 @@ def cased_word_end(windows, at, stop, classes, lower_needed):
         end += size
         if kind & LOW:
             last_low = end
-    if kind & LOWER:
-        return run_end(windows, end, stop, classes, LOW)
-    return last_low if lower_needed else end
+    return run_end(windows, end, stop, classes, LOW) if kind & LOWER else last_low, end
 
 
 @compiled(allocates=False)
-def blank_end(windows, at, stop, classes, kind):
+def o200k_word_end(windows: Any, at: int, stop: int, classes: Any, first: int, after: int) -> int:
+    """End of GPT-4o's word at a place, with what may stand before and after it; `at` if there is none."""
+    begin = after if first & BEFORE_WORD else at
+    end, upper_end = cased_word_ends(windows, begin, stop, classes)
+    if end == begin and first & MARK:  # a mark may stand before a word, and may be one
+        end, _ = cased_word_ends(windows, at, stop, classes)
+    elif end == begin:
+        end = upper_end
+        if end == begin:
+            return at
+    if end < stop and windows[end] & 0xFF == 0x27:
+        end += contraction(windows, end, stop, True)
+    return end
+
+
+@compiled(allocates=False)
+def blank_end(windows: Any, at: int, stop: int, classes: Any, kind: int) -> int:
     """End of a pre-token of white space."""
     end, last, line_end = at, at, at  # of the run; where its last character begins; after its last line end
     while True:
@@ -199,8 +197,8 @@ def blank_end(windows, at, stop, classes, kind):
     return last  # the last character is left to what follows
 
 
-@compiled(forceinline=True, allocates=False)
-def next_end(windows, at, stop, classes, kind):
+@compiled(allocates=False, forceinline=True)
+def next_end(windows: Any, at: int, stop: int, classes: Any, kind: int) -> int:
     """End of the pre-token that begins at a place.
 
     Args:
@@ -210,71 +208,35 @@ def next_end(windows, at, stop, classes, kind):
         classes: see `class_table`; of ASCII only if the text is.
         kind: one of `KINDS`.
     """
-    if kind == WHOLE:
-        return stop
+    byte = windows[at] & 0xFF
     first, size = class_at(windows, at, stop, classes)
     after = at + size
-    if windows[at] & 0xFF == 0x27 and kind != O200K:
+    second, _ = class_at(windows, after, stop, classes)
+    if byte == 0x27 and kind != O200K:
         length = contraction(windows, at, stop, kind >= CL100K)
         if length:
             return at + length
-    begin, behind = at, first  # where the run begins, after a space; and the class of its first character
-    if windows[at] & 0xFF == 0x20:
-        begin = after
-        behind, size = class_at(windows, begin, stop, classes)
-    if kind == GPT2 or kind == DIGITS:
-        if behind & LETTER:
-            return letters_end(windows, begin, stop, classes)
-        if behind & NUMBER and kind == GPT2:
-            return run_end(windows, begin, stop, classes, NUMBER)
-    else:
-        if kind == O200K:
-            end = o200k_word_end(windows, at, stop, classes)
-            if end > at:
-                return end
-        elif first & LETTER:
-            return letters_end(windows, at, stop, classes)
-        elif first & BEFORE_WORD:
-            if begin == at:
-                behind, size = class_at(windows, after, stop, classes)
-            if behind & LETTER:
-                return letters_end(windows, after, stop, classes)
-            if begin == at:
-                behind = first
+    if kind == O200K:
+        end = o200k_word_end(windows, at, stop, classes, first, after)
+        if end > at:
+            return end
+    elif kind >= CL100K and first & LETTER:
+        return letters_end(windows, at, stop, classes)
+    elif kind >= CL100K and first & BEFORE_WORD and second & LETTER:
+        return letters_end(windows, after, stop, classes)
+    begin, behind = (after, second) if byte == 0x20 else (at, first)  # the run after a space, if there is one
+    if kind <= DIGITS and behind & LETTER:
+        return letters_end(windows, begin, stop, classes)
+    if kind == GPT2 and behind & NUMBER:
+        return run_end(windows, begin, stop, classes, NUMBER)
     if first & NUMBER:
-        end = after
-        for _ in range(0 if kind == QWEN or kind == DIGITS else 2):
-            found, size = class_at(windows, end, stop, classes)
-            if not found & NUMBER:
-                break
-            end += size
-        return end
+        for _ in range(0 if kind in (QWEN, DIGITS) else 2):
+            second, size = class_at(windows, after, stop, classes)
+            after += size if second & NUMBER else 0
+        return after
     if behind & OTHER:
         end = run_end(windows, begin, stop, classes, OTHER)
-        if kind >= CL100K:
-            while end < stop and (
-                windows[end] & 0xFF == 0x0A
-                or windows[end] & 0xFF == 0x0D
-                or (kind == O200K and windows[end] & 0xFF == 0x2F)
-            ):
-                end += 1
+        while kind >= CL100K and end < stop and windows[end] & 0xFF in (0x0A, 0x0D, 0x2F if kind == O200K else 0x0A):
+            end += 1
         return end
     return blank_end(windows, at, stop, classes, kind)
-
-
-@compiled(allocates=False)
-def o200k_word_end(windows, at, stop, classes):
-    """End of GPT-4o's word at a place, with what may stand before and after it; `at` if there is none."""
-    first, size = class_at(windows, at, stop, classes)
-    begin = at + size if first & BEFORE_WORD else at
-    end = cased_word_end(windows, begin, stop, classes, True)
-    if end == begin and first & MARK:  # a mark may stand before a word, and may be one
-        begin = at
-        end = cased_word_end(windows, begin, stop, classes, True)
-    if end == begin:
-        end = cased_word_end(windows, begin, stop, classes, False)
-    if end == begin:
-        return at
-    if end < stop and windows[end] & 0xFF == 0x27:
-        end += contraction(windows, end, stop, True)
-    return end

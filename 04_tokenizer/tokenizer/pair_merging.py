@@ -6,18 +6,18 @@ at a place computed from its numbers, or at the next free one after it.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
-from numpy.typing import NDArray
 
 from groundwork.compiled import compiled
 
 _LOW_HALF = 0xFFFFFFFF
-_SHORT = 48  # tokens; below, looking through all pairs for the first merge is faster than a heap
 NO_MERGE = 1 << 62
 
 
 @compiled()
-def make_pair_table(pairs, made):
+def make_pair_table(pairs: Any, made: Any) -> Any:
     """Table of the merges: rows of (pair, merge and the token that it makes), -1 where a row is free.
 
     Args:
@@ -36,7 +36,7 @@ def make_pair_table(pairs, made):
 
 
 @compiled(forceinline=True, allocates=False)
-def _pair_slot(table, left, right):
+def _pair_slot(table: Any, left: int, right: int) -> Any:
     """The row of a pair, or the free row where it would stand."""
     last = len(table) - 1
     slot = (left * 0x9E3779B1 + right * 0x85EBCA6B) >> 15 & last
@@ -46,45 +46,19 @@ def _pair_slot(table, left, right):
 
 
 @compiled(forceinline=True, allocates=False)
-def _find_merge(table, left, right):
+def _find_merge(table: Any, left: int, right: int) -> Any:
     """The merge of a pair in the upper half and the token that it makes in the lower half; `NO_MERGE` if it has none."""
     slot = _pair_slot(table, left, right)
     return table[slot, 1] if table[slot, 0] != -1 else NO_MERGE
 
 
 @compiled()
-def merge_tokens(tokens, table):
-    """Merge the tokens of one pre-token where they stand, and return how many are left, all at the front."""
-    if len(tokens) > _SHORT:
-        return merge_by_heap(tokens, table)
-    count = len(tokens)
-    merges = np.empty(count, np.int64)  # of the pair that begins at each token
-    for place in range(count - 1):
-        merges[place] = _find_merge(table, tokens[place], tokens[place + 1])
-    while count > 1:
-        at = 0
-        for place in range(1, count - 1):
-            if merges[place] < merges[at]:  # the merge learned first, at its leftmost place
-                at = place
-        if merges[at] == NO_MERGE:
-            break
-        tokens[at] = merges[at] & _LOW_HALF
-        count -= 1
-        for place in range(at + 1, count):
-            tokens[place], merges[place - 1] = tokens[place + 1], merges[place]
-        if at + 1 < count:
-            merges[at] = _find_merge(table, tokens[at], tokens[at + 1])
-        if at:
-            merges[at - 1] = _find_merge(table, tokens[at - 1], tokens[at])
-    return count
+def merge_tokens(tokens: Any, table: Any) -> int:
+    """Merge the tokens of one pre-token where they stand, and return how many are left, all at the front.
 
-
-@compiled()
-def merge_by_heap(tokens, table):
-    """The same with a heap of the possible merges, the one to make next at its top.
-
-    Each merge makes at most two new ones possible. So the time grows with the length times its logarithm, not with the
-    square. A merge that has become impossible stays in the heap, and is recognised when it comes to the top.
+    The possible merges are in a heap, the one to make next at its top. Each merge makes at most two new ones possible. So
+    the time grows with the length times its logarithm, not with the square. A merge that has become impossible stays in
+    the heap, and is recognised when it comes to the top.
     """
     count = len(tokens)
     following, preceding = np.arange(1, count + 1), np.arange(-1, count - 1)
@@ -125,7 +99,7 @@ def merge_by_heap(tokens, table):
 
 
 @compiled(allocates=False)
-def _sift_down(heap, place, size):
+def _sift_down(heap: Any, place: int, size: int) -> None:
     """Move an entry down, below smaller ones."""
     entry = heap[place]
     while True:
@@ -142,7 +116,7 @@ def _sift_down(heap, place, size):
 
 
 @compiled(allocates=False)
-def _push(heap, size, found, place):
+def _push(heap: Any, size: int, found: int, place: int) -> int:
     """Add a merge that has become possible; return the new size."""
     if found == NO_MERGE:
         return size

@@ -13,8 +13,8 @@ import regex
 
 from groundwork.user_errors import require_texts
 from tokenizer.interface import check_special_tokens
-from tokenizer.parallel import map_in_order
 from tokenizer.loop_encoder import count_by_loop
+from tokenizer.parallel import map_in_order
 from tokenizer.patterns import GPT2_PATTERN, PreTokenizer
 from tokenizer.streaming import join_safely
 

@@ -31,7 +31,7 @@ class Memory(NamedTuple):
 
     Args:
         rows: `(rows, 4)`: the two halves of the key, 0 where a row is free; then two numbers for whoever uses the table.
-            The last one of a long pre-token is the place of its bytes in `texts`.
+            The last one of a long pre-token is at first the place of its bytes in `texts`.
         texts: the bytes of the long pre-tokens.
         ids: room for ids that do not fit into a row.
         used: how many rows, bytes and ids are in use, `(3,)`.
@@ -45,59 +45,27 @@ class Memory(NamedTuple):
     factors: NDArray[np.uint64]
 
 
-def new_memory(pre_tokens: int = 1 << 10, texts: int = 1 << 12) -> Memory:
-    """An empty memory with room for some pre-tokens, and for the bytes of long ones."""
-    factors = np.array([secrets.randbits(64) | 1 for _ in range(3)], np.uint64)
-    rows = np.zeros((1 << (4 * pre_tokens - 1).bit_length(), 4), np.int64)
-    ids = np.empty(pre_tokens + (1 << 12), np.uint32)
-    return Memory(rows, np.empty(texts, np.uint8), ids, np.zeros(3, np.int64), factors)
+def new_memory(pre_tokens: int = 1 << 16, texts: int = 1 << 20) -> Memory:
+    """An empty memory with room for some pre-tokens, and for the bytes of long ones. Unused pages of it take no memory."""
+    rows = np.zeros((1 << (2 * pre_tokens - 1).bit_length(), 4), np.int64)  # half of them stay free: few keys meet
+    ids, used = np.empty(pre_tokens + texts, np.uint32), np.zeros(3, np.int64)
+    factors = [secrets.randbits(64) | 1 for _ in range(3)]
+    return Memory(rows, np.empty(texts, np.uint8), ids, used, np.array(factors, np.uint64))
 
 
-def with_room(memory: Memory, size: int) -> Memory:
-    """The same memory with room for more pre-tokens, each of at most `size` bytes."""
-    rows, texts, ids = memory.rows, memory.texts, memory.ids
-    if 2 * memory.used[0] >= len(rows):
-        rows = np.zeros((2 * len(rows), 4), np.int64)
-        _move_rows(memory.rows, rows, memory.factors)
-    if memory.used[1] + size > len(texts):
-        texts = np.append(texts, np.empty(len(texts) + size, np.uint8))
-    if memory.used[2] + size > len(ids):
-        ids = np.append(ids, np.empty(len(ids) + size, np.uint32))
-    return memory._replace(rows=rows, texts=texts, ids=ids)
-
-
-def pre_tokens_of(memory: Memory) -> tuple[list[bytes], NDArray[np.int64]]:
-    """The pre-tokens, and their rows."""
+def counts_of(memory: Memory) -> dict[bytes, int]:
+    """The pre-tokens and the third number of their rows."""
     rows = memory.rows[memory.rows[:, 1] != 0]
-    data, texts = rows[:, :2].astype("<i8").tobytes(), memory.texts.tobytes()
-    short, sizes, places = (rows[:, 1] < LONG).tolist(), (rows[:, 1] >> 56).tolist(), rows[:, 3].tolist()
-    lengths = (rows[:, 1] ^ LONG).tolist()
-    return [
-        data[16 * row : 16 * row + sizes[row]] if short[row] else texts[places[row] : places[row] + lengths[row]]
-        for row in range(len(rows))
-    ], rows
-
-
-@compiled(allocates=False)
-def _move_rows(old: Any, new: Any, factors: Any) -> None:
-    for row in range(len(old)):
-        if old[row, 1]:
-            slot = _first_slot(new, factors, old[row, 0], old[row, 1])
-            while new[slot, 1]:
-                slot = slot + 1 & len(new) - 1
-            for column in range(4):
-                new[slot, column] = old[row, column]
+    keys, texts = rows[:, :2].astype("<i8").tobytes(), memory.texts.tobytes()
+    counts: dict[bytes, int] = {}
+    for row, (_, high, count, place) in enumerate(rows.tolist()):
+        start, size, data = (place, high ^ LONG, texts) if high >= LONG else (16 * row, high >> 56, keys)
+        counts[data[start : start + size]] = count
+    return counts
 
 
 @compiled(allocates=False, forceinline=True)
-def _first_slot(rows: Any, factors: Any, low: int, high: int) -> int:
-    mixed = np.uint64(low) * factors[0] + np.uint64(high) * factors[1]  # unsigned: modulo 2⁶⁴
-    mixed = (mixed ^ mixed >> _32) * factors[2]  # the highest bits depend on all the bits below
-    return np.int64(mixed >> _24) & len(rows) - 1
-
-
-@compiled(allocates=False, forceinline=True)
-def key_of(factors: Any, windows: Any, at: int, size: int) -> tuple[int, int]:
+def key_of(factors: Any, windows: Any, at: int, size: int) -> Any:
     """The two halves of the key of the pre-token of `size` bytes at a place. For `windows` see `cutting.windows_of`."""
     if size <= LONGEST_KEY:
         return windows[at] & _LOW_MASK[size], windows[at + 8] & _HIGH_MASK[size] | size << 56
@@ -110,9 +78,11 @@ def key_of(factors: Any, windows: Any, at: int, size: int) -> tuple[int, int]:
 
 
 @compiled(allocates=False, forceinline=True)
-def find_row(rows: Any, factors: Any, texts: Any, low: int, high: int, windows: Any, at: int) -> int:
+def find_row(rows: Any, texts: Any, factors: Any, low: int, high: int, windows: Any, at: int) -> Any:
     """The row of the pre-token with this key at this place, or the free row where it would stand."""
-    slot = _first_slot(rows, factors, low, high)
+    mixed = np.uint64(low) * factors[0] + np.uint64(high) * factors[1]  # unsigned: modulo 2⁶⁴
+    mixed = (mixed ^ mixed >> _32) * factors[2]  # the highest bits depend on all the bits below
+    slot = np.int64(mixed >> _24) & len(rows) - 1
     while rows[slot, 1] and (
         rows[slot, 0] != low
         or rows[slot, 1] != high
@@ -124,25 +94,23 @@ def find_row(rows: Any, factors: Any, texts: Any, low: int, high: int, windows: 
 
 @compiled(allocates=False)
 def _same_bytes(texts: Any, place: int, windows: Any, at: int, size: int) -> bool:
-    for offset in range(size):
+    for offset in range(size):  # noqa: SIM110 - a generator is nothing that Numba compiles
         if texts[place + offset] != windows[at + offset] & 0xFF:
             return False
     return True
 
 
-@compiled(allocates=False, forceinline=True)
-def has_room(rows: Any, texts: Any, ids: Any, used: Any, size: int) -> bool:
-    """Whether one more pre-token of `size` bytes has room. Half of the rows stay free, so that few keys meet."""
-    return 2 * used[0] < len(rows) and used[1] + size <= len(texts) and used[2] + size <= len(ids)
-
-
 @compiled(allocates=False)
-def claim_row(rows: Any, texts: Any, used: Any, slot: int, low: int, high: int, windows: Any, at: int) -> None:
-    """Give a free row to a pre-token; its two numbers are then 0, and the place of its bytes if it is long."""
-    rows[slot, 0], rows[slot, 1] = low, high
+def claim_row(
+    rows: Any, texts: Any, ids: Any, used: Any, slot: int, low: int, high: int, windows: Any, at: int, size: int
+) -> bool:
+    """Give a free row to a pre-token; False if the memory has no room for it."""
+    if 2 * used[0] >= len(rows) or used[1] + size > len(texts) or used[2] + size > len(ids):
+        return False
+    rows[slot, 0], rows[slot, 1], rows[slot, 3] = low, high, used[1]
     used[0] += 1
     if high >= LONG:
-        rows[slot, 3] = used[1]
-        for offset in range(high ^ LONG):
+        for offset in range(size):
             texts[used[1] + offset] = windows[at + offset] & 0xFF
-        used[1] += high ^ LONG
+        used[1] += size
+    return True
