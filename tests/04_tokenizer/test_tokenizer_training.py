@@ -150,6 +150,7 @@ def test_a_text_with_few_pairs_gives_a_smaller_vocabulary(documents, merges: int
 
 def test_counting_works_where_processes_are_spawned(tmp_path: Path):
     # As on macOS and Windows: a new interpreter that imports the script again.
+    count_pre_tokens(["compiled here, if it was not yet, so that the others say nothing about it"])
     script = tmp_path / "count.py"
     script.write_text(
         "import multiprocessing\n"
