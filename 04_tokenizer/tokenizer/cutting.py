@@ -95,7 +95,7 @@ def class_at(windows: Any, at: int, stop: int, classes: Any) -> Any:
 
 
 @compiled(allocates=False)
-def run_end(windows: Any, at: int, stop: int, classes: Any, wanted: int) -> int:
+def run_end(windows: Any, at: Any, stop: int, classes: Any, wanted: int) -> int:
     """End of the run of characters of the wanted classes that begins at a place."""
     while True:
         kind, size = class_at(windows, at, stop, classes)
