@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from itertools import accumulate
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,21 +18,15 @@ from tokenizer.patterns import PreTokenizer, to_utf8
 from tokenizer.pre_token_memory import Memory, counts_of, new_memory
 
 
-class _Text(NamedTuple):
-    """Pieces of text as the loops read them; see `encode_pieces`."""
-
-    windows: NDArray[np.int64]
-    stops: NDArray[np.int64]
-    kind: int
-    classes: NDArray[np.uint8]
-
-
-def _as_text(pieces: Sequence[str], pattern: str) -> _Text:
+def _as_arrays(
+    pieces: Sequence[str], pattern: str
+) -> tuple[NDArray[np.int64], NDArray[np.int64], int, NDArray[np.uint8]]:
+    """What the loops read: windows, stops, kind, classes; see `encode_pieces`."""
     data = [*map(to_utf8, pieces)]
     stops = np.array([*accumulate(map(len, data))], np.int64)
     data.append(bytes(PADDING))
     classes = class_table(128 if all(map(str.isascii, pieces)) else CODE_POINTS)
-    return _Text(windows_of(b"".join(data)), stops, KINDS[pattern], classes)
+    return windows_of(b"".join(data)), stops, KINDS[pattern], classes
 
 
 class LoopEncoder:
@@ -64,9 +57,9 @@ class LoopEncoder:
             ids: `(ids of all parts,)`.
             ends: `(parts + 1,)`, 0 and then for each part the position in `ids` after its last.
         """
-        text = _as_text([part if index is None else "" for part, index in parts], self._pattern)
+        text = _as_arrays([part if index is None else "" for part, index in parts], self._pattern)
         specials = np.array([-1 if index is None else index for _, index in parts], np.int64)
-        ids = np.empty(len(text.windows) + len(parts), np.uint32)
+        ids = np.empty(len(text[0]) + len(parts), np.uint32)
         ends, progress, vocabulary = np.zeros(len(parts) + 1, np.int64), np.zeros(3, np.int64), self._vocabulary
         try:
             memory = self._memories.pop()  # so that no two threads write to the same one
@@ -97,7 +90,7 @@ def count_by_loop(texts: Sequence[str], pre_tokenizer: PreTokenizer) -> Counter[
     """
     if pre_tokenizer.pattern not in KINDS or not kernels_are_compiled():
         return Counter(piece.encode() for text in texts for piece in pre_tokenizer.split(to_utf8(text).decode()))
-    text, progress = _as_text(texts, pre_tokenizer.pattern), np.zeros(2, np.int64)
+    text, progress = _as_arrays(texts, pre_tokenizer.pattern), np.zeros(2, np.int64)
     counts: Counter[bytes] = Counter()
     memory = new_memory()
     while size := count_pieces(*text, *memory, progress):

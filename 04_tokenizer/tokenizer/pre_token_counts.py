@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 
 import regex
 
@@ -48,7 +49,7 @@ def count_pre_tokens(
     require_texts(documents)
     counts: Counter[bytes] = Counter()
     chunks = _chunks(documents, PreTokenizer(pattern), check_special_tokens(special_tokens))
-    for found, characters in map_in_order(_ChunkCounter, (pattern,), chunks, workers):
+    for found, characters in map_in_order(partial, (_count_chunk, pattern), chunks, workers):
         counts.update(found)
         if max_distinct is not None and len(counts) > 2 * max_distinct:
             counts = Counter(dict(counts.most_common(max_distinct)))
@@ -79,12 +80,6 @@ def _chunks(
         yield chunk
 
 
-class _ChunkCounter:
-    """Counts chunks, in a separate process."""
-
-    def __init__(self, pattern: str):
-        self._pre_tokenizer = PreTokenizer(pattern)
-
-    def __call__(self, chunk: Chunk) -> tuple[dict[bytes, int], int]:
-        """How often each pre-token of a chunk occurs, and the number of characters."""
-        return count_by_loop(chunk, self._pre_tokenizer), sum(map(len, chunk))
+def _count_chunk(pattern: str, chunk: Chunk) -> tuple[Counter[bytes], int]:
+    """How often each pre-token of a chunk occurs, and the number of characters."""
+    return count_by_loop(chunk, PreTokenizer(pattern)), sum(map(len, chunk))
