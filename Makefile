@@ -16,7 +16,7 @@ INSTALL = $(or $(PYTHON),python3) install.py $(if $(filter command,$(origin PYTH
 help: ## Show the commands
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 18
 
-setup: ## Make .venv to train, generate, serve and learn (TORCH=cpu: 0.25 GB instead of 2.8 on Linux; PYTHON=python3.12)
+setup: ## Make .venv to train, generate, serve and learn (TORCH=cpu: 0.3 GB instead of 2.9 on Linux; PYTHON=python3.12)
 	@$(INSTALL)
 
 setup-docs: ## Make .venv, also to build the site

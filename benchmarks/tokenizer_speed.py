@@ -1,18 +1,21 @@
 """Tokenizer training and encoding compared with Hugging Face `tokenizers`, tiktoken and minbpe's algorithm.
 
 The text, the pattern and the vocabulary size are the same, and encoding uses exactly the same merges. The bare regular
-expression is measured too: no encoder that goes from match to match can be faster.
+expression is measured too: no encoder that goes from match to match can be faster. tokie, gigatoken and fastokens are
+measured where they are installed (`pip install tokie gigatoken fastokens`), on one core.
 """
 
 from __future__ import annotations
 
 import os
 import random
-import re
 import sysconfig
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 
@@ -27,9 +30,10 @@ from harness import Comparison, Contender, compare
 from neural_networks.corpora import load_corpus
 from tokenizer.bpe_tokenizer import BPETokenizer
 from tokenizer.file_encoder import encode_files
+from tokenizer.huggingface_files import save_huggingface
 from tokenizer.merging import Pair
 from tokenizer.parallel import usable_cores
-from tokenizer.patterns import CL100K_PATTERN, GPT2_PATTERN, spell_out_classes
+from tokenizer.patterns import CL100K_PATTERN, GPT2_PATTERN, O200K_PATTERN, QWEN_PATTERN
 from tokenizer.tokenizer_trainer import train_bpe
 
 CORES = 2  # for both sides, if both can use more than one
@@ -50,10 +54,15 @@ def run(quick: bool) -> list[Comparison]:
     results.append(_compare_with_minbpe(name, "\n".join(documents)[:1_000_000], 4 if quick else 60))
     ours = train_bpe(documents, 8192, special_tokens=())
     results += _compare_encoding(name, documents, ours, quick)
+    rounds = 2 if quick else 5
     if shakespeare := _shakespeare():
         results += _compare_encoding("Tiny Shakespeare", [shakespeare], ours, quick)
-    with_groups = train_bpe(documents, 8192, special_tokens=(), pattern=CL100K_PATTERN)
-    results.append(_compare_pattern(f"{name}, GPT-4's pattern", documents, with_groups, quick))
+        results.append(_into_an_array("Tiny Shakespeare", shakespeare, ours, rounds))
+        results.append(_into_an_array("Tiny Shakespeare ten times", 10 * shakespeare, ours, rounds))
+    results.append(_into_an_array(name, "\n".join(documents), ours, rounds))
+    for whose, pattern in (("GPT-4", CL100K_PATTERN), ("GPT-4o", O200K_PATTERN), ("Qwen", QWEN_PATTERN)):
+        its = train_bpe(documents, 8192, special_tokens=(), pattern=pattern)
+        results.append(_compare_pattern(f"{name}, {whose}'s pattern", documents, its))
     results += [
         _compare_adversarial(kind, text, ours) for kind, text in _adversarial_texts(200_000 if quick else 10**6)
     ]
@@ -159,8 +168,6 @@ def _tiktoken_with(ours: BPETokenizer) -> tiktoken.Encoding:
 
 
 def _tokenizers_with(ours: BPETokenizer) -> tokenizers.Tokenizer:
-    from tokenizer.huggingface_files import save_huggingface
-
     with tempfile.TemporaryDirectory() as folder:
         save_huggingface(ours, folder)
         return tokenizers.Tokenizer.from_file(str(Path(folder) / "tokenizer.json"))
@@ -186,7 +193,7 @@ def _compare_encoding(name: str, texts: list[str], ours: BPETokenizer, quick: bo
                 Contender("ours, into an array", lambda: ours.encode_batch_to_array(texts)),
                 Contender("tiktoken", lambda: peer.encode_ordinary_batch(texts, num_threads=1)),
                 Contender("tokenizers", lambda: [rust.encode(text).ids for text in texts]),
-                *_bare_expressions(texts),
+                _bare_expression(texts),
             ],
             rounds=rounds,
         )
@@ -207,20 +214,91 @@ def _compare_encoding(name: str, texts: list[str], ours: BPETokenizer, quick: bo
     return comparisons
 
 
-def _bare_expressions(texts: list[str]) -> list[Contender]:
-    slow, fast = regex.compile(GPT2_PATTERN), re.compile(spell_out_classes(GPT2_PATTERN))
-
-    def search(find: Callable[[str], list[str]]) -> None:
-        for text in texts:
-            find(text)
-
-    return [
-        Contender("only regex.findall", lambda: search(slow.findall)),
-        Contender("only re.findall", lambda: search(fast.findall)),
-    ]
+def _bare_expression(texts: list[str]) -> Contender:
+    expression = regex.compile(GPT2_PATTERN)
+    return Contender("only regex.findall", lambda: [expression.findall(text) for text in texts])
 
 
-def _compare_pattern(name: str, texts: list[str], ours: BPETokenizer, quick: bool) -> Comparison:
+def _into_an_array(name: str, text: str, ours: BPETokenizer, rounds: int) -> Comparison:
+    """One text into an array of ids, beside the fastest that there is. Each of them gives a NumPy array, or its bytes."""
+    size, peer = _megabytes([text]), _tiktoken_with(ours)
+    fresh: list[BPETokenizer] = []
+
+    def forget() -> None:
+        fresh[:] = [BPETokenizer(ours.merges)]
+
+    with _one_core():
+        return compare(
+            f"Encode {size:.1f} MB of {name} into an array, one core",
+            "MB/s",
+            size,
+            [
+                Contender("ours", lambda: ours.encode_to_array(text)),
+                Contender("ours, empty cache", lambda: fresh[0].encode_to_array(text), setup=forget),
+                Contender("tiktoken", lambda: peer.encode_to_numpy(text, disallowed_special=())),
+                *_fast_peers(text, ours),
+            ],
+            rounds=rounds,
+        )
+
+
+@contextmanager
+def _one_core() -> Iterator[None]:
+    """Some of the others use several threads whatever they are told. Those that they start in here share one core."""
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    usable = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {max(usable)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, usable)
+
+
+def _tokie(path: str) -> Callable[[str], object]:
+    import tokie
+
+    encode = tokie.Tokenizer.from_json(path).encode_batch_flat
+    return lambda text: encode([text], add_special_tokens=False)[0]
+
+
+def _gigatoken(path: str) -> Callable[[str], object]:
+    import gigatoken
+
+    return gigatoken.Tokenizer(path).encode
+
+
+def _fastokens(path: str) -> Callable[[str], object]:
+    import fastokens
+
+    encode = fastokens.Tokenizer.from_file(path).encode_batch_flat
+    return lambda text: np.frombuffer(encode([text])[0], np.uint32)
+
+
+def _fast_peers(text: str, ours: BPETokenizer) -> list[Contender]:
+    """The libraries that are installed, each after it has been shown to give our ids."""
+    loaders: dict[str, Callable[[str], Callable[[str], object]]] = {
+        "tokie": _tokie,
+        "gigatoken": _gigatoken,
+        "fastokens": _fastokens,
+    }
+    expected, contenders = ours.encode_to_array(text), []
+    for name, load in loaders.items():
+        if find_spec(name) is None:
+            print(f"  {name} is left out: it is not installed")
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            save_huggingface(ours, folder)
+            encode = load(str(Path(folder) / "tokenizer.json"))
+        if not np.array_equal(encode(text), expected):
+            print(f"  {name} is left out: its ids are not those of tiktoken")
+            continue
+        contenders.append(Contender(name, partial(encode, text)))
+    return contenders
+
+
+def _compare_pattern(name: str, texts: list[str], ours: BPETokenizer) -> Comparison:
     size, peer, rust = _megabytes(texts), _tiktoken_with(ours), _tokenizers_with(ours)
     return compare(
         f"Encode {size:.1f} MB of {name} together, one thread",
@@ -250,10 +328,10 @@ def _compare_adversarial(name: str, text: str, ours: BPETokenizer) -> Comparison
         "MB/s",
         len(text) / 1e6,
         [
-            Contender("ours", lambda: BPETokenizer(ours.merges).encode(text)),
+            Contender("ours", lambda: ours.encode(text)),  # neither of the two remembers a pre-token of this length
             Contender("tiktoken", lambda: peer.encode_ordinary(text)),
         ],
-        rounds=2,
+        rounds=3,
     )
 
 

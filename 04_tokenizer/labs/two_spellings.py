@@ -1,8 +1,8 @@
 """Lab 4.A: The text comes back, in more tokens than there should be.
 
 A BPE tokenizer encodes and decodes every text exactly, and all tests of that pass. But with the function below a text has
-more tokens than in the run beside it. And the same word gets different ids in a short text and in a long one, which goes
-through the arrays of `merge_many`. A model is trained on the one and then served with the other.
+more tokens than in the run beside it. And the same word gets different ids in a short text and in a long one, which takes
+the compiled loop. A model is trained on the one and then served with the other.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@ Byte pair encoding (Gage, 1994; Sennrich et al., 2016) starts from single symbol
 most frequent pair by a new symbol, again and again. Here the symbols are the 256 bytes, as in
 GPT-2, so that any text can be encoded and nothing is ever unknown.
 
-`tokenizer_trainer` learns the merges; this module applies them. A short text is encoded pre-token by
-pre-token, a long one with the arrays of `bulk_encoder`. The ids are the same.
+`tokenizer_trainer` learns the merges; this module applies them. A short text is encoded pre-token by pre-token, as
+`_encode_plainly` reads; a longer one by the compiled loop of `encoding_loop`. The ids are the same.
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
+from functools import lru_cache
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from groundwork.compiled import kernels_are_compiled
 from groundwork.user_errors import require_texts
 from tokenizer.bpe_vocabulary import (
     NO_ID,
@@ -27,18 +29,16 @@ from tokenizer.bpe_vocabulary import (
     number_tokens,
     spell_tokens,
 )
-from tokenizer.bulk_encoder import BulkEncoder
+from tokenizer.cutting import KINDS
 from tokenizer.interface import Tokenizer, TokenizerError, check_special_tokens
+from tokenizer.loop_encoder import LoopEncoder
 from tokenizer.merging import Merger, Pair
 from tokenizer.patterns import GPT2_PATTERN, PreTokenizer, replace_surrogates, to_utf8
 from tokenizer.pipeline.added_tokens import AddedToken, AddedTokens
-from tokenizer.pre_token_table import PIECE_LENGTH
 from tokenizer.text_frame import TextFrame
 
-BULK_LENGTH = 4000  # characters; from this length on, arrays are faster
-# Pre-tokens repeat (Zipf's law), so their ids are remembered; the bound keeps memory constant.
-CACHE_SIZE = 1 << 18
-LONGEST_CACHED = 64  # characters; longer pre-tokens rarely occur twice
+SHORT = 100  # characters; below, plain Python is fast enough, and nothing has to be compiled or loaded for it
+CACHE_SIZE = 1 << 16  # pre-tokens repeat (Zipf's law), so the ids of this many are remembered
 
 
 class BPETokenizer(Tokenizer):
@@ -99,8 +99,9 @@ class BPETokenizer(Tokenizer):
         for byte in missing:
             self._whole.pop(bytes([byte]), None)
         id_of_token = np.array(self.ids, dtype=np.int64).astype(np.uint32)
-        self._bulk = BulkEncoder(self._pre_tokenizer, self._merger, id_of_token, self._whole)
-        self._cache: dict[str, list[int]] = {}
+        self._loop = LoopEncoder(pattern, self._merger, id_of_token, self._whole)
+        self._has_loop = pattern in KINDS and kernels_are_compiled()
+        self._ids_of = lru_cache(CACHE_SIZE)(self._merge)
 
     @classmethod
     def from_vocabulary(
@@ -198,11 +199,11 @@ class BPETokenizer(Tokenizer):
         Raises:
             TokenizerError: `allowed_special` names a token that does not exist.
         """
-        if len(text) >= BULK_LENGTH:
+        if len(text) >= SHORT and self._has_loop:
             return self.encode_to_array(text, allowed_special).tolist()
         ids: list[int] = []
         for piece, special_id in self.added_tokens.split(text, allowed_special):
-            ids += self._encode_short(piece) if special_id is None else [special_id]
+            ids += self._encode_plainly(piece) if special_id is None else [special_id]
         return ids
 
     def _normalise(self, text: str) -> str:
@@ -210,32 +211,24 @@ class BPETokenizer(Tokenizer):
 
     def encode_to_array(self, text: str, allowed_special: Literal["all"] | Collection[str] = ()) -> NDArray[np.uint32]:
         """Encode a text of any length into an array. See `Tokenizer.encode_to_array`."""
-        return self.encode_batch_to_array([text], allowed_special)[0]
+        if not self._has_loop:
+            return super().encode_to_array(text, allowed_special)
+        return self._loop.encode([*self.added_tokens.split(text, allowed_special)])[0]
 
     def encode_batch_to_array(
         self, texts: Iterable[str], allowed_special: Literal["all"] | Collection[str] = ()
     ) -> tuple[NDArray[np.uint32], NDArray[np.intp]]:
         """Encode many texts, faster than one by one. See `Tokenizer.encode_batch_to_array`."""
         require_texts(texts, "texts")
-        pieces: list[str] = []
-        special_ids: list[int] = []
-        pieces_before_special: list[int] = []
-        pieces_before_end: list[int] = []  # of each text
-        specials_before_end: list[int] = []
+        if not self._has_loop:
+            return super().encode_batch_to_array(texts, allowed_special)
+        parts: list[tuple[str, int | None]] = []
+        before_end: list[int] = []  # parts up to the end of each text
         for text in texts:
-            for part, special_id in self.added_tokens.split(text, allowed_special):
-                if special_id is None:
-                    pieces += self._pre_tokenizer.pieces(part, PIECE_LENGTH)
-                else:
-                    special_ids.append(special_id)
-                    pieces_before_special.append(len(pieces))
-            pieces_before_end.append(len(pieces))
-            specials_before_end.append(len(special_ids))
-        ids, ends = self._bulk.encode(pieces)
-        ends = np.append(0, ends)
-        if special_ids:
-            ids = np.insert(ids, ends[pieces_before_special], special_ids)
-        return ids, ends[pieces_before_end] + np.array(specials_before_end, dtype=np.intp)
+            parts += self.added_tokens.split(text, allowed_special)
+            before_end.append(len(parts))
+        ids, ends = self._loop.encode(parts)
+        return ids, ends[before_end]
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """The exact bytes of the ids. See `Tokenizer.decode_bytes`."""
@@ -256,23 +249,15 @@ class BPETokenizer(Tokenizer):
         """
         return [[self.tokens[token] for token in step] for step in self._merger.steps(to_utf8(pre_token))]
 
-    def _encode_short(self, text: str) -> list[int]:
+    def _encode_plainly(self, text: str) -> list[int]:
         if not text.isascii():
             text = replace_surrogates(text)
-        cache, ids = self._cache, []
-        for pre_token in self._pre_tokenizer.split(text):
-            known = cache.get(pre_token)
-            if known is None:
-                data = pre_token.encode("utf-8")
-                whole = self._whole.get(data)
-                tokens = self._merger.merge(data) if whole is None else [whole]
-                known = [self.ids[token] for token in tokens]
-                if len(pre_token) <= LONGEST_CACHED:
-                    if len(cache) >= CACHE_SIZE:
-                        cache.clear()
-                    cache[pre_token] = known
-            ids += known
-        return ids
+        return [token for pre_token in self._pre_tokenizer.split(text) for token in self._ids_of(pre_token)]
+
+    def _merge(self, pre_token: str) -> list[int]:
+        data = pre_token.encode()
+        whole = self._whole.get(data)
+        return [self.ids[token] for token in (self._merger.merge(data) if whole is None else [whole])]
 
     def to_json(self) -> dict[str, Any]:
         """Pattern, special tokens, merges, and what differs from a vocabulary that was trained here."""

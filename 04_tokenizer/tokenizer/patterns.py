@@ -2,17 +2,11 @@
 
 Without the cut, merges would learn "dog." and "dog!" as words of their own.
 
-The patterns need Unicode classes such as \\p{L}, which the `regex` package has and the standard library's
-`re` does not have. But `re` is twice as fast, and below U+10000 a class can be written out as the ranges of
-characters that it holds. So `PreTokenizer` asks `regex` once what the classes hold. Then it uses `re`,
-except for texts with characters from U+10000 on, such as emoji.
+The patterns need Unicode classes such as \\p{L}, which the `regex` package has and the standard library's `re` does not
+have. For the patterns of this module, `cutting` finds the same pre-tokens by a compiled loop.
 """
 
 from __future__ import annotations
-
-import re
-from collections.abc import Iterator
-from functools import lru_cache
 
 import regex
 
@@ -56,7 +50,6 @@ _SAFE_CUTS = {
     QWEN_PATTERN: r"(?r)[\p{L}\p{N}](?=\s)",
     DIGITS_PATTERN: r"(?r)\S(?=\s)",
 }
-_ASTRAL = re.compile("[\U00010000-\U0010ffff]")
 
 
 def to_utf8(text: str) -> bytes:
@@ -88,13 +81,11 @@ class PreTokenizer:
 
     def __init__(self, pattern: str = GPT2_PATTERN):
         self.pattern = pattern
-        self.is_known = pattern in _SAFE_CUTS
         try:
             self._regex = regex.compile(pattern)
         except regex.error as error:
             raise TokenizerError(f"the pattern {pattern!r} is not a regular expression: {error}") from None
-        self._re = re.compile(spell_out_classes(pattern)) if self.is_known else None
-        self._cut = regex.compile(_SAFE_CUTS[pattern]) if self.is_known else None
+        self._cut = regex.compile(_SAFE_CUTS[pattern]) if pattern in _SAFE_CUTS else None
         self._has_groups = self._regex.groups > 0  # then findall would give the groups
 
     def split(self, text: str) -> list[str]:
@@ -103,9 +94,7 @@ class PreTokenizer:
         Raises:
             TokenizerError: the pattern leaves characters of the text out.
         """
-        if self._re is not None:
-            if text.isascii() or not _ASTRAL.search(text):
-                return self._re.findall(text)
+        if self._cut is not None:  # a known pattern, which leaves nothing out
             return self._regex.findall(text)
         if self._has_groups:
             pieces = [match.group() for match in self._regex.finditer(text) if match.group()]
@@ -115,24 +104,6 @@ class PreTokenizer:
             raise TokenizerError(f"the pattern {self.pattern!r} leaves characters out; end it with |. or |\\s+")
         return pieces
 
-    def pieces(self, text: str, length: int) -> Iterator[str]:
-        """Cut a text into pieces of about `length` characters that have the pre-tokens of the whole.
-
-        A piece is longer where there is no safe place to cut; with a pattern that is not one of this
-        module's, the whole text is one piece.
-        """
-        start = 0
-        while self.is_known and len(text) - start > length:
-            window = length
-            while (cut := self.last_safe_cut(text, start, start + window)) == -1 and start + window < len(text):
-                window *= 2  # doubled, so that a text without any such place takes linear time
-            if cut == -1:
-                break
-            yield text[start:cut]
-            start = cut
-        if start < len(text):
-            yield text[start:]
-
     def last_safe_cut(self, text: str, start: int, end: int) -> int:
         """The last position in (start, end] where the text can be cut without changing a pre-token; -1: none."""
         if self._cut is None:
@@ -140,30 +111,3 @@ class PreTokenizer:
         # One character more, so that the white space after the cut can be seen.
         match = self._cut.search(text, start, min(end + 1, len(text)))
         return match.end() if match else -1
-
-
-@lru_cache(maxsize=8)
-def spell_out_classes(pattern: str) -> str:
-    """The pattern for the standard library's `re`, with \\p{…}, \\s and \\S as ranges of characters.
-
-    It matches the same as the original on all text below U+10000.
-
-    >>> spell_out_classes(r"[\\s!]").isascii()  # \\s has characters beyond ASCII, such as U+00A0
-    False
-    """
-    every_character = "".join(map(chr, range(0x10000)))
-
-    def ranges(name: str) -> str:
-        runs = regex.findall(f"{name}+", every_character)
-        return "".join(re.escape(run[0]) + (f"-{re.escape(run[-1])}" if len(run) > 1 else "") for run in runs)
-
-    parts, in_brackets = [], False
-    for token in regex.findall(r"\\p\{\w+\}|\\s|\\S|\\.|.", pattern):
-        if token.startswith("\\p") or token == r"\s":
-            parts.append(ranges(token) if in_brackets else f"[{ranges(token)}]")
-        elif token == r"\S":
-            parts.append(f"[^{ranges(chr(92) + 's')}]")
-        else:
-            in_brackets = token == "[" or (in_brackets and token != "]")
-            parts.append(token)
-    return "".join(parts)

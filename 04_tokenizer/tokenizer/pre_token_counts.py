@@ -8,19 +8,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 
-import numpy as np
 import regex
 
 from groundwork.user_errors import require_texts
 from tokenizer.interface import check_special_tokens
+from tokenizer.loop_encoder import count_by_loop
 from tokenizer.parallel import map_in_order
 from tokenizer.patterns import GPT2_PATTERN, PreTokenizer
-from tokenizer.pre_token_table import PIECE_LENGTH, PreTokenTable, in_batches
 from tokenizer.streaming import join_safely
 
 CHUNK_LENGTH = 1 << 22  # characters that one process counts at a time
-_TABLE_SIZE = 1 << 20  # pre-tokens that a process remembers between two chunks
 
 Chunk = list[str]  # texts that are independent of each other
 
@@ -50,9 +49,8 @@ def count_pre_tokens(
     require_texts(documents)
     counts: Counter[bytes] = Counter()
     chunks = _chunks(documents, PreTokenizer(pattern), check_special_tokens(special_tokens))
-    for words, occurrences, characters in map_in_order(_ChunkCounter, (pattern,), chunks, workers):
-        for word, occurrence in zip(words, occurrences, strict=True):
-            counts[word] += occurrence
+    for found, characters in map_in_order(partial, (_count_chunk, pattern), chunks, workers):
+        counts.update(found)
         if max_distinct is not None and len(counts) > 2 * max_distinct:
             counts = Counter(dict(counts.most_common(max_distinct)))
         if on_characters is not None:
@@ -82,24 +80,6 @@ def _chunks(
         yield chunk
 
 
-class _ChunkCounter:
-    """Counts chunks, and remembers pre-tokens from one chunk to the next."""
-
-    def __init__(self, pattern: str):
-        self._pre_tokenizer = PreTokenizer(pattern)
-        self._table = PreTokenTable(self._pre_tokenizer)
-
-    def __call__(self, chunk: Chunk) -> tuple[list[bytes], list[int], int]:
-        """The pre-tokens of a chunk, how often each occurs, and the number of characters."""
-        counts = np.zeros(len(self._table), dtype=np.int64)
-        pieces = (piece for text in chunk for piece in self._pre_tokenizer.pieces(text, PIECE_LENGTH))
-        for batch in in_batches(pieces):
-            numbers, _ = self._table.number(batch)
-            found = np.bincount(numbers, minlength=len(counts))
-            found[: len(counts)] += counts
-            counts = found
-        occurring = np.flatnonzero(counts)
-        words = self._table.pre_tokens()
-        if len(words) > _TABLE_SIZE:
-            self._table = PreTokenTable(self._pre_tokenizer)
-        return [words[number] for number in occurring.tolist()], counts[occurring].tolist(), sum(map(len, chunk))
+def _count_chunk(pattern: str, chunk: Chunk) -> tuple[Counter[bytes], int]:
+    """How often each pre-token of a chunk occurs, and the number of characters."""
+    return count_by_loop(chunk, PreTokenizer(pattern)), sum(map(len, chunk))

@@ -12,11 +12,12 @@ from hypothesis import given, settings, strategies as st
 from support.tokenizer_references import TEXT, any_texts, slow_encode, tiktoken_with
 from tiktoken_ext import openai_public
 
-from tokenizer import bulk_encoder
-from tokenizer.bpe_tokenizer import BULK_LENGTH, BPETokenizer
+from tokenizer import loop_encoder
+from tokenizer.bpe_tokenizer import SHORT, BPETokenizer
 from tokenizer.interface import END_OF_TEXT, TokenizerError
 from tokenizer.interop import load_gpt2_files
 from tokenizer.patterns import CL100K_PATTERN, GPT2_PATTERN, O200K_PATTERN
+from tokenizer.pre_token_memory import new_memory
 from tokenizer.tokenizer_trainer import train_bpe
 
 PATTERNS = {"gpt2": GPT2_PATTERN, "cl100k_base": CL100K_PATTERN, "o200k_base": O200K_PATTERN}
@@ -45,7 +46,7 @@ def test_any_unicode_gives_tiktokens_ids_with_every_pattern(text: str, with_peer
     ours, theirs = with_peer
     expected = theirs.encode_ordinary(text)
     assert ours.encode(text) == expected
-    assert ours.encode_to_array(text).tolist() == expected  # through the arrays, which long texts use
+    assert ours.encode_to_array(text).tolist() == expected  # by the compiled loop, which longer texts take
 
 
 def test_every_character_beside_every_kind_of_character_gives_tiktokens_ids(with_peer):
@@ -59,7 +60,7 @@ def test_every_character_beside_every_kind_of_character_gives_tiktokens_ids(with
 def test_long_and_short_texts_take_different_ways_to_the_same_ids(with_peer):
     ours, theirs = with_peer
     text = TEXT * 20
-    assert len(text) > BULK_LENGTH
+    assert len(text) > SHORT
     assert ours.encode(text) == theirs.encode_ordinary(text)
     lines = text.splitlines(keepends=True)
     assert ours.encode_batch(lines) == [theirs.encode_ordinary(line) for line in lines]
@@ -92,8 +93,7 @@ def test_all_ways_of_merging_follow_the_definition(merges, words):
     tokenizer = BPETokenizer(usable)
     expected = [slow_encode(usable, word.encode()) for word in words]
     assert [tokenizer.encode(word) for word in words] == expected
-    assert tokenizer.encode_batch(words) == expected  # many at once
-    assert [tokenizer._merger._merge_long(word.encode()) for word in words] == expected
+    assert tokenizer.encode_batch(words) == expected  # by the compiled loop
 
 
 @pytest.mark.slow
@@ -108,7 +108,7 @@ def test_a_megabyte_without_a_space_takes_linear_time(letters: str, bpe: BPEToke
 
 
 def test_a_full_cache_changes_nothing(bpe: BPETokenizer, monkeypatch):
-    monkeypatch.setattr(bulk_encoder, "CACHE_SIZE", 10)
+    monkeypatch.setattr(loop_encoder, "new_memory", lambda *_: new_memory(5, 300))
     monkeypatch.setattr("tokenizer.bpe_tokenizer.CACHE_SIZE", 10)
     fresh = BPETokenizer(bpe.merges, bpe.special_tokens)
     assert fresh.encode(TEXT * 30) == bpe.encode(TEXT * 30)
