@@ -19,11 +19,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import matplotlib
+import torch
+from matplotlib.figure import Figure
+
+from deployment.export.huggingface import export_huggingface
 from evaluation.answers_command import main as ask
 from evaluation.sliding_window import score_documents
 from finetuning.adapters.lora import fold_adapter
 from finetuning.adapters.peft_format import load_adapter
+from finetuning.base_model import template_of
 from finetuning.imported_models import import_model
+from groundwork.figures import save_figure
 from groundwork.files import read_json, write_atomically
 from neural_networks.corpora import load_corpus
 from optimization.model_loading import load_for_inference
@@ -92,6 +99,8 @@ class Study:
         if not self.tasks.exists():
             subprocess.run([sys.executable, str(ROOT / "benchmarks" / "text_tasks.py"), str(self.tasks)], check=True)
         self.results.setdefault("machine", describe_machine())
+        speedrun = read_json(ROOT / "docs" / "results" / "speedrun" / "scores.json")["scores"]
+        self.results["speedrun"] = {name: scores["held_out"] for name, scores in speedrun.items()}
         texts = self._texts()
         for name in [name for name in RUNS if not only or name in only]:
             data, more = RUNS[name]
@@ -102,6 +111,9 @@ class Study:
             self._keep(["answers", data, name.split(",")[0]], lambda d=data, f=folder: self._ask(d, f / "adapter", 0))
             self._keep(["bits_per_byte", "base"], lambda: self._measure(None, texts))
             self._keep(["bits_per_byte", name], lambda f=folder: self._measure(f / "adapter", texts))
+            self._keep(["peft", name], lambda f=folder: self._compare_with_peft(f / "adapter"))
+            with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "nullm"}):
+                save_figure(draw_runs(self.results["runs"]), self.output / "curves.svg")
 
     def _keep(self, place: list[str], make: Any) -> None:
         """Make a result unless it is there, and save it."""
@@ -134,7 +146,8 @@ class Study:
         _, status, usage = os.wait4(process.pid, 0)
         if status:
             raise SystemExit(f"error: fine-tuning ended with status {status}; the same command continues")
-        curve = [{k: r[k] for k in ("step", "train_loss", "validation_loss") if k in r} for r in _metrics(folder)]
+        keys = ("step", "train_loss", "validation_loss")
+        curve = [{key: record[key] for key in keys if key in record} for record in read_metrics(folder / "training")]
         return {
             "command": "python 06_finetuning/finetune.py " + shlex.join(words),
             "processor_seconds": usage.ru_utime + usage.ru_stime,
@@ -166,6 +179,27 @@ class Study:
             "some": found["answers"][:8],
         }
 
+    @torch.inference_mode()
+    def _compare_with_peft(self, adapter: Path) -> dict[str, float]:
+        """The same adapter on the original weights, in peft and here: the largest difference of any logit."""
+        from peft import PeftModel
+        from transformers import AutoModelForCausalLM
+
+        loaded = load_for_inference(self.base)
+        original = self.work / "smollm2_hf"
+        if not original.exists():
+            export_huggingface(loaded.model, loaded.tokenizer, template_of(loaded.folder), original, "smollm2")
+        ids = torch.tensor([loaded.tokenizer.encode("".join(self._texts()["other text"])[:PIECE])])
+        before = loaded.model(ids)
+        load_adapter(loaded.model, adapter)
+        ours = loaded.model(ids)
+        theirs = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(original).float(), adapter)(ids).logits
+        return {
+            "largest_difference": float((ours - theirs).abs().max()),
+            "largest_change": float((ours - before).abs().max()),  # by the adapter
+            "standard_deviation": float(theirs.std()),
+        }
+
     def _texts(self) -> dict[str, list[str]]:
         from pydoc_data.topics import topics
 
@@ -187,8 +221,24 @@ class Study:
         }
 
 
-def _metrics(folder: Path) -> list[dict[str, Any]]:
-    return read_metrics(folder / "training")
+def draw_runs(runs: dict[str, Any]) -> Figure:
+    """The loss of the answers over the steps: one panel for each kind of data, points where held-out answers were measured."""
+    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    panels = figure.subplots(1, len(DATA), sharey=True)
+    for axes, data in zip(panels, DATA, strict=True):
+        names = [name for name in runs if RUNS[name][0] == data]
+        for index, name in enumerate(names):
+            for key, style in (("train_loss", "-"), ("validation_loss", "o")):
+                points = [(record["step"], record[key]) for record in runs[name]["curve"] if key in record]
+                steps, losses = zip(*points, strict=True)
+                label = name.split(",")[0] if key == "train_loss" else None
+                axes.plot(steps, losses, style, color=f"C{index}", linewidth=0.8, markersize=4, label=label)
+        axes.set(title=data, xlabel="step")
+        axes.grid(alpha=0.3)
+        if names:
+            axes.legend(fontsize=8)
+    panels[0].set_ylabel("loss, nats per learned token")
+    return figure
 
 
 def main() -> int:
