@@ -130,7 +130,10 @@ def _finish(
         if not config.quantize_base:  # 4-bit weights stay as they are; the adapter is what was made
             fold_adapter(model)
             save_checkpoint(output, trainer.step, model_weights(model), tokenizer, trainer.run.settings)
-    if not config.quantize_base:
+    if config.quantize_base:
+        adapter = f"--checkpoint {config.base} --adapter {output / 'adapter'}"
+        console.print(f"Try next: python 08_evaluation/answers.py {adapter}", highlight=False)
+    else:
         print_conversations(model, tokenizer, template, data, console)
         console.print(f"\nTry next: python 07_optimization/generate.py --checkpoint {output}", highlight=False)
 
