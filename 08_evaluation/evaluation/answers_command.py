@@ -129,7 +129,7 @@ def choose_questions(options: argparse.Namespace, console: Console) -> Questions
         raise UserError(f"{options.source} has no held-out conversations; raise --held-out-fraction")
     count = min(options.limit, len(split.held_out))
     asked = random.Random(options.seed).sample(list(split.held_out), count)
-    documents = []
+    documents: list[tuple[str, str]] = []
     if options.source == "python_docs_qa":
         documents = [
             (f"{s.name} {s.docstring}", found) for s in gather_symbols() if (found := first_sentence(s.docstring))

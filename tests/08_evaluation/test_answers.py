@@ -59,6 +59,12 @@ def test_examples_come_after_the_system_message_and_the_answer_is_not_shown():
     assert engine.most == engine.settings.max_waiting  # more would be refused
 
 
+@pytest.mark.parametrize(("max_tokens", "left"), [(4, 16), (10, 10), (20, 10), (99, 10)])
+def test_half_the_context_stays_for_the_question(max_tokens, left):
+    [said] = ask_model(Parrot(context_length=20), TEMPLATE, [ask("a" * 40, "b")], max_tokens)
+    assert said == ("a" * 40 + "<|end|><|assistant|>")[-len(said) :] and len(TOKENIZER.encode(said, "all")) == left
+
+
 def test_examples_are_single_questions_drawn_by_the_seed():
     learned = [ask(f"{n}?", str(n)) for n in range(20)] + [ask("?", "!", "Be brief.")]
     assert draw_shots(learned, 3, 1) == draw_shots(learned, 3, 1) != draw_shots(learned, 3, 2)

@@ -78,6 +78,8 @@ def ask_model(
     parameters = SamplingParameters(max_tokens=max_tokens, temperature=0.0)
     end_ids = {template.end_id(engine.tokenizer), *engine.tokenizer.end_ids}
     shown = [message for shot in shots for message in shot.messages]
+    # A long prompt loses its beginning to leave room for the answer, but at least half the context stays for the prompt.
+    room = max(1, engine.context_length // 2, engine.context_length - max_tokens)
     pending = deque[RequestHandle]()
     for example in examples:
         if len(pending) == engine.settings.max_waiting:
@@ -85,7 +87,7 @@ def ask_model(
         start = 1 if example.messages[0].role == "system" else 0
         conversation = [*example.messages[:start], *shown, *example.messages[start:-1]]
         ids = template.encode(conversation, engine.tokenizer, generation_prompt=True).ids
-        ids = ids[-engine.context_length + max_tokens :]
+        ids = ids[-room:]
         pending.append(engine.submit(GenerationRequest(ids, parameters, end_ids=end_ids)))
     yield from map(_answer, pending)
 
