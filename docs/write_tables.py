@@ -23,7 +23,14 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "results"
-PAGES = ("README.md", "0?_*/README.md", "docs/*.md", "docs/results/*.md", "benchmarks/*.md")
+PAGES = (
+    "README.md",
+    "0?_*/README.md",
+    "docs/*.md",
+    "docs/results/*.md",
+    "docs/results/smollm2/*.md",
+    "benchmarks/*.md",
+)
 MARKED = re.compile(r"(<!-- begin table: ([\w-]+) -->\n)(.*?)(<!-- end table -->)", re.DOTALL)
 
 
@@ -204,6 +211,61 @@ def speedrun_minutes(content: dict[str, Any]) -> str:
     return _table(("step", "minutes"), rows)
 
 
+def smollm2_answers(data: str) -> Callable[[dict[str, Any]], str]:
+    """Exact answers and ROUGE-L on held-out questions: the base, what was made of it, and looking up."""
+
+    def write(content: dict[str, Any]) -> str:
+        answers = dict(content["answers"].get(data, {}))
+        looked_up = answers.pop("looked up", {})
+        rows = []
+        for name, scores in [*answers.items(), *looked_up.items()]:
+            low, high = (scores["exact_interval"][end] for end in ("low", "high"))
+            rows.append((name, f"{scores['exact']:.1%}", f"{low:.1%} – {high:.1%}", f"{scores['rouge_l']:.3f}"))
+        if data == "questions":
+            ours = content["speedrun"]["with preferences"]
+            rows.append(
+                ("the speedrun's own model, 256 other questions", f"{ours['exact']:.1%}", "", f"{ours['rouge_l']:.3f}")
+            )
+        return _table(("", "exact", "95 % interval", "ROUGE-L"), rows)
+
+    return write
+
+
+def smollm2_runs(content: dict[str, Any]) -> str:
+    """What each run took, and the loss of held-out answers at its first measurement and at its end."""
+    rows = []
+    for name, run in content["runs"].items():
+        held_out = [record["validation_loss"] for record in run["curve"] if "validation_loss" in record]
+        losses = f"{held_out[0]:.3f} → {held_out[-1]:.3f}"
+        rows.append((name, f"{run['processor_seconds'] / 60:.1f}", f"{run['peak_gib']:.1f}", losses))
+    return _table(("run", "processor minutes", "GiB", "held-out loss"), rows)
+
+
+def smollm2_forgetting(content: dict[str, Any]) -> str:
+    """Bits per byte on two texts, before and after each run."""
+    base = content["bits_per_byte"]["base"]
+    rows = [
+        (
+            name,
+            *(
+                f"{value:.3f}" + (f" ({value - base[text]:+.3f})" if name != "base" else "")
+                for text, value in measured.items()
+            ),
+        )
+        for name, measured in content["bits_per_byte"].items()
+    ]
+    return _table(("bits per byte", *base), rows)
+
+
+def smollm2_peft(content: dict[str, Any]) -> str:
+    """How far the logits of `peft` are from ours with each adapter, beside how far the adapter moves them."""
+    rows = [
+        (name, f"{found['largest_difference']:.2g}", f"{found['largest_change']:.2f}")
+        for name, found in content["peft"].items()
+    ]
+    return _table(("adapter", "largest difference from peft", "largest change by the adapter"), rows)
+
+
 def machine(content: dict[str, Any]) -> str:
     """The machine on which the speeds were measured. results.json says which groups were measured on another day."""
     described = [group["machine"] for group in content.values()]
@@ -228,6 +290,11 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "time-to-loss": ("time_to_loss/time_to_loss.json", time_to_loss),
     "speedrun": ("speedrun/scores.json", speedrun),
     "speedrun-minutes": ("speedrun/scores.json", speedrun_minutes),
+    "smollm2-runs": ("smollm2/smollm2.json", smollm2_runs),
+    "smollm2-questions": ("smollm2/smollm2.json", smollm2_answers("questions")),
+    "smollm2-instructions": ("smollm2/smollm2.json", smollm2_answers("instructions")),
+    "smollm2-forgetting": ("smollm2/smollm2.json", smollm2_forgetting),
+    "smollm2-peft": ("smollm2/smollm2.json", smollm2_peft),
     "tasks": ("tasks", tasks),  # a folder that benchmark.py writes, with one file for each task
 }
 

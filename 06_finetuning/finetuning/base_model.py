@@ -9,6 +9,7 @@ from finetuning.data.chat_format import TEMPLATES, ChatFormat, ConversationError
 from finetuning.data.jinja_template import JinjaTemplate
 from finetuning.gguf_base import load_gguf_base
 from finetuning.published_models import PUBLISHED, fetch
+from finetuning.vocabulary_extension import teach_template
 from tokenizer.interface import Tokenizer, TokenizerError
 from tokenizer.loading import load_tokenizer
 from training.checkpoints.checkpoint import (
@@ -122,3 +123,24 @@ def find_template(tokenizer: Tokenizer, name: str | None = None) -> ChatFormat |
         if all(token in tokenizer.special_tokens for token in template.special_tokens):
             return template
     return None
+
+
+def choose_template(name: str, source: str, model: GPTModel, tokenizer: Tokenizer) -> tuple[ChatFormat, Tokenizer]:
+    """The chat template of a fine-tuning run, and a tokenizer that has its marks; the model gets rows for new marks.
+
+    Args:
+        name: as in `FinetuningConfig.chat_template`.
+        source: of the model, for errors.
+        model: changed in place where marks are new.
+        tokenizer: the model's.
+
+    Raises:
+        ConversationError: there is no such template.
+    """
+    own = find_template(tokenizer) if name in ("auto", "own") else None
+    if own is not None:
+        return own, tokenizer
+    if name == "own":
+        raise ConversationError(f"{source} has no chat template of its own; take one of {', '.join(TEMPLATES)}")
+    template = chat_template("nullm" if name == "auto" else name)
+    return template, teach_template(model, tokenizer, template)

@@ -26,12 +26,17 @@ class FinetuningDataConfig:
         held_out_fraction: share that is kept for validation.
         max_examples: the most examples to use, chosen by the seed; null for all.
         pack: put several conversations into one row.
+        replay: plain text that is learned as well, so that the model does not forget how to continue it: python_docs,
+            tiny_shakespeare, or a file or folder. Its last tenth is left out, for measuring. null for none; for sft.
+        replay_share: of all tokens that are learned, the share that is plain text.
     """
 
     source: str = "python_docs_qa"
     held_out_fraction: float = 0.05
     max_examples: int | None = None
     pack: bool = True
+    replay: str | None = None
+    replay_share: float = 0.25
 
     def __post_init__(self) -> None:
         require(bool(self.source), 'data.source must be python_docs_qa, a file or a folder, got ""; "." is this folder')
@@ -43,6 +48,9 @@ class FinetuningDataConfig:
             self.max_examples is None or self.max_examples >= 2,
             f"data.max_examples must be at least 2, or null, got {self.max_examples}",
         )
+        require(
+            0.0 < self.replay_share < 1.0, f"data.replay_share must be above 0 and below 1, got {self.replay_share}"
+        )
 
 
 @dataclass(frozen=True)
@@ -53,8 +61,10 @@ class FinetuningConfig:
         output_dir: folder for checkpoints, metrics and the adapter.
         base: what to start from: a run's folder, a checkpoint, a folder of Hugging Face weights, or a name on the hub.
         method: sft imitates answers; dpo and ipo learn from preferences; grpo learns from its own checked answers.
-        chat_template: marks around messages: nullm, chatml or llama3; or `own` for the template that the base came with.
-        context_length: the most tokens of a conversation; null for the base model's context.
+        chat_template: marks around messages. auto takes the template that the base came with, or nullm where there is
+            none; `own` insists on the base's; nullm, chatml and llama3 take its place.
+        context_length: the most tokens of a conversation and of a row; null for the base model's context, but no more
+            than 1,024.
         seed: decides the initial adapters, the order of the data and dropout.
         device: auto takes CUDA, then MPS, then the CPU.
         precision: number type of matrix products. auto takes bfloat16 where it is fast.
@@ -75,7 +85,7 @@ class FinetuningConfig:
     output_dir: str = "checkpoints/chat"
     base: str = "checkpoints/small_gpt"
     method: Literal["sft", "dpo", "ipo", "grpo"] = "sft"
-    chat_template: str = "nullm"
+    chat_template: str = "auto"
     context_length: int | None = None
     seed: int = 1337
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
@@ -96,6 +106,10 @@ class FinetuningConfig:
         require(bool(self.output_dir), 'output_dir must name a folder, got ""; "." is this folder')
         require(
             not self.quantize_base or self.lora is not None, "quantize_base needs lora: 4-bit weights cannot be learned"
+        )
+        require(
+            self.data.replay is None or self.method == "sft",
+            f"data.replay is for the method sft, and the method is {self.method}",
         )
         _ = self.recipe  # checks that its parts go together
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 import dataclasses
 import hashlib
+import itertools
 import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,13 +19,14 @@ from rich.console import Console
 from finetuning.adapters.lora import add_lora, fold_adapter
 from finetuning.adapters.peft_format import save_adapter
 from finetuning.adapters.qlora import quantize_layers
-from finetuning.base_model import find_template, load_base
+from finetuning.base_model import choose_template, load_base
 from finetuning.config import FinetuningConfig
-from finetuning.data.chat_format import TEMPLATES, ChatFormat, ConversationError, Message, chat_template
+from finetuning.data.chat_format import ChatFormat, ChatTemplate, EncodedConversation, Message
 from finetuning.data.conversation_batches import ConversationBatches
 from finetuning.data.finetuning_data import FinetuningData, load_data
 from finetuning.data.instruction_data import SUFFIXES
 from finetuning.data.record_shapes import Example
+from finetuning.data.replay import replay_pieces
 from finetuning.dpo import (
     PreferenceBatches,
     PreferenceLoss,
@@ -34,8 +36,8 @@ from finetuning.dpo import (
 )
 from finetuning.grpo import GRPOLoss, RolloutBatches, VerifiableTask
 from finetuning.supervised_finetuning import conversation_loss, encode_examples, mean_conversation_loss
-from finetuning.vocabulary_extension import teach_template
-from groundwork.text_sources import find_text_files
+from groundwork.text_sources import TEXT_SUFFIXES, find_text_files
+from neural_networks.corpora import TINY_SHAKESPEARE_SHA256, load_corpus
 from tokenizer.interface import Tokenizer
 from training.checkpoints.manifest import sha256_of
 from training.checkpoints.saving import save_checkpoint
@@ -50,8 +52,8 @@ from training.trainer import Run, Trainer, Validate
 from transformer.gpt_model import GPTModel
 from transformer.sampling import SamplingParameters, generate
 
-OWN_TEMPLATE = "own"  # in a configuration: the template that the base came with
-VALIDATION_EXAMPLES = 256  # the most that are measured during the run
+VALIDATION_EXAMPLES = 256  # the most that are measured
+LONGEST_ROW = 1024  # tokens, where the configuration does not say; models of others read up to millions
 LORA_TRAINING = "training"  # folder of the adapter's own checkpoints
 
 
@@ -68,23 +70,18 @@ def run_finetuning(config: FinetuningConfig, console: Console) -> int:
 def _run(config: FinetuningConfig, console: Console, folder: RunFolder) -> int:
     torch.manual_seed(config.seed)
     placement = choose_placement(config.device, config.precision)
-    model, tokenizer = load_base(config.base, config.context_length)
+    model, tokenizer = load_base(config.base)
     base_sha256 = weights_sha256(model)
-    template: ChatFormat | None
-    if config.chat_template == OWN_TEMPLATE:
-        template = find_template(tokenizer)
-        if template is None:
-            raise ConversationError(
-                f"{config.base} has no chat template of its own; take one of {', '.join(TEMPLATES)}"
-            )
-    else:
-        template = chat_template(config.chat_template)
-        tokenizer = teach_template(model, tokenizer, template)
-    context_length = min(config.context_length or model.config.context_length, model.config.context_length)
+    template, tokenizer = choose_template(config.chat_template, config.base, model, tokenizer)
+    context_length = min(config.context_length or LONGEST_ROW, model.config.context_length)
     data = load_data(config, console)
     settings = {**dataclasses.asdict(config), "model": model.config.to_dict()}
     # What the names stood for when the run began: a file may have been edited since, a base trained further.
-    settings["prepared"] = {"base_sha256": base_sha256, "source_sha256": _source_sha256(config.data.source)}
+    settings["prepared"] = {"base_sha256": base_sha256, "source_sha256": _source_sha256(config.data.source, SUFFIXES)}
+    if config.data.replay is not None:
+        settings["prepared"]["replay_sha256"] = _source_sha256(config.data.replay, TEXT_SUFFIXES)
+    if isinstance(template, ChatTemplate):
+        settings["chat_template"] = template.name
     settings["training"]["sample_prompts"] = list(config.training.sample_prompts)
 
     if config.quantize_base:
@@ -113,7 +110,8 @@ def _run(config: FinetuningConfig, console: Console, folder: RunFolder) -> int:
     )
     if not trainer.finished:
         seconds = session.time_step(trials=1) * (config.training.max_steps - trainer.step)
-        console.print(f"about {duration(seconds)}", highlight=False)
+        memory = placement.memory_in_use() / 2**30
+        console.print(f"about {duration(seconds)}, and {memory:.1f} GiB of memory", highlight=False)
     if status := session.run():
         return status
     with trainer.averaged():
@@ -132,17 +130,22 @@ def _finish(
         if not config.quantize_base:  # 4-bit weights stay as they are; the adapter is what was made
             fold_adapter(model)
             save_checkpoint(output, trainer.step, model_weights(model), tokenizer, trainer.run.settings)
-    if not config.quantize_base:
+    if config.quantize_base:
+        adapter = f"--checkpoint {config.base} --adapter {output / 'adapter'}"
+        console.print(f"Try next: python 08_evaluation/answers.py {adapter}", highlight=False)
+    else:
         print_conversations(model, tokenizer, template, data, console)
         console.print(f"\nTry next: python 07_optimization/generate.py --checkpoint {output}", highlight=False)
 
 
-def _source_sha256(source: str) -> str:
+def _source_sha256(source: str, suffixes: Collection[str]) -> str:
     """A hash of all files of a source, in their order, or of what the documentation on this machine comes from."""
-    if source == "python_docs_qa":
+    if source == "tiny_shakespeare":
+        return TINY_SHAKESPEARE_SHA256
+    if source in ("python_docs_qa", "python_docs"):
         installed = [platform.python_version(), np.__version__, torch.__version__]
         return hashlib.sha256(json.dumps(installed).encode()).hexdigest()
-    hashes = [sha256_of(file) for file in find_text_files(source, SUFFIXES)]
+    hashes = [sha256_of(file) for file in find_text_files(source, suffixes)]
     return hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
@@ -199,12 +202,19 @@ def prepare_method(
         encoded, problems = encode_examples(data.examples, template, tokenizer, context_length)
         held_out, _ = encode_examples(data.held_out[:VALIDATION_EXAMPLES], template, tokenizer, context_length)
         _report(problems, len(data.examples), console)
-        batches = ConversationBatches(encoded, context_length, config.seed, config.data.pack)
+        pieces: list[EncodedConversation] = []
+        if config.data.replay is not None and encoded:
+            text, share = load_corpus(config.data.replay).train, config.data.replay_share
+            pieces = replay_pieces(text, share, encoded, tokenizer, context_length, config.seed)
+        batches = ConversationBatches([*encoded, *pieces], context_length, config.seed, config.data.pack)
+        some = _within(held_out, config.training.eval_tokens)
 
         def validate(trainer: Trainer) -> dict[str, float]:
-            return {"validation_loss": mean_conversation_loss(trainer.model, held_out, trainer.placement)}
+            measured = held_out if trainer.finished else some
+            return {"validation_loss": mean_conversation_loss(trainer.model, measured, trainer.placement)}
 
-        description = f"{len(encoded):,} conversations in {batches.rows_per_epoch:,} rows"
+        replayed = f" and {len(pieces):,} pieces of {config.data.replay}" if pieces else ""
+        description = f"{len(encoded):,} conversations{replayed} in {batches.rows_per_epoch:,} rows"
         return Method(batches, conversation_loss, validate if held_out else None, description)
     if config.method == "grpo":
         single = [e for e in data.examples if sum(message.role == "assistant" for message in e.messages) == 1]
@@ -239,6 +249,12 @@ def prepare_method(
         validate_preferences if held_out_pairs else None,
         f"{len(pairs):,} preferences",
     )
+
+
+def _within(conversations: Sequence[EncodedConversation], tokens: int) -> list[EncodedConversation]:
+    """The first conversations that have at most so many tokens together; at least one, where there are any."""
+    totals = itertools.accumulate(len(conversation.ids) for conversation in conversations)
+    return list(conversations[: max(1, sum(total <= tokens for total in totals))])
 
 
 def exact_match_task(example: Example) -> VerifiableTask:

@@ -211,7 +211,7 @@ class Speedrun:
         # The pretrained model has never seen the marks, so it gets examples of the form in plain text.
         shots = "" if stage.chats else self._shots(memorised)
         for name, examples in (("memorised", memorised), ("held_out", held_out)):
-            answers = ask_model(engine, template, examples) if stage.chats else _continue(engine, shots, examples)
+            answers = list(ask_model(engine, template, examples)) if stage.chats else _continue(engine, shots, examples)
             scores[name] = asdict(score_answers(answers, examples))
             conversations += [
                 {

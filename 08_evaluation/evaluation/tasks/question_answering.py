@@ -8,7 +8,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from evaluation.text_overlap import rouge_l, token_f1
@@ -16,7 +17,7 @@ from finetuning.data.chat_format import ChatFormat
 from finetuning.data.record_shapes import Example
 from groundwork.user_errors import UserError
 from optimization.engine.engine import Engine
-from optimization.engine.request import GenerationRequest
+from optimization.engine.request import GenerationRequest, RequestHandle
 from transformer.sampling import SamplingParameters
 
 
@@ -58,23 +59,41 @@ def score_answers(answers: Sequence[str], examples: Sequence[Example]) -> Answer
     )
 
 
-def ask_model(engine: Engine, template: ChatFormat, examples: Sequence[Example], max_tokens: int = 96) -> list[str]:
-    """Greedy answers of a chat model, many at once.
+def ask_model(
+    engine: Engine,
+    template: ChatFormat,
+    examples: Sequence[Example],
+    max_tokens: int = 96,
+    shots: Sequence[Example] = (),
+) -> Iterator[str]:
+    """Greedy answers of a chat model, many at once, in order.
 
     Args:
         engine: engine of a model that knows the template.
         template: see `finetuning.data.chat_format`.
         examples: conversations; the last message is the reference answer, and the model does not see it.
         max_tokens: the most tokens of an answer.
+        shots: answered questions that come before each conversation, after its system message.
     """
     parameters = SamplingParameters(max_tokens=max_tokens, temperature=0.0)
     end_ids = {template.end_id(engine.tokenizer), *engine.tokenizer.end_ids}
-    handles = []
+    shown = [message for shot in shots for message in shot.messages]
+    # A long prompt loses its beginning to leave room for the answer, but at least half the context stays for the prompt.
+    room = max(1, engine.context_length // 2, engine.context_length - max_tokens)
+    pending = deque[RequestHandle]()
     for example in examples:
-        ids = template.encode(example.messages[:-1], engine.tokenizer, generation_prompt=True).ids
-        ids = ids[-engine.context_length + max_tokens :]
-        handles.append(engine.submit(GenerationRequest(ids, parameters, end_ids=end_ids)))
-    return ["".join(event.text for event in handle).strip() for handle in handles]
+        if len(pending) == engine.settings.max_waiting:
+            yield _answer(pending.popleft())
+        start = 1 if example.messages[0].role == "system" else 0
+        conversation = [*example.messages[:start], *shown, *example.messages[start:-1]]
+        ids = template.encode(conversation, engine.tokenizer, generation_prompt=True).ids
+        ids = ids[-room:]
+        pending.append(engine.submit(GenerationRequest(ids, parameters, end_ids=end_ids)))
+    yield from map(_answer, pending)
+
+
+def _answer(handle: RequestHandle) -> str:
+    return "".join(event.text for event in handle).strip()
 
 
 def nearest_question_answers(train: Sequence[Example], examples: Sequence[Example]) -> list[str]:
