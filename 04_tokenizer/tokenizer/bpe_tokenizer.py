@@ -10,6 +10,7 @@ pre-token, a long one with the arrays of `bulk_encoder`. The ids are the same.
 
 from __future__ import annotations
 
+import operator
 import unicodedata
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -313,7 +314,7 @@ class BPETokenizer(Tokenizer):
 
 
 def _checked_ids(ids: Sequence[int] | None, tokens: int) -> list[int]:
-    checked = list(range(tokens)) if ids is None else [int(index) for index in ids]
+    checked = list(range(tokens)) if ids is None else [operator.index(index) for index in ids]
     given = [index for number, index in enumerate(checked) if number >= 256 or index != NO_ID]
     if len(checked) != tokens or len(set(given)) != len(given) or min(given, default=0) < 0:
         raise TokenizerError(f"{tokens} tokens need as many ids, all different and none below 0")

@@ -175,14 +175,15 @@ class Tokenizer(ABC):
     def begin_ids(self) -> list[int]:
         """Ids that a text begins with: those that the model's files say, or else `<|endoftext|>`.
 
-        `<|endoftext|>` begins every document of a data set made here, and of GPT-2's. A model whose files name another
+        What the post-processor of `tokenizer.json` puts before a text decides, as for `transformers`. `add_bos_token` of
+        `tokenizer_config.json` counts where there is none. `<|endoftext|>` begins every document of a data set made here, and of GPT-2's. A model whose files name another
         begin token and do not say that texts begin with it, such as SmolLM2, gets none.
         """
         begin = self.id_of(self.files.token("bos_token"))
-        if self.files.adds_begin_token is not None:
-            return [begin] if self.files.adds_begin_token and begin is not None else []
         if self.frame != TextFrame():
             return list(self.frame.before)
+        if self.files.adds_begin_token is not None:
+            return [begin] if self.files.adds_begin_token and begin is not None else []
         if self.files.tokenizer_config and begin != self.id_of(END_OF_TEXT):
             return []
         usual = self.id_of(END_OF_TEXT)

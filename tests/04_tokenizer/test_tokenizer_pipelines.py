@@ -230,6 +230,30 @@ def test_what_is_not_supported_is_refused_by_name(change: dict[str, Any], messag
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("family", ["GPT-2", "Llama 2", "BERT"])
+def test_an_id_that_is_none_or_that_tokenizers_would_not_take_is_refused_by_name(family: str):
+    content = FAMILIES[family]
+    vocab, entry = content["model"]["vocab"], content["added_tokens"][0]
+    first, free = next(iter(vocab)), len(vocab)
+    for bad in ("7", None, -1, 3.5, 2**70, True):
+        for change in (
+            {"model": {**content["model"], "vocab": {**vocab, first: bad}}},
+            {"added_tokens": [{**entry, "id": bad}]},
+        ):
+            with pytest.raises(TokenizerError, match="an id is a whole number"):
+                read_content({**content, **change})
+    for added_tokens, message in (
+        ([{**entry, "content": "low", "id": vocab["low"] + 1}], "in the vocabulary"),
+        ([{**entry, "content": "<new>", "id": free + 2}], f"the next that is free is {free}"),
+        ([{**entry, "content": "<new>", "id": free}, {**entry, "content": "<old>", "id": free}], "that is free is"),
+        ([{**entry, "content": "<new>", "id": free}] * 2, "that is free is"),
+    ):
+        assert any(reference({**content, "added_tokens": added_tokens}).token_to_id(e["content"]) != e["id"]
+                   for e in added_tokens) or added_tokens[0] is added_tokens[-1]  # fmt: skip
+        with pytest.raises(TokenizerError, match=message):
+            read_content({**content, "added_tokens": added_tokens})
+
+
 @pytest.mark.parametrize("option", ["dropout", "continuing_subword_prefix", "end_of_word_suffix"])
 def test_options_of_bpe_that_change_the_ids_are_refused(option: str):
     content = FAMILIES["GPT-2"]
