@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import operator
 import unicodedata
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, ClassVar, Literal
 
@@ -205,6 +205,14 @@ class BPETokenizer(Tokenizer):
         for piece, special_id in self.added_tokens.split(text, allowed_special):
             ids += self._encode_short(piece) if special_id is None else [special_id]
         return ids
+
+    def parts(self, text: str, broken: Collection[int] = ()) -> Iterator[tuple[str, int | None]]:
+        """See `Tokenizer.parts`."""
+        return self.added_tokens.parts(text, broken)
+
+    def encode_part(self, part: str, begins: bool, broken: bool = False) -> list[int]:
+        """See `Tokenizer.encode_part`."""
+        return self.encode(part, () if broken else "all")
 
     def _normalise(self, text: str) -> str:
         return unicodedata.normalize("NFC", text) if self.nfc else text

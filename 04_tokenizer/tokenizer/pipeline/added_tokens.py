@@ -79,7 +79,9 @@ def read_added_tokens(entries: Iterable[Mapping[str, Any]] | None, vocab: Mappin
                 f"the added token {token.text!r} has the id {index}, and {vocab[token.text]} in the vocabulary"
             )
         if token.text not in vocab and index != free:
-            raise TokenizerError(f"the added token {token.text!r} has the id {index}, and the next that is free is {free}")
+            raise TokenizerError(
+                f"the added token {token.text!r} has the id {index}, and the next that is free is {free}"
+            )
         free = max(free, index + 1) if index >= len(vocab) else free
         if token in added:
             raise TokenizerError(f"the added token {token.text!r} is listed twice")
@@ -131,6 +133,11 @@ class AddedTokens:
             )
         self._raw, self._after = _Finder(raw), _Finder(after)
 
+    def parts(self, text: str, broken: Collection[int] = ()) -> Iterator[tuple[str, int | None]]:
+        """See `Tokenizer.parts`."""
+        for part, token in self._raw.find(text, self.special.keys(), broken):
+            yield part, None if token is None else self.ids[token.text]
+
     def split(self, text: str, allowed: Literal["all"] | Collection[str] = ()) -> Iterator[tuple[str, int | None]]:
         """Cut text at the added tokens: (ordinary text, normalized; None), or (token, its id).
 
@@ -162,11 +169,17 @@ class _Finder:
         longest_first = sorted(self._tokens, key=len, reverse=True)
         self._pattern = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
 
-    def find(self, text: str, allowed: Collection[str]) -> Iterator[tuple[str, AddedToken | None]]:
-        done = 0
-        for match in self._pattern.finditer(text):
+    def find(
+        self, text: str, allowed: Collection[str], broken: Collection[int] = ()
+    ) -> Iterator[tuple[str, AddedToken | None]]:
+        done = place = 0
+        while match := self._pattern.search(text, place):
             token = self._tokens[match.group()]
             start, end = match.span()
+            if token.special and any(start < cut <= end for cut in broken):
+                place = start + 1
+                continue
+            place = end
             if token.special and token.text not in allowed:
                 continue
             if token.single_word and (_WORD.match(text, max(start - 1, 0), start) or _WORD.match(text, end)):

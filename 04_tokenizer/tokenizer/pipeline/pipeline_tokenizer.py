@@ -6,7 +6,7 @@ Mistral, Gemma, RoBERTa, BERT, T5.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any, ClassVar, Literal, Protocol
 
 from tokenizer.interface import Tokenizer, TokenizerError
@@ -100,8 +100,18 @@ class PipelineTokenizer(Tokenizer):
 
     def encode(self, text: str, allowed_special: Literal["all"] | Collection[str] = ()) -> list[int]:
         """Text to ids. See `Tokenizer.encode`."""
+        return self._encode(text, allowed_special, True)
+
+    def encode_part(self, part: str, begins: bool, broken: bool = False) -> list[int]:
+        """See `Tokenizer.encode_part`."""
+        return self._encode(part, () if broken else "all", begins)
+
+    def parts(self, text: str, broken: Collection[int] = ()) -> Iterator[tuple[str, int | None]]:
+        """See `Tokenizer.parts`."""
+        return self.added_tokens.parts(text, broken)
+
+    def _encode(self, text: str, allowed_special: Literal["all"] | Collection[str], begins: bool) -> list[int]:
         ids: list[int] = []
-        begins = True
         encode = self._model.encode
         for part, index in self.added_tokens.split(replace_surrogates(text), allowed_special):
             if index is not None:
