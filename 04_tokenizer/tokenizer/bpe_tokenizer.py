@@ -10,8 +10,9 @@ GPT-2, so that any text can be encoded and nothing is ever unknown.
 
 from __future__ import annotations
 
+import operator
 import unicodedata
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import lru_cache
 from typing import Any, ClassVar, Literal
@@ -206,6 +207,14 @@ class BPETokenizer(Tokenizer):
             ids += self._encode_plainly(piece) if special_id is None else [special_id]
         return ids
 
+    def parts(self, text: str, broken: Collection[int] = ()) -> Iterator[tuple[str, int | None]]:
+        """See `Tokenizer.parts`."""
+        return self.added_tokens.parts(text, broken)
+
+    def encode_part(self, part: str, begins: bool, broken: bool = False) -> list[int]:
+        """See `Tokenizer.encode_part`."""
+        return self.encode(part, () if broken else "all")
+
     def _normalise(self, text: str) -> str:
         return unicodedata.normalize("NFC", text) if self.nfc else text
 
@@ -298,7 +307,7 @@ class BPETokenizer(Tokenizer):
 
 
 def _checked_ids(ids: Sequence[int] | None, tokens: int) -> list[int]:
-    checked = list(range(tokens)) if ids is None else [int(index) for index in ids]
+    checked = list(range(tokens)) if ids is None else [operator.index(index) for index in ids]
     given = [index for number, index in enumerate(checked) if number >= 256 or index != NO_ID]
     if len(checked) != tokens or len(set(given)) != len(given) or min(given, default=0) < 0:
         raise TokenizerError(f"{tokens} tokens need as many ids, all different and none below 0")

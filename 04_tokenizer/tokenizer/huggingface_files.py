@@ -18,7 +18,7 @@ from tokenizer.interface import Tokenizer, TokenizerError
 from tokenizer.interop import BYTE_OF_CHARACTER, from_printable, printable_vocabulary
 from tokenizer.model_files import ModelFiles
 from tokenizer.patterns import DIGITS_PATTERN, GPT2_PATTERN
-from tokenizer.pipeline.added_tokens import AddedToken
+from tokenizer.pipeline.added_tokens import read_added_tokens
 from tokenizer.pipeline.normalizers import build_normalizer
 from tokenizer.pipeline.one_pattern import as_one_pattern
 from tokenizer.pipeline.pipeline_tokenizer import PipelineTokenizer
@@ -161,7 +161,7 @@ def read_content(content: dict[str, Any]) -> BPETokenizer | PipelineTokenizer:
     if pattern is None:
         return PipelineTokenizer(content)
     model = content["model"]
-    added = {AddedToken.from_json(entry): entry["id"] for entry in content.get("added_tokens") or ()}
+    added = read_added_tokens(content.get("added_tokens"), model["vocab"])
     texts = {token.text for token in added}
     vocab = {text: index for text, index in model["vocab"].items() if text not in texts}
     merges = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]

@@ -135,6 +135,25 @@ class Tokenizer(ABC):
         for chunk in join_safely(texts, self.last_safe_cut, specials | self.always_found):
             yield from self.encode(chunk, allowed_special)
 
+    def parts(self, text: str, broken: Collection[int] = ()) -> Iterator[tuple[str, int | None]]:
+        """The text as it came, cut at all added tokens: (text, None) or (token, with the spaces that it takes, its id).
+
+        Args:
+            text: any text.
+            broken: places; a special token that has one of them in it or at its end is ordinary text.
+        """
+        return split_special(text, self.special_tokens, "all", broken)
+
+    def encode_part(self, part: str, begins: bool, broken: bool = False) -> list[int]:
+        """The ids of a part between two added tokens.
+
+        Args:
+            part: see `parts`.
+            begins: whether it begins the text.
+            broken: whether no special token is to be found in it.
+        """
+        return self.encode(part)
+
     @abstractmethod
     def last_safe_cut(self, text: str, start: int, end: int) -> int:
         """The last position in (start, end] where the two parts of the text give the ids of the whole.
@@ -175,14 +194,15 @@ class Tokenizer(ABC):
     def begin_ids(self) -> list[int]:
         """Ids that a text begins with: those that the model's files say, or else `<|endoftext|>`.
 
-        `<|endoftext|>` begins every document of a data set made here, and of GPT-2's. A model whose files name another
+        What the post-processor of `tokenizer.json` puts before a text decides, as for `transformers`. `add_bos_token` of
+        `tokenizer_config.json` counts where there is none. `<|endoftext|>` begins every document of a data set made here, and of GPT-2's. A model whose files name another
         begin token and do not say that texts begin with it, such as SmolLM2, gets none.
         """
         begin = self.id_of(self.files.token("bos_token"))
-        if self.files.adds_begin_token is not None:
-            return [begin] if self.files.adds_begin_token and begin is not None else []
         if self.frame != TextFrame():
             return list(self.frame.before)
+        if self.files.adds_begin_token is not None:
+            return [begin] if self.files.adds_begin_token and begin is not None else []
         if self.files.tokenizer_config and begin != self.id_of(END_OF_TEXT):
             return []
         usual = self.id_of(END_OF_TEXT)
@@ -269,9 +289,18 @@ def allowed_names(special_ids: Mapping[str, int], allowed: Literal["all"] | Coll
 
 
 def split_special(
-    text: str, special_ids: Mapping[str, int], allowed: Literal["all"] | Collection[str]
+    text: str,
+    special_ids: Mapping[str, int],
+    allowed: Literal["all"] | Collection[str],
+    broken: Collection[int] = (),
 ) -> Iterator[tuple[str, int | None]]:
     """Cut text at the special tokens that are allowed: (ordinary text, None) or (special, its id).
+
+    Args:
+        text: any text.
+        special_ids: text and id of each special token.
+        allowed: see `allowed_names`.
+        broken: places; a special token that has one of them in it or at its end is ordinary text.
 
     Raises:
         TokenizerError: `allowed` names a token that does not exist.
@@ -282,6 +311,16 @@ def split_special(
         return
     # Longest first: where two special tokens begin with the same characters, the longer one is found.
     alternatives = "|".join(regex.escape(name) for name in sorted(names, key=len, reverse=True))
-    for index, piece in enumerate(regex.split(f"({alternatives})", text)):
-        if piece:
-            yield piece, special_ids[piece] if index % 2 else None
+    pattern = regex.compile(alternatives)
+    done = place = 0
+    while match := pattern.search(text, place):
+        start, end = match.span()
+        if any(start < cut <= end for cut in broken):
+            place = start + 1
+            continue
+        if done < start:
+            yield text[done:start], None
+        yield match.group(), special_ids[match.group()]
+        done = place = end
+    if done < len(text):
+        yield text[done:], None

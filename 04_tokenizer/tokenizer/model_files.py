@@ -101,10 +101,9 @@ class ModelFiles:
 
     @property
     def adds_begin_token(self) -> bool | None:
-        """Whether a text begins with the begin token; None where the files leave it to `tokenizer.json`."""
-        if "add_bos_token" in self.tokenizer_config or "add_eos_token" in self.tokenizer_config:
-            return bool(self.tokenizer_config.get("add_bos_token"))
-        return None
+        """Whether a text begins with the begin token, for a tokenizer whose own file does not say it; None: not said."""
+        adds = self.tokenizer_config.get("add_bos_token")
+        return None if adds is None else bool(adds)
 
     def generation_ids(self, name: str) -> list[int]:
         """`bos_token_id`, `eos_token_id` or `pad_token_id` as a list; there may be several ids that end a text."""

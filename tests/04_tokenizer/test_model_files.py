@@ -46,13 +46,19 @@ def test_llama_3_begins_with_its_own_token_and_has_several_ends(tmp_path: Path):
     assert pickle.loads(pickle.dumps(ours)).end_ids == ours.end_ids
 
 
-@pytest.mark.parametrize(("adds", "expected"), [(True, 1), (False, 0)])
-def test_add_bos_token_is_obeyed(adds: bool, expected: int, tmp_path: Path):
-    config = {"bos_token": "<s>", "eos_token": {"content": "</s>"}, "pad_token": "<unk>", "add_bos_token": adds}
+@pytest.mark.parametrize("says", [{}, {"add_bos_token": True}, {"add_bos_token": False}, {"add_eos_token": False}])
+def test_the_post_processor_decides_how_a_text_begins_as_for_transformers(says: dict[str, bool], tmp_path: Path):
+    config = {"bos_token": "<s>", "eos_token": {"content": "</s>"}, "pad_token": "<unk>", **says}
     ours = folder_of(tmp_path, "Llama 2", tokenizer_config=config)
-    assert (ours.begin_ids, ours.end_ids, ours.pad_id) == ([1] * expected, [2], 0)
+    assert (ours.begin_ids, ours.end_ids, ours.pad_id) == ([1], [2], 0)
     ours.save(tmp_path / "again" / "tokenizer.json")
     assert json.loads((tmp_path / "again" / "tokenizer_config.json").read_text()) == config
+
+
+def test_add_bos_token_counts_where_no_post_processor_says_it(tmp_path: Path):
+    for says, expected in (({"add_bos_token": True}, 1), ({"add_bos_token": False}, 0), ({"add_eos_token": False}, 0)):
+        ours = folder_of(tmp_path, "Qwen 3", tokenizer_config={"bos_token": "<|im_start|>", **says})
+        assert ours.begin_ids == [ours.special_tokens["<|im_start|>"]] * expected
 
 
 def test_a_model_that_says_it_has_no_begin_token_gets_none(tmp_path: Path):

@@ -214,7 +214,7 @@ def test_what_stands_around_a_text_is_read_and_everything_survives_being_saved(f
         ({"decoder": {"type": "CTC"}, "normalizer": {"type": "NFD"}}, "decoder CTC is not supported"),
         ({"post_processor": {"type": "Other"}}, "post-processor Other is not supported"),
         ({"model": {"type": "WordLevel", "vocab": {}}}, "model WordLevel is not supported"),
-        ({"pre_tokenizer": {"type": "Split", "pattern": {"Regex": "(?<"}, "behavior": "Isolated"}}, "cannot be read"),
+        ({"pre_tokenizer": {"type": "Split", "pattern": {"Regex": "(?<"}, "behavior": "Isolated"}}, r"has .\(\?<."),
         (
             {"pre_tokenizer": {"type": "Split", "pattern": {"Regex": "a*"}, "behavior": "Isolated"}},
             "where there is nothing",
@@ -228,6 +228,30 @@ def test_what_is_not_supported_is_refused_by_name(change: dict[str, Any], messag
     with pytest.raises(TokenizerError, match=message) as caught:
         load_tokenizer(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("family", ["GPT-2", "Llama 2", "BERT"])
+def test_an_id_that_is_none_or_that_tokenizers_would_not_take_is_refused_by_name(family: str):
+    content = FAMILIES[family]
+    vocab, entry = content["model"]["vocab"], content["added_tokens"][0]
+    first, free = next(iter(vocab)), len(vocab)
+    for bad in ("7", None, -1, 3.5, 2**70, True):
+        for change in (
+            {"model": {**content["model"], "vocab": {**vocab, first: bad}}},
+            {"added_tokens": [{**entry, "id": bad}]},
+        ):
+            with pytest.raises(TokenizerError, match="an id is a whole number"):
+                read_content({**content, **change})
+    for added_tokens, message in (
+        ([{**entry, "content": "low", "id": vocab["low"] + 1}], "in the vocabulary"),
+        ([{**entry, "content": "<new>", "id": free + 2}], f"the next that is free is {free}"),
+        ([{**entry, "content": "<new>", "id": free}, {**entry, "content": "<old>", "id": free}], "that is free is"),
+        ([{**entry, "content": "<new>", "id": free}] * 2, "that is free is"),
+    ):
+        assert any(reference({**content, "added_tokens": added_tokens}).token_to_id(e["content"]) != e["id"]
+                   for e in added_tokens) or added_tokens[0] is added_tokens[-1]  # fmt: skip
+        with pytest.raises(TokenizerError, match=message):
+            read_content({**content, "added_tokens": added_tokens})
 
 
 @pytest.mark.parametrize("option", ["dropout", "continuing_subword_prefix", "end_of_word_suffix"])

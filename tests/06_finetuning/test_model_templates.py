@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tokenizers
 from support.tokenizer_specimens import FAMILIES, added
 
 from finetuning.base_model import find_template
 from finetuning.data.chat_format import ConversationError, Message, chat_template, require_tools_are_read
 from finetuning.data.jinja_template import JinjaTemplate
 from tokenizer.bpe_tokenizer import BPETokenizer
+from tokenizer.huggingface_files import read_content
 from tokenizer.interface import Tokenizer
 from tokenizer.loading import load_tokenizer
 from tokenizer.model_files import ModelFiles
@@ -275,3 +277,44 @@ def test_the_models_own_template_comes_before_ours(tokenizer):
     assert find_template(tokenizer, "chatml") is chat_template("chatml")
     tokenizer.files = ModelFiles()
     assert find_template(tokenizer) is chat_template("chatml")  # whose special tokens it has
+
+
+def _marks(**options: bool) -> list[dict[str, Any]]:
+    return [added(text, index, **options) for index, text in enumerate(["<unk>", "<s>", "</s>"])]
+
+
+@pytest.mark.parametrize("family", ["Llama 2", "Mistral"])
+@pytest.mark.parametrize("rstrip", [False, True])
+def test_a_conversation_is_encoded_as_one_text_and_answers_are_known_in_it(family: str, rstrip: bool):
+    content = {**FAMILIES[family], "added_tokens": _marks(rstrip=rstrip)}
+    ours, theirs = read_content(content), tokenizers.Tokenizer.from_str(json.dumps(content))
+    said = "{% generation %} {{ m.content }} </s>{% endgeneration %}"
+    source = (
+        "{% for m in messages %}{% if m.role == 'user' %}<s> x {{ m.content }}\n{% else %}SAID\n{% endif %}{% endfor %}"
+    )
+    for template in (
+        JinjaTemplate(source.replace("SAID", said)),
+        JinjaTemplate(source.replace("SAID", "{{ m.content }}</s>")),
+    ):
+        talk = [
+            Message("user", "low"),
+            Message("assistant", "lower"),
+            Message("user", "end"),
+            Message("assistant", "new"),
+        ]
+        encoded = template.encode(talk, ours)
+        assert encoded.ids == theirs.encode(template.render(talk), add_special_tokens=False).ids
+        learned = [index for index, learns in zip(encoded.ids, encoded.learned, strict=True) if learns]
+        words = ours.continue_bytes(learned).decode().split()
+        assert words == (["lower", "</s>", "new", "</s>"] if "generation" in template.to_jinja() else ["new</s>"])
+
+
+def test_what_people_type_changes_nothing_around_it_in_messages_and_tools():
+    content = {**FAMILIES["Llama 2"], "added_tokens": [*_marks(rstrip=True)]}
+    ours = read_content(content)
+    template = JinjaTemplate("{{ tools | tojson }}{% for m in messages %}<s>\n{{ m.content }}</s>\n{% endfor %}<s>\n")
+    for typed in ("</s>", "<</s>>", "<s></s>", "</s></s>"):
+        ids = template.encode([Message("user", typed)], ours, tools=[{"description": typed, typed: 1}]).ids
+        assert [index for index in ids if index in (1, 2)] == [1, 2, 1]
+        after = ids[ids.index(1) :]
+        assert ours.continue_bytes(after[1:-2]).decode().strip() == typed and after[-2:] == [2, 1]

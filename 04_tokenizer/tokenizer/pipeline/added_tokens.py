@@ -7,7 +7,7 @@ Others, such as Qwen3's `<think>`, are ordinary text with an id of their own, an
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -55,6 +55,51 @@ class AddedToken:
         return {"id": index, "content": self.text, **{name: getattr(self, name) for name in _PLAIN}}
 
 
+def read_added_tokens(entries: Iterable[Mapping[str, Any]] | None, vocab: Mapping[str, Any]) -> dict[AddedToken, int]:
+    """The `added_tokens` of a `tokenizer.json`, with their ids.
+
+    `tokenizers` takes the id that a text has in the vocabulary, or else the next one that is free, and only warns where the
+    file says another. Which of the two the model was trained with, no reader can know.
+
+    Args:
+        entries: as they are in the file.
+        vocab: the ids of the model's own tokens.
+
+    Raises:
+        TokenizerError: an id is not a whole number of 32 bits, or not the one that `tokenizers` takes.
+    """
+    for text, index in vocab.items():
+        check_id(text, index)
+    added: dict[AddedToken, int] = {}
+    free = len(vocab)
+    for entry in entries or ():
+        token, index = AddedToken.from_json(entry), check_id(entry["content"], entry["id"])
+        if vocab.get(token.text, index) != index:
+            raise TokenizerError(
+                f"the added token {token.text!r} has the id {index}, and {vocab[token.text]} in the vocabulary"
+            )
+        if token.text not in vocab and index != free:
+            raise TokenizerError(
+                f"the added token {token.text!r} has the id {index}, and the next that is free is {free}"
+            )
+        free = max(free, index + 1) if index >= len(vocab) else free
+        if token in added:
+            raise TokenizerError(f"the added token {token.text!r} is listed twice")
+        added[token] = index
+    return added
+
+
+def check_id(text: str, index: Any) -> int:
+    """The id of a token.
+
+    Raises:
+        TokenizerError: it is not a whole number of 32 bits.
+    """
+    if type(index) is not int or not 0 <= index < 1 << 32:
+        raise TokenizerError(f"the token {text!r} has the id {index!r}; an id is a whole number from 0 to 2³² - 1")
+    return index
+
+
 class AddedTokens:
     """Finds added tokens.
 
@@ -88,6 +133,11 @@ class AddedTokens:
             )
         self._raw, self._after = _Finder(raw), _Finder(after)
 
+    def parts(self, text: str, broken: Collection[int] = ()) -> Iterator[tuple[str, int | None]]:
+        """See `Tokenizer.parts`."""
+        for part, token in self._raw.find(text, self.special.keys(), broken):
+            yield part, None if token is None else self.ids[token.text]
+
     def split(self, text: str, allowed: Literal["all"] | Collection[str] = ()) -> Iterator[tuple[str, int | None]]:
         """Cut text at the added tokens: (ordinary text, normalized; None), or (token, its id).
 
@@ -119,11 +169,17 @@ class _Finder:
         longest_first = sorted(self._tokens, key=len, reverse=True)
         self._pattern = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
 
-    def find(self, text: str, allowed: Collection[str]) -> Iterator[tuple[str, AddedToken | None]]:
-        done = 0
-        for match in self._pattern.finditer(text):
+    def find(
+        self, text: str, allowed: Collection[str], broken: Collection[int] = ()
+    ) -> Iterator[tuple[str, AddedToken | None]]:
+        done = place = 0
+        while match := self._pattern.search(text, place):
             token = self._tokens[match.group()]
             start, end = match.span()
+            if token.special and any(start < cut <= end for cut in broken):
+                place = start + 1
+                continue
+            place = end
             if token.special and token.text not in allowed:
                 continue
             if token.single_word and (_WORD.match(text, max(start - 1, 0), start) or _WORD.match(text, end)):

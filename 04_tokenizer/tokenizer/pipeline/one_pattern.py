@@ -66,7 +66,7 @@ def _combine(patterns: list[str]) -> str | None:
     if "" in combined:
         return None
     # What no pattern matches is a piece as well, up to the next match.
-    return "|".join(combined) + f"|(?:(?!{'|'.join(combined)})(?s:.))+"
+    return "|".join(combined) + rf"|(?:(?!{'|'.join(combined)})[\s\S])+"
 
 
 def _stopping(pattern: str, stops: list[str]) -> str | None:

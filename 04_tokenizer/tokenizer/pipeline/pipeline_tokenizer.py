@@ -6,12 +6,12 @@ Mistral, Gemma, RoBERTa, BERT, T5.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any, ClassVar, Literal, Protocol
 
 from tokenizer.interface import Tokenizer, TokenizerError
 from tokenizer.patterns import replace_surrogates
-from tokenizer.pipeline.added_tokens import AddedToken, AddedTokens
+from tokenizer.pipeline.added_tokens import AddedToken, AddedTokens, read_added_tokens
 from tokenizer.pipeline.character_bpe import CharacterBPE
 from tokenizer.pipeline.decoders import TokenDecoder
 from tokenizer.pipeline.normalizers import build_normalizer
@@ -63,18 +63,13 @@ class PipelineTokenizer(Tokenizer):
             raise TokenizerError(f"its model {kind} is not supported; those that are: {', '.join(MODELS)}")
         if content.get("truncation") or content.get("padding"):
             self.content |= {"truncation": None, "padding": None}
+        vocab = {text: index for index, (text, _) in enumerate(model["vocab"])} if kind == "Unigram" else model["vocab"]
+        added = read_added_tokens(content.get("added_tokens"), vocab)
         self._model = MODELS[kind](model)
-        self.added_tokens = AddedTokens(
-            {AddedToken.from_json(entry): entry["id"] for entry in content.get("added_tokens") or ()},
-            build_normalizer(content.get("normalizer")),
-        )
+        self.added_tokens = AddedTokens(added, build_normalizer(content.get("normalizer")))
         self._pre_tokenizers = PreTokenizers(flatten(content.get("pre_tokenizer")))
         self._decoder = TokenDecoder(content.get("decoder"))
         self.frame = read_frame(content.get("post_processor"))
-        for text, index in self.added_tokens.ids.items():
-            if self._model.vocab.get(text, index) != index:
-                known = self._model.vocab[text]
-                raise TokenizerError(f"the added token {text!r} has the id {index}, and {known} in the vocabulary")
         self._text_of_id = {index: text for text, index in (self._model.vocab | self.added_tokens.ids).items()}
         if len(self._text_of_id) != len(self._model.vocab.keys() | self.added_tokens.ids.keys()):
             raise TokenizerError("two tokens of the vocabulary have the same id")
@@ -105,8 +100,18 @@ class PipelineTokenizer(Tokenizer):
 
     def encode(self, text: str, allowed_special: Literal["all"] | Collection[str] = ()) -> list[int]:
         """Text to ids. See `Tokenizer.encode`."""
+        return self._encode(text, allowed_special, True)
+
+    def encode_part(self, part: str, begins: bool, broken: bool = False) -> list[int]:
+        """See `Tokenizer.encode_part`."""
+        return self._encode(part, () if broken else "all", begins)
+
+    def parts(self, text: str, broken: Collection[int] = ()) -> Iterator[tuple[str, int | None]]:
+        """See `Tokenizer.parts`."""
+        return self.added_tokens.parts(text, broken)
+
+    def _encode(self, text: str, allowed_special: Literal["all"] | Collection[str], begins: bool) -> list[int]:
         ids: list[int] = []
-        begins = True
         encode = self._model.encode
         for part, index in self.added_tokens.split(replace_surrogates(text), allowed_special):
             if index is not None:

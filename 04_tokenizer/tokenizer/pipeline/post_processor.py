@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tokenizer.interface import TokenizerError
+from tokenizer.pipeline.added_tokens import check_id
 from tokenizer.text_frame import TextFrame
 
 
@@ -25,7 +26,7 @@ def read_frame(step: dict[str, Any] | None) -> TextFrame:
     if kind == "TemplateProcessing":
         return _read_template(step["single"], step["special_tokens"])
     if kind in ("BertProcessing", "RobertaProcessing"):
-        return TextFrame((step["cls"][1],), (step["sep"][1],))
+        return TextFrame((check_id(*step["cls"]),), (check_id(*step["sep"]),))
     raise TokenizerError(f"its post-processor {kind} is not supported")
 
 
@@ -35,7 +36,8 @@ def _read_template(parts: list[dict[str, Any]], special_tokens: dict[str, Any]) 
         if "Sequence" in part:
             around.append([])
         else:
-            around[-1] += special_tokens[part["SpecialToken"]["id"]]["ids"]
+            name = part["SpecialToken"]["id"]
+            around[-1] += [check_id(name, index) for index in special_tokens[name]["ids"]]
     if len(around) != 2:
         raise TokenizerError(f"its template has the text {len(around) - 1} times; once is supported")
     return TextFrame(tuple(around[0]), tuple(around[1]))

@@ -14,14 +14,27 @@ BEHAVIORS = ("Removed", "Isolated", "MergedWithPrevious", "MergedWithNext", "Con
 def matches_and_gaps(text: str, pattern: Any, invert: bool = False) -> Iterator[tuple[Span, bool]]:
     """The whole text in spans, and for each whether the pattern matches it (or, inverted, does not)."""
     done = 0
-    for match in pattern.finditer(text):
-        start, end = match.span()
+    for start, end in _matches(text, pattern):
         if done < start:
             yield (done, start), invert
         yield (start, end), not invert
         done = end
     if done < len(text):
         yield (done, len(text)), invert
+
+
+def _matches(text: str, pattern: Any) -> Iterator[Span]:
+    # As Oniguruma's: after a match, one without characters does not count, nor what else the pattern matches there.
+    place, done = 0, -1
+    while match := pattern.search(text, place):
+        start, place = match.span()
+        if start == place == done:
+            place += 1
+            if place > len(text):
+                return
+            continue
+        done = place
+        yield start, place
 
 
 def split(text: str, pattern: Any, behavior: str, invert: bool = False) -> list[str]:

@@ -31,9 +31,9 @@ class Unigram:
         pieces = [(str(text), float(score)) for text, score in model["vocab"]]
         self.vocab = {text: index for index, (text, _) in enumerate(pieces)}
         unknown = model.get("unk_id")
-        if unknown is None or not 0 <= unknown < len(pieces) or len(self.vocab) != len(pieces):
+        if type(unknown) is not int or not 0 <= unknown < len(pieces) or len(self.vocab) != len(pieces):
             raise TokenizerError("its Unigram model has no unknown token, or a token twice")
-        self._unknown = int(unknown)
+        self._unknown = unknown
         self._scores = dict(pieces)
         self._longest = max(map(len, self.vocab))
         self._unknown_score = min(score for _, score in pieces) - _UNKNOWN_PENALTY

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import json
 import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
+from itertools import accumulate
 from typing import Any
 
 from jinja2 import Template, TemplateError, nodes
@@ -22,6 +24,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from finetuning.data.chat_format import Conversation, ConversationError, EncodedConversation, Message
 from tokenizer.interface import Tokenizer
+from tokenizer.patterns import replace_surrogates
 
 # Unicode sets these code points aside for use within a program. The first two stand around what the assistant says, and the
 # third breaks up special tokens that people wrote.
@@ -118,12 +121,17 @@ class JinjaTemplate:
         text = self._render(guarded, generation_prompt, tools)
         if LEARNED_FROM not in text and not generation_prompt and guarded[-1].get("role") == "assistant":
             text = self._mark_last_answer(text, guarded, specials, tools)
-        ids: list[int] = []
-        learned: list[bool] = []
-        for index, part in enumerate(re.split(f"[{LEARNED_FROM}{LEARNED_TO}]", text)):
-            new = _encode(part, tokenizer)
-            ids += new
-            learned += [index % 2 == 1] * len(new)
+        plain, places = _without_marks(replace_surrogates(text))
+        edges = sorted({place for mark, place in places if mark != BROKEN})
+        ids, numbers = _encode(plain, tokenizer, [place for mark, place in places if mark == BROKEN], edges)
+        learned = [False] * len(ids)
+        opened = 0
+        for mark, place in places:
+            whole, begun = numbers.get(place, (0, 0))
+            if mark == LEARNED_FROM:
+                opened = whole
+            elif mark == LEARNED_TO:
+                learned[opened:begun] = [True] * max(begun - opened, 0)
         return EncodedConversation(ids, learned)
 
     def _mark_last_answer(self, text: str, messages: list[dict[str, Any]], specials: Iterable[str], tools: Any) -> str:
@@ -227,22 +235,52 @@ def _as_mappings(conversation: Conversation | Sequence[Mapping[str, Any]]) -> li
 def _guarded(value: Any, specials: Iterable[str]) -> Any:
     """A message whose texts hold no special token: each is broken up by a mark. Marks that were there are dropped."""
     if isinstance(value, str):
-        return _any_of(specials).sub(lambda match: match.group()[0] + BROKEN + match.group()[1:], _MARKS.sub("", value))
+        # After the first character of each, also of one that begins within another.
+        begins = re.compile(f"(?=(?:{_any_of(specials).pattern}))[\\s\\S]")
+        return begins.sub(lambda match: match.group() + BROKEN, _MARKS.sub("", value))
     if isinstance(value, Mapping):
         return {_guarded(key, specials): _guarded(item, specials) for key, item in value.items()}
     return [_guarded(item, specials) for item in value] if isinstance(value, (list, tuple)) else value
 
 
-def _encode(text: str, tokenizer: Tokenizer) -> list[int]:
-    if BROKEN not in text:
-        return tokenizer.encode(text, allowed_special="all")
+def _without_marks(text: str) -> tuple[str, list[tuple[str, int]]]:
+    """The text, and each mark with the place where it stood."""
+    pieces = re.split(f"({_MARKS.pattern})", text)
+    places, length = [], 0
+    for piece, mark in zip(pieces[::2], pieces[1::2], strict=False):
+        length += len(piece)
+        places.append((mark, length))
+    return "".join(pieces[::2]), places
+
+
+def _encode(
+    text: str, tokenizer: Tokenizer, broken: list[int], edges: list[int]
+) -> tuple[list[int], dict[int, tuple[int, int]]]:
+    """The ids of the whole text, as `transformers` encodes it; and for each edge, how many ids end there or before it, and
+    how many begin before it. The two differ where one token stands on both sides."""
     ids: list[int] = []
-    done = 0
-    for match in _any_of(tokenizer.special_tokens).finditer(text):
-        ids += tokenizer.encode(text[done : match.start()].replace(BROKEN, ""))
-        ids.append(tokenizer.special_tokens[match.group()])
-        done = match.end()
-    return ids + tokenizer.encode(text[done:].replace(BROKEN, ""))
+    numbers: dict[int, tuple[int, int]] = {}
+    start = 0
+    for part, index in tokenizer.parts(text, broken):
+        end = start + len(part)
+        forged = any(start < place <= end for place in broken)
+        new = [index] if index is not None else tokenizer.encode_part(part, not start, forged)
+        for edge in edges:
+            if start <= edge <= end:
+                if edge in (start, end):
+                    number = len(ids) + (len(new) if edge == end else 0)
+                    numbers[edge] = (number, number)
+                elif index is not None:
+                    numbers[edge] = (len(ids), len(ids) + 1)
+                else:
+                    before = tokenizer.encode_part(part[: edge - start], not start, forged)
+                    length = len(tokenizer.continue_bytes(before))
+                    ends = list(accumulate(len(tokenizer.continue_bytes([one])) for one in new))
+                    whole, begun = bisect_right(ends, length), bisect_left(ends, length) + bool(length)
+                    numbers[edge] = (len(ids) + whole, len(ids) + min(begun, len(new)))
+        ids += new
+        start = end
+    return ids, numbers
 
 
 def _any_of(texts: Iterable[str]) -> re.Pattern[str]:
