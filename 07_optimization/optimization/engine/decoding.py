@@ -49,6 +49,7 @@ def apply_logits(item: ScheduledRequest, logits: Tensor, config: GPTConfig) -> N
             stats.context_shifts += 1
             table.release()
             request.tokens = list(kept)
+            request.prompt_length = len(kept)
         request.emit(token, logprobs)
         if request.finished:
             return
