@@ -21,7 +21,6 @@ from optimization.engine.model_runner import PyTorchRunner
 from optimization.engine.paged_kv_cache import BlockStorage
 from optimization.engine.scheduler import ScheduledRequest
 from optimization.kernels.arrays import Cache, Model, Rows, Scratch, Shape
-from optimization.kernels.products import TILE
 from optimization.kernels.step import decode, num_phases
 from optimization.kernels.threads import CREW
 from transformer.config import GPTConfig
@@ -67,7 +66,6 @@ class CompiledRunner:
             heads=floats(MOST_ROWS, queries),
             part=floats(MOST_ROWS, config.d_model),
             hidden=floats(MOST_ROWS, self._model.up.bias.shape[1]),
-            tiles=floats(self._threads, 8, TILE),
             scores=floats(self._threads, config.num_heads // config.kv_heads, config.context_length),
         )
 

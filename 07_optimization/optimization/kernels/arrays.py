@@ -148,7 +148,6 @@ class Scratch(NamedTuple):
         heads: (rows, heads · head_dim) the output of attention.
         part: (rows, d_model) the output of a part of a block.
         hidden: (rows, outputs of `up`).
-        tiles: (threads, 8, TILE).
         scores: (threads, heads / kv_heads, context).
     """
 
@@ -158,5 +157,4 @@ class Scratch(NamedTuple):
     heads: Floats
     part: Floats
     hidden: Floats
-    tiles: Floats
     scores: Floats

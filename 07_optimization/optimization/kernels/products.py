@@ -6,7 +6,8 @@ loop over the inputs is outside: y += x[k] · W[k], a whole row of W at a time. 
 additions in the order of k, however many lanes, rows, columns or threads there are. So a row's numbers are the same
 whatever is computed beside it, and W is read in the order in which it is stored.
 
-A y that is read and written for each k would cost as much as W. So eight rows of W are added at a time.
+A y that is read and written for each k would cost as much as W. So eight rows of W are added at a time. And a weight that
+has been read, and made a float32, is used for two rows of x at once, because each of them needs registers.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ from numba.extending import overload
 from groundwork.compiled import compiled
 from optimization.kernels.numbers import fma, to_float
 
-TILE = 512  # columns of eight rows of W, which stay in the fastest cache while all rows of x use them
+TILE = 1024  # columns of eight rows of W and of the outputs, which stay in a cache while all rows of x use them
 WIDTH = 16  # columns are divided among threads in multiples of this
 
 
 @compiled
-def multiply(x, inputs, matrix, layer, start, stop, y, tile):
+def multiply(x, inputs, matrix, layer, start, stop, y):
     """y[:, start:stop] = x[:, :inputs] · W[:, start:stop] + bias.
 
     Args:
@@ -34,35 +35,63 @@ def multiply(x, inputs, matrix, layer, start, stop, y, tile):
         start: first column.
         stop: the column after the last one.
         y: (rows, at least stop) float32.
-        tile: (8, TILE) float32, scratch.
     """
-    weight, scale, zero, rows = matrix.weight[layer], matrix.scale[layer], matrix.zero[layer], x.shape[0]
-    for row in range(rows):
-        for j in range(start, stop):
-            y[row, j] = 0
-    if rows == 1:
-        add_products(y[0, start:stop], x[0, :inputs], weight, scale, zero, start)
-    else:
-        for first in range(start, stop, TILE):
-            last = min(first + TILE, stop)
-            width = last - first
-            for k in range(0, inputs, 8):
-                count = fill(tile, weight, scale, zero, k, first, width)
-                for row in range(rows):
-                    if count == 8:
-                        t0, t1, t2, t3 = tile[0], tile[1], tile[2], tile[3]
-                        t4, t5, t6, t7 = tile[4], tile[5], tile[6], tile[7]
-                        add_eight(y[row, first:last], x[row], k, t0, t1, t2, t3, t4, t5, t6, t7)
-                    else:
-                        for i in range(count):
-                            add_one(y[row, first:last], x[row, k + i], tile[i])
-    bias = matrix.bias[layer]
-    for row in range(rows):
-        finish(y[row, start:stop], weight, scale, bias, start)
+    weight, scale, zero, bias = matrix.weight[layer], matrix.scale[layer], matrix.zero[layer], matrix.bias[layer]
+    rows, whole = x.shape[0], inputs - inputs % 8
+    tile = stop - start if rows <= 2 else TILE
+    for first in range(start, stop, tile):
+        last = min(first + tile, stop)
+        for row in range(rows):
+            for j in range(first, last):
+                y[row, j] = 0
+        for k in range(0, whole, 8):
+            add_eight_inputs(y, x, k, weight, scale, zero, first, last)
+        for k in range(whole, inputs):
+            add_one_input(y, x, k, weight, first, last)
+        for row in range(rows):
+            finish(y[row, first:last], weight, scale, bias, first)
+
+
+def add_eight_inputs(y, x, k, weight, scale, zero, start, stop):
+    """y[:, start:stop] += x[:, k : k + 8] · W[k : k + 8, start:stop]."""
+    raise NotImplementedError
+
+
+@overload(add_eight_inputs)
+def _add_eight_inputs(y, x, k, weight, scale, zero, start, stop):
+    if weight.dtype == types.uint8:
+
+        def four_bits(y, x, k, weight, scale, zero, start, stop):
+            byte, group = k // 2, k * scale.shape[0] // (2 * weight.shape[0])
+            w0, w1 = weight[byte, start:stop], weight[byte + 1, start:stop]
+            w2, w3 = weight[byte + 2, start:stop], weight[byte + 3, start:stop]
+            s, z = scale[group, start:stop], zero[group, start:stop]
+            last = x.shape[0] - 1
+            for row in range(0, last, 2):
+                y0, y1 = y[row, start:stop], y[row + 1, start:stop]
+                add_four_bits_to_two(y0, y1, x[row], x[row + 1], k, w0, w1, w2, w3, s, z)
+            if last % 2 == 0:
+                add_four_bits(y[last, start:stop], x[last], k, w0, w1, w2, w3, s, z)
+
+        return four_bits
+
+    def numbers(y, x, k, weight, scale, zero, start, stop):
+        w0, w1 = weight[k, start:stop], weight[k + 1, start:stop]
+        w2, w3 = weight[k + 2, start:stop], weight[k + 3, start:stop]
+        w4, w5 = weight[k + 4, start:stop], weight[k + 5, start:stop]
+        w6, w7 = weight[k + 6, start:stop], weight[k + 7, start:stop]
+        last = x.shape[0] - 1
+        for row in range(0, last, 2):
+            y0, y1 = y[row, start:stop], y[row + 1, start:stop]
+            add_to_two(y0, y1, x[row], x[row + 1], k, w0, w1, w2, w3, w4, w5, w6, w7)
+        if last % 2 == 0:
+            add_to_one(y[last, start:stop], x[last], k, w0, w1, w2, w3, w4, w5, w6, w7)
+
+    return numbers
 
 
 @compiled
-def add_eight(y, x, k, w0, w1, w2, w3, w4, w5, w6, w7):
+def add_to_one(y, x, k, w0, w1, w2, w3, w4, w5, w6, w7):
     """y += x[k] · w0 + … + x[k + 7] · w7, one after the other."""
     x0, x1, x2, x3, x4, x5, x6, x7 = x[k], x[k + 1], x[k + 2], x[k + 3], x[k + 4], x[k + 5], x[k + 6], x[k + 7]
     for j in range(y.size):
@@ -77,27 +106,70 @@ def add_eight(y, x, k, w0, w1, w2, w3, w4, w5, w6, w7):
 
 
 @compiled
-def add_one(y, x, w):
-    """y += x · w."""
+def add_to_two(y, z, x, u, k, w0, w1, w2, w3, w4, w5, w6, w7):
+    """`add_to_one` for y with x, and for z with u."""
+    x0, x1, x2, x3, x4, x5, x6, x7 = x[k], x[k + 1], x[k + 2], x[k + 3], x[k + 4], x[k + 5], x[k + 6], x[k + 7]
+    u0, u1, u2, u3, u4, u5, u6, u7 = u[k], u[k + 1], u[k + 2], u[k + 3], u[k + 4], u[k + 5], u[k + 6], u[k + 7]
     for j in range(y.size):
-        y[j] = fma(x, to_float(w[j]), y[j])
+        w = to_float(w0[j])
+        s, t = fma(x0, w, y[j]), fma(u0, w, z[j])
+        w = to_float(w1[j])
+        s, t = fma(x1, w, s), fma(u1, w, t)
+        w = to_float(w2[j])
+        s, t = fma(x2, w, s), fma(u2, w, t)
+        w = to_float(w3[j])
+        s, t = fma(x3, w, s), fma(u3, w, t)
+        w = to_float(w4[j])
+        s, t = fma(x4, w, s), fma(u4, w, t)
+        w = to_float(w5[j])
+        s, t = fma(x5, w, s), fma(u5, w, t)
+        w = to_float(w6[j])
+        s, t = fma(x6, w, s), fma(u6, w, t)
+        w = to_float(w7[j])
+        y[j], z[j] = fma(x7, w, s), fma(u7, w, t)
 
 
 @compiled
 def add_four_bits(y, x, k, w0, w1, w2, w3, scale, zero):
-    """`add_eight` for weights of 4 bits: w0 holds the rows k (lower half of a byte) and k + 1, and so on."""
+    """`add_to_one` for weights of 4 bits: w0 holds the rows k (lower half of a byte) and k + 1, and so on."""
     x0, x1, x2, x3, x4, x5, x6, x7 = x[k], x[k + 1], x[k + 2], x[k + 3], x[k + 4], x[k + 5], x[k + 6], x[k + 7]
     for j in range(y.size):
-        s = to_float(scale[j])
-        z = fma(np.float32(-8), s, to_float(zero[j]))
-        t = fma(x0, fma(low(w0[j]), s, z), y[j])
-        t = fma(x1, fma(high(w0[j]), s, z), t)
-        t = fma(x2, fma(low(w1[j]), s, z), t)
-        t = fma(x3, fma(high(w1[j]), s, z), t)
-        t = fma(x4, fma(low(w2[j]), s, z), t)
-        t = fma(x5, fma(high(w2[j]), s, z), t)
-        t = fma(x6, fma(low(w3[j]), s, z), t)
-        y[j] = fma(x7, fma(high(w3[j]), s, z), t)
+        a = to_float(scale[j])
+        b = fma(np.float32(-8), a, to_float(zero[j]))
+        t = fma(x0, fma(low(w0[j]), a, b), y[j])
+        t = fma(x1, fma(high(w0[j]), a, b), t)
+        t = fma(x2, fma(low(w1[j]), a, b), t)
+        t = fma(x3, fma(high(w1[j]), a, b), t)
+        t = fma(x4, fma(low(w2[j]), a, b), t)
+        t = fma(x5, fma(high(w2[j]), a, b), t)
+        t = fma(x6, fma(low(w3[j]), a, b), t)
+        y[j] = fma(x7, fma(high(w3[j]), a, b), t)
+
+
+@compiled
+def add_four_bits_to_two(y, z, x, u, k, w0, w1, w2, w3, scale, zero):
+    """`add_to_two` for weights of 4 bits."""
+    x0, x1, x2, x3, x4, x5, x6, x7 = x[k], x[k + 1], x[k + 2], x[k + 3], x[k + 4], x[k + 5], x[k + 6], x[k + 7]
+    u0, u1, u2, u3, u4, u5, u6, u7 = u[k], u[k + 1], u[k + 2], u[k + 3], u[k + 4], u[k + 5], u[k + 6], u[k + 7]
+    for j in range(y.size):
+        a = to_float(scale[j])
+        b = fma(np.float32(-8), a, to_float(zero[j]))
+        w = fma(low(w0[j]), a, b)
+        s, t = fma(x0, w, y[j]), fma(u0, w, z[j])
+        w = fma(high(w0[j]), a, b)
+        s, t = fma(x1, w, s), fma(u1, w, t)
+        w = fma(low(w1[j]), a, b)
+        s, t = fma(x2, w, s), fma(u2, w, t)
+        w = fma(high(w1[j]), a, b)
+        s, t = fma(x3, w, s), fma(u3, w, t)
+        w = fma(low(w2[j]), a, b)
+        s, t = fma(x4, w, s), fma(u4, w, t)
+        w = fma(high(w2[j]), a, b)
+        s, t = fma(x5, w, s), fma(u5, w, t)
+        w = fma(low(w3[j]), a, b)
+        s, t = fma(x6, w, s), fma(u6, w, t)
+        w = fma(high(w3[j]), a, b)
+        y[j], z[j] = fma(x7, w, s), fma(u7, w, t)
 
 
 @compiled
@@ -112,79 +184,13 @@ def high(byte):
     return np.float32(np.int32(byte) >> np.int32(4))
 
 
-def add_products(y, x, weight, scale, zero, start):
-    """y += x · W[:, start : start + len(y)], straight from the memory of W."""
-    raise NotImplementedError
-
-
-@overload(add_products)
-def _add_products(y, x, weight, scale, zero, start):
-    if weight.dtype == types.uint8:
-
-        def four_bits(y, x, weight, scale, zero, start):
-            stop, group = start + y.size, x.size // scale.shape[0]
-            for k in range(0, x.size, 8):
-                byte, at = k // 2, k // group
-                w0, w1 = weight[byte, start:stop], weight[byte + 1, start:stop]
-                w2, w3 = weight[byte + 2, start:stop], weight[byte + 3, start:stop]
-                add_four_bits(y, x, k, w0, w1, w2, w3, scale[at, start:stop], zero[at, start:stop])
-
-        return four_bits
-
-    def numbers(y, x, weight, scale, zero, start):
-        stop, whole = start + y.size, x.size - x.size % 8
-        for k in range(0, whole, 8):
-            w0, w1, w2 = weight[k, start:stop], weight[k + 1, start:stop], weight[k + 2, start:stop]
-            w3, w4, w5 = weight[k + 3, start:stop], weight[k + 4, start:stop], weight[k + 5, start:stop]
-            add_eight(y, x, k, w0, w1, w2, w3, w4, w5, weight[k + 6, start:stop], weight[k + 7, start:stop])
-        for k in range(whole, x.size):
-            add_one(y, x[k], weight[k, start:stop])
-
-    return numbers
-
-
-def fill(tile, weight, scale, zero, k, start, width):
-    """Copy the rows from k on of W[:, start : start + width] into the tile as float32. Returns their number, 1 to 8."""
-    raise NotImplementedError
-
-
-@overload(fill)
-def _fill(tile, weight, scale, zero, k, start, width):
-    if weight.dtype == types.uint8:
-
-        def four_bits(tile, weight, scale, zero, k, start, width):
-            stop, group = start + width, 2 * weight.shape[0] // scale.shape[0]
-            for i in range(4):
-                lower, upper, at = tile[2 * i, :width], tile[2 * i + 1, :width], k // group
-                unpack(lower, upper, weight[k // 2 + i, start:stop], scale[at, start:stop], zero[at, start:stop])
-            return 8
-
-        return four_bits
-
-    def numbers(tile, weight, scale, zero, k, start, width):
-        count = min(8, weight.shape[0] - k)
-        for i in range(count):
-            widen(tile[i, :width], weight[k + i, start : start + width])
-        return count
-
-    return numbers
-
-
 @compiled
-def widen(floats, stored):
-    """Copy stored numbers as float32."""
-    for j in range(floats.size):
-        floats[j] = to_float(stored[j])
-
-
-@compiled
-def unpack(lower, upper, stored, scale, zero):
-    """The two rows that bytes hold, as float32: the numbers that `add_four_bits` multiplies with."""
-    for j in range(lower.size):
-        s = to_float(scale[j])
-        z = fma(np.float32(-8), s, to_float(zero[j]))
-        lower[j] = fma(low(stored[j]), s, z)
-        upper[j] = fma(high(stored[j]), s, z)
+def add_one_input(y, x, k, weight, start, stop):
+    """y[:, start:stop] += x[:, k] · W[k, start:stop], for the last inputs if their number is no multiple of eight."""
+    for row in range(x.shape[0]):
+        number = x[row, k]
+        for j in range(start, stop):
+            y[row, j] = fma(number, to_float(weight[k, j]), y[row, j])
 
 
 def finish(y, weight, scale, bias, start):
@@ -198,7 +204,7 @@ def _finish(y, weight, scale, bias, start):
 
         def scaled(y, weight, scale, bias, start):
             for j in range(y.size):
-                y[j] = y[j] * scale[0, start + j] + bias[start + j]
+                y[j] = fma(y[j], scale[0, start + j], bias[start + j])
 
         return scaled
 

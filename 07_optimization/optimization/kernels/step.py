@@ -42,23 +42,23 @@ def decode(counters, number, thread, shape, model, cache, rows, scratch):
         return
     count = rows.ids.size
     x, read, part, qkv = scratch.x[:count], scratch.read[:count], scratch.part[:count], scratch.qkv[:count]
-    heads, hidden, tile, scores = scratch.heads[:count], scratch.hidden[:count], scratch.tiles[thread], scratch.scores[thread]
-    threads, width, d_model = scratch.tiles.shape[0], shape.feed_forward_width, x.shape[1]
+    heads, hidden, scores = scratch.heads[:count], scratch.hidden[:count], scratch.scores[thread]
+    threads, width, d_model = scratch.scores.shape[0], shape.feed_forward_width, x.shape[1]
     # In variables, because Numba compiles another version of a function for a number in the code.
     zero, no = np.int64(0), np.bool_(False)
     embed(counters, zero, shape, model.embedding, model.attention_norm, rows.ids, rows.positions, x, read)
     for layer in range(shape.num_layers):
         phase = 1 + PHASES_OF_A_LAYER * layer
-        project(counters, phase, threads, read, d_model, model.qkv, layer, qkv, tile)
+        project(counters, phase, threads, read, d_model, model.qkv, layer, qkv)
         prepare(counters, phase + 1, shape, model.query_norm, model.key_norm, model.rotary, model.rotary_table[layer],
                 layer, cache.memory, cache.scales, rows.blocks, cache.block_size, rows.positions, qkv)
         look_back(counters, phase + 2, shape, layer, cache.memory, cache.scales, rows.blocks, cache.block_size,
                   rows.positions, model.window[layer], qkv, heads, scores)
-        project(counters, phase + 3, threads, heads, heads.shape[1], model.output, layer, part, tile)
+        project(counters, phase + 3, threads, heads, heads.shape[1], model.output, layer, part)
         add(counters, phase + 4, shape, model.attention_output_norm, model.attention_sum_norm, layer,
             model.feed_forward_norm, layer, shape.parallel_residual, part, x, read)
-        expand(counters, phase + 5, threads, shape, read, model.up, layer, hidden, tile)
-        project(counters, phase + 6, threads, hidden, width, model.down, layer, part, tile)
+        expand(counters, phase + 5, threads, shape, read, model.up, layer, hidden)
+        project(counters, phase + 6, threads, hidden, width, model.down, layer, part)
         if layer + 1 < shape.num_layers:
             following, index = model.attention_norm, layer + 1
         else:
@@ -66,7 +66,7 @@ def decode(counters, number, thread, shape, model, cache, rows, scratch):
         add(counters, phase + 7, shape, model.feed_forward_output_norm, model.feed_forward_sum_norm, layer,
             following, index, no, part, x, read)
     phase = 1 + PHASES_OF_A_LAYER * shape.num_layers
-    project(counters, phase, threads, read, d_model, model.head, zero, rows.logits, tile)
+    project(counters, phase, threads, read, d_model, model.head, zero, rows.logits)
     leave(counters)
 
 
@@ -100,7 +100,7 @@ def apply_norm(norms, layer, centered, eps, x, y):
 
 
 @compiled
-def project(counters, phase, threads, x, inputs, matrix, layer, y, tile):
+def project(counters, phase, threads, x, inputs, matrix, layer, y):
     """y = x · W + b, where x are the first numbers of each row."""
     outputs = matrix.bias.shape[1]
     width = columns_of_a_piece(outputs, threads)
@@ -108,7 +108,7 @@ def project(counters, phase, threads, x, inputs, matrix, layer, y, tile):
     piece = claim(counters, phase, pieces)
     while piece < pieces:
         start = piece * width
-        multiply(x, inputs, matrix, layer, start, min(start + width, outputs), y, tile)
+        multiply(x, inputs, matrix, layer, start, min(start + width, outputs), y)
         finish_piece(counters, phase)
         piece = claim(counters, phase, pieces)
     wait_for_all(counters, phase, pieces)
@@ -123,7 +123,7 @@ def columns_of_a_piece(columns, threads):
 
 
 @compiled
-def expand(counters, phase, threads, shape, x, matrix, layer, y, tile):
+def expand(counters, phase, threads, shape, x, matrix, layer, y):
     """The first matrix of the feed-forward and its activation: the result is in the first columns of y."""
     columns = shape.feed_forward_width
     gated = shape.feed_forward == SWIGLU or shape.feed_forward == GEGLU
@@ -135,7 +135,7 @@ def expand(counters, phase, threads, shape, x, matrix, layer, y, tile):
         stop = min(start + width, columns)
         second = columns if gated else 0
         for offset in range(0, second + 1, columns):  # with a gate, the same columns of both halves
-            multiply(x, x.shape[1], matrix, layer, offset + start, offset + stop, y, tile)
+            multiply(x, x.shape[1], matrix, layer, offset + start, offset + stop, y)
         for row in range(x.shape[0]):
             activate(shape.feed_forward, y[row, start:stop], y[row, second + start : second + stop])
         finish_piece(counters, phase)
