@@ -1,51 +1,126 @@
-"""Loops that are compiled by Numba, once, and then kept on disk.
+"""Loops that Numba compiles to machine code, when they are called for the first time and not before.
 
-A module with such loops is imported only where they are called: importing Numba takes half a second, and compiling takes
-seconds the first time. `NULLM_KERNELS=plain` in the environment turns them off.
+Python needs about 50 nanoseconds for the simplest step of a loop: each `+` looks up the types of its two numbers, finds the
+function that adds them and makes a new object. Numba reads the same function once, with the types of the arguments of its
+first call, and LLVM makes machine code of it, as it does of C. Then a step takes less than one nanosecond.
+
+Compiling takes seconds. So it happens once: the machine code is kept in a folder for the next run. Numba itself is
+imported at the first call, because the import alone takes half a second.
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
-import importlib.util
 import os
+import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, ParamSpec, TypeVar
 
+_NOTICEABLE = 1.0  # seconds of compiling after which we say so
+_lock = threading.RLock()
+_said: list[str] = []
 
-def kernels_are_available() -> bool:
-    """Whether compiled loops are wanted, and Numba is there."""
-    return os.environ.get("NULLM_KERNELS") != "plain" and importlib.util.find_spec("numba") is not None
-
-
-def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile a function for the types that it is first called with, and let other threads run meanwhile."""
-    return _compile(function, fastmath=False)
-
-
-def compiled_in_any_order(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The same, but the compiler chooses the order of sums. It chooses once; each call adds in that order."""
-    return _compile(function, fastmath={"reassoc", "contract"})
-
-
-def _compile(function: Callable[..., Any], fastmath: bool | set[str]) -> Callable[..., Any]:
-    import numba
-
-    before = numba.config.CACHE_DIR
-    numba.config.CACHE_DIR = str(_cache_folder(Path(function.__code__.co_filename).parent))
-    try:
-        decorate = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=fastmath)
-        return decorate(function)  # type: ignore[no-any-return]
-    finally:
-        numba.config.CACHE_DIR = before
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 
 
 @functools.cache
-def _cache_folder(package: Path) -> Path:
-    """Where the compiled code of a package is kept. Numba would not notice that a function in another file has changed."""
-    sources = sorted([*package.glob("*.py"), Path(__file__)])
-    digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:16]
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return home / "nullm" / f"kernels-{digest}"
+def kernels_are_compiled() -> bool:
+    """Whether compiled code is used: always, unless the environment says `NULLM_KERNELS=plain`."""
+    return os.environ.get("NULLM_KERNELS") != "plain"
+
+
+def compiled(
+    *, allocates: bool = True, **options: Any
+) -> Callable[[Callable[Arguments, Result]], Compiled[Arguments, Result]]:
+    """Decorate a function so that Numba compiles it at its first call.
+
+    The function may call others that are decorated so, in any file. Its code must be what Numba understands: numbers,
+    arrays, tuples and loops. It runs without the interpreter's lock, so other threads go on, and an array that it writes
+    to must not be used by two threads at once. With `NULLM_KERNELS=plain` it is ordinary Python, for a debugger.
+
+    Args:
+        allocates: whether it makes arrays, or calls what does. If not, the references to its arrays need not be counted,
+            which is half of the time of a small function that is called for each word of a text.
+        options: further options of `numba.njit`, such as `fastmath`, `parallel` or `inline`.
+    """
+
+    def decorate(function: Callable[Arguments, Result]) -> Compiled[Arguments, Result]:
+        return Compiled(function, options | {"_nrt": allocates})
+
+    return decorate
+
+
+class Compiled(Generic[Arguments, Result]):
+    """What `compiled` makes of a function. `function` is the function as it was written."""
+
+    def __init__(self, function: Callable[Arguments, Result], options: dict[str, Any]):
+        functools.update_wrapper(self, function)
+        self.function, self._options = function, options
+
+    def __call__(self, *arguments: Arguments.args, **named: Arguments.kwargs) -> Result:
+        return self._dispatcher(*arguments, **named)
+
+    @functools.cached_property
+    def _dispatcher(self) -> Callable[Arguments, Result]:
+        if not kernels_are_compiled():
+            return self.function
+        # Numba compiles again when the file of a function has changed, but does not look at the functions that it calls.
+        # So the files of all of them name the folder.
+        digest = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(self._files()))).hexdigest()
+        numba = _load_numba()
+        with _lock:  # the folder is a setting of the whole process
+            numba.config.CACHE_DIR = str(_cache_folder() / digest[:16])
+            try:
+                return numba.njit(cache=True, nogil=True, **self._options)(self.function)
+            except RuntimeError:  # neither this folder nor any other that Numba knows can be written to
+                _say_once("No folder for compiled code can be written to, so each run compiles again.")
+                return numba.njit(nogil=True, **self._options)(self.function)
+
+    @property
+    def _numba_type_(self) -> Any:  # by which Numba recognises what a compiled function calls
+        return self._dispatcher._numba_type_  # type: ignore[attr-defined]
+
+    def _files(self) -> set[Path]:
+        code, known = self.function.__code__, self.function.__globals__  # type: ignore[attr-defined]
+        called = [known[name] for name in code.co_names if isinstance(known.get(name), Compiled)]
+        return {Path(code.co_filename)}.union(*(other._files() for other in called if other is not self))
+
+
+def _cache_folder() -> Path:
+    import pooch
+
+    named = os.environ.get("NUMBA_CACHE_DIR")
+    return Path(named) if named else Path(pooch.os_cache("nullm")) / "compiled"
+
+
+@functools.cache
+def _load_numba() -> Any:
+    import numba
+    from numba.core import event
+
+    class SaysThatItCompiles(event.Listener):
+        timers: list[threading.Timer] = []  # of a function, and of what it calls
+
+        def on_start(self, _: Any) -> None:
+            timer = threading.Timer(_NOTICEABLE, _say_once, ["Compiling once; later runs load it from a cache."])
+            timer.daemon = True
+            self.timers.append(timer)
+            timer.start()
+
+        def on_end(self, _: Any) -> None:
+            if self.timers:  # else it began before Numba was loaded here
+                self.timers.pop().cancel()
+
+    event.register("numba:compile", SaysThatItCompiles())
+    return numba
+
+
+def _say_once(line: str) -> None:
+    """One line in all: what cannot be kept needs no second line while it compiles."""
+    if not _said:
+        _said.append(line)
+        print(line, file=sys.stderr, flush=True)

@@ -16,6 +16,7 @@ import pytest
 import torch
 from torch import nn
 
+from optimization.engine import model_runner
 from optimization.engine.block_pool import BlockTable
 from optimization.engine.compiled_runner import MOST_ROWS, CompiledRunner
 from optimization.engine.engine import Engine
@@ -69,7 +70,7 @@ def random_model(style: str, d_model: int = 32, **changes) -> GPTModel:
     parts = {**STYLES[style], **changes}
     model = GPTModel(GPTConfig(vocab_size=97, context_length=48, num_layers=2, num_heads=4, d_model=d_model, **parts))
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
+        for parameter in model.parameters():
             if parameter.ndim > 1:
                 parameter.mul_(8)
             else:  # biases begin at zero, and scales at one
@@ -144,17 +145,20 @@ def test_quantized_logits_are_those_of_the_plain_layers(style, method):
     assert_close(plain_logits(engine.model, ids), expected, 1e-5)
 
 
-@pytest.mark.parametrize("cache_dtype", ["float32", "bfloat16", "int8"])
-@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16], ids=str)
-def test_shorter_types_of_weights_and_caches_round_as_much_as_they_must(precision, cache_dtype):
+@pytest.mark.parametrize(
+    ("precision", "cache_dtype", "tolerance"),
+    [(torch.float32, "bfloat16", 2e-2), (torch.float32, "int8", 4e-2), (torch.bfloat16, "float32", 1e-5)],
+    ids=str,
+)
+def test_shorter_types_of_weights_and_caches_round_as_much_as_they_must(precision, cache_dtype, tolerance):
     model, ids = random_model("llama"), some_ids(3)
     rounded = copy.deepcopy(model)  # its weights are rounded, its activations are not
     for parameter in rounded.parameters():
         parameter.data = parameter.data.to(precision).float()
     expected = plain_logits(rounded, ids)
     engine = engine_for(model, precision, cache_dtype=cache_dtype)
-    tolerance = {"float32": 1e-5, "bfloat16": 2e-2, "int8": 4e-2}[cache_dtype]
     assert_close(decode(engine, [ids], 5)[0], expected, tolerance)
+    assert_close(plain_logits(engine.model, ids), expected, max(tolerance, 5e-2))  # prompts: activations are rounded
 
 
 @pytest.mark.parametrize("weights", ["float32", "bfloat16", "int8", "int4"])
@@ -229,7 +233,7 @@ def test_what_the_loops_do_not_have_and_what_is_turned_off_is_decoded_by_pytorch
         engine_for(quantize_model(random_model("llama"), "w8a8")),
         engine_for(random_model("llama"), pack_weights=False),
     ]
-    monkeypatch.setenv("NULLM_KERNELS", "plain")
+    monkeypatch.setattr(model_runner, "kernels_are_compiled", lambda: False)  # NULLM_KERNELS=plain
     others.append(engine_for(random_model("llama")))
     assert all(type(engine._runner) is PyTorchRunner for engine in others)
 

@@ -11,11 +11,11 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from groundwork.compiled import kernels_are_available
+from groundwork.compiled import kernels_are_compiled
 from optimization.engine.paged_kv_cache import BlockStorage, RaggedBatch, RaggedRow
 from optimization.engine.scheduler import ScheduledRequest
-from optimization.weights.packed_linear import FEWEST_ROWS
 from optimization.settings import EngineSettings
+from optimization.weights.packed_linear import FEWEST_ROWS
 from optimization.weights.stacked_model import can_be_stacked, stack_model
 from training.placement import Placement
 from transformer.gpt_model import GPTModel
@@ -97,7 +97,7 @@ def suits_kernels(model: GPTModel, placement: Placement, settings: EngineSetting
     """
     if not settings.pack_weights or settings.compile or cache not in CACHES:
         return False
-    return can_be_stacked(model, placement.precision) and kernels_are_available()
+    return can_be_stacked(model, placement.precision) and kernels_are_compiled()
 
 
 def build_runner(

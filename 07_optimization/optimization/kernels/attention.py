@@ -8,12 +8,11 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
-from groundwork.compiled import compiled, compiled_in_any_order
-from optimization.kernels.numbers import exponential, fma, to_bfloat16, to_float
+from optimization.kernels.numbers import exponential, fma, kernel, kernel_in_any_order, to_bfloat16, to_float
 from optimization.kernels.parts import sum_of
 
 
-@compiled_in_any_order
+@kernel_in_any_order
 def dot(query, key):
     """The sum of the products; both have the size of a head, so the order is the same for all."""
     total = np.float32(0)
@@ -22,17 +21,15 @@ def dot(query, key):
     return total
 
 
-@compiled
+@kernel
 def add_weighted(output, weight, value):
     """output += weight · value."""
     for i in range(output.size):
         output[i] = fma(weight, to_float(value[i]), output[i])
 
 
-@compiled
-def attend(
-    queries, memory, scales, layer, kv_head, blocks, block_size, position, window, sinks, scale, softcap, outputs, scores
-):
+@kernel
+def attend(queries, cache, layer, kv_head, blocks, position, window, shape, outputs, scores):
     """The queries of one token that share a key-value head, over the tokens that the token sees.
 
     The softmax takes two passes over the scores, which fit into a cache: the largest, then the exponentials. Tokens are
@@ -40,43 +37,41 @@ def attend(
 
     Args:
         queries: (group · head_dim,) float32.
-        memory, scales, block_size: of a `Cache`.
+        cache: a `Cache`.
         layer: index of the layer.
         kv_head: index of the key-value head.
         blocks: (blocks,) the token's block table.
         position: of the token; its own key and value are stored already.
         window: how many positions it sees, including its own.
-        sinks: how many first positions it sees in any case.
-        scale: scores are multiplied by it.
-        softcap: limit of the scores; 0 for none.
+        shape: a `Shape`.
         outputs: (group · head_dim,) float32.
         scores: (group, at least the visible tokens) float32, scratch.
     """
-    group, size = scores.shape[0], memory.shape[4]
+    group, size, block_size, memory = scores.shape[0], shape.head_size, cache.block_size, cache.memory
     low = max(0, position + 1 - window)
-    sunk = min(sinks, low)  # tokens 0 to sunk - 1, and low to position
+    sunk = min(shape.sinks, low)  # the token sees those before `sunk`, and those from `low` on
     count = sunk + position + 1 - low
     for index in range(count):
         token = index if index < sunk else index - sunk + low
         slot = blocks[token // block_size] * block_size + token % block_size
         key = memory[layer, 0, slot, kv_head]
-        factor = cache_scale(scales, layer, 0, slot, kv_head)
+        factor = cache_scale(cache.scales, layer, 0, slot, kv_head)
         for g in range(group):
             scores[g, index] = dot(queries[g * size : (g + 1) * size], key) * factor
     for g in range(group):
-        softmax(scores[g, :count], scale, softcap)
-        for i in range(size):
-            outputs[g * size + i] = 0
+        softmax(scores[g, :count], shape.attention_scale, shape.attention_softcap)
+    for i in range(outputs.size):
+        outputs[i] = 0
     for index in range(count):
         token = index if index < sunk else index - sunk + low
         slot = blocks[token // block_size] * block_size + token % block_size
         value = memory[layer, 1, slot, kv_head]
-        factor = cache_scale(scales, layer, 1, slot, kv_head)
+        factor = cache_scale(cache.scales, layer, 1, slot, kv_head)
         for g in range(group):
             add_weighted(outputs[g * size : (g + 1) * size], scores[g, index] * factor, value)
 
 
-@compiled
+@kernel
 def softmax(scores, scale, softcap):
     """Turn scores into weights, in place."""
     largest = np.float32(-np.inf)

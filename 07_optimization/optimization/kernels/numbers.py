@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import numba  # noqa: F401 - the intrinsics below are its extensions
 import numpy as np
 from numba import types
 from numba.extending import intrinsic, overload
 
 from groundwork.compiled import compiled
+
+kernel = compiled(allocates=False, error_model="numpy")
+# The compiler chooses the order of sums. It chooses once: each call adds in that order.
+kernel_in_any_order = compiled(allocates=False, error_model="numpy", fastmath={"reassoc", "contract"})
 
 LOG2_E = np.float32(1.4426950408889634)
 LN2_HIGH, LN2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)  # their sum is ln 2; n · LN2_HIGH is exact
@@ -33,7 +36,7 @@ def _to_float(number):
     return lambda number: np.float32(number)
 
 
-@compiled
+@kernel
 def to_bfloat16(number):
     """The bits of the nearest bfloat16, as a uint16; of two equally near ones, the even one."""
     bits = np.float32(number).view(np.uint32)
@@ -42,7 +45,7 @@ def to_bfloat16(number):
     return np.uint16((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16))
 
 
-@compiled
+@kernel
 def exponential(x):
     """exp(x) in float32, off by one or two last bits.
 

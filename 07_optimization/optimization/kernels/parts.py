@@ -6,14 +6,13 @@ import math
 
 import numpy as np
 
-from groundwork.compiled import compiled, compiled_in_any_order
-from optimization.kernels.numbers import exponential
+from optimization.kernels.numbers import exponential, kernel, kernel_in_any_order
 
 RELU, GELU, GELU_TANH, RELU2, SWIGLU, GEGLU = range(6)
 FEED_FORWARDS = ("relu", "gelu", "gelu_tanh", "relu2", "swiglu", "geglu")
 
 
-@compiled_in_any_order
+@kernel_in_any_order
 def sum_of(x):
     """The sum of a vector."""
     total = np.float32(0)
@@ -22,7 +21,7 @@ def sum_of(x):
     return total
 
 
-@compiled_in_any_order
+@kernel_in_any_order
 def sum_of_squares(x, mean):
     """The sum of (x - mean)²."""
     total = np.float32(0)
@@ -31,7 +30,7 @@ def sum_of_squares(x, mean):
     return total
 
 
-@compiled
+@kernel
 def normalise(x, centered, eps, weight, bias, y):
     """y = (x - mean) / sqrt(variance + eps) · weight + bias. Not centered, the mean counts as 0. y may be x."""
     size = np.float32(x.size)
@@ -41,7 +40,7 @@ def normalise(x, centered, eps, weight, bias, y):
         y[j] = (x[j] - mean) * factor * weight[j] + bias[j]
 
 
-@compiled
+@kernel
 def rotate(head, cos, signed_sin):
     """Turn the pairs (i, i + half) of a head's first numbers, in place; see `transformer.positional_encoding`."""
     half = cos.size // 2
@@ -51,7 +50,7 @@ def rotate(head, cos, signed_sin):
         head[i + half] = second * cos[i + half] + first * signed_sin[i + half]
 
 
-@compiled
+@kernel
 def activate(kind, gate, up):
     """Replace the output of the first matrix of a feed-forward by what its last matrix reads.
 
@@ -78,7 +77,7 @@ def activate(kind, gate, up):
             gate[j] = positive * positive if kind == RELU2 else positive
 
 
-@compiled
+@kernel
 def gelu_tanh(x):
     """x / 2 · (1 + tanh(z)) = x · sigmoid(2z)."""
     z = np.float32(math.sqrt(2 / math.pi)) * (x + np.float32(0.044715) * x * x * x)

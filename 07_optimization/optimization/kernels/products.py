@@ -16,14 +16,13 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
-from groundwork.compiled import compiled
-from optimization.kernels.numbers import fma, to_float
+from optimization.kernels.numbers import fma, kernel, to_float
 
 TILE = 1024  # columns of eight rows of W and of the outputs, which stay in a cache while all rows of x use them
 WIDTH = 16  # columns are divided among threads in multiples of this
 
 
-@compiled
+@kernel
 def multiply(x, inputs, matrix, layer, start, stop, y):
     """y[:, start:stop] = x[:, :inputs] · W[:, start:stop] + bias.
 
@@ -90,7 +89,7 @@ def _add_eight_inputs(y, x, k, weight, scale, zero, start, stop):
     return numbers
 
 
-@compiled
+@kernel
 def add_to_one(y, x, k, w0, w1, w2, w3, w4, w5, w6, w7):
     """y += x[k] · w0 + … + x[k + 7] · w7, one after the other."""
     x0, x1, x2, x3, x4, x5, x6, x7 = x[k], x[k + 1], x[k + 2], x[k + 3], x[k + 4], x[k + 5], x[k + 6], x[k + 7]
@@ -105,7 +104,7 @@ def add_to_one(y, x, k, w0, w1, w2, w3, w4, w5, w6, w7):
         y[j] = fma(x7, to_float(w7[j]), t)
 
 
-@compiled
+@kernel
 def add_to_two(y, z, x, u, k, w0, w1, w2, w3, w4, w5, w6, w7):
     """`add_to_one` for y with x, and for z with u."""
     x0, x1, x2, x3, x4, x5, x6, x7 = x[k], x[k + 1], x[k + 2], x[k + 3], x[k + 4], x[k + 5], x[k + 6], x[k + 7]
@@ -129,7 +128,7 @@ def add_to_two(y, z, x, u, k, w0, w1, w2, w3, w4, w5, w6, w7):
         y[j], z[j] = fma(x7, w, s), fma(u7, w, t)
 
 
-@compiled
+@kernel
 def add_four_bits(y, x, k, w0, w1, w2, w3, scale, zero):
     """`add_to_one` for weights of 4 bits: w0 holds the rows k (lower half of a byte) and k + 1, and so on."""
     x0, x1, x2, x3, x4, x5, x6, x7 = x[k], x[k + 1], x[k + 2], x[k + 3], x[k + 4], x[k + 5], x[k + 6], x[k + 7]
@@ -146,7 +145,7 @@ def add_four_bits(y, x, k, w0, w1, w2, w3, scale, zero):
         y[j] = fma(x7, fma(high(w3[j]), a, b), t)
 
 
-@compiled
+@kernel
 def add_four_bits_to_two(y, z, x, u, k, w0, w1, w2, w3, scale, zero):
     """`add_to_two` for weights of 4 bits."""
     x0, x1, x2, x3, x4, x5, x6, x7 = x[k], x[k + 1], x[k + 2], x[k + 3], x[k + 4], x[k + 5], x[k + 6], x[k + 7]
@@ -172,19 +171,19 @@ def add_four_bits_to_two(y, z, x, u, k, w0, w1, w2, w3, scale, zero):
         y[j], z[j] = fma(x7, w, s), fma(u7, w, t)
 
 
-@compiled
+@kernel
 def low(byte):
     """The lower four bits as float32."""
     return np.float32(np.int32(byte) & np.int32(15))
 
 
-@compiled
+@kernel
 def high(byte):
     """The upper four bits as float32."""
     return np.float32(np.int32(byte) >> np.int32(4))
 
 
-@compiled
+@kernel
 def add_one_input(y, x, k, weight, start, stop):
     """y[:, start:stop] += x[:, k] · W[k, start:stop], for the last inputs if their number is no multiple of eight."""
     for row in range(x.shape[0]):

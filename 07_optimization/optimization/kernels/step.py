@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from groundwork.compiled import compiled
 from optimization.kernels.attention import attend, store
-from optimization.kernels.numbers import to_float
+from optimization.kernels.numbers import kernel, to_float
 from optimization.kernels.parts import GEGLU, SWIGLU, activate, normalise, rotate
 from optimization.kernels.products import WIDTH, multiply
 from optimization.kernels.threads import claim, enter, finish_piece, leave, wait_for_all
@@ -25,7 +24,7 @@ def num_phases(num_layers: int) -> int:
     return num_layers * PHASES_OF_A_LAYER + 2
 
 
-@compiled
+@kernel
 def decode(counters, number, thread, shape, model, cache, rows, scratch):
     """Compute the logits of some tokens, and store their keys and values.
 
@@ -50,27 +49,26 @@ def decode(counters, number, thread, shape, model, cache, rows, scratch):
     for layer in range(shape.num_layers):
         phase = 1 + PHASES_OF_A_LAYER * layer
         project(counters, phase, threads, read, d_model, model.qkv, layer, qkv)
-        prepare(counters, phase + 1, shape, model.query_norm, model.key_norm, model.rotary, model.rotary_table[layer],
-                layer, cache.memory, cache.scales, rows.blocks, cache.block_size, rows.positions, qkv)
-        look_back(counters, phase + 2, shape, layer, cache.memory, cache.scales, rows.blocks, cache.block_size,
-                  rows.positions, model.window[layer], qkv, heads, scores)
+        query_norm, key_norm, rotary, table = model.query_norm, model.key_norm, model.rotary, model.rotary_table[layer]
+        prepare(counters, phase + 1, shape, query_norm, key_norm, rotary, table, layer, cache, rows, qkv)
+        look_back(counters, phase + 2, shape, model.window[layer], layer, cache, rows, qkv, heads, scores)
         project(counters, phase + 3, threads, heads, heads.shape[1], model.output, layer, part)
-        add(counters, phase + 4, shape, model.attention_output_norm, model.attention_sum_norm, layer,
-            model.feed_forward_norm, layer, shape.parallel_residual, part, x, read)
+        before, after, parallel = model.attention_output_norm, model.attention_sum_norm, shape.parallel_residual
+        add(counters, phase + 4, shape, before, after, layer, model.feed_forward_norm, layer, parallel, part, x, read)
         expand(counters, phase + 5, threads, shape, read, model.up, layer, hidden)
         project(counters, phase + 6, threads, hidden, width, model.down, layer, part)
         if layer + 1 < shape.num_layers:
             following, index = model.attention_norm, layer + 1
         else:
             following, index = model.final_norm, zero
-        add(counters, phase + 7, shape, model.feed_forward_output_norm, model.feed_forward_sum_norm, layer,
-            following, index, no, part, x, read)
+        before, after = model.feed_forward_output_norm, model.feed_forward_sum_norm
+        add(counters, phase + 7, shape, before, after, layer, following, index, no, part, x, read)
     phase = 1 + PHASES_OF_A_LAYER * shape.num_layers
     project(counters, phase, threads, read, d_model, model.head, zero, rows.logits)
     leave(counters)
 
 
-@compiled
+@kernel
 def embed(counters, phase, shape, embedding, norms, ids, positions, x, read):
     """x = the vector of each token; read = its first norm."""
     row = claim(counters, phase, ids.size)
@@ -89,7 +87,7 @@ def embed(counters, phase, shape, embedding, norms, ids, positions, x, read):
     wait_for_all(counters, phase, ids.size)
 
 
-@compiled
+@kernel
 def apply_norm(norms, layer, centered, eps, x, y):
     """y = norm(x), or x itself if the model has no norm there."""
     if norms.shape[0]:
@@ -99,7 +97,7 @@ def apply_norm(norms, layer, centered, eps, x, y):
             y[j] = x[j]
 
 
-@compiled
+@kernel
 def project(counters, phase, threads, x, inputs, matrix, layer, y):
     """y = x · W + b, where x are the first numbers of each row."""
     outputs = matrix.bias.shape[1]
@@ -114,7 +112,7 @@ def project(counters, phase, threads, x, inputs, matrix, layer, y):
     wait_for_all(counters, phase, pieces)
 
 
-@compiled
+@kernel
 def columns_of_a_piece(columns, threads):
     """Long stretches are read faster, but a thread that is late should leave something to the others."""
     width = min(max(columns // (2 * threads), 1024), 4096)
@@ -122,7 +120,7 @@ def columns_of_a_piece(columns, threads):
     return -(-width // WIDTH) * WIDTH
 
 
-@compiled
+@kernel
 def expand(counters, phase, threads, shape, x, matrix, layer, y):
     """The first matrix of the feed-forward and its activation: the result is in the first columns of y."""
     columns = shape.feed_forward_width
@@ -143,16 +141,14 @@ def expand(counters, phase, threads, shape, x, matrix, layer, y):
     wait_for_all(counters, phase, pieces)
 
 
-@compiled
-def prepare(
-    counters, phase, shape, query_norm, key_norm, rotary, table, layer, memory, scales, blocks, block_size, positions, qkv
-):
+@kernel
+def prepare(counters, phase, shape, query_norm, key_norm, rotary, table, layer, cache, rows, qkv):
     """Normalise and turn queries and keys, and store keys and values."""
-    size, heads = shape.head_size, shape.heads + shape.kv_heads
+    size, heads, block_size, count = shape.head_size, shape.heads + shape.kv_heads, cache.block_size, qkv.shape[0]
     keys, values = shape.heads * size, heads * size  # where they begin
-    row = claim(counters, phase, positions.size)
-    while row < positions.size:
-        vectors, position, centered = qkv[row], positions[row], np.bool_(False)
+    row = claim(counters, phase, count)
+    while row < count:
+        vectors, position, centered = qkv[row], rows.positions[row], np.bool_(False)
         if query_norm.shape[0]:
             step = keys if shape.norm_across_heads else size
             for start in range(0, keys, step):
@@ -165,37 +161,33 @@ def prepare(
         if table >= 0:
             for head in range(heads):
                 rotate(vectors[head * size : (head + 1) * size], rotary[table, 0, position], rotary[table, 1, position])
-        slot = blocks[row, position // block_size] * block_size + position % block_size
+        slot = rows.blocks[row, position // block_size] * block_size + position % block_size
         for head in range(shape.kv_heads):
             start = head * size
-            store(memory, scales, layer, 0, slot, head, vectors[keys + start : keys + start + size])
-            store(memory, scales, layer, 1, slot, head, vectors[values + start : values + start + size])
+            store(cache.memory, cache.scales, layer, 0, slot, head, vectors[keys + start : keys + start + size])
+            store(cache.memory, cache.scales, layer, 1, slot, head, vectors[values + start : values + start + size])
         finish_piece(counters, phase)
-        row = claim(counters, phase, positions.size)
-    wait_for_all(counters, phase, positions.size)
+        row = claim(counters, phase, count)
+    wait_for_all(counters, phase, count)
 
 
-@compiled
-def look_back(
-    counters, phase, shape, layer, memory, scales, blocks, block_size, positions, window, qkv, heads, scores
-):
+@kernel
+def look_back(counters, phase, shape, window, layer, cache, rows, qkv, heads, scores):
     """Attention, one token and key-value head at a time."""
-    group, size = shape.heads // shape.kv_heads, shape.head_size
-    pieces = positions.size * shape.kv_heads
+    width = (shape.heads // shape.kv_heads) * shape.head_size
+    pieces = qkv.shape[0] * shape.kv_heads
     piece = claim(counters, phase, pieces)
     while piece < pieces:
         row, kv_head = piece // shape.kv_heads, piece % shape.kv_heads
-        start, stop = kv_head * group * size, (kv_head + 1) * group * size
-        attend(
-            *(qkv[row, start:stop], memory, scales, layer, kv_head, blocks[row], block_size, positions[row], window),
-            *(shape.sinks, shape.attention_scale, shape.attention_softcap, heads[row, start:stop], scores),
-        )
+        start, stop = kv_head * width, (kv_head + 1) * width
+        queries, outputs, position = qkv[row, start:stop], heads[row, start:stop], rows.positions[row]
+        attend(queries, cache, layer, kv_head, rows.blocks[row], position, window, shape, outputs, scores)
         finish_piece(counters, phase)
         piece = claim(counters, phase, pieces)
     wait_for_all(counters, phase, pieces)
 
 
-@compiled
+@kernel
 def add(counters, phase, shape, output_norm, sum_norm, layer, next_norm, next_layer, read_first, part, x, read):
     """x = norm(x + norm(part)), each where the model has one; read = what is read next, before the sum or after it."""
     centered, eps = shape.centered_norms, shape.norm_eps

@@ -18,14 +18,20 @@ import numpy as np
 from numba import types
 from numba.extending import intrinsic
 
-from groundwork.compiled import compiled
+from optimization.kernels.numbers import kernel
 
 LINE = 8  # numbers in a cache line: two counters in one line would slow each other down
 OPEN, INSIDE, FIRST_PHASE = 0, LINE, 2 * LINE
+Work = queue.SimpleQueue[tuple[Callable[..., object], tuple[Any, ...]]]  # functions and their arguments
 SPINS = 2000  # looks at a counter before the processor is offered to others
 
-_yield = types.ExternalFunction("sched_yield", types.intc())
-CAN_YIELD = hasattr(os, "sched_yield")
+if hasattr(os, "sched_yield"):
+    offer_processor = types.ExternalFunction("sched_yield", types.intc())
+else:
+
+    @kernel
+    def offer_processor():
+        """Windows has no such call; the thread goes on looking."""
 
 
 @intrinsic
@@ -53,7 +59,7 @@ def _address(context, builder, signature, arguments):
     return builder.gep(array.data, [arguments[1]])
 
 
-@compiled
+@kernel
 def claim(counters, phase, pieces):
     """The number of a piece that this thread has to do now; `pieces` or more if all are taken."""
     index = FIRST_PHASE + 2 * LINE * phase
@@ -61,23 +67,23 @@ def claim(counters, phase, pieces):
     return piece if piece >= pieces else add_atomic(counters, index, 1)
 
 
-@compiled
+@kernel
 def finish_piece(counters, phase):
     """A claimed piece is done."""
     add_atomic(counters, FIRST_PHASE + 2 * LINE * phase + LINE, 1)
 
 
-@compiled
+@kernel
 def wait_for_all(counters, phase, pieces):
     """Wait until every piece of a phase is done."""
     spins = 0
     while load_atomic(counters, FIRST_PHASE + 2 * LINE * phase + LINE) < pieces:
         spins += 1
-        if CAN_YIELD and spins > SPINS:
-            _yield()
+        if spins > SPINS:
+            offer_processor()
 
 
-@compiled
+@kernel
 def enter(counters, number):
     """Take part in a step. False if it is over."""
     add_atomic(counters, INSIDE, 1)
@@ -87,21 +93,21 @@ def enter(counters, number):
     return False
 
 
-@compiled
+@kernel
 def leave(counters):
     """Stop taking part."""
     add_atomic(counters, INSIDE, -1)
 
 
-@compiled
+@kernel
 def close(counters, number):
     """End a step: nobody comes in any more, and those who are inside have left when this returns."""
     add_atomic(counters, OPEN, -number)
     spins = 0
     while load_atomic(counters, INSIDE) > 0:
         spins += 1
-        if CAN_YIELD and spins > SPINS:
-            _yield()
+        if spins > SPINS:
+            offer_processor()
 
 
 class Crew:
@@ -111,7 +117,7 @@ class Crew:
         self._lock = threading.Lock()
         self._counters = np.zeros(FIRST_PHASE, dtype=np.int64)
         self._number = 0
-        self._helpers: list[queue.SimpleQueue[tuple[Callable[..., object], tuple[Any, ...]]]] = []
+        self._helpers: list[Work] = []
 
     def run(self, function: Callable[..., object], phases: int, threads: int, *arguments: Any) -> None:
         """Call a compiled function (counters, number, thread, *arguments) on several threads at once.
@@ -135,18 +141,20 @@ class Crew:
             finally:
                 close(self._counters, self._number)
 
-    def _helper(self, index: int) -> queue.SimpleQueue[tuple[Callable[..., object], tuple[Any, ...]]]:
+    def _helper(self, index: int) -> Work:
         while len(self._helpers) < index:
-            work: queue.SimpleQueue[tuple[Callable[..., object], tuple[Any, ...]]] = queue.SimpleQueue()
+            work: Work = queue.SimpleQueue()
             threading.Thread(target=_help, args=(work,), name=f"kernels-{index}", daemon=True).start()
             self._helpers.append(work)
         return self._helpers[index - 1]
 
 
-def _help(work: queue.SimpleQueue[tuple[Callable[..., object], tuple[Any, ...]]]) -> None:
+def _help(work: Work) -> None:
     while True:
         function, arguments = work.get()
         function(*arguments)
 
 
 CREW = Crew()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=CREW.__init__)  # a child process has none of its parent's threads

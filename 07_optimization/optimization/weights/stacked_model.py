@@ -12,9 +12,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from optimization.weights.huge_pages import move_to_huge_pages
+from optimization.weights.packed_linear import packing_is_available
 from optimization.weights.quantization import Int4Linear, Int8Embedding, Int8Linear, QuantizedLayer
 from transformer.gpt_model import GPTModel
 from transformer.layers import LayerNorm, RMSNorm
@@ -23,6 +25,23 @@ if TYPE_CHECKING:
     from optimization.kernels.arrays import Floats, Matrix, Model, Shape
 
 Layer = nn.Linear | Int8Linear | Int4Linear
+
+
+class FloatProductLinear(nn.Module):
+    """A layer in bfloat16 that multiplies in float32, for processors whose own products of bfloat16 are slow.
+
+    Args:
+        linear: its tensors are used.
+    """
+
+    def __init__(self, linear: nn.Linear):
+        super().__init__()
+        self.out_features, self.weight, self.bias = linear.out_features, linear.weight, linear.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in) → (..., out)."""
+        bias = None if self.bias is None else self.bias.float()
+        return F.linear(x.float(), self.weight.float(), bias).to(x.dtype)
 
 
 def can_be_stacked(model: GPTModel, dtype: torch.dtype) -> bool:
@@ -111,6 +130,9 @@ def stack_model(model: GPTModel) -> tuple[Shape, Model]:
         attention_softcap=config.attention_softcap or 0.0,
         embedding_scale=float(scale),
     )
+    for name, module in list(model.named_modules()):
+        if isinstance(module, nn.Linear) and not packing_is_available(model.device, module.weight.dtype):
+            model.set_submodule(name, FloatProductLinear(module))
     move_to_huge_pages(torch.from_numpy(m.weight) for m in (qkv, arrays.output, up, arrays.down, head))
     return shape, arrays
 
@@ -195,5 +217,7 @@ def _norms(modules: list[nn.Module | None], size: int) -> Floats:
             scale, shift = torch.ones(norm.shape) if norm.weight is None else norm.weight.float() + norm.plus_one, None
         else:
             continue
-        stacked.append(torch.stack([scale.float(), torch.zeros_like(scale).float() if shift is None else shift.float()]))
+        stacked.append(
+            torch.stack([scale.float(), torch.zeros_like(scale).float() if shift is None else shift.float()])
+        )
     return (torch.stack(stacked) if stacked else torch.empty(0, 2, size)).detach().numpy()
