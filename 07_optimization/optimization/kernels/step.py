@@ -11,9 +11,10 @@ from __future__ import annotations
 import numpy as np
 
 from optimization.kernels.attention import attend, store
+from optimization.kernels.lanes import LANES
 from optimization.kernels.numbers import kernel, to_float
 from optimization.kernels.parts import GEGLU, SWIGLU, activate, normalise, rotate
-from optimization.kernels.products import WIDTH, multiply
+from optimization.kernels.products import multiply
 from optimization.kernels.threads import claim, enter, finish_piece, leave, wait_for_all
 
 PHASES_OF_A_LAYER = 8
@@ -117,7 +118,7 @@ def columns_of_a_piece(columns, threads):
     """Long stretches are read faster, but a thread that is late should leave something to the others."""
     width = min(max(columns // (2 * threads), 1024), 4096)
     width = min(width, -(-columns // threads))
-    return -(-width // WIDTH) * WIDTH
+    return -(-width // LANES) * LANES
 
 
 @kernel
