@@ -62,6 +62,7 @@ class Compiled(Generic[Arguments, Result]):
         self.function, self._options = function, options
 
     def __call__(self, *arguments: Arguments.args, **named: Arguments.kwargs) -> Result:
+        """Call the machine code, after compiling it or loading it from the cache."""
         return self._dispatcher(*arguments, **named)
 
     @functools.cached_property
@@ -82,7 +83,7 @@ class Compiled(Generic[Arguments, Result]):
 
     @property
     def _numba_type_(self) -> Any:  # by which Numba recognises what a compiled function calls
-        return self._dispatcher._numba_type_  # type: ignore[attr-defined]
+        return self._dispatcher._numba_type_
 
     def _files(self) -> set[Path]:
         code, known = self.function.__code__, self.function.__globals__  # type: ignore[attr-defined]
@@ -103,7 +104,8 @@ def _load_numba() -> Any:
     from numba.core import event
 
     class SaysThatItCompiles(event.Listener):
-        timers: list[threading.Timer] = []  # of a function, and of what it calls
+        def __init__(self) -> None:
+            self.timers: list[threading.Timer] = []  # of a function, and of what it calls
 
         def on_start(self, _: Any) -> None:
             timer = threading.Timer(_NOTICEABLE, _say_once, ["Compiling once; later runs load it from a cache."])

@@ -79,7 +79,7 @@ def random_model(style: str, d_model: int = 32, **changes) -> GPTModel:
 
 
 def engine_for(model: GPTModel, precision: torch.dtype = torch.float32, proposer=None, **settings) -> Engine:
-    values = {"block_size": 4, "chunk_size": 8, "max_batch_tokens": 16, "max_running": 4, **settings}
+    values = {"block_size": 4, "chunk_size": 10, "max_batch_tokens": 20, "max_running": 4, **settings}
     tokenizer = CharacterTokenizer(chr(0x100 + i) for i in range(97))
     return Engine(model, tokenizer, Placement(CPU, precision), EngineSettings(**values), proposer)
 
@@ -100,7 +100,9 @@ def decode(engine: Engine, texts: list[list[int]], at_once: int = 100) -> list[t
             stop = min(start + at_once, len(ids))
             if start < stop:
                 table.reserve(stop)
-                request = SimpleNamespace(table=table, tokens=ids[: start + 1], num_pending=1, in_prompt=False)
+                request = SimpleNamespace(
+                    table=table, tokens=ids[: start + 1], num_pending=1, in_prompt=False, wants_prompt_logits=False
+                )
                 scheduled.append(ScheduledRequest(request, 1, Proposal(ids[start + 1 : stop])))
         with torch.inference_mode():
             results = runner.run(scheduled)
@@ -222,6 +224,17 @@ def test_greedy_ids_are_those_of_the_plain_loop(style):
     engine = engine_for(model)  # past its context of 48, so that texts are shifted and computed again
     expected = [list(generate(model, prompt, parameters)) for prompt in prompts]
     assert engine.generate_batch(prompts, parameters) == expected
+
+
+@pytest.mark.parametrize("length", [3, 24])
+def test_probabilities_of_a_prompt_are_the_plain_ones_whoever_computes_it(length):
+    model, prompt = random_model("llama"), some_ids(5, length)
+    engine = engine_for(model, chunk_size=16)  # chunks of 3, or of 16 and 8
+    handle = engine.submit(GenerationRequest(prompt, SamplingParameters(2, temperature=0.0), prompt_logprobs=True))
+    list(handle)
+    expected = plain_logits(model, prompt).log_softmax(dim=-1)
+    found = [report.logprob for report in handle.prompt_logprobs]
+    assert found == pytest.approx([float(expected[i, token]) for i, token in enumerate(prompt[1:])], abs=1e-3)
 
 
 def test_what_the_loops_do_not_have_and_what_is_turned_off_is_decoded_by_pytorch(monkeypatch):

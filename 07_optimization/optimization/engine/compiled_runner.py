@@ -2,8 +2,9 @@
 
 A prompt's tokens go through PyTorch's matrix products, one request's chunk at a time: chunks are cut at the same places
 whatever else the engine does, so that a prompt's numbers do not depend on the other requests. Every token after the prompt
-is a row of the compiled step. A row's numbers do not depend on the other rows, their number, or the number of threads.
-This is also so for a token that is computed again after a preemption, and for one that was a guess.
+is a row of the compiled step, and so are those of a chunk that is too short for PyTorch to be faster. A row's numbers do not
+depend on the other rows, their number, or the number of threads. This is also so for a token that is computed again after a
+preemption, and for one that was a guess.
 
 Blocks that are found in the cache can hold the tokens that another request has generated, where this one has them in its
 prompt. They were computed in another way, so there the last bits may differ.
@@ -26,6 +27,8 @@ from optimization.kernels.threads import CREW
 from transformer.config import GPTConfig
 
 MOST_ROWS = 32  # in one call: what is computed on the way for so many rows stays in the processor's caches
+# Chunks of a prompt up to this length are rows, too. PyTorch has to turn quantized weights into floats for each chunk.
+SHORT_CHUNK, SHORT_CHUNK_QUANTIZED = 8, 32
 
 
 class CompiledRunner:
@@ -53,6 +56,8 @@ class CompiledRunner:
         self._shape, self._model = weights
         self._softcap, self._vocab_size = config.logit_softcap, vocab_size
         self._threads = torch.get_num_threads()
+        quantized = self._model.qkv.weight.dtype in (np.int8, np.uint8)
+        self._short_chunk = SHORT_CHUNK_QUANTIZED if quantized else SHORT_CHUNK
         self._cache = Cache(*storage.arrays(), block_size)
         queries, keys = config.num_heads * config.head_size, config.kv_heads * config.head_size
 
@@ -71,14 +76,11 @@ class CompiledRunner:
 
     def run(self, scheduled: list[ScheduledRequest]) -> list[Tensor]:
         """See `Runner.run`."""
-        results = dict[int, Tensor]()
-        rows = [item for item in scheduled if not item.request.in_prompt]
-        for item in scheduled:
-            if item.request.in_prompt:
-                results[id(item)] = self.prompts.run([item])[0]
-        if rows:
-            results.update(zip(map(id, rows), self._decode(rows), strict=True))
-        return [results[id(item)] for item in scheduled]
+        as_rows = [not item.request.in_prompt or item.count <= self._short_chunk for item in scheduled]
+        rows = [item for item, is_row in zip(scheduled, as_rows, strict=True) if is_row]
+        decoded = iter(self._decode(rows) if rows else [])
+        pairs = zip(scheduled, as_rows, strict=True)
+        return [next(decoded) if is_row else self.prompts.run([item])[0] for item, is_row in pairs]
 
     def _decode(self, scheduled: list[ScheduledRequest]) -> list[Tensor]:
         """The tokens of all requests, at most `MOST_ROWS` in one call."""
@@ -101,10 +103,12 @@ class CompiledRunner:
         result = torch.from_numpy(logits)[:, : self._vocab_size]
         if self._softcap is not None:
             result = self._softcap * (result / self._softcap).tanh()
-        return [
-            result[end - 1 - len(item.proposal.tokens) : end] if item.completes else result[:0]
-            for item, end in zip(scheduled, ends, strict=True)
-        ]
+        found = []
+        for item, end in zip(scheduled, ends, strict=True):
+            needed = 1 + len(item.proposal.tokens) if item.completes else 0
+            needed = item.count if item.request.wants_prompt_logits else needed
+            found.append(result[end - needed : end])
+        return found
 
 
 def _block_tables(scheduled: list[ScheduledRequest]) -> Any:

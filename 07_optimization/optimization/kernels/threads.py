@@ -114,6 +114,10 @@ class Crew:
     """The threads of this process that help with steps. One step is computed at a time."""
 
     def __init__(self) -> None:
+        self.begin()
+
+    def begin(self) -> None:
+        """Begin without threads; they are started when they are needed."""
         self._lock = threading.Lock()
         self._counters = np.zeros(FIRST_PHASE, dtype=np.int64)
         self._number = 0
@@ -157,4 +161,4 @@ def _help(work: Work) -> None:
 
 CREW = Crew()
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=CREW.__init__)  # a child process has none of its parent's threads
+    os.register_at_fork(after_in_child=CREW.begin)  # a child process has none of its parent's threads
