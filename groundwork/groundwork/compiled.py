@@ -63,14 +63,15 @@ class Compiled(Generic[Arguments, Result]):
 
     def __call__(self, *arguments: Arguments.args, **named: Arguments.kwargs) -> Result:
         """Call the machine code, after compiling it or loading it from the cache."""
-        return self._dispatcher(*arguments, **named)
+        return self.dispatcher(*arguments, **named)
 
     @functools.cached_property
-    def _dispatcher(self) -> Callable[Arguments, Result]:
+    def dispatcher(self) -> Any:
+        """What Numba makes of the function; the function itself if compiled code is turned off."""
         if not kernels_are_compiled():
             return self.function
         # Numba compiles again when the file of a function has changed, but does not look at the functions that it calls.
-        # So the files of all of them name the folder.
+        # So the files of all of them name the folder, and those beside them, which have the types that they are called with.
         digest = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(self._files()))).hexdigest()
         numba = _load_numba()
         with _lock:  # the folder is a setting of the whole process
@@ -83,12 +84,13 @@ class Compiled(Generic[Arguments, Result]):
 
     @property
     def _numba_type_(self) -> Any:  # by which Numba recognises what a compiled function calls
-        return self._dispatcher._numba_type_
+        return self.dispatcher._numba_type_
 
     def _files(self) -> set[Path]:
-        code, known = self.function.__code__, self.function.__globals__  # type: ignore[attr-defined]
+        code, known = self.function.__code__, self.function.__globals__
         called = [known[name] for name in code.co_names if isinstance(known.get(name), Compiled)]
-        return {Path(code.co_filename)}.union(*(other._files() for other in called if other is not self))
+        beside = Path(code.co_filename).parent.glob("*.py")
+        return set(beside).union(*(other._files() for other in called if other is not self))
 
 
 def _cache_folder() -> Path:

@@ -29,7 +29,7 @@ class Matrix(NamedTuple):
     bias: Floats
 
 
-class Embedding(NamedTuple):
+class TokenTable(NamedTuple):
     """Where a token's vector comes from.
 
     In an untied table, the numbers of a token are neighbours. In one that is also the head, each is in another row of it.
@@ -69,7 +69,7 @@ class Model(NamedTuple):
         final_norm: one "layer" or none.
     """
 
-    embedding: Embedding
+    embedding: TokenTable
     rotary: Floats
     rotary_table: Numbers
     window: Numbers

@@ -19,12 +19,19 @@ from optimization.weights.huge_pages import move_to_huge_pages
 from optimization.weights.packed_linear import packing_is_available
 from optimization.weights.quantization import Int4Linear, Int8Embedding, Int8Linear, QuantizedLayer
 from transformer.gpt_model import GPTModel
-from transformer.layers import LayerNorm, RMSNorm
+from transformer.layers import Embedding, LayerNorm, Linear, RMSNorm
 
 if TYPE_CHECKING:
     from optimization.kernels.arrays import Floats, Matrix, Model, Shape
 
 Layer = nn.Linear | Int8Linear | Int4Linear
+LAYERS: set[type] = {
+    nn.Linear,
+    Linear,
+    Int8Linear,
+    Int4Linear,
+}  # and no subclasses, whose weights may mean something else
+EMBEDDINGS: set[type] = {nn.Embedding, Embedding, Int8Embedding}
 
 
 class FloatProductLinear(nn.Module):
@@ -53,12 +60,22 @@ def can_be_stacked(model: GPTModel, dtype: torch.dtype) -> bool:
     """
     if model.device.type != "cpu" or dtype not in (torch.float32, torch.bfloat16) or model.config.positions == "alibi":
         return False
-    layers = [m for m in model.modules() if isinstance(m, (nn.Linear, QuantizedLayer, nn.Embedding))]
-    return all(type(layer) in (Int8Linear, Int4Linear, Int8Embedding) or not _is_quantized(layer) for layer in layers)
+    kinds = [{type(layer) for row in rows for layer in row} for rows in _matrices(model).values()]
+    return type(model.token_embedding) in EMBEDDINGS and all(len(kind) == 1 and kind <= LAYERS for kind in kinds)
 
 
-def _is_quantized(layer: nn.Module) -> bool:
-    return isinstance(layer, QuantizedLayer)
+def _matrices(model: GPTModel) -> dict[str, list[list[Any]]]:
+    """The layers by the matrix of `Model` that they are a part of: for each block, those that stand beside each other."""
+    blocks: list[Any] = list(model.blocks)
+    attention, feed_forward = [block.attention for block in blocks], [block.feed_forward for block in blocks]
+    gated = hasattr(feed_forward[0], "gate")
+    return {
+        "qkv": [[a.query, a.key, a.value] for a in attention],
+        "output": [[a.output] for a in attention],
+        "up": [[f.gate, f.up] if gated else [getattr(f, "up", None)] for f in feed_forward],
+        "down": [[getattr(f, "down", None)] for f in feed_forward],
+        "head": [[model.head]],
+    }
 
 
 def stack_model(model: GPTModel) -> tuple[Shape, Model]:
@@ -67,17 +84,13 @@ def stack_model(model: GPTModel) -> tuple[Shape, Model]:
     Args:
         model: for inference, on the CPU; see `can_be_stacked`. Its layers change, the tensors that they had do not.
     """
-    from optimization.kernels.arrays import Embedding, Model, Shape
+    from optimization.kernels.arrays import Model, Shape, TokenTable
     from optimization.kernels.parts import FEED_FORWARDS
 
-    config, blocks = model.config, list(model.blocks)
-    layers: list[Any] = blocks
-    gated = hasattr(layers[0].feed_forward, "gate")
+    config, layers = model.config, list[Any](model.blocks)
     attention = [block.attention for block in layers]
-    qkv = _stack([[a.joint] if a.joint is not None else [a.query, a.key, a.value] for a in attention])
-    up = _stack([[f.gate, f.up] if gated else [f.up] for f in (block.feed_forward for block in layers)])
+    matrices = {name: _stack(rows) for name, rows in _matrices(model).items()}
     embedding: Any = model.token_embedding
-    head = _stack([[model.head]])
     if config.tie_embeddings:
         embedding.weight = model.head.weight
     vocab_size, d_model = embedding.weight.shape
@@ -88,7 +101,7 @@ def stack_model(model: GPTModel) -> tuple[Shape, Model]:
         return _norms([getattr(block, name) for block in layers if after_sum == post], d_model)
 
     arrays = Model(
-        embedding=Embedding(
+        embedding=TokenTable(
             table=_numbers(_memory_of(embedding.weight)),
             scale=(embedding.scale if isinstance(embedding, Int8Embedding) else torch.ones(vocab_size)).numpy(),
             id_stride=embedding.weight.stride(0),
@@ -98,11 +111,7 @@ def stack_model(model: GPTModel) -> tuple[Shape, Model]:
         rotary=_rotary_tables(model).numpy(),
         rotary_table=torch.tensor([_table_of(model, layer) for layer in range(config.num_layers)]).numpy(),
         window=torch.tensor([config.window_of(n) or config.context_length for n in range(config.num_layers)]).numpy(),
-        qkv=qkv,
-        output=_stack([[a.output] for a in attention]),
-        up=up,
-        down=_stack([[block.feed_forward.down] for block in layers]),
-        head=head,
+        **matrices,
         attention_norm=norms("attention_norm"),
         attention_output_norm=_norms([block.attention_output_norm for block in layers], d_model),
         attention_sum_norm=norms("attention_norm", after_sum=True),
@@ -133,7 +142,7 @@ def stack_model(model: GPTModel) -> tuple[Shape, Model]:
     for name, module in list(model.named_modules()):
         if isinstance(module, nn.Linear) and not packing_is_available(model.device, module.weight.dtype):
             model.set_submodule(name, FloatProductLinear(module))
-    move_to_huge_pages(torch.from_numpy(m.weight) for m in (qkv, arrays.output, up, arrays.down, head))
+    move_to_huge_pages(torch.from_numpy(matrix.weight) for matrix in matrices.values())
     return shape, arrays
 
 
@@ -211,13 +220,12 @@ def _norms(modules: list[nn.Module | None], size: int) -> Floats:
     """(layers, 2, size): what the numbers are multiplied with, and what is added."""
     stacked = []
     for norm in modules:
-        if isinstance(norm, LayerNorm):
-            scale, shift = norm.weight, norm.bias
-        elif isinstance(norm, RMSNorm):
-            scale, shift = torch.ones(norm.shape) if norm.weight is None else norm.weight.float() + norm.plus_one, None
-        else:
+        if not isinstance(norm, (LayerNorm, RMSNorm)):
             continue
-        stacked.append(
-            torch.stack([scale.float(), torch.zeros_like(scale).float() if shift is None else shift.float()])
-        )
+        shape = norm.weight.shape if isinstance(norm, LayerNorm) else norm.shape
+        scale = torch.ones(shape) if norm.weight is None else norm.weight.float()
+        shift = norm.bias if isinstance(norm, LayerNorm) else None
+        if isinstance(norm, RMSNorm) and norm.plus_one and norm.weight is not None:
+            scale = scale + 1
+        stacked.append(torch.stack([scale, torch.zeros(shape) if shift is None else shift.float()]))
     return (torch.stack(stacked) if stacked else torch.empty(0, 2, size)).detach().numpy()
