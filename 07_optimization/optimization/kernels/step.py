@@ -117,7 +117,7 @@ def project(counters, phase, threads, x, inputs, matrix, layer, y):
 def columns_of_a_piece(columns, threads):
     """Long stretches are read faster, but a thread that is late should leave something to the others."""
     width = min(max(columns // (2 * threads), 1024), 4096)
-    width = min(width, -(-columns // threads))
+    width = min(width, max(-(-columns // threads), 64))
     return -(-width // LANES) * LANES
 
 
