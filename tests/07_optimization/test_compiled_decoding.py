@@ -7,6 +7,7 @@ the plain ones by rounding only; sums of the compiled step have one order, so it
 from __future__ import annotations
 
 import copy
+import math
 import subprocess
 import sys
 import threading
@@ -249,6 +250,16 @@ def test_what_the_loops_do_not_have_and_what_is_turned_off_is_decoded_by_pytorch
     monkeypatch.setattr(model_runner, "kernels_are_compiled", lambda: False)  # NULLM_KERNELS=plain
     others.append(engine_for(random_model("llama")))
     assert all(type(engine._runner) is PyTorchRunner for engine in others)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_model_whose_numbers_are_not_finite_gives_an_error(bad):
+    model = random_model("llama")
+    with torch.no_grad():
+        model.blocks[1].feed_forward.down.weight[3] = bad
+    handle = engine_for(model).submit(GenerationRequest([1, 2, 3], SamplingParameters(4, temperature=0.0)))
+    with pytest.raises(RuntimeError, match="logits are nan or infinite"):
+        list(handle)
 
 
 def test_each_weight_exists_once():
