@@ -54,13 +54,13 @@ def _at(shape: str, quick: bool) -> list[Comparison]:
                 )
             )
         del theirs, engine
-    small = quantize_model(model, "w8a8")
-    read = bytes_read_per_token(small, torch.bfloat16)
-    engine = build_engine(small, torch.bfloat16)
+    small = quantize_model(model, "int8")
+    read = bytes_read_per_token(small, torch.float32)
+    engine = build_engine(small, torch.float32)
     for streams in (1, 8):
         prompts = random_prompts([PROMPT] * streams)
         title = f"{shape} parameters, 8 bits, {_count(streams)}"
-        contenders = [_ours("nuLLM w8a8", engine, prompts, new_tokens)]
+        contenders = [_ours("nuLLM int8", engine, prompts, new_tokens)]
         bound = read if streams == 1 else None
         comparisons.append(_compare(title, contenders, prompts, new_tokens, rounds, model, "q8_0", bound))
     return [comparison for comparison in comparisons if len(comparison.measurements) > 1]

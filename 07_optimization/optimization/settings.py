@@ -33,7 +33,7 @@ class EngineSettings:
         prefix_sharing: let requests share blocks if they begin with the same tokens.
         batching: `continuous` fills a place as soon as it is free; `static` waits until the whole batch is
             done.
-        pack_weights: arrange the weights for the CPU's matrix kernels when loading.
+        pack_weights: arrange the weights for the CPU's loops and matrix kernels when loading.
         compile: let `torch.compile` fuse norms and feed-forward of each block, for CUDA. The first answers
             then come late. On a CPU it is refused unless `pack_weights` is false.
     """

@@ -71,7 +71,7 @@ class Compiled(Generic[Arguments, Result]):
         if not kernels_are_compiled():
             return self.function
         # Numba compiles again when the file of a function has changed, but does not look at the functions that it calls.
-        # So the files of all of them name the folder.
+        # So the files of all of them name the folder, and those beside them, which have the types that they are called with.
         digest = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(self._files()))).hexdigest()
         numba = _load_numba()
         with _lock:  # the folder is a setting of the whole process
@@ -89,7 +89,8 @@ class Compiled(Generic[Arguments, Result]):
     def _files(self) -> set[Path]:
         code, known = self.function.__code__, self.function.__globals__
         called = [known[name] for name in code.co_names if isinstance(known.get(name), Compiled)]
-        return {Path(code.co_filename)}.union(*(other._files() for other in called if other is not self))
+        beside = Path(code.co_filename).parent.glob("*.py")
+        return set(beside).union(*(other._files() for other in called if other is not self))
 
 
 def _cache_folder() -> Path:

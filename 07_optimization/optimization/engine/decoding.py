@@ -49,6 +49,7 @@ def apply_logits(item: ScheduledRequest, logits: Tensor, config: GPTConfig) -> N
             stats.context_shifts += 1
             table.release()
             request.tokens = list(kept)
+            request.prompt_length = len(kept) + 1  # the new token comes with them
         request.emit(token, logprobs)
         if request.finished:
             return

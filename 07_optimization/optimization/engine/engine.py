@@ -25,7 +25,7 @@ import torch
 from optimization.engine.block_pool import BlockPool, BlockTable
 from optimization.engine.decoding import apply_logits
 from optimization.engine.events import EngineFullError, EngineStats, GenerationStats, RequestError, TokenEvent
-from optimization.engine.model_runner import ModelRunner
+from optimization.engine.model_runner import build_runner, suits_kernels
 from optimization.engine.paged_kv_cache import build_storage
 from optimization.engine.request import GenerationRequest, Request, RequestHandle, check_length
 from optimization.engine.scheduler import ScheduledRequest, Scheduler
@@ -70,13 +70,15 @@ class Engine:
         self.settings = settings or EngineSettings()
         self.tokenizer, self.placement, self.config = tokenizer, placement, model.config
         self.num_parameters = count_weights(model)
-        self.model = inference_copy(model, placement.precision, self.settings.pack_weights, self.settings.compile)
         dtype = self.settings.storage_dtype(placement.precision, placement.device)
+        kernels = suits_kernels(model, placement, self.settings, dtype)
+        pack = self.settings.pack_weights and not kernels
+        self.model = inference_copy(model, placement.precision, pack, self.settings.compile)
         num_blocks = self.settings.num_blocks(self.config, dtype, placement.free_memory())
         self.pool = BlockPool(num_blocks, self.settings.block_size)
         self.cache_bytes = self.cache_tokens * bytes_per_token(self.config, dtype)
         storage = build_storage(self.config, self.cache_tokens, dtype, placement.device)
-        self._runner = ModelRunner(self.model, storage, placement, tokenizer.vocab_size)
+        self._runner = build_runner(self.model, storage, placement, tokenizer.vocab_size, self.settings, kernels)
         self._scheduler = Scheduler(self.pool, self.settings, self.config.context_length, proposer)
         self._lock = threading.Lock()  # held for one step
         self._inbox: queue.SimpleQueue[Request] = queue.SimpleQueue()

@@ -15,6 +15,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,6 +39,10 @@ class BlockStorage(ABC):
     @abstractmethod
     def read(self, layer: int, runs: Runs, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Keys and values of stretches of slots in `dtype`, each (1, kv_heads, tokens, head_dim)."""
+
+    @abstractmethod
+    def arrays(self) -> tuple[Any, Any]:
+        """The memory on the CPU as arrays: `memory` and `scales` of `optimization.kernels.arrays.Cache`."""
 
 
 class FloatStorage(BlockStorage):
@@ -74,6 +79,11 @@ class FloatStorage(BlockStorage):
             torch.cat([v.narrow(2, slot, length) for _, slot, length in runs], dim=2).to(dtype),
         )
 
+    def arrays(self) -> tuple[Any, Any]:
+        """See `BlockStorage.arrays`."""
+        bits = self._memory.view(torch.uint16) if self._memory.dtype == torch.bfloat16 else self._memory
+        return bits.numpy(), torch.empty(0).numpy()
+
 
 class Int8Storage(BlockStorage):
     """Keys and values in 8 bits: x ≈ scale · q, with one scale for each token and head.
@@ -106,6 +116,10 @@ class Int8Storage(BlockStorage):
             pieces = [memory[slot : slot + n].to(dtype) * scales[slot : slot + n].to(dtype) for _, slot, n in runs]
             pair.append(torch.cat(pieces).transpose(0, 1)[None])
         return pair[0], pair[1]
+
+    def arrays(self) -> tuple[Any, Any]:
+        """See `BlockStorage.arrays`."""
+        return self._memory.numpy(), self._scales.numpy()
 
 
 def zeros_on_demand(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -180,6 +180,7 @@ class Request:
         self.prompt = list(wanted.prompt_ids)
         self.generated: list[int] = []
         self.tokens = list(self.prompt)  # what the model sees: prompt and text, or their newer part after a shift
+        self.prompt_length = len(self.prompt)  # how many of `tokens` are computed as a prompt; the others one by one
         self.end_ids = frozenset(tokenizer.end_ids if wanted.end_ids is None else wanted.end_ids)
         self.logprobs = 0 if wanted.prompt_logprobs and wanted.logprobs is None else wanted.logprobs
         self.generator: torch.Generator = self.parameters.generator()
@@ -203,6 +204,11 @@ class Request:
     def num_pending(self) -> int:
         """How many of `tokens` have not passed through the model."""
         return len(self.tokens) - self.table.length
+
+    @property
+    def in_prompt(self) -> bool:
+        """Whether the next token that passes through the model belongs to the prompt."""
+        return self.table.length < self.prompt_length
 
     @property
     def wants_prompt_logits(self) -> bool:

@@ -8,7 +8,9 @@ There are two ways of batching:
 
 A prompt enters in chunks, so that the requests that are decoding get their next token in between (Agrawal et al.,
 2023: "SARATHI"). A chunk ends at a multiple of `chunk_size`, whatever else is in the step. The size of a matrix
-product can change its rounding, so the other requests of a step must not change how a prompt is cut.
+product can change its rounding, so the other requests of a step must not change how a prompt is cut. A chunk also ends
+where the prompt ends: what comes after it was generated, and is computed again after a preemption in the way in which it
+was computed at first.
 """
 
 from __future__ import annotations
@@ -109,7 +111,7 @@ class Scheduler:
         for request in sorted(self.running, key=lambda r: (r.num_pending > 1, r.order)):
             if request not in self.running:
                 continue  # preempted for a request before it
-            count = self._chunk(request)
+            count = self._chunk(request, request.table.length)
             prefill = request.num_pending > 1
             if prefill and count > budget:
                 continue
@@ -132,9 +134,11 @@ class Scheduler:
                 break
         return [item for item in scheduled if not item.request.finished]
 
-    def _chunk(self, request: Request) -> int:
+    def _chunk(self, request: Request, start: int) -> int:
+        """How many tokens from `start` on are computed in one step."""
         size = self._settings.chunk_size
-        return min(request.num_pending, size - request.table.length % size)
+        stop = request.prompt_length if start < request.prompt_length else len(request.tokens)
+        return min(stop - start, size - start % size)
 
     def _make_room(self, request: Request, length: int, scheduled: list[ScheduledRequest]) -> bool:
         """Get blocks, if necessary from the last requests in order. False if this request itself is the last."""
@@ -163,7 +167,7 @@ class Scheduler:
         # The last token of a text needs no guess, and the last guess must still have a place in the context.
         left = request.parameters.max_tokens - len(request.generated) - 1
         limit = min(left, self._context_length - len(request.tokens))
-        if request.num_pending > 1 or limit < 1:
+        if request.num_pending > 1 or request.in_prompt or limit < 1:
             return
         proposal = proposer.propose(request, limit)
         with contextlib.suppress(OutOfBlocksError):
@@ -187,8 +191,7 @@ class Scheduler:
         idle = sum(self._pool.is_idle(prefix) for prefix in shared)
         if missing + idle + len(self.running) > self._pool.num_free:
             return None
-        size, start = self._settings.chunk_size, len(shared) * self._pool.block_size
-        count = min(len(request.tokens) - start, size - start % size)
+        count = self._chunk(request, len(shared) * self._pool.block_size)
         if count > budget:
             return None
         self.waiting.remove(request)

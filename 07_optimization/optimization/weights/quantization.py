@@ -208,8 +208,11 @@ class Int4Linear(QuantizedLayer):
 
     def dequantize(self) -> Tensor:
         """(out, in) float32."""
-        grouped = self.levels().unflatten(1, (-1, INT4_GROUP))
-        return from_levels(grouped, self.scale.float()[..., None], self.zero.float()[..., None]).flatten(1)
+        # By columns, as the numbers lie in memory where prompts are computed (`optimization.weights.stacked_model`).
+        scale, zero = self.scale.T.float()[:, None], self.zero.T.float()[:, None]  # (groups, 1, out)
+        packed = self.weight.T.unflatten(0, (len(scale), -1))  # (groups, half a group, out)
+        halves = [torch.addcmul(zero - 8 * scale, half.float(), scale) for half in (packed & 15, packed >> 4)]
+        return torch.stack(halves, dim=2).flatten(0, 2).T
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) → (..., out)."""

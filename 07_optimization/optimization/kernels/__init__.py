@@ -1,0 +1,1 @@
+"""Loops that Numba compiles: one step of decoding on a CPU. Importing these modules imports Numba."""
