@@ -49,7 +49,9 @@ class Trace:
         files = (Path(name) for name in self._files)
         inside = {path.relative_to(ROOT) for path in files if path.is_relative_to(ROOT)}
         kernels = ROOT / "07_optimization" / "optimization" / "kernels"
-        if kernels / "step.py" in map(ROOT.joinpath, inside):  # compiled functions cannot be traced: all of them are used
+        if kernels / "step.py" in map(
+            ROOT.joinpath, inside
+        ):  # compiled functions cannot be traced: all of them are used
             inside.update(path.relative_to(ROOT) for path in kernels.glob("[a-z]*.py"))
         return sorted(path.as_posix() for path in inside if path.parts[0].startswith("0"))
 
