@@ -252,6 +252,26 @@ def test_what_the_loops_do_not_have_and_what_is_turned_off_is_decoded_by_pytorch
     assert all(type(engine._runner) is PyTorchRunner for engine in others)
 
 
+def test_where_the_compiler_fails_pytorch_decodes_and_it_is_said_at_the_start(monkeypatch, capsys):
+    def fail(_):
+        raise TypeError("no such instruction")
+
+    monkeypatch.setattr(CompiledRunner, "warm_up", fail)
+    model = random_model("gemma 2")
+    engine = engine_for(model)
+    said = capsys.readouterr().err
+    assert "the compiled loops do not work here (TypeError: no such instruction); decoding goes on without them" in said
+    parameters = SamplingParameters(temperature=0.0, max_tokens=8)
+    assert list(engine.generate_ids(some_ids(1), parameters)) == list(generate(model, some_ids(1), parameters))
+
+
+def test_the_loops_are_ready_before_the_first_request():
+    from optimization.kernels.step import decode as step
+
+    engine_for(random_model("llama"))
+    assert len(step.dispatcher.signatures) >= 1
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_model_whose_numbers_are_not_finite_gives_an_error(bad):
     model = random_model("llama")

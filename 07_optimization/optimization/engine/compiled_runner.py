@@ -74,6 +74,12 @@ class CompiledRunner:
             scores=floats(self._threads, config.num_heads // config.kv_heads, config.context_length),
         )
 
+    def warm_up(self) -> None:
+        """Compile, or load what was compiled, by a step of one token. Its keys are written again before they are read."""
+        none = np.zeros(1, dtype=np.int64)
+        logits = np.empty((1, self._model.head.bias.shape[1]), dtype=np.float32)
+        self._compute(Rows(none, none, none[None], logits))
+
     def run(self, scheduled: list[ScheduledRequest]) -> list[Tensor]:
         """See `Runner.run`."""
         as_rows = [not item.request.in_prompt or item.count <= self._short_chunk for item in scheduled]
@@ -97,9 +103,7 @@ class CompiledRunner:
         logits = np.empty((len(ids), self._model.head.bias.shape[1]), dtype=np.float32)
         for first in range(0, len(ids), MOST_ROWS):
             part = slice(first, first + MOST_ROWS)
-            rows = Rows(np.array(ids[part]), np.array(positions[part]), tables[part], logits[part])
-            phases = num_phases(self._shape.num_layers)
-            CREW.run(decode, phases, self._threads, self._shape, self._model, self._cache, rows, self._scratch)
+            self._compute(Rows(np.array(ids[part]), np.array(positions[part]), tables[part], logits[part]))
         result = torch.from_numpy(logits)[:, : self._vocab_size]
         if self._softcap is not None:
             result = self._softcap * (result / self._softcap).tanh()
@@ -109,6 +113,10 @@ class CompiledRunner:
             needed = item.count if item.request.wants_prompt_logits else needed
             found.append(result[end - needed : end])
         return found
+
+    def _compute(self, rows: Rows) -> None:
+        phases = num_phases(self._shape.num_layers)
+        CREW.run(decode, phases, self._threads, self._shape, self._model, self._cache, rows, self._scratch)
 
 
 def _block_tables(scheduled: list[ScheduledRequest]) -> Any:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from groundwork.compiled import kernels_are_compiled
+from groundwork.user_errors import notice
 from optimization.engine.paged_kv_cache import BlockStorage, RaggedBatch, RaggedRow
 from optimization.engine.scheduler import ScheduledRequest
 from optimization.settings import EngineSettings
@@ -121,4 +122,11 @@ def build_runner(
         return runner
     from optimization.engine.compiled_runner import CompiledRunner
 
-    return CompiledRunner(runner, stack_model(model), storage, settings.block_size, model.config, vocab_size)
+    compiled = CompiledRunner(runner, stack_model(model), storage, settings.block_size, model.config, vocab_size)
+    try:
+        compiled.warm_up()  # now, and not when somebody waits for the first answer
+    except Exception as error:  # whatever the compiler cannot do on this machine, PyTorch can
+        reason = " ".join(str(error).split())[:200]
+        notice(f"the compiled loops do not work here ({type(error).__name__}: {reason}); decoding goes on without them")
+        return runner
+    return compiled
