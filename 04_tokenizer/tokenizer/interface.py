@@ -85,8 +85,7 @@ class Tokenizer(ABC):
         """Encode texts one after the other, each independently of the others.
 
         Returns:
-            ids: `(ids of all texts,)`.
-            ends: `(texts,)`, for each text the position in `ids` after its last.
+            The ids of all texts, and for each text the position after its last id.
         """
         require_texts(texts, "texts")
         arrays = [self.encode_to_array(text, allowed_special) for text in texts]
@@ -142,7 +141,7 @@ class Tokenizer(ABC):
             text: any text.
             broken: places; a special token that has one of them in it or at its end is ordinary text.
         """
-        return split_special(text, self.special_tokens, "all", broken)
+        return split_unbroken(text, self.special_tokens, broken)
 
     def encode_part(self, part: str, begins: bool, broken: bool = False) -> list[int]:
         """The ids of a part between two added tokens.
@@ -289,18 +288,9 @@ def allowed_names(special_ids: Mapping[str, int], allowed: Literal["all"] | Coll
 
 
 def split_special(
-    text: str,
-    special_ids: Mapping[str, int],
-    allowed: Literal["all"] | Collection[str],
-    broken: Collection[int] = (),
+    text: str, special_ids: Mapping[str, int], allowed: Literal["all"] | Collection[str]
 ) -> Iterator[tuple[str, int | None]]:
     """Cut text at the special tokens that are allowed: (ordinary text, None) or (special, its id).
-
-    Args:
-        text: any text.
-        special_ids: text and id of each special token.
-        allowed: see `allowed_names`.
-        broken: places; a special token that has one of them in it or at its end is ordinary text.
 
     Raises:
         TokenizerError: `allowed` names a token that does not exist.
@@ -309,11 +299,18 @@ def split_special(
     if not names:
         yield text, None
         return
-    # Longest first: where two special tokens begin with the same characters, the longer one is found.
-    alternatives = "|".join(regex.escape(name) for name in sorted(names, key=len, reverse=True))
-    pattern = regex.compile(alternatives)
+    for index, piece in enumerate(regex.split(f"({_any_of(names)})", text)):
+        if piece:
+            yield piece, special_ids[piece] if index % 2 else None
+
+
+def split_unbroken(
+    text: str, special_ids: Mapping[str, int], broken: Collection[int]
+) -> Iterator[tuple[str, int | None]]:
+    """`split_special` at all special tokens but those that have one of the places `broken` in them or at their end."""
+    pattern = regex.compile(_any_of(special_ids))
     done = place = 0
-    while match := pattern.search(text, place):
+    while special_ids and (match := pattern.search(text, place)):
         start, end = match.span()
         if any(start < cut <= end for cut in broken):
             place = start + 1
@@ -324,3 +321,8 @@ def split_special(
         done = place = end
     if done < len(text):
         yield text[done:], None
+
+
+def _any_of(names: Iterable[str]) -> str:
+    # Longest first: where two special tokens begin with the same characters, the longer one is found.
+    return "|".join(regex.escape(name) for name in sorted(names, key=len, reverse=True))

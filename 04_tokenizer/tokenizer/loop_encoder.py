@@ -54,8 +54,7 @@ class LoopEncoder:
             parts: texts, or special tokens with their id, as `AddedTokens.split` finds them.
 
         Returns:
-            ids: `(ids of all parts,)`.
-            ends: `(parts + 1,)`, 0 and then for each part the position in `ids` after its last.
+            The ids of all parts, and `(parts + 1,)` ends: 0 and then for each part the position after its last id.
         """
         text = _as_arrays([part if index is None else "" for part, index in parts], self._pattern)
         specials = np.array([-1 if index is None else index for _, index in parts], np.int64)

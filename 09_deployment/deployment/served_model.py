@@ -23,6 +23,7 @@ from finetuning.data.chat_format import (
     Message,
     require_tools_are_read,
 )
+from finetuning.data.jinja_template import JinjaTemplate
 from groundwork.tensor_files import is_finite
 from optimization.engine.engine import Engine
 from optimization.engine.events import PromptError
@@ -113,7 +114,10 @@ class ServedModel:
                 "tokens: leave out its oldest messages"
             )
         require_tools_are_read(self.template, messages, tools)
-        ids = self.template.encode(messages, self.tokenizer, generation_prompt=True, tools=tools or None).ids
+        if isinstance(self.template, JinjaTemplate):
+            ids = self.template.encode(messages, self.tokenizer, generation_prompt=True, tools=tools or None).ids
+        else:
+            ids = self.template.encode(messages, self.tokenizer, generation_prompt=True).ids
         if len(ids) > self.engine.context_length:
             raise PromptError(
                 f"the conversation has {len(ids)} tokens, the model's context is {self.engine.context_length}: "

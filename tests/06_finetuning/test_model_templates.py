@@ -13,7 +13,6 @@ from support.tokenizer_specimens import FAMILIES, added
 from finetuning.base_model import find_template
 from finetuning.data.chat_format import ConversationError, Message, chat_template, require_tools_are_read
 from finetuning.data.jinja_template import JinjaTemplate
-from tokenizer.bpe_tokenizer import BPETokenizer
 from tokenizer.huggingface_files import read_content
 from tokenizer.interface import Tokenizer
 from tokenizer.loading import load_tokenizer
@@ -252,8 +251,6 @@ def test_what_a_template_reads_is_known_and_the_rest_is_refused_by_name():
             with pytest.raises(ConversationError, match=what):
                 require_tools_are_read(template, messages, tools)
         require_tools_are_read(template, [Message("user", "x")], [])
-    with pytest.raises(ConversationError, match="tools: the chat template of this model has no place"):
-        CHATML.encode([Message("user", "x")], BPETokenizer([], CHATML.special_tokens), tools=TOOLS)
 
 
 @pytest.mark.parametrize("name", ["Llama 3", "Qwen", "Gemma", "SmolLM2", "with marks"])

@@ -65,11 +65,7 @@ class ChatFormat(Protocol):
     """How a conversation becomes tokens: by the marks of a `ChatTemplate`, or by the `JinjaTemplate` of a model."""
 
     def encode(
-        self,
-        conversation: Conversation,
-        tokenizer: Tokenizer,
-        generation_prompt: bool = False,
-        tools: Sequence[Mapping[str, Any]] | None = None,
+        self, conversation: Conversation, tokenizer: Tokenizer, generation_prompt: bool = False
     ) -> EncodedConversation:
         """The conversation as tokens."""
         ...
@@ -134,11 +130,7 @@ class ChatTemplate:
         return name in ROLES
 
     def encode(
-        self,
-        conversation: Conversation,
-        tokenizer: Tokenizer,
-        generation_prompt: bool = False,
-        tools: Sequence[Mapping[str, Any]] | None = None,
+        self, conversation: Conversation, tokenizer: Tokenizer, generation_prompt: bool = False
     ) -> EncodedConversation:
         """The conversation as tokens.
 
@@ -146,14 +138,11 @@ class ChatTemplate:
             conversation: messages in any order; what is learned from should take turns, see `check_conversation`.
             tokenizer: with this template's special tokens.
             generation_prompt: end with the assistant's header, for the model to go on.
-            tools: none, because these templates have no place for them.
 
         Raises:
-            ConversationError: the tokenizer lacks a special token, the conversation is empty, a role is unknown, or
-                there are tools.
+            ConversationError: the tokenizer lacks a special token, the conversation is empty, or a role is unknown.
         """
         check_roles(conversation)
-        require_tools_are_read(self, conversation, tools)
         missing = [token for token in self.special_tokens if token not in tokenizer.special_tokens]
         if missing:
             raise ConversationError(

@@ -124,7 +124,7 @@ class Crew:
         self._helpers: list[Work] = []
 
     def run(self, function: Callable[..., object], phases: int, threads: int, *arguments: Any) -> None:
-        """Call a compiled function (counters, number, thread, *arguments) on several threads at once.
+        """Call a compiled function on several threads at once, with counters, number, thread and the arguments.
 
         Args:
             function: it begins with `enter` and ends with `leave`.
