@@ -56,6 +56,8 @@ class GGUFFamily:
         found = unwanted_parts(config, {**wanted, **self.wanted})
         if scaling is not None and scaling.kind == "yarn" and scaling.attention_factor is not None:
             found.append("rope_scaling with an attention_factor")
+        if config.positions != "rope" and config.head_size * config.num_heads != config.d_model:
+            found.append(f"head_dim {config.head_size}")  # only files with rotary positions say it
         return found
 
 

@@ -37,10 +37,11 @@ NORMS = {
     "attention.key_norm": "attn_k_norm",
 }
 # Keys that change nothing here: they repeat a size, or say something about training or about llama.cpp.
-HARMLESS = ("vocab_size", "rope.dimension_count", "attention.value_length", "rope.scaling.finetuned", "expert_count")
+HARMLESS = ("vocab_size", "rope.scaling.finetuned", "expert_count")
 SIZES = (
     *("context_length", "embedding_length", "block_count", "feed_forward_length", "rope.freq_base"),
-    *("attention.head_count", "attention.head_count_kv", "attention.key_length"),
+    *("attention.head_count", "attention.head_count_kv", "attention.key_length", "attention.value_length"),
+    "rope.dimension_count",
     *("attention.layer_norm_rms_epsilon", "attention.layer_norm_epsilon"),
     *("rope.scaling.type", "rope.scaling.factor", "rope.scaling.original_context_length", "rope.scale_linear"),
     *("rope.scaling.yarn_beta_fast", "rope.scaling.yarn_beta_slow"),
@@ -92,7 +93,11 @@ def read_sizes(family: GGUFFamily, metadata: Mapping[str, Any], names: set[str],
         fields["bias"] = "blk.0.ffn_down.bias" in names
         fields["attention_bias"] = "all" if "blk.0.attn_output.bias" in names else "none"
     fields |= family.read(keys, fields)
-    return GPTConfig.from_dict(fields)
+    config = GPTConfig.from_dict(fields)
+    for name, size in (("attention.value_length", config.head_size), ("rope.dimension_count", config.rotary_size)):
+        if keys.get(name, size) != size and (name != "rope.dimension_count" or config.positions == "rope"):
+            raise PretrainedError(f"{prefix}{name} is {keys[name]!r}; only {size} is supported with these heads")
+    return config
 
 
 def _read_scaling(keys: Mapping[str, Any]) -> RopeScaling | None:

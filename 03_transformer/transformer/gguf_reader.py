@@ -32,6 +32,7 @@ from transformer.gguf_layout import (
 )
 from transformer.gpt_model import GPTModel, build_rotary
 from transformer.pretrained_family import PretrainedError
+from transformer.size_check import require_possible_sizes
 
 
 class GGUFFile:
@@ -56,6 +57,11 @@ class GGUFFile:
         except Exception as error:  # the reader checks little, and fails in as many ways as there are damaged files
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise PretrainedError(f"{self.path} is not a whole GGUF file: {reason}") from None
+        if reader.byte_order != "I":  # "I" is this machine's order
+            raise PretrainedError(
+                f"{self.path} was written in another byte order than this machine's: convert it first, with "
+                "gguf-convert-endian from the package gguf"
+            )
         self._tensors = {tensor.name: tensor for tensor in reader.tensors}
 
     @property
@@ -103,6 +109,7 @@ class GGUFFile:
             config = read_sizes(family, self.metadata, self.names, self.shape("token_embd.weight")[0])
             if ROPE_FREQUENCIES in self._tensors:
                 config = replace(config, rope_scaling=scaling_of_frequencies(config, self.read(ROPE_FREQUENCIES)))
+            require_possible_sizes(config, [self.path])
             return family, config
         except KeyError as error:
             raise PretrainedError(f"{self.path} lacks {error}") from None

@@ -78,6 +78,29 @@ class GGUFVocabulary:
     adds_space: bool = True
     chat_template: str | None = None
 
+    def __post_init__(self) -> None:
+        lists = {"tokens": str, "types": int, "merges": str, "scores": int | float}
+        for name, kind in {"model": str, "pre": str, **lists}.items():
+            value = getattr(self, name)
+            values = value if name in lists else [value]
+            if isinstance(values, str | int | float) or not all(isinstance(item, kind) for item in values):
+                raise TokenizerError(f"the file's {name} are not {'texts' if kind is str else 'numbers'}")
+        if wrong := next((merge for merge in self.merges if " " not in merge[1:]), None):
+            raise TokenizerError(f"the merge {wrong!r} does not name two tokens with a space between them")
+        for name in ("begin", "end", "pad"):
+            object.__setattr__(self, name, self._checked(getattr(self, name)))
+        object.__setattr__(
+            self, "more_ends", [index for index in map(self._checked, self.more_ends) if index is not None]
+        )
+
+    def _checked(self, index: int | None) -> int | None:
+        """The id of a token; -1, in 32 bits, says that there is none."""
+        if index is None or (index in (-1, 2**32 - 1) and not isinstance(index, bool)):
+            return None
+        if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < len(self.tokens):
+            raise TokenizerError(f"{index!r} is not the id of one of the {len(self.tokens):,} tokens")
+        return index
+
 
 def build_tokenizer(vocabulary: GGUFVocabulary) -> BPETokenizer | PipelineTokenizer:
     """Put a tokenizer together.

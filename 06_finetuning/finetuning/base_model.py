@@ -63,7 +63,9 @@ def is_foreign(source: str | Path) -> bool:
         return (path / "config.json").exists() and not list_checkpoints(path) and not (path / "manifest.json").exists()
     if path.suffix.lower() == ".gguf" or name in PUBLISHED:
         return True
-    return not path.exists() and name.count("/") == 1 and not name.startswith((".", "/", "~", "checkpoints/"))
+    if path.exists() or name.startswith((".", "/", "~", "checkpoints/")):
+        return False
+    return name.count("/") == 1 and not path.parent.exists()  # RUN/best is no folder, and RUN is one
 
 
 def original_of(source: str | Path) -> Path:

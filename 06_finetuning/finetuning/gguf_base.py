@@ -46,7 +46,7 @@ def read_vocabulary(metadata: Mapping[str, Any]) -> GGUFVocabulary:
     return GGUFVocabulary(
         model=keys["model"],
         tokens=keys["tokens"],
-        types=keys.get("token_type", [1] * len(keys["tokens"])),
+        types=keys.get("token_type", [1] * len(keys["tokens"]) if isinstance(keys["tokens"], list) else ()),
         merges=keys.get("merges", ()),
         scores=keys.get("scores", ()),
         pre=keys.get("pre", "default"),

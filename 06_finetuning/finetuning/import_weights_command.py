@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from finetuning.data.chat_format import TEMPLATES
-from finetuning.imported_models import import_model
+from finetuning.imported_models import import_model, is_import_of
 from finetuning.published_models import PUBLISHED
 from groundwork.command_line import user_path
 from groundwork.threads import add_threads
@@ -19,7 +19,6 @@ from training.checkpoints.checkpoint import (
     find_checkpoint,
     list_checkpoints,
     load_model,
-    read_settings,
 )
 
 
@@ -49,10 +48,11 @@ def _import(options: argparse.Namespace) -> int:
     output: Path = options.output or Path("checkpoints") / Path(options.source).stem
     if output.is_dir() and list_checkpoints(output):
         folder = find_checkpoint(output)
-        if options.output is None and read_settings(folder).get("base") == options.source:
+        same = options.context_length is None and options.chat_template is None and is_import_of(folder, options.source)
+        if options.output is None and same:
             print(f"{folder} is there already.")
             return _what_next(output)
-        raise CheckpointError(f"{output} holds a run already; choose another --output")
+        raise CheckpointError(f"{output} holds a run already; choose another --output, or delete it to import again")
     folder = import_model(options.source, output, options.context_length, options.chat_template)
     model = load_model(folder).model
     size = (folder / "model.safetensors").stat().st_size

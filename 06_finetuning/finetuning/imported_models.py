@@ -6,6 +6,7 @@ imported once, into a folder beside the original, and again only if the original
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 from pathlib import Path
@@ -16,10 +17,12 @@ from torch import Tensor
 from finetuning.base_model import is_foreign, load_base, original_of
 from finetuning.data.chat_format import chat_template
 from finetuning.vocabulary_extension import teach_template
+from groundwork.tensor_files import is_finite
 from training.checkpoints.checkpoint import find_checkpoint, list_checkpoints, read_settings
 from training.checkpoints.saving import save_checkpoint
 from training.checkpoints.weights import model_weights
 from training.run.run_folder import RunFolder
+from transformer.pretrained_family import PretrainedError
 
 IMPORTED = "nullm_import"  # the folder beside the original
 STAMP = "imported_from"  # in the settings: the original's files with their sizes and times
@@ -46,6 +49,8 @@ def import_model(source: str, run: Path, context_length: int | None = None, temp
     stamp = _stamp(original_of(source)) if is_foreign(source) else []
     settings = {"base": source, "chat_template": template, "model": model.config.to_dict(), STAMP: stamp}
     weights = {name: _narrowest(tensor) for name, tensor in model_weights(model).items()}
+    if damaged := [name for name, tensor in weights.items() if not is_finite(tensor)]:
+        raise PretrainedError(f"{source}: the numbers of {damaged[0]} are not all finite; the file is damaged")
     with RunFolder(run):
         return save_checkpoint(run, 0, weights, tokenizer, settings)
 
@@ -82,11 +87,20 @@ def checkpoint_of(source: str | Path) -> Path:
     return import_model(str(source), run)
 
 
+def is_import_of(folder: Path, source: str) -> bool:
+    """Whether a checkpoint was imported from this source, as the source is now."""
+    settings = read_settings(folder)
+    return settings.get("base") == source and settings.get(STAMP) == _stamp(original_of(source))
+
+
 def _beside(original: Path) -> Path:
     """Where the import goes: beside the original, or into `checkpoints` where that cannot be written."""
     parent = original.parent if original.is_file() else original
-    name = f"{original.stem}.{IMPORTED}" if original.is_file() else IMPORTED
-    return parent / name if os.access(parent, os.W_OK) else Path("checkpoints") / f"{original.stem}.{IMPORTED}"
+    name = f"{original.name}.{IMPORTED}" if original.is_file() else IMPORTED
+    if os.access(parent, os.W_OK):
+        return parent / name
+    place = hashlib.sha256(str(original.resolve()).encode()).hexdigest()[:8]  # others may have the same name
+    return Path("checkpoints") / f"{original.name}-{place}.{IMPORTED}"
 
 
 def _stamp(original: Path) -> list[list[object]]:

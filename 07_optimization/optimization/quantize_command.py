@@ -62,6 +62,7 @@ def _run(options: argparse.Namespace) -> int:
     path = Path(options.checkpoint) if options.checkpoint else newest_run()
     loaded = load_model(checkpoint_of(path))
     run = loaded.folder.parent if STEP_FOLDER.fullmatch(loaded.folder.name) else loaded.folder
+    run = run.resolve() if run.name in ("", "..") else run
     output = options.output or run.with_name(f"{run.name}_{options.method}")
     if output.exists():
         raise QuantizationError(f"{output} exists already; choose another --output, or remove it first")
@@ -105,4 +106,5 @@ def _perplexity(model: GPTModel, windows: Tensor) -> float:
     for window in windows.split(4):
         logits = model(window[:, :-1])
         total += F.cross_entropy(logits.flatten(0, 1).float(), window[:, 1:].flatten(), reduction="sum").item()
-    return math.exp(total / windows[:, 1:].numel())
+    loss = total / windows[:, 1:].numel()
+    return math.exp(loss) if loss < 700 else math.inf  # a float ends at e^709

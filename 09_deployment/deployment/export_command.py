@@ -56,6 +56,10 @@ def _export(options: argparse.Namespace) -> int:
         model.eval()
     name = options.name or name_of(path)
     folder: Path = options.output or Path("outputs") / f"{name}-{options.to}"
+    if (folder / "adapter_config.json").exists():
+        raise UserError(
+            f"{folder} holds an adapter, which other programs would add to the model again: choose another --output"
+        )
     # A model that came from elsewhere without a chat template leaves without one, whatever its special tokens are.
     came_without = tokenizer.files and tokenizer.files.chat_template is None and options.chat_template is None
     template = None if came_without else find_template(tokenizer, options.chat_template)

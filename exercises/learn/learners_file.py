@@ -23,7 +23,8 @@ def load_function(path: Path, name: str) -> Callable[..., Any]:
     module.__file__ = str(path)
     sys.modules[module.__name__] = module  # a dataclass in the file looks for its module there
     linecache.checkcache(str(path))
-    exec(compile(path.read_text(encoding="utf-8"), str(path), "exec", dont_inherit=True), vars(module))
+    # As bytes: Python itself obeys a byte order mark and a line such as `# coding: latin-1`.
+    exec(compile(path.read_bytes(), str(path), "exec", dont_inherit=True), vars(module))
     function = vars(module).get(name)
     if not callable(function):
         raise AttributeError(f"{path.name} defines no function {name}")

@@ -87,5 +87,18 @@ def is_finite(tensor: Tensor) -> bool:
     return math.isfinite(total) or bool(tensor.isfinite().all())
 
 
+def require_range(name: str, tensor: Tensor, dtype: torch.dtype) -> None:
+    """Refuse numbers that become infinite in a smaller type: float16 ends at 65,504.
+
+    Raises:
+        UserError: there are such numbers.
+    """
+    largest = tensor.abs().max().item() if tensor.numel() else 0.0
+    if largest > torch.finfo(dtype).max:
+        raise UserError(
+            f"{name} has the number {largest:g}, and {_name(dtype)} ends at {torch.finfo(dtype).max:g}: choose bf16 or f32"
+        )
+
+
 def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")

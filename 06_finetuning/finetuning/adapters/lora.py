@@ -189,7 +189,7 @@ def add_lora(model: nn.Module, config: LoRAConfig, name: str = "default") -> lis
 
 def attach_adapters(model: nn.Module, configs: Mapping[str, LoRAConfig], name: str) -> None:
     """Like `add_lora`, with a configuration for each layer by its name."""
-    if not name or "." in name or hasattr(nn.ModuleDict, name):
+    if not name or "." in name or hasattr(nn.ModuleDict(), name):
         raise AdapterError(
             f"an adapter cannot be called {name!r}: PyTorch needs a name without a dot that is not its own"
         )

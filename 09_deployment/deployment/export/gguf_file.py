@@ -17,6 +17,7 @@ from torch import Tensor
 
 from finetuning.data.chat_format import ChatFormat
 from groundwork.files import replacing
+from groundwork.tensor_files import require_range
 from groundwork.user_errors import UserError
 from tokenizer.gguf_parts import gguf_parts
 from tokenizer.gguf_vocabulary import UNKNOWN, GGUFVocabulary
@@ -145,4 +146,5 @@ def _add_tensor(writer: Any, name: str, tensor: Tensor, kind: str) -> None:
         stored = gguf.GGMLQuantizationType[kind.upper()]
         writer.add_tensor(name, gguf.quants.quantize(array, stored), raw_dtype=stored)
     else:
+        require_range(name, tensor, torch.float16)
         writer.add_tensor(name, array.astype(np.float16))

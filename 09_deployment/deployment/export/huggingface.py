@@ -9,6 +9,7 @@ import torch
 
 from finetuning.data.chat_format import ChatFormat, ChatTemplate
 from groundwork.files import read_json, write_atomically
+from groundwork.tensor_files import require_range
 from groundwork.user_errors import UserError
 from tokenizer.bpe_tokenizer import BPETokenizer
 from tokenizer.huggingface_files import save_huggingface
@@ -66,6 +67,8 @@ def export_huggingface(
         raise UserError(
             f"A Hugging Face folder needs a byte-level BPE tokenizer, and this model's is of type {tokenizer.type_name!r}"
         )
+    for name_of_tensor, tensor in model.state_dict().items():
+        require_range(name_of_tensor, tensor, dtype)
     save_pretrained(model, folder, dtype)
     _write_tokenizer(model, tokenizer, template, folder)
     write_atomically(
