@@ -136,6 +136,13 @@ def test_several_adapters_are_switched(model: GPTModel):
         add_lora(model, LoRAConfig(rank=2), "first")
 
 
+@pytest.mark.parametrize("name", ["training", "_modules", "keys", "a.b", ""])
+def test_a_name_that_pytorch_has_for_itself_is_refused_and_the_model_left_alone(model: GPTModel, name: str):
+    with pytest.raises(AdapterError, match="an adapter cannot be called"):
+        add_lora(model, LoRAConfig(rank=2), name)
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
 def test_a_rank_that_does_not_fit_is_refused_and_the_model_left_alone(model: GPTModel):
     with pytest.raises(AdapterError, match="between 1 and 16 for a 16 × 32 matrix, got 17"):
         add_lora(model, LoRAConfig(rank=17, pattern="blocks.*.attention.*"))

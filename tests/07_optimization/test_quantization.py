@@ -348,3 +348,12 @@ def test_errors_are_those_of_bitsandbytes(bits):
         ]
     # Theirs does not round activations on a CPU, but W8A8 rounds both: up to sqrt(2) of its error.
     assert errors[0] < (1.5 if bits == 8 else 1.1) * errors[1]
+
+
+def test_a_model_that_is_surely_wrong_has_an_infinite_perplexity():
+    from optimization.quantize_command import _perplexity
+
+    model = GPTModel(GPTConfig(vocab_size=20, context_length=8, num_layers=1, num_heads=2, d_model=8)).eval()
+    with torch.no_grad():
+        model.head.weight.mul_(1e5)
+    assert _perplexity(model, torch.randint(20, (3, 9))) == math.inf

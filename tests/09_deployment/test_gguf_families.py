@@ -159,7 +159,7 @@ def test_damaged_files_are_refused_in_one_line(tmp_path: Path):
 def test_a_file_is_imported_once_and_again_if_it_has_changed(tmp_path: Path, capsys):
     path = export(tiny("llama"), tmp_path / "m.gguf")
     first = load_for_inference(path)
-    assert first.folder.parent == tmp_path / "m.nullm_import"
+    assert first.folder.parent == tmp_path / "m.gguf.nullm_import"
     assert largest_difference(first.model, tiny("llama")) < 1e-5
     assert capsys.readouterr().out.count("Importing") == 1
     assert load_for_inference(str(path)).folder == first.folder

@@ -10,6 +10,7 @@ import pytest
 
 from learn.catalogue import all_exercises, choose_one
 from learn.grading_process import grade_apart
+from learn.learners_file import load_function
 from learn.limits import BoundedText, TooMuchOutput
 
 pytestmark = pytest.mark.slow
@@ -75,3 +76,14 @@ def test_output_is_kept_from_its_beginning_and_bounded():
         while True:
             print("x" * 1000, file=stream)
     assert stream.kept.startswith("begin\nxxx") and len(stream.kept) == 2000
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["\ufeffdef f():\n    return 'é'\n".encode(), "# coding: latin-1\ndef f():\n    return 'é'\n".encode("latin-1")],
+    ids=["byte order mark", "Latin-1"],
+)
+def test_a_file_is_read_as_python_reads_it(content: bytes, tmp_path: Path):
+    path = tmp_path / "answer.py"
+    path.write_bytes(content)
+    assert load_function(path, "f")() == "é"
