@@ -310,7 +310,7 @@ def test_a_disk_without_room_is_refused_before_anything_is_fetched(
 ):
     monkeypatch.setattr(module, "VENV", tmp_path / ".venv")
     monkeypatch.setattr(module.shutil, "disk_usage", lambda path: SimpleNamespace(free=100e6))
-    with pytest.raises(module.SetupError, match=r"1\.4 GB are needed .* 100 MB are free"):
+    with pytest.raises(module.SetupError, match=r"1\.7 GB are needed .* 100 MB are free"):
         module.announce("run", "cpu", {}, is_new=True)
 
 
