@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 from support.answers import assert_fails, assert_passes
 
+pytestmark = pytest.mark.slow
+
 RIGHT = {
     "sgd": """
     for group in self.param_groups:

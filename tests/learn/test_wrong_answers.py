@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 from support.answers import assert_fails, assert_passes
 
+pytestmark = pytest.mark.slow
+
 SOFTMAX = """
     p = np.exp(x.data - {shift})
     p = p / p.sum(axis=axis, keepdims=True)
