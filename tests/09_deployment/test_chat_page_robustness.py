@@ -111,7 +111,7 @@ def test_problems_are_told_and_can_be_tried_again(page, served: Served):
     page.wait_for_function("() => document.querySelector('.problem')?.textContent.includes('connection was lost')")
     page.unroute("**/generate")
     page.get_by_role("button", name="Try again").click()
-    page.wait_for_selector(".token")
+    page.wait_for_selector(".token", state="attached")
     page.wait_for_selector("#send:visible")
     assert page.locator(".problem").count() == 0
 
@@ -197,7 +197,7 @@ def test_a_model_that_cannot_converse_completes(browser):
             page.wait_for_selector("input[value=chat]:disabled", state="attached", timeout=10_000)  # after /v1/models
             settings(page, max_tokens=5)
             page.locator("#starters button").first.click()
-            page.wait_for_selector(".token")
+            page.wait_for_selector(".token", state="attached")
             page.wait_for_selector("#send:visible")
             assert page.locator(".user .text").inner_text() == "Once upon a time,"
 
