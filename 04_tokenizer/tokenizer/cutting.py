@@ -115,7 +115,7 @@ def letters_end(windows: Any, at: int, stop: int, classes: Any) -> Any:
         window = np.uint64(windows[at])  # unsigned, so that what goes over the highest bit is dropped
         small = (window | _BYTES * _20) & (_BYTES * _7F)
         at_least_a, above_z = small + _BYTES * _1F, small + _BYTES * _05
-        other = (~(at_least_a & ~above_z & ~window) >> _7) & _BYTES  # a bit for each byte that is no letter
+        other = (~(at_least_a & ~above_z & ~window) >> _7) & _BYTES  # a bit for each byte that is not a letter
         if other:
             # The lowest bit, by this multiplication, puts the number of its byte into the highest byte.
             lowest = other & (~other + _1)
@@ -224,17 +224,17 @@ def next_end(windows: Any, at: int, stop: int, classes: Any, kind: int) -> int:
         return letters_end(windows, at, stop, classes)
     elif kind >= CL100K and first & BEFORE_WORD and second & LETTER:
         return letters_end(windows, after, stop, classes)
-    begin, behind = (after, second) if byte == 0x20 else (at, first)  # the run after a space, if there is one
-    if kind <= DIGITS and behind & LETTER:
+    begin, following = (after, second) if byte == 0x20 else (at, first)  # the run after a space, if there is one
+    if kind <= DIGITS and following & LETTER:
         return letters_end(windows, begin, stop, classes)
-    if kind == GPT2 and behind & NUMBER:
+    if kind == GPT2 and following & NUMBER:
         return run_end(windows, begin, stop, classes, NUMBER)
     if first & NUMBER:
         for _ in range(0 if kind in (QWEN, DIGITS) else 2):
             second, size = class_at(windows, after, stop, classes)
             after += size if second & NUMBER else 0
         return after
-    if behind & OTHER:
+    if following & OTHER:
         end = run_end(windows, begin, stop, classes, OTHER)
         while kind >= CL100K and end < stop and windows[end] & 0xFF in (0x0A, 0x0D, 0x2F if kind == O200K else 0x0A):
             end += 1

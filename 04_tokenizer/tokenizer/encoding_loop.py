@@ -35,7 +35,7 @@ def encode_pieces(
         stops: where each piece ends, `(pieces,)`.
         kind: how pieces are cut; see `cutting.next_end`.
         classes: see `cutting.class_table`.
-        specials: an id that stands after each piece, -1 for none.
+        specials: the id that follows each piece, -1 for none.
         rows, texts, far_ids, used, factors: the `Memory` where known pre-tokens are found, and new ones are noted.
         pairs: see `pair_merging.make_pair_table`.
         first_tokens: the token of each byte, `(256,)`; -1 where the byte is left out.

@@ -1,4 +1,4 @@
-"""What stands around the compiled loops of `encoding_loop`: bytes and arrays for them, and their memory."""
+"""Prepares what the compiled loops of `encoding_loop` read and write: bytes, arrays, and their memory of pre-tokens."""
 
 from __future__ import annotations
 

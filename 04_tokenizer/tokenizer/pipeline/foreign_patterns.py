@@ -2,7 +2,7 @@
 
 The two look alike and often mean different things: `^` is the beginning of every line for Oniguruma, `(?m:.)` takes new
 lines, `\\h` is a hexadecimal digit, `[a[bc]]` is one set, `\\w` has no zero-width joiner. So a pattern
-is read part by part, and only parts that are known to mean the same go through. Parts with another meaning are written anew,
+is read part by part, and only parts that are known to mean the same go through. Parts with another meaning are rewritten,
 in a way that both understand, so that a pattern can be written into a `tokenizer.json` again. All others are refused by name.
 
 What no translation can change: which characters are letters depends on the version of Unicode. Oniguruma's is older, and has
@@ -191,7 +191,9 @@ class _Translator:
 
     def repeated(self, atom: str, repeatable: bool) -> str:
         match = _REPEAT.match(self.pattern, self.place)
-        if match is None or match["least"] == match["most"] == "":  # {} and {,} are no repetition, but characters
+        if (
+            match is None or match["least"] == match["most"] == ""
+        ):  # {} and {,} are characters and do not repeat anything
             return atom
         after = match["after"]
         if not repeatable or (match["comma"] == "" and after == "?"):

@@ -90,7 +90,7 @@ def softmax(scores, scale, softcap):
 
 def cache_scale(scales, layer, which, slot, kv_head):
     """What a stored vector is multiplied with: its scale if it has 8 bits, otherwise 1."""
-    raise NotImplementedError
+    raise NotImplementedError("Numba calls the version for the types; see `overload` below")
 
 
 @overload(cache_scale)
@@ -102,7 +102,7 @@ def _cache_scale(scales, layer, which, slot, kv_head):
 
 def store(memory, scales, layer, which, slot, kv_head, vector):
     """Keep the key (0) or value (1) of one token and head in the type of the cache."""
-    raise NotImplementedError
+    raise NotImplementedError("Numba calls the version for the types; see `overload` below")
 
 
 @overload(store)

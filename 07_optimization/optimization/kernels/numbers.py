@@ -26,7 +26,7 @@ def fma(typing, a, b, c):
 
 def to_float(number):
     """A stored number as float32: float32 itself, an integer of 8 bits, or bfloat16 in the bits of a uint16."""
-    raise NotImplementedError
+    raise NotImplementedError("Numba calls the version for the types; see `overload` below")
 
 
 @overload(to_float)

@@ -59,7 +59,7 @@ def multiply(x, inputs, matrix, layer, start, stop, y):
 
 def add_to_four(y, x, row, k, weight, scale, zero, start, stop):
     """y[r, start:stop] += x[r, k : k + 8] · W[k : k + 8, start:stop] for the four rows r from `row` on."""
-    raise NotImplementedError
+    raise NotImplementedError("Numba calls the version for the types; see `overload` below")
 
 
 @overload(add_to_four)
@@ -103,7 +103,7 @@ def _add_to_four(y, x, row, k, weight, scale, zero, start, stop):
 
 def add_eight(y, x, k, weight, scale, zero, start):
     """y += x[k : k + 8] · W[k : k + 8, start : start + len(y)]."""
-    raise NotImplementedError
+    raise NotImplementedError("Numba calls the version for the types; see `overload` below")
 
 
 @overload(add_eight)
@@ -183,7 +183,7 @@ def add_last(y, x, k, weight, start, stop):
 
 def finish(y, weight, scale, bias, start):
     """Multiply the sums with what the columns have in common, and add the bias."""
-    raise NotImplementedError
+    raise NotImplementedError("Numba calls the version for the types; see `overload` below")
 
 
 @overload(finish)
